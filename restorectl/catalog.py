@@ -1,0 +1,36 @@
+"""The tables of what can be chosen: one row a choice, one help line a row, resolved on use.
+
+Help texts, option choices, README tables and contract tests come from the rows. Targets are
+strings, so reading a table imports nothing; in FORMATS the order is the priority.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named choice; `target` is "module:attribute" below the package."""
+
+    target: str
+    help: str
+    suffixes: tuple[str, ...] = ()  # FORMATS only: file name endings, lower case
+
+    def load(self) -> Any:
+        """Import the row's attribute."""
+        module, attribute = self.target.split(":")
+        return getattr(import_module(f"restorectl.{module}"), attribute)
+
+
+FORMATS: dict[str, Row] = {}
+
+NETWORKS: dict[str, Row] = {
+    "unet": Row("engine.nets.unet:UNet", "magnitude-preserving U-Net without statistics over pixels"),
+}
+
+SAMPLERS: dict[str, Row] = {
+    "ddim": Row("engine.samplers:ddim", "few deterministic steps (Song et al. 2021)"),
+    "dpmpp": Row("engine.samplers:dpmpp", "DPM-Solver++(2M), deterministic (Lu et al. 2022)"),
+    "ancestral": Row("engine.samplers:ancestral", "stochastic DDPM steps, a draw from the posterior"),
+}

@@ -1,0 +1,77 @@
+"""The command line: mounts the commands and holds the one error boundary."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+import restorectl
+from restorectl.cli import restore
+from restorectl.errors import RestorectlError
+
+EPILOG = (
+    "Exit codes: 0 all done · 1 unexpected error · 2 usage · 3 some files failed (the others are"
+    " done and listed) · 4 no input matched · 5 weights · 6 quality gate not met · 73 disk full ·"
+    " 75 another run holds the output folder · 130/143 interrupted."
+)
+
+app = typer.Typer(
+    name="restorectl",
+    help="Restore microscopy images with diffusion models. An input is never modified.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM: unwinds, so that temporary files go and the manifest is written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"restorectl {restorectl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+app.command("restore", epilog=EPILOG)(restore.restore)
+
+
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):  # a second signal ends the process at once
+        signal.signal(each, signal.SIG_DFL)
+    raise Interrupted(number)
+
+
+def main() -> None:
+    """Entry point: errors of the tool become one line and an exit code, bugs keep a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    try:
+        app()
+    except RestorectlError as error:
+        sys.stderr.write(f"restorectl: {error}\n")
+        sys.exit(error.exit_code)
+    except Interrupted as stop:
+        sys.stderr.write("restorectl: interrupted\n")
+        sys.exit(stop.exit_code)
+    except BrokenPipeError:  # the reader of our stdout has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,172 @@
+"""Options that several commands share, declared once; choices and help come from the catalog."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from restorectl.catalog import SAMPLERS
+from restorectl.core.jobs import Compute, Files
+from restorectl.errors import UsageError
+
+Noise = StrEnum("Noise", ["auto", "gaussian", "poisson-gaussian", "none"])
+Precision = StrEnum("Precision", ["auto", "bf16", "fp32"])
+Sampler = StrEnum("Sampler", list(SAMPLERS))
+
+FILES, COMPUTE, OUTPUT = "Files", "Computation", "Reporting"
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="INPUTS...", help="Images, or folders that are searched recursively."),
+]
+Output = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="Folder (made if needed; inputs keep their relative paths and names) or,"
+        " for one input, an image file.",
+    ),
+]
+Pattern = Annotated[
+    str | None,
+    typer.Option(help="Take only names like this from folders, e.g. '*.tif'.", rich_help_panel=FILES),
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|-",
+        help="Read further inputs from a file or standard input, one a line (or NUL-separated).",
+        rich_help_panel=FILES,
+    ),
+]
+Shard = Annotated[
+    str,
+    typer.Option(
+        metavar="I/N", help="Work on the I-th of N parts of the files.", rich_help_panel=FILES
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Also replace files we did not write.", rich_help_panel=FILES),
+]
+Axes = Annotated[
+    str | None,
+    typer.Option(
+        help="What the file's dimensions are, e.g. ZYX, where the file does not say."
+        " Letters: T C Z Y X, S = colour samples.",
+        rich_help_panel=FILES,
+    ),
+]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="0,2",
+        help="Restore only these channels, counted from 0; others are copied unchanged.",
+        rich_help_panel=FILES,
+    ),
+]
+Weights = Annotated[
+    str, typer.Option("-w", "--weights", metavar="NAME|FILE", help="Model, by name or file.")
+]
+Device = Annotated[
+    str,
+    typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.", rich_help_panel=COMPUTE),
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        help="auto: bf16 where the device multiplies it fast, else fp32.", rich_help_panel=COMPUTE
+    ),
+]
+Tile = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N",
+        help="Side in px of the area held at once. Only memory and speed depend on it.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+Batch = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N",
+        help="Most windows held at once. Only memory and speed depend on it.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed of stochastic samplers.", rich_help_panel=COMPUTE)
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("-n", "--dry-run", help="Say what would be done, write nothing.", rich_help_panel=OUTPUT),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON line a file on stdout.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", help="Print nothing but errors.", rich_help_panel=OUTPUT),
+]
+Manifest = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.json",
+        help="Write what was done to each file, and how, as JSON.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+def automatic(option: str, value: str) -> int | None:
+    """`auto` as None, else a positive number. Raises UsageError."""
+    if value == "auto":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise UsageError(f"{option} {value}: use auto or a whole number of at least 1")
+    return int(value)
+
+
+def files(
+    inputs: list[str] | None,
+    output: str,
+    *,
+    pattern: str | None,
+    files_from: str | None,
+    shard: str,
+    overwrite: bool,
+    axes: str | None,
+    channels: str | None,
+    dry_run: bool,
+    manifest: str | None,
+) -> Files:
+    """The Files of a job from the options of that name."""
+    try:
+        index, count = (int(part) for part in shard.split("/"))
+    except ValueError as error:
+        raise UsageError(f"--shard {shard}: use I/N, e.g. 1/4") from error
+    try:
+        chosen = None if channels is None else tuple(int(c) for c in channels.split(","))
+    except ValueError as error:
+        raise UsageError(f"--channels {channels}: use numbers such as 0,2") from error
+    return Files(
+        inputs=tuple(inputs or ()),
+        output=output,
+        pattern=pattern,
+        files_from=files_from,
+        shard=(index, count),
+        overwrite=overwrite,
+        axes=axes,
+        channels=chosen,
+        dry_run=dry_run,
+        manifest=manifest,
+    )
+
+
+def compute(device: str, precision: Precision, tile: str, batch: str, seed: int) -> Compute:
+    """The Compute of a job from the options of that name."""
+    return Compute(
+        device, precision.value, automatic("--tile", tile), automatic("--batch", batch), seed
+    )

@@ -1,0 +1,51 @@
+"""What a command was asked to do, as frozen values; checked where they are used."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Files:
+    """Which files, and where to."""
+
+    inputs: tuple[str, ...]
+    output: str
+    pattern: str | None = None  # which names a folder contributes
+    files_from: str | None = None  # a file with one path a line; "-" is standard input
+    shard: tuple[int, int] = (1, 1)  # (I, N): this run takes the I-th of N parts
+    overwrite: bool = False  # also replace files that are not ours
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None  # None = all; others are copied unchanged
+    dry_run: bool = False
+    manifest: str | None = None
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How to compute; of these only seed and precision can change a pixel."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    tile: int | None = None  # px, None = auto: side of the area of windows held at once
+    batch: int | None = None  # None = auto: windows in one network call
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """The noise of the camera, in input units; None = estimate it from the image."""
+
+    kind: str = "auto"  # auto, gaussian, poisson-gaussian, none
+    gain: float | None = None
+    offset: float | None = None
+    read_noise: float | None = None
+
+
+@dataclass(frozen=True)
+class RestoreJob:
+    files: Files
+    compute: Compute = field(default_factory=Compute)
+    noise: NoiseOptions = field(default_factory=NoiseOptions)
+    weights: str = "prior"
+    sampler: str = "ddim"
+    steps: int | None = None  # network calls; None = the sampler's default
+    strength: float = 1.0  # factor on the noise level that the network is told

@@ -1,0 +1,61 @@
+"""How an output was made, and whether an output that exists was made the same way.
+
+A record holds no time, host or path: equal inputs, parameters and weights give equal records.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from restorectl import __version__
+
+# The version is recorded but not compared: an upgrade alone does not redo a folder.
+_COMPARED = ("command", "parameters", "weights", "input")
+
+
+def content_hash(path: str | PathLike[str]) -> str:
+    """SHA-256 of a file's bytes in hexadecimal, read as a stream. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record(
+    *,
+    command: str,
+    parameters: Mapping[str, object],
+    weights: str,
+    weights_sha256: str,
+    input_sha256: str | Mapping[str, str],
+) -> dict[str, Any]:
+    """Describe one output.
+
+    `input_sha256` is the input's content hash, or role -> hash where an output has several inputs.
+    The record holds only what JSON can, so that it equals itself after it was written and read.
+
+    Raises TypeError or ValueError for a parameter that JSON cannot hold (NaN included).
+    """
+    made = {
+        "tool": "restorectl",
+        "version": __version__,
+        "command": command,
+        "parameters": dict(parameters),
+        "weights": {"name": weights, "sha256": weights_sha256},
+        "input": input_sha256 if isinstance(input_sha256, str) else dict(input_sha256),
+    }
+    parsed: dict[str, Any] = json.loads(dumps(made))
+    return parsed
+
+
+def dumps(made: Mapping[str, Any]) -> str:
+    """One line of ASCII JSON with sorted keys: equal records give equal bytes."""
+    return json.dumps(made, sort_keys=True, allow_nan=False, separators=(",", ":"))
+
+
+def matches(recorded: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> bool:
+    """Whether an output with the record `recorded` (None: it has none) is what `expected` makes."""
+    if recorded is None:
+        return False
+    wanted = json.loads(dumps(expected))
+    return all(recorded.get(key) == wanted.get(key) for key in _COMPARED)

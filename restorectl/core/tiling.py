@@ -1,0 +1,85 @@
+"""The absolute window grid: which pixels the network sees, and which of them it answers for.
+
+A window is a core of the grid and a halo around it; only image borders are padded. The grid depends
+on the image's size alone, so grouping windows by any `--tile` or `--batch` leaves results alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+CORE = 512  # px
+HALO = 64  # px; beyond it a window's answer is the whole image's within 0.3 grey levels of 255
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Half-open pixel ranges (start, stop) in one plane."""
+
+    rows: tuple[int, int]  # read: core and halo, cut at the image's borders
+    cols: tuple[int, int]
+    core_rows: tuple[int, int]  # written
+    core_cols: tuple[int, int]
+    shape: tuple[int, int]  # of the network's input: the read size, padded to the stride
+
+    @property
+    def read(self) -> tuple[slice, slice]:
+        return slice(*self.rows), slice(*self.cols)
+
+    @property
+    def core(self) -> tuple[slice, slice]:
+        return slice(*self.core_rows), slice(*self.core_cols)
+
+    def pad(self, pixels: np.ndarray) -> np.ndarray:
+        """The read pixels (h, w), mirrored beyond the last row and column up to `shape`."""
+        height, width = pixels.shape
+        extra = (0, self.shape[0] - height), (0, self.shape[1] - width)
+        return pixels if extra == ((0, 0), (0, 0)) else np.pad(pixels, extra, mode="symmetric")
+
+    def crop(self, answer: np.ndarray) -> np.ndarray:
+        """The core of the network's answer (..., H, W) in `shape`."""
+        top, left = self.core_rows[0] - self.rows[0], self.core_cols[0] - self.cols[0]
+        height = self.core_rows[1] - self.core_rows[0]
+        width = self.core_cols[1] - self.core_cols[0]
+        return answer[..., top : top + height, left : left + width]
+
+
+def plan(
+    shape: tuple[int, int], stride: int, core: int = CORE, halo: int = HALO
+) -> tuple[Window, ...]:
+    """The windows of a plane (Y, X) for a network whose inputs are multiples of `stride` px."""
+    rows, cols = (_axis(n, stride, core, halo) for n in shape)
+    return tuple(
+        Window(y_read, x_read, y_core, x_core, (y_size, x_size))
+        for y_read, y_core, y_size in rows
+        for x_read, x_core, x_size in cols
+    )
+
+
+def _axis(
+    length: int, stride: int, core: int, halo: int
+) -> list[tuple[tuple[int, int], tuple[int, int], int]]:
+    """(read, core, padded size) of each window along one axis.
+
+    A remainder shorter than half a core joins the last window: small edge windows cost a halo each.
+    """
+    core, halo = (-(-n // stride) * stride for n in (core, halo))
+    count = max(1, (length + core // 2 - 1) // core)
+    parts = []
+    for k in range(count):
+        start, stop = k * core, length if k == count - 1 else (k + 1) * core
+        read = max(start - halo, 0), min(stop + halo, length)
+        parts.append((read, (start, stop), -(-(read[1] - read[0]) // stride) * stride))
+    return parts
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    """Consecutive lists of at most `size` items."""
+    source = iter(items)
+    while part := list(islice(source, max(1, size))):
+        yield part

@@ -1,0 +1,145 @@
+"""The denoiser: all that a sampler sees of a network is `denoise(x, sigma, condition) -> x0`.
+
+What the network predicts (parametrisation), how it is told the noise level (time) and how inputs
+are scaled live here and nowhere else.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from restorectl import catalog
+from restorectl.core.card import Card
+from restorectl.engine.schedule import Schedule, schedule
+from restorectl.errors import WeightsError
+
+Coefficients = tuple[Tensor, Tensor, Tensor]  # c_in, c_skip, c_out: x0 = c_skip x + c_out F(c_in x)
+
+
+def _edm(s: Tensor, d: float) -> Coefficients:
+    """Karras et al. 2022, Table 1."""
+    total = (s**2 + d**2).sqrt()
+    return 1 / total, d**2 / total**2, s * d / total
+
+
+def _eps(s: Tensor, d: float) -> Coefficients:
+    """The network predicts the noise (Ho et al. 2020)."""
+    return (1 + s**2).rsqrt(), torch.ones_like(s), -s
+
+
+def _x0(s: Tensor, d: float) -> Coefficients:
+    """The network predicts the clean image."""
+    return (1 + s**2).rsqrt(), torch.zeros_like(s), torch.ones_like(s)
+
+
+def _v(s: Tensor, d: float) -> Coefficients:
+    """The network predicts v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho 2022)."""
+    root = (1 + s**2).rsqrt()
+    return root, root**2, -s * root
+
+
+PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {
+    "edm": _edm,
+    "eps": _eps,
+    "x0": _x0,
+    "v": _v,
+}
+
+
+def _index(sigma: Tensor, table: Schedule | None) -> Tensor:
+    """The nearest step, counted from 0 as the published discrete-time networks count."""
+    assert table is not None
+    steps = torch.from_numpy(table.step(sigma.double().cpu().numpy()))
+    return steps.round().clamp(1, table.steps).sub(1).to(sigma)
+
+
+TIMES: dict[str, Callable[[Tensor, Schedule | None], Tensor]] = {
+    "log-sigma": lambda sigma, _: sigma.log() / 4,
+    "alpha-bar": lambda sigma, _: 1 / (1 + sigma**2),
+    "index": _index,
+}
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma) = E[x0 | x = x0 + sigma n] for a network described by its card."""
+
+    def __init__(self, net: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.net, self.card = net, card
+        self.dtype = torch.float32
+        self.table = schedule(card.schedule) if card.schedule else None
+
+    @property
+    def stride(self) -> int:
+        """Height and width of an input must be multiples of this."""
+        return int(getattr(self.net, "stride", 1))
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) float32, sigma (B,) float32 > 0 -> x0 (B, C, H, W) float32."""
+        scales = PARAMETRISATIONS[self.card.parametrisation](sigma.float(), self.card.sigma_data)
+        c_in, c_skip, c_out = (c.reshape(-1, 1, 1, 1) for c in scales)
+        h = c_in * x
+        if condition is not None:
+            h = torch.cat([h, condition], 1)
+        h = h.to(self.dtype, memory_format=torch.channels_last)
+        label = TIMES[self.card.time](sigma.float(), self.table)
+        return c_skip * x + c_out * self.net(h, label).float()
+
+    def prepared(self, device: torch.device, dtype: torch.dtype) -> "Denoiser":
+        """Ready for inference: folded, channels-last, convolutions in `dtype`, levels in float32."""
+        self.eval().requires_grad_(False)
+        fold = getattr(self.net, "fold", None)
+        if fold is not None:
+            fold()
+        self.to(device=device, memory_format=torch.channels_last)
+        for module in self.net.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, nn.Parameter) and weight.ndim == 4:
+                weight.data = weight.data.to(dtype)
+        self.dtype = dtype
+        return self
+
+
+def build(card: Card, tensors: dict[str, Tensor] | None = None) -> Denoiser:
+    """The denoiser that a card describes, with its tensors loaded (strictly) where given."""
+    if card.network not in catalog.NETWORKS:
+        known = ", ".join(catalog.NETWORKS)
+        raise WeightsError(f"weights ask for network '{card.network}', known are: {known}")
+    for value, table in ((card.parametrisation, PARAMETRISATIONS), (card.time, TIMES)):
+        if value not in table:
+            raise WeightsError(f"weights ask for '{value}', known are: {', '.join(table)}")
+    factory: Callable[..., nn.Module] = catalog.NETWORKS[card.network].load()
+    try:
+        net = factory(**_plain(card.config))
+    except TypeError as error:
+        raise WeightsError(f"network '{card.network}' does not take this config: {error}") from error
+    denoiser = Denoiser(net, card)
+    if tensors is not None:
+        load_tensors(denoiser.net, tensors)
+    return denoiser
+
+
+def load_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Strict: every tensor present, of the right shape and finite, and none left over."""
+    expected = net.state_dict()
+    missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    if missing or extra:
+        raise WeightsError(
+            f"weights do not fit their network: {len(missing)} tensors missing"
+            f" ({', '.join(missing[:2])}), {len(extra)} unknown ({', '.join(extra[:2])})"
+        )
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            raise WeightsError(
+                f"weights: tensor '{name}' has shape {tuple(value.shape)},"
+                f" the network needs {tuple(expected[name].shape)}"
+            )
+        if not torch.isfinite(value.float()).all():
+            raise WeightsError(f"weights: tensor '{name}' holds NaN or infinity")
+    net.load_state_dict({name: value.float() for name, value in tensors.items()})
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {str(k): tuple(v) if isinstance(v, list) else v for k, v in dict(config).items()}

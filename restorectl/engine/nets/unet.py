@@ -1,0 +1,140 @@
+"""The magnitude-preserving U-Net: no statistics across pixels, nothing but convolutions.
+
+Weight-normalised convolutions, per-pixel channel normalisation and magnitude-preserving sums
+(Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models") keep the
+activations at unit size without any norm over the image, so a tile sees what the whole image
+sees. Constants of the magnitude-preserving forms (SiLU / 0.596, the weights of the sum) sit in the
+gain of the convolution next to them, and `fold` turns every convolution into a plain one.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SILU_GAIN = 1 / 0.596  # SiLU of a unit normal has RMS 0.596
+BALANCE = 0.3  # share of the residual branch in a magnitude-preserving sum
+KEEP = (1 - BALANCE) / math.hypot(1 - BALANCE, BALANCE)
+ADD = BALANCE / math.hypot(1 - BALANCE, BALANCE)
+
+
+class Conv(nn.Module):
+    """k x k convolution without bias; each filter has unit RMS norm, times gain / sqrt(fan-in)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
+        self.gain, self.folded = gain, False
+
+    def effective(self) -> Tensor:
+        """The plain convolution's weight: (c_out, c_in, k, k) float32."""
+        w = self.weight.float()
+        rms = w.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return w / (rms + 1e-4) * (self.gain / math.sqrt(w[0].numel()))
+
+    def fold(self) -> None:
+        """Normalise once, for inference: the weight is the plain convolution's from now on."""
+        self.weight.data = self.effective().contiguous(memory_format=torch.channels_last)
+        self.folded = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight if self.folded else self.effective()
+        return F.conv2d(x, w.to(x.dtype), padding=self.weight.shape[-1] // 2)
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Each pixel's channel vector to unit RMS; the norm is taken in float32."""
+    mean_square = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+    return x * torch.rsqrt(mean_square.square() / x.shape[1] + 1e-4).to(x.dtype)
+
+
+class Block(nn.Module):
+    """Residual block; the noise embedding scales the channels between its two convolutions."""
+
+    def __init__(self, c_in: int, c_out: int, c_emb: int, encoder: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.skip = Conv(c_in, c_out, 1) if c_in != c_out else None
+        self.conv0 = Conv(c_out if encoder else c_in, c_out, 3, SILU_GAIN)
+        self.conv1 = Conv(c_out, c_out, 3, SILU_GAIN * ADD)
+        self.emb = nn.Linear(c_emb, c_out)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        if self.encoder:
+            x = pixel_norm(self.skip(x) if self.skip is not None else x)
+        scale = (1 + self.emb(emb)).to(x.dtype)[:, :, None, None]
+        y = self.conv1(F.silu(self.conv0(F.silu(x)) * scale))
+        if not self.encoder and self.skip is not None:
+            x = self.skip(x)
+        return torch.add(y, x, alpha=KEEP)
+
+
+class UNet(nn.Module):
+    """x (B, c_in, H, W), label (B,) -> (B, c_out, H, W); H and W are multiples of `stride`."""
+
+    def __init__(
+        self,
+        c_in: int = 1,
+        c_out: int = 1,
+        channels: Sequence[int] = (64, 128, 192),
+        blocks: int = 2,
+        patch: int = 2,
+        embedding: int = 256,
+    ) -> None:
+        super().__init__()
+        self.patch, self.blocks, self.levels = patch, blocks, len(channels)
+        self.stride = patch * 2 ** (self.levels - 1)
+        self.register_buffer("frequencies", torch.randn(embedding // 2))
+        self.register_buffer("phases", torch.rand(embedding // 2))
+        self.embed = nn.Sequential(
+            nn.Linear(embedding // 2, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        self.stem = Conv(c_in * patch * patch + 1, channels[0], 3)
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        skips, c = [channels[0]], channels[0]
+        for level, width in enumerate(channels):
+            for _ in range(blocks):
+                self.encoder.append(Block(c, width, embedding, True))
+                c = width
+                skips.append(c)
+            if level < self.levels - 1:
+                skips.append(c)
+        self.middle = nn.ModuleList([Block(c, c, embedding, False) for _ in range(2)])
+        for width in reversed(channels):
+            for _ in range(blocks + 1):
+                self.decoder.append(Block(c + skips.pop(), width, embedding, False))
+                c = width
+        self.head = Conv(c, c_out * patch * patch, 3)
+        self.gain = nn.Parameter(torch.zeros(()))  # the network starts at zero
+
+    def fold(self) -> "UNet":
+        """Turn all weight-normalised convolutions into plain ones (inference only)."""
+        for module in self.modules():
+            if isinstance(module, Conv):
+                module.fold()
+        return self
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        dtype = x.dtype
+        waves = 2 * math.pi * (label.float()[:, None] * self.frequencies + self.phases)
+        emb = self.embed(math.sqrt(2) * torch.cos(waves))  # (B, embedding) float32
+        x = F.pixel_unshuffle(x, self.patch)  # (B, c_in * patch^2, H / patch, W / patch)
+        x = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], 1))
+        skips, encoder, decoder = [x], iter(self.encoder), iter(self.decoder)
+        for level in range(self.levels):
+            for _ in range(self.blocks):
+                x = next(encoder)(x, emb)
+                skips.append(x)
+            if level < self.levels - 1:
+                x = F.avg_pool2d(x, 2)
+                skips.append(x)
+        for block in self.middle:
+            x = block(x, emb)
+        for level in reversed(range(self.levels)):
+            for _ in range(self.blocks + 1):
+                x = next(decoder)(torch.cat([x, skips.pop()], 1), emb)
+            if level > 0:
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.pixel_shuffle(self.head(x) * self.gain.to(dtype), self.patch)

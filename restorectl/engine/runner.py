@@ -1,0 +1,145 @@
+"""Runs a denoiser on windows: device, precision, memory. It knows no files and prints nothing."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from restorectl.engine.denoiser import Denoiser
+from restorectl.engine.noise import NoiseField, Site
+from restorectl.engine.samplers import Problem
+from restorectl.errors import EngineError, UsageError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda[:N]` or `mps` as a device that is there. Raises UsageError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this machine has none")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """bf16 where the device multiplies it fast (CUDA from Ampere, AMX or AVX512-BF16), else fp32."""
+    if name != "auto":
+        if name not in DTYPES:
+            raise UsageError(f"--precision {name}: choose auto, {' or '.join(DTYPES)}")
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    fast = device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and _cpu_has_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in probes)
+
+
+@dataclass
+class Runner:
+    """One denoiser on one device. `calls` counts windows times network evaluations."""
+
+    make: Callable[[], Denoiser]  # a fresh, unprepared denoiser
+    device: torch.device
+    dtype: torch.dtype
+    calls: int = 0
+    retried: int = 0  # windows that were computed again in float32
+    _ready: dict[torch.dtype, Denoiser] = field(default_factory=dict)
+
+    def denoiser(self, dtype: torch.dtype | None = None) -> Denoiser:
+        dtype = dtype or self.dtype
+        if dtype not in self._ready:
+            self._ready[dtype] = self.make().prepared(self.device, dtype)
+        return self._ready[dtype]
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) at level sigma (B,) -> x0, finite. Raises EngineError where it cannot be.
+
+        On a CPU windows go through one by one: the convolution library chooses its order of
+        summation by batch size, and the result must not depend on how windows are grouped.
+        """
+        self.calls += len(x)
+        x0 = self._evaluate(self.denoiser(), x, sigma, condition)
+        bad = (~torch.isfinite(x0).flatten(1).all(1)).nonzero()[:, 0]
+        if len(bad):
+            part = None if condition is None else condition[bad]
+            x0[bad] = self._evaluate(self.denoiser(torch.float32), x[bad], sigma[bad], part)
+            self.retried += len(bad)
+            if not torch.isfinite(x0).all():
+                raise EngineError("the network's output is not finite, even in fp32")
+        return x0
+
+    def _evaluate(
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, condition: Tensor | None
+    ) -> Tensor:
+        size = 1 if self.device.type == "cpu" else len(x)
+        parts = zip(
+            x.split(size),
+            sigma.split(size),
+            [None] * len(x) if condition is None else condition.split(size),
+            strict=False,
+        )
+        return torch.cat([denoiser(*part) for part in parts])
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        sampler: Callable[[Problem], Tensor],
+        x: np.ndarray,
+        sigma: np.ndarray,
+        sites: list[Site],
+        field: NoiseField,
+        steps: int | None,
+    ) -> np.ndarray:
+        """x (B, 1, H, W) float32 at levels sigma (B,) -> x0 (B, 1, H, W) float32.
+
+        A batch that does not fit the memory is halved until it does.
+        """
+        try:
+            problem = Problem(
+                self.denoise,
+                torch.from_numpy(x).to(self.device),
+                torch.from_numpy(sigma).to(self.device, torch.float32),
+                lambda k, tiles: field.draw(
+                    [sites[i] for i in tiles.tolist()], (x.shape[2], x.shape[3]), k
+                ),
+                steps,
+            )
+            return sampler(problem).cpu().numpy()
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(x) == 1:
+            raise EngineError(
+                f"out of memory for one window of {x.shape[2]}x{x.shape[3]} px on {self.device}:"
+                " free memory there, or use --device cpu"
+            )
+        half = len(x) // 2
+        parts = (slice(0, half), slice(half, None))
+        return np.concatenate(
+            [self.sample(sampler, x[p], sigma[p], sites[p], field, steps) for p in parts]
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU (which raises a plain RuntimeError)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+

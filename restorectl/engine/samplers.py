@@ -1,0 +1,81 @@
+"""Step rules, paths of levels, and the samplers that combine them (rows of catalog.SAMPLERS).
+
+All rules are written for x = x0 + sigma * n, where DDPM and DDIM need no schedule. A sampler is a
+function Problem -> x0; it starts from the observation, which *is* a sample at its own noise level
+once its noise is white.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from restorectl.engine.sampling import Denoise, Draw, Rule, Step, walk
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch to restore and the numbers that steer how."""
+
+    denoise: Denoise
+    x: Tensor  # (B, C, H, W) float32, the observation in [-1, 1]
+    sigma: Tensor  # (B,) float32, its noise level
+    draw: Draw
+    steps: int | None = None  # network calls; None = the sampler's own default
+    condition: Tensor | None = None
+
+
+# ---- rules ---------------------------------------------------------------------------------------
+def ddim_rule(eta: float = 0.0, variance: str = "beta-tilde") -> Rule:
+    """DDIM (Song et al. 2021, eq. 12, 16): eta = 0 is deterministic, eta = 1 is ancestral DDPM.
+
+    With "beta-tilde" the noise has the posterior's variance (Ho et al. 2020, eq. 7; all published
+    codes); with "beta" the forward step's (Ho et al. 2020, section 3.2; paper 000, Algorithm 1).
+    For "beta" the mean stays the posterior's, as printed.
+    """
+
+    def rule(s: Step) -> Tensor:
+        ratio = (s.then / s.now) ** 2
+        posterior = s.then**2 * (1 - ratio)
+        if variance == "beta":
+            forward = (1 + s.then**2) * (s.now**2 - s.then**2) / (1 + s.now**2)
+            mean = s.x0 + ratio * (s.x - s.x0)
+            return mean + torch.where(s.then > 0, eta * forward.sqrt(), 0) * s.draw()
+        noise = eta**2 * posterior
+        mean = s.x0 + (s.then**2 - noise).clamp_min(0).sqrt() / s.now * (s.x - s.x0)
+        return mean if eta == 0 else mean + noise.sqrt() * s.draw()
+
+    return rule
+
+
+def dpmpp_rule(s: Step) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) for data prediction; first order at sigma 0."""
+    h = (s.now / s.then.clamp_min(1e-12)).log()
+    r = (s.last / s.now).log() / h
+    second = (s.x0 - s.last_x0) / (2 * r)
+    x0 = s.x0 + torch.where(s.last.isnan() | (s.then <= 0), 0.0, second)
+    return x0 + s.then / s.now * (s.x - x0)
+
+
+# ---- paths ---------------------------------------------------------------------------------------
+def ramp(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float = 7.0) -> Tensor:
+    """(steps + 1, B) levels from sigma (B,) to 0: Karras et al. 2022, eq. 5, for each tile."""
+    floor = torch.minimum(torch.full_like(sigma, lowest), sigma / 2) ** (1 / rho)
+    share = torch.linspace(0, 1, max(steps, 2), device=sigma.device)[:steps, None]
+    levels = (sigma ** (1 / rho) + share * (floor - sigma ** (1 / rho))) ** rho
+    return torch.cat([levels, torch.zeros_like(sigma)[None]])
+
+
+# ---- samplers ------------------------------------------------------------------------------------
+def _sampler(rule: Rule, default_steps: int) -> Callable[[Problem], Tensor]:
+    def run(p: Problem) -> Tensor:
+        path = ramp(p.sigma, p.steps or default_steps)
+        return walk(p.denoise, p.x, path, rule, p.draw, p.condition)
+
+    return run
+
+
+ddim = _sampler(ddim_rule(), 2)
+dpmpp = _sampler(dpmpp_rule, 3)
+ancestral = _sampler(ddim_rule(eta=1.0), 10)

@@ -1,0 +1,159 @@
+"""Files appear at their final path complete or not at all.
+
+A file is written to a hidden sibling `.NAME.restorectl-PID.part`, synced, then renamed. The writer
+holds a lock on the sibling, so that `sweep` can tell a dead writer's leavings from the work of a
+live one on another host that shares the folder.
+"""
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from restorectl.errors import DiskFullError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there sweep goes by the process id alone
+    fcntl = None  # type: ignore[assignment]
+
+_NAME_BYTES = 255  # the longest file name of all common file systems
+_PART = re.compile(r"\..*\.restorectl-(\d+)\.part", re.DOTALL)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # some network shares
+
+
+def part_path(target: Path, pid: int | None = None) -> Path:
+    """The temporary sibling of `target` for a process; names too long for the disk are cut."""
+    tail = f".restorectl-{os.getpid() if pid is None else pid}.part"
+    name = os.fsencode(target.name)
+    room = _NAME_BYTES - 1 - len(tail)
+    if len(name) > room:
+        digest = hashlib.sha256(name).hexdigest()[:16]
+        # A cut inside a UTF-8 character would not be a valid name everywhere.
+        cut = name[: room - 17].decode("utf-8", "ignore")
+        return target.with_name(f".{cut}~{digest}{tail}")
+    return target.with_name(f".{target.name}{tail}")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield an existing empty temporary sibling of `target`; on success it becomes `target`.
+
+    The body writes to the path it is given. On any exception, KeyboardInterrupt included, the
+    temporary file is removed and `target` stays as it was.
+
+    Raises DiskFullError when the disk or quota is full, OutputError when the file cannot be made,
+    written or renamed.
+    """
+    part = part_path(target)
+    done = False
+    try:
+        # The kernel applies the umask to 0666; tempfile would leave files that only we can read.
+        part.unlink(missing_ok=True)
+        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        try:
+            if fcntl is not None:
+                _lock(handle)
+            yield part
+            os.fsync(handle)
+            os.replace(part, target)
+            done = True
+        finally:
+            os.close(handle)
+        _sync_folder(target.parent)
+    except OSError as exc:
+        raise output_error(exc, target) from exc
+    finally:
+        if not done:
+            _discard(part)
+
+
+def output_error(exc: OSError, target: Path) -> OutputError:
+    """The one-line error for an OSError met while writing `target`."""
+    if exc.errno in _FULL:
+        return DiskFullError(
+            f"{target}: the disk or quota is full ({exc.strerror}): free some space and run again"
+        )
+    return OutputError(f"{target}: cannot be written: {exc.strerror or exc}")
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove the temporary files that dead processes left in `folder` (not in its subfolders).
+
+    A file is kept if a process of its number runs here, or if anyone still holds its lock, on this
+    host or another. Returns the removed paths. Raises OutputError if one cannot be removed.
+    """
+    removed = []
+    try:
+        for path in sorted(folder.iterdir()):
+            match = _PART.fullmatch(path.name)
+            if match is None or not path.is_file() or path.is_symlink():
+                continue
+            if not _alive(int(match[1])) and not _locked(path):
+                path.unlink(missing_ok=True)
+                removed.append(path)
+    except FileNotFoundError:
+        return removed  # the folder is made later, or another run is sweeping it
+    except OSError as exc:
+        raise output_error(exc, folder) from exc
+    return removed
+
+
+def _discard(part: Path) -> None:
+    try:
+        part.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return  # the folder never existed, so neither did the file
+    except PermissionError:
+        return  # it could not be made either; an existing one is left for sweep
+
+
+def _lock(handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno not in {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}:
+            raise  # a file system without locks: sweep goes by the process id alone
+
+
+def _locked(path: Path) -> bool:
+    if fcntl is None:
+        return False
+    handle = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as exc:
+        if exc.errno not in {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}:
+            raise
+    finally:
+        os.close(handle)
+    return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True  # someone else's process, or no process id of this host
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows cannot open folders
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as exc:
+        if exc.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(handle)

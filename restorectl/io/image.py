@@ -1,0 +1,176 @@
+"""Open, create and check images; the formats themselves are rows of `catalog.FORMATS`.
+
+Reading goes by a file's content, never by its name; writing goes by `Header.format`, which is the
+row that opened the image or the suffix given to `Header.for_target`.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from restorectl.catalog import FORMATS, Row
+from restorectl.core.axes import Header, Plane, sizes
+from restorectl.errors import IncompleteError, InputError, OutputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Pathlike = str | os.PathLike[str]
+ALL = slice(None)
+_HEAD = 64  # bytes that tell one format from another
+
+
+class Image(AbstractContextManager["Image"], Protocol):
+    """An open image. Nothing but its header is read before `read` asks for it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def header(self) -> Header: ...
+
+    def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
+        """A region of the canonical plane (t, c, z): shape (Y, X), source dtype, native order.
+
+        Raises InputError if the pixels cannot be decoded, IncompleteError if they are cut off.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """What one file format does; the target of a FORMATS row."""
+
+    probe: Callable[[bytes], bool]  # do these first bytes of a file belong to the format?
+    open: Callable[[Path, str | None], Image]  # (path, --axes)
+    # (path, header, planes, provenance); None = restorectl never writes this format
+    create: Callable[[Path, Header, Iterator[Array], Mapping[str, Any]], None] | None
+    provenance: Callable[[Path], dict[str, Any] | None]
+
+
+def is_image_name(path: str | PurePath) -> bool:
+    """Whether a file name ends like an image that restorectl reads; the file is not touched."""
+    return _row_of_suffix(PurePath(path).suffix) is not None
+
+
+def open_image(path: Pathlike, *, axes: str | None = None) -> Image:
+    """Open an image lazily; `axes` is the user's `--axes`.
+
+    Raises InputError if the file is missing, not an image, damaged, ambiguous or of a kind that
+    cannot be restored, IncompleteError if it is cut off or still being written.
+    """
+    path = Path(path)
+    name, row = _row_of_content(path)
+    form: Format = row.load()
+    try:
+        return form.open(path, axes)
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read as {name.upper()}: {exc}") from exc
+
+
+def create_image(
+    path: Pathlike, header: Header, planes: Iterator[Array], *, provenance: Mapping[str, Any]
+) -> None:
+    """Write an image; call it inside `atomic.replacing`.
+
+    `planes` yields arrays (Y, X) of `header.dtype` in the order of `header.planes`; one page of
+    them is held at a time. Equal arguments give equal bytes.
+
+    Raises OutputError if the format cannot hold the image. An OSError of the disk passes through
+    and is named by `replacing`.
+    """
+    path = Path(path)
+    form: Format = _row_of_format(header.format, path).load()
+    if form.create is None:
+        raise OutputError(f"{path}: {header.format} cannot hold a restored image: use .png or .tif")
+    form.create(path, header, _checked(header, planes), provenance)
+
+
+def verify_image(path: Pathlike, header: Header) -> None:
+    """Reopen an image that was just written and compare it with the header it was written from.
+
+    Checks shape, dtype, the order of the planes and z spacing, and decodes the last plane.
+
+    Raises OutputError if anything differs.
+    """
+    path = Path(path)
+    squeezed = "".join(axis for axis in header.axes if axis in "YX" or header.size(axis) > 1)
+    try:
+        with open_image(path, axes=squeezed) as image:
+            found = image.header
+            image.read(header.planes[-1])
+    except InputError as exc:
+        raise OutputError(f"{path}: was not written correctly: {exc}") from exc
+    for what, have, want in (
+        ("shape", found.canonical_shape, header.canonical_shape),
+        ("dtype", found.dtype, header.dtype),
+        ("plane order", found.planes, header.planes),
+    ):
+        if have != want:
+            raise OutputError(f"{path}: was not written correctly: {what} {have}, not {want}")
+
+
+def read_provenance(path: Pathlike) -> dict[str, Any] | None:
+    """The record that restorectl left in an image; None if the file is not restorectl's, or is
+    damaged. Raises InputError if the file cannot be opened at all."""
+    try:
+        _, row = _row_of_content(Path(path))
+    except IncompleteError:
+        return None
+    form: Format = row.load()
+    return form.provenance(Path(path))
+
+
+def _row_of_content(path: Path) -> tuple[str, Row]:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except FileNotFoundError as exc:
+        raise InputError(f"{path}: no such file") from exc
+    except IsADirectoryError as exc:
+        raise InputError(f"{path}: is a folder, not an image") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if not head:
+        raise IncompleteError(f"{path}: is empty (0 bytes): copy it again or remove it")
+    for name, row in FORMATS.items():
+        if row.load().probe(head):
+            return name, row
+    if not any(head):
+        raise IncompleteError(f"{path}: starts with zeros, as if it were still being copied")
+    known = ", ".join(name.upper() for name in FORMATS)
+    raise InputError(f"{path}: is not an image that restorectl reads ({known}): convert it")
+
+
+def _row_of_suffix(suffix: str) -> Row | None:
+    return next((row for row in FORMATS.values() if suffix.lower() in row.suffixes), None)
+
+
+def _row_of_format(name: str, path: Path) -> Row:
+    row = FORMATS.get(name) or _row_of_suffix(name)
+    if row is None:
+        known = " ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
+        raise OutputError(f"{path}: '{name}' is no image format: end the name in one of {known}")
+    return row
+
+
+def _checked(header: Header, planes: Iterator[Array]) -> Iterator[Array]:
+    """The planes, each with the promised shape and dtype, and exactly as many as promised."""
+    count, shape = 0, header.canonical_shape[3:]
+    for plane in planes:
+        if count == len(header.planes) or plane.shape != shape or plane.dtype != header.dtype:
+            raise ValueError(
+                f"plane {count} of {len(header.planes)} is {plane.dtype} {sizes(plane.shape)},"
+                f" not {header.dtype} {sizes(shape)}"
+            )
+        yield plane
+        count += 1
+    if count != len(header.planes):
+        raise ValueError(f"{count} planes, not {len(header.planes)}")

@@ -1,0 +1,281 @@
+"""TIFF structure: the chain of page directories, read with nothing taken on trust, and written.
+
+tifffile decodes pixels, but it accepts a half-written stack as one page, drops tags it does not
+know, and rounds resolutions. So the structure is read here: each tag as its bytes, each pointer
+compared with the size of the file.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from restorectl.errors import IncompleteError, InputError
+
+# TIFF type -> bytes of one value
+TYPE_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+TYPE_SIZE |= {16: 8, 17: 8, 18: 8}  # BigTIFF
+_INTEGER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+SHORT, LONG, RATIONAL, ASCII, LONG8 = 3, 4, 5, 2, 16
+_MAX_TAG_BYTES = 1 << 30
+# zlib reaches 1032:1, LZW 2700:1; beyond this, a header lies about the size of its page
+_MAX_EXPANSION = 5000
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One tag as stored: TIFF type and the bytes of its values, in the file's byte order."""
+
+    type: int
+    data: bytes
+
+    @property
+    def count(self) -> int:
+        return len(self.data) // TYPE_SIZE[self.type]
+
+    def integers(self, order: str) -> tuple[int, ...]:
+        """The values; () if they are not unsigned integers."""
+        code = _INTEGER.get(self.type)
+        return struct.unpack(f"{order}{self.count}{code}", self.data) if code else ()
+
+    @property
+    def text(self) -> bytes:
+        """The bytes of a string without the closing NUL."""
+        return self.data.rstrip(b"\0")
+
+
+@dataclass(frozen=True)
+class Ifd:
+    """One page directory."""
+
+    offset: int
+    order: str  # "<" or ">"
+    tags: Mapping[int, Tag]
+
+    def integer(self, code: int, default: int = 0) -> int:
+        values = self.tags[code].integers(self.order) if code in self.tags else ()
+        return values[0] if values else default
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns)"""
+        return self.integer(257), self.integer(256)
+
+    @cached_property
+    def segments(self) -> tuple[tuple[int, int], ...]:
+        """(offset, bytes) of every strip or tile."""
+        where, length = (324, 325) if 324 in self.tags else (273, 279)
+        if where not in self.tags:
+            return ()
+        offsets = self.tags[where].integers(self.order)
+        if length in self.tags:
+            return tuple(zip(offsets, self.tags[length].integers(self.order), strict=False))
+        # StripByteCounts may be missing from ancient uncompressed files of one strip
+        return ((offsets[0], self.nbytes),) if len(offsets) == 1 else ()
+
+    @cached_property
+    def bits(self) -> int:
+        """Bits of one pixel, all samples."""
+        bits = self.tags[258].integers(self.order) if 258 in self.tags else (1,)
+        samples = self.integer(277, 1)
+        return sum(bits) if len(bits) == samples else bits[0] * samples
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Uncompressed bytes of the page; rows are padded to whole bytes."""
+        rows, columns = self.size
+        return rows * math.ceil(columns * self.bits / 8)
+
+    @property
+    def compression(self) -> int:
+        return self.integer(259, 1)
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """What must be equal for two pages to be decoded alike."""
+        codes = (258, 259, 266, 277, 278, 284, 317, 322, 323, 339)
+        values = (self.tags[c].integers(self.order) if c in self.tags else () for c in codes)
+        return (self.size, *values)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the page is a thumbnail, a pyramid level or a mask."""
+        return bool(self.integer(254) & 0b101) or self.integer(255) == 2
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the page's bytes are its pixels, row by row, from the first strip on."""
+        plain = self.compression == 1 and self.integer(266, 1) == 1 and self.integer(317, 1) == 1
+        whole = all(b in (8, 16, 32, 64) for b in self.tags[258].integers(self.order)) if (
+            258 in self.tags
+        ) else False
+        spans = self.segments
+        joined = all(a + n == b for (a, n), (b, _) in zip(spans, spans[1:], strict=False))
+        return plain and whole and joined and 322 not in self.tags and bool(spans)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file's directories are stored."""
+
+    order: str
+    big: bool
+
+    def unpack(self, what: str, data: bytes, at: int = 0) -> int:
+        value: int = struct.unpack_from(self.order + what, data, at)[0]
+        return value
+
+
+def read_chain(file: BinaryIO, path: Path) -> tuple[Layout, list[Ifd]]:
+    """Every page directory of a TIFF, in the order of the file.
+
+    Raises IncompleteError if any directory, tag, strip or tile lies beyond the end of the file or
+    was not written yet, InputError if the structure makes no sense.
+    """
+    file.seek(0, 2)
+    end = file.tell()
+    file.seek(0)
+    head = file.read(16)
+    if len(head) < 8:
+        raise IncompleteError(f"{path}: ends within its first 8 bytes")
+    order = "<" if head[:2] == b"II" else ">"
+    big = struct.unpack_from(order + "H", head, 2)[0] == 43
+    layout = Layout(order, big)
+    if big and len(head) < 16:
+        raise IncompleteError(f"{path}: ends within its first 16 bytes")
+    offset = layout.unpack("Q", head, 8) if big else layout.unpack("I", head, 4)
+    if offset == 0:
+        raise IncompleteError(f"{path}: has no page yet: it was not closed by its writer")
+    pages: list[Ifd] = []
+    seen: set[int] = set()
+    while offset:
+        if offset in seen:
+            raise InputError(f"{path}: page {len(pages)} points back to an earlier one: damaged")
+        seen.add(offset)
+        page, offset = _read_ifd(file, path, layout, offset, end, len(pages))
+        check_segments(page, path, len(pages), end)
+        pages.append(page)
+    return layout, pages
+
+
+def _read_ifd(
+    file: BinaryIO, path: Path, layout: Layout, offset: int, end: int, index: int
+) -> tuple[Ifd, int]:
+    cut = IncompleteError(
+        f"{path}: page {index} lies beyond the end of the file ({end} bytes): it is cut off or"
+        " still being written"
+    )
+    counter, entry, pointer = (8, 20, "Q") if layout.big else (2, 12, "I")
+    file.seek(offset)
+    head = file.read(counter)
+    if len(head) < counter:
+        raise cut
+    n_tags = layout.unpack("Q" if layout.big else "H", head)
+    if n_tags == 0:
+        raise IncompleteError(f"{path}: page {index} is blank: the file is still being copied")
+    if n_tags > 4096:
+        raise InputError(f"{path}: page {index} claims {n_tags} tags: the file is damaged")
+    table = file.read(n_tags * entry + struct.calcsize(pointer))
+    if len(table) < n_tags * entry + struct.calcsize(pointer):
+        raise cut
+    tags: dict[int, Tag] = {}
+    for at in range(0, n_tags * entry, entry):
+        code, kind = struct.unpack_from(layout.order + "HH", table, at)
+        if kind not in TYPE_SIZE:
+            continue  # the TIFF specification asks readers to skip types they do not know
+        nbytes = layout.unpack(pointer, table, at + 4) * TYPE_SIZE[kind]
+        inline = at + 4 + struct.calcsize(pointer)
+        if nbytes <= struct.calcsize(pointer):
+            tags[code] = Tag(kind, table[inline : inline + nbytes])
+            continue
+        start = layout.unpack(pointer, table, inline)
+        if start + nbytes > end:
+            raise cut
+        if nbytes > _MAX_TAG_BYTES:
+            raise InputError(f"{path}: tag {code} of page {index} has {nbytes} bytes: damaged")
+        file.seek(start)
+        tags[code] = Tag(kind, file.read(nbytes))
+    following = layout.unpack(pointer, table, n_tags * entry)
+    return Ifd(offset, layout.order, tags), following
+
+
+def check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
+    """Raise unless all strips or tiles of the page are there and can hold its pixels."""
+    rows, columns = page.size
+    if rows == 0 or columns == 0:
+        raise InputError(f"{path}: page {index} has no pixels ({rows} rows, {columns} columns)")
+    stored = sum(n for _, n in page.segments)
+    missing = f"{path}: page {index} is not complete: "
+    if len(page.segments) < expected_segments(page):
+        raise IncompleteError(
+            f"{missing}{len(page.segments)} of {expected_segments(page)} strips or tiles are there"
+        )
+    for offset, n in page.segments:
+        if offset == 0 or n == 0:
+            raise IncompleteError(f"{missing}a strip or tile was never written")
+        if offset + n > end:
+            raise IncompleteError(f"{missing}its pixels reach byte {offset + n} of a file of {end}")
+    subsampled = page.integer(262) == 6
+    if page.compression == 1 and stored < page.nbytes and not subsampled:
+        raise IncompleteError(f"{missing}{stored} bytes of pixels where {page.nbytes} are needed")
+    if page.nbytes > max(stored, 4096) * _MAX_EXPANSION:
+        raise InputError(
+            f"{path}: page {index} claims {rows} x {columns} pixels but stores only {stored} bytes:"
+            " the file is damaged"
+        )
+
+
+def expected_segments(page: Ifd) -> int:
+    """How many strips or tiles the page must have."""
+    rows, columns = page.size
+    if 324 in page.tags:
+        height, width = page.integer(323), page.integer(322)
+        if not height or not width:
+            return 0
+        count = math.ceil(rows / height) * math.ceil(columns / width)
+    else:
+        count = math.ceil(rows / min(rows, page.integer(278, rows) or rows))
+    return count * (page.integer(277, 1) if page.integer(284, 1) == 2 else 1)
+
+
+def pack_ifd(layout: Layout, tags: Mapping[int, Tag], at: int, following: bool) -> bytes:
+    """A directory and the values that do not fit into it, to be written at offset `at`.
+
+    `following`: another directory comes right after these bytes.
+    """
+    order, pointer = layout.order, "Q" if layout.big else "I"
+    inline = struct.calcsize(pointer)
+    entry = 4 + 2 * inline
+    head = struct.pack(order + ("Q" if layout.big else "H"), len(tags))
+    beyond = at + len(head) + len(tags) * entry + inline
+    table, values = [head], bytearray()
+    for code, tag in sorted(tags.items()):
+        table.append(struct.pack(order + "HH" + pointer, code, tag.type, tag.count))
+        if len(tag.data) <= inline:
+            table.append(tag.data.ljust(inline, b"\0"))
+            continue
+        values += b"\0" * ((beyond + len(values)) % 2)
+        table.append(struct.pack(order + pointer, beyond + len(values)))
+        values += tag.data
+    values += b"\0" * ((beyond + len(values)) % 2)
+    table.append(struct.pack(order + pointer, beyond + len(values) if following else 0))
+    return b"".join(table) + bytes(values)
+
+
+def integers_tag(order: str, kind: int, *values: int) -> Tag:
+    """A tag of unsigned integers."""
+    return Tag(kind, struct.pack(f"{order}{len(values)}{_INTEGER[kind]}", *values))
+
+
+def text_tag(text: bytes) -> Tag:
+    """A string tag, closed by NUL."""
+    return Tag(ASCII, text + b"\0")
+
+
+def chunked(data: memoryview, size: int) -> Iterator[memoryview]:
+    """Consecutive pieces of at most `size` bytes."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
