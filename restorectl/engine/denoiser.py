@@ -114,7 +114,9 @@ def build(card: Card, tensors: dict[str, Tensor] | None = None) -> Denoiser:
     try:
         net = factory(**_plain(card.config))
     except TypeError as error:
-        raise WeightsError(f"network '{card.network}' does not take this config: {error}") from error
+        raise WeightsError(
+            f"network '{card.network}' does not take this config: {error}"
+        ) from error
     denoiser = Denoiser(net, card)
     if tensors is not None:
         load_tensors(denoiser.net, tensors)

@@ -60,11 +60,16 @@ def dpmpp_rule(s: Step) -> Tensor:
 
 # ---- paths ---------------------------------------------------------------------------------------
 def ramp(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float = 7.0) -> Tensor:
-    """(steps + 1, B) levels from sigma (B,) to 0: Karras et al. 2022, eq. 5, for each tile."""
-    floor = torch.minimum(torch.full_like(sigma, lowest), sigma / 2) ** (1 / rho)
-    share = torch.linspace(0, 1, max(steps, 2), device=sigma.device)[:steps, None]
-    levels = (sigma ** (1 / rho) + share * (floor - sigma ** (1 / rho))) ** rho
-    return torch.cat([levels, torch.zeros_like(sigma)[None]])
+    """(steps + 1, B) levels from sigma (B,) to 0: Karras et al. 2022, eq. 5, for each tile.
+
+    In float64, because powers of a vector and of its tail round differently and a tile's levels
+    must not depend on the others in its batch.
+    """
+    top = sigma.double().cpu()
+    floor = torch.minimum(torch.full_like(top, lowest), top / 2) ** (1 / rho)
+    share = torch.linspace(0, 1, max(steps, 2), dtype=torch.float64)[:steps, None]
+    levels = (top ** (1 / rho) + share * (floor - top ** (1 / rho))) ** rho
+    return torch.cat([sigma[None], levels[1:].to(sigma), torch.zeros_like(sigma)[None]])
 
 
 # ---- samplers ------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def walk(
     have arrived cost nothing. Returns the state at the last level.
     """
     x = x.clone()
-    last_x0, last = torch.zeros_like(x), torch.full((len(x),), torch.nan, device=x.device)
+    last_x0, last = torch.zeros_like(x), torch.full_like(path[0], torch.nan)
     for k in range(len(path) - 1):
         now, then = path[k], path[k + 1]
         rise = (then > now).nonzero()[:, 0]

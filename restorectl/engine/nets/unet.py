@@ -89,7 +89,10 @@ class UNet(nn.Module):
         self.register_buffer("frequencies", torch.randn(embedding // 2))
         self.register_buffer("phases", torch.rand(embedding // 2))
         self.embed = nn.Sequential(
-            nn.Linear(embedding // 2, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+            nn.Linear(embedding // 2, embedding),
+            nn.SiLU(),
+            nn.Linear(embedding, embedding),
+            nn.SiLU(),
         )
         self.stem = Conv(c_in * patch * patch + 1, channels[0], 3)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()

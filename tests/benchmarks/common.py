@@ -1,0 +1,79 @@
+"""What the benchmarks share: the real pairs, scores, the tool as a process, tables."""
+
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("RESTORECTL_DATA", REPOSITORY.parent / "shared" / "data"))
+CONFOCAL = ("Confocal_BPAE_B", "Confocal_BPAE_G", "Confocal_BPAE_R", "Confocal_FISH")
+WIDEFIELD = "WideField_BPAE_R"
+FIELDS = (*CONFOCAL, WIDEFIELD)
+
+
+def need_data() -> None:
+    if not (DATA / "pairs").is_dir():
+        sys.exit(f"no real images at {DATA}: set RESTORECTL_DATA to the folder that holds pairs/")
+
+
+def pair(field: str, realisation: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """(noisy, clean) uint8 (512, 512) of one FMD field."""
+    name = f"fmd/{field}_noisy_{realisation}.png"
+    return iio.imread(DATA / "pairs/noisy" / name), iio.imread(DATA / "pairs/clean" / name)
+
+
+def psnr(image: np.ndarray, target: np.ndarray, peak: float = 255.0) -> float:
+    error = np.mean((image.astype(np.float64) - target.astype(np.float64)) ** 2)
+    return 10 * math.log10(peak**2 / error)
+
+
+def affine(image: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """image after the least-squares fit scale * image + shift to target."""
+    x, y = image.astype(np.float64).ravel(), target.astype(np.float64).ravel()
+    scale, shift = np.polyfit(x, y, 1)
+    return image.astype(np.float64) * scale + shift
+
+
+def affine_psnr(image: np.ndarray, target: np.ndarray) -> float:
+    return psnr(affine(image, target), target)
+
+
+def restorectl(*arguments: object, check: bool = True) -> tuple[subprocess.CompletedProcess, float]:
+    """The real command; (result, seconds)."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "restorectl", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    if check and done.returncode:
+        sys.exit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr}")
+    return done, time.perf_counter() - start
+
+
+def bm3d_whitened(image: np.ndarray) -> np.ndarray:
+    """BM3D after the tool's own whitening, unbiased inverse: the strongest classical method.
+
+    `pip install bm3d` first (its licence allows non-commercial use only).
+    """
+    from bm3d import bm3d
+
+    from restorectl.core import intensity
+
+    model = intensity.fit([image.astype(np.float32)])
+    x = model.forward(image.astype(np.float32))
+    return model.inverse(bm3d(x, model.sigma))
+
+
+def table(header: list[str], rows: list[list[object]]) -> None:
+    def text(cell: object) -> str:
+        return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+
+    cells = [header, *[[text(c) for c in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        print("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))))
+    print()

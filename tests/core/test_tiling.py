@@ -1,0 +1,83 @@
+"""The window grid covers every pixel once, in shapes the network takes, whatever the image."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restorectl.core import sampling_plan, tiling
+from restorectl.core.cast import to_dtype
+
+sizes = st.integers(1, 400)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sizes, sizes, st.sampled_from([1, 4, 8]), st.sampled_from([32, 64, 100]), st.integers(0, 40))
+def test_cover_read_crop_write_is_the_identity(height, width, stride, core, halo):
+    image = np.random.default_rng(0).random((height, width))
+    out, count = np.full_like(image, np.nan), np.zeros(image.shape, int)
+    for window in tiling.plan(image.shape, stride, core, halo):
+        padded = window.pad(image[window.read])
+        assert padded.shape == window.shape
+        assert padded.shape[0] % stride == 0
+        assert padded.shape[1] % stride == 0
+        out[window.core] = window.crop(padded)
+        count[window.core] += 1
+    assert (count == 1).all()
+    assert np.array_equal(out, image)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes, st.sampled_from([4, 8]), st.integers(1, 40))
+def test_cores_have_a_whole_halo_inside_the_image_and_lie_on_the_stride(length, stride, halo):
+    for window in tiling.plan((length, 8), stride, 64, halo):
+        start, stop = window.core_rows
+        assert window.rows[0] == 0 or start - window.rows[0] >= halo
+        assert window.rows[1] == length or window.rows[1] - stop >= halo
+        assert window.rows[0] % stride == 0  # the network's grid does not move with the window
+
+
+def test_a_plane_of_one_core_is_one_window_without_halo():
+    (window,) = tiling.plan((512, 512), 8)
+    assert window.shape == (512, 512)
+
+
+def test_large_planes_are_cut_into_equal_shapes():
+    shapes = {w.shape for w in tiling.plan((8192, 8192), 8)}
+    assert max(max(shape) for shape in shapes) == tiling.CORE + 2 * tiling.HALO
+    assert len(shapes) == 4
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 9, 7), (1, 2, 20, 2048, 2048), (30, 1, 1, 64, 3000), (2, 1, 40, 700, 500)]
+)
+def test_sampled_blocks_lie_inside_and_within_the_budget(shape):
+    blocks = sampling_plan.blocks(shape, 0)
+    pixels = 0
+    for (t, c, z), rows, cols in blocks:
+        assert 0 <= t < shape[0]
+        assert c == 0
+        assert 0 <= z < shape[2]
+        assert 0 <= rows.start < rows.stop <= shape[3]
+        assert 0 <= cols.start < cols.stop <= shape[4]
+        pixels += (rows.stop - rows.start) * (cols.stop - cols.start)
+    assert 0 < pixels <= sampling_plan.BUDGET
+    assert len({(p, r.start, c.start) for p, r, c in blocks}) == len(blocks)
+
+
+def test_all_planes_and_corners_are_used_where_the_budget_allows():
+    assert len(sampling_plan.blocks((1, 1, 3, 1024, 512), 0)) == 6
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32"])
+def test_integers_are_clipped_then_rounded(dtype):
+    info = np.iinfo(dtype)
+    values = np.array([-1e12, -3.2, 0.4, 0.6, 1.5, 2.5, 7e4, 1e12], np.float32)
+    expected = np.clip(np.rint(values.astype(np.float64)), info.min, info.max)
+    assert np.array_equal(to_dtype(values, np.dtype(dtype)), expected.astype(dtype))
+
+
+def test_floats_pass_unrounded():
+    values = np.array([-1.25, 3e5], np.float32)
+    assert np.array_equal(to_dtype(values, np.dtype("float32")), values)
+    assert to_dtype(values, np.dtype("float64")).dtype == np.float64

@@ -1,0 +1,141 @@
+"""Grouping, memory and precision may change how windows are computed, never what comes out."""
+
+import numpy as np
+import pytest
+import torch
+
+from restorectl.core.card import Card
+from restorectl.engine.denoiser import Denoiser, build
+from restorectl.engine.noise import NoiseField, Site
+from restorectl.engine.runner import Runner, pick_device, pick_precision
+from restorectl.engine.samplers import ancestral, ddim
+from restorectl.errors import EngineError, UsageError
+
+CARD = Card("tiny", "prior", "unet", {"channels": [8, 16], "blocks": 1, "embedding": 16})
+CPU = torch.device("cpu")
+
+
+def tiny():
+    torch.manual_seed(0)
+    denoiser = build(CARD)
+    denoiser.net.gain.data.fill_(1)
+    return denoiser
+
+
+def runner(dtype=torch.float32, make=tiny):
+    return Runner(make, CPU, dtype)
+
+
+def batch(n=5, size=(32, 24)):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, 1, *size)).astype(np.float32)
+    sites = [Site((0, 0, i), 8 * i, -16) for i in range(n)]
+    return x, np.linspace(0.1, 0.6, n, dtype=np.float32), sites
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sampler", [ddim, ancestral])
+def test_any_grouping_gives_the_same_bits(dtype, sampler):
+    x, sigma, sites = batch()
+    whole = runner(dtype).sample(sampler, x, sigma, sites, NoiseField(1), 3)
+    for size in (1, 2, 3):
+        parts = [
+            runner(dtype).sample(
+                sampler, x[i : i + size], sigma[i : i + size], sites[i : i + size], NoiseField(1), 3
+            )
+            for i in range(0, 5, size)
+        ]
+        assert np.array_equal(whole, np.concatenate(parts))
+
+
+def test_out_of_memory_halves_the_batch():
+    sizes = []
+
+    class Greedy(Runner):
+        def denoise(self, x, sigma, condition=None):
+            sizes.append(len(x))
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("too much")
+            return super().denoise(x, sigma, condition)
+
+    x, sigma, sites = batch()
+    out = Greedy(tiny, CPU, torch.float32).sample(ddim, x, sigma, sites, NoiseField(), 1)
+    assert sizes == [5, 2, 3, 1, 2]
+    assert np.array_equal(out, runner().sample(ddim, x, sigma, sites, NoiseField(), 1))
+
+
+def test_out_of_memory_for_one_window_says_what_to_do():
+    class Full(Runner):
+        def denoise(self, x, sigma, condition=None):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    x, sigma, sites = batch(2)
+    with pytest.raises(EngineError, match="32x24"):
+        Full(tiny, CPU, torch.float32).sample(ddim, x, sigma, sites, NoiseField(), 1)
+
+
+def test_other_runtime_errors_keep_their_traceback():
+    class Broken(Runner):
+        def denoise(self, x, sigma, condition=None):
+            raise RuntimeError("a bug")
+
+    x, sigma, sites = batch(2)
+    with pytest.raises(RuntimeError, match="a bug"):
+        Broken(tiny, CPU, torch.float32).sample(ddim, x, sigma, sites, NoiseField(), 1)
+
+
+class Overflowing(Denoiser):
+    """Infinite in bf16, for images that are bright; never finite where `always`."""
+
+    always = False
+
+    def forward(self, x, sigma, condition=None):
+        out = super().forward(x, sigma, condition)
+        bad = (self.dtype == torch.bfloat16) | torch.tensor(self.always)
+        return torch.where(bad & (x.amax((1, 2, 3), keepdim=True) > 50), torch.inf, out)
+
+
+def overflowing(always=False):
+    def make():
+        denoiser = Overflowing(tiny().net, CARD)
+        denoiser.always = always
+        return denoiser
+
+    return make
+
+
+def test_non_finite_windows_are_computed_again_in_fp32():
+    x, sigma, sites = batch()
+    x[3] += 60
+    run = runner(torch.bfloat16, overflowing())
+    out = run.sample(ddim, x, sigma, sites, NoiseField(), 1)
+    exact = runner().sample(ddim, x[3:4], sigma[3:4], sites[3:4], NoiseField(), 1)
+    assert run.retried == 1
+    assert np.array_equal(out[3:4], exact)
+
+
+def test_non_finite_in_fp32_is_an_error():
+    x, sigma, sites = batch()
+    x[1] += 60
+    with pytest.raises(EngineError, match="not finite"):
+        runner(torch.float32, overflowing(True)).sample(ddim, x, sigma, sites, NoiseField(), 1)
+
+
+def test_calls_are_counted_in_windows():
+    x, sigma, sites = batch()
+    run = runner()
+    run.sample(ddim, x, sigma, sites, NoiseField(), 4)
+    assert run.calls == 20
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "nonsense", "xpu"])
+def test_unknown_devices_are_refused(name):
+    with pytest.raises(UsageError, match="--device"):
+        pick_device(name)
+
+
+def test_precision_names():
+    assert pick_precision("fp32", CPU) == torch.float32
+    assert pick_precision("bf16", CPU) == torch.bfloat16
+    with pytest.raises(UsageError, match="--precision"):
+        pick_precision("fp16", CPU)
