@@ -1,7 +1,7 @@
 """Write the images of tests/data: ``python -m tests.make_data [folder]``.
 
-``noisy`` and ``clean`` hold the same relative names; every clean image is the exact mean of its
-noisy partner, in the same grey levels. Nothing in the files depends on the day or the machine.
+``noisy`` and ``clean`` hold the same relative names; every clean image is the mean of its
+noisy partner, rounded, in the same grey levels. The files do not depend on day or machine.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ def nuclei() -> Pair:
 def filaments() -> Pair:
     """(256, 256) uint8: cytoskeleton as an 8-bit export."""
     specimen = phantom.blur(phantom.scene("filaments", (256, 256), 7), 1.0)
-    return phantom.camera(specimen, 38, 4.6, 6, 1.2, 102, dtype=np.uint8)
+    return phantom.camera(specimen, 38, 4.3, 12, 1.2, 102, dtype=np.uint8)
 
 
 def cells() -> Pair:
     """(2, 160, 160) uint16, CYX: nuclei and membranes of the same cells, unequally bright."""
-    specimen = phantom.channels(["nuclei", "membranes"], (160, 160), 33)
-    specimen = phantom.blur(specimen, 1.1) * np.array([1.0, 0.6])[:, None, None]
-    return phantom.camera(specimen, 48, 3.0, 100, 1.6, 103)
+    specimen = phantom.channels(["nuclei", "membranes"], (160, 160), 45)
+    specimen = phantom.blur(specimen, 1.1) * np.array([1.0, 0.75])[:, None, None]
+    return phantom.camera(specimen, 75, 3.0, 100, 1.6, 103)
 
 
 def stack() -> Pair:
     """(6, 128, 128) uint16, ZYX: nuclei, fibres, outlines and spots in depth."""
-    specimen = phantom.volume((6, 128, 128), 12, 4.0)
-    return phantom.camera(phantom.blur(specimen, (0.6, 1.2, 1.2), 0.2), 55, 5.0, 120, 1.6, 104)
+    specimen = phantom.volume((6, 128, 128), 66, 4.0)
+    return phantom.camera(phantom.blur(specimen, (0.6, 1.1, 1.1)), 75, 4.0, 120, 1.6, 104)
 
 
 def widefield() -> Pair:
     """(256, 256) uint16: everything at once, a wide halo, noise that neighbours share."""
-    specimen = phantom.blur(phantom.scene("mixed", (256, 256), 18), 1.4, halo=0.3)
-    return phantom.camera(specimen, 60, 5.0, 200, 2.0, 105, correlation="gaussian")
+    specimen = phantom.blur(phantom.scene("mixed", (256, 256), 46), 1.3, halo=0.25)
+    return phantom.camera(specimen, 110, 4.0, 200, 2.0, 105, correlation="gaussian")
 
 
 def t_series() -> Pair:
     """(4, 96, 96) uint8, TYX: drifting spots over dim cells."""
     frames = [
-        0.75 * phantom.scene("puncta", (96, 96), 5, time=t)
-        + 0.25 * phantom.scene("membranes", (96, 96), 5, time=t)
+        0.6 * phantom.scene("puncta", (96, 96), 84, time=t)
+        + 0.5 * phantom.scene("membranes", (96, 96), 84, time=t)
         for t in range(4)
     ]
     specimen = phantom.blur(np.stack(frames), 1.0)
-    return phantom.camera(specimen, 34, 4.0, 8, 1.2, 106, dtype=np.uint8)
+    return phantom.camera(specimen, 140, 1.5, 8, 1.2, 106, dtype=np.uint8)
 
 
 _SCALE = {"resolution": (1e4 / PIXEL, 1e4 / PIXEL), "resolutionunit": "CENTIMETER"}

@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 CELL = 46.0  # mean distance of cells, lateral pixels
 KERNEL_SIGMA = 0.7  # of the noise kernel of correlation="gaussian", pixels
 ROW_SHARE = 0.3  # share of the noise variance that a row has in common, correlation="rows"
-MIX = {"nuclei": 0.8, "filaments": 0.3, "membranes": 0.45, "puncta": 0.7}  # of "mixed"
+MIX = {"nuclei": 0.8, "filaments": 0.3, "membranes": 0.45, "puncta": 0.5}  # of "mixed"
 KINDS = (*MIX, "mixed")
 _TAGS = (*MIX, "cells", "nucleus", "background")
 
@@ -217,7 +217,7 @@ def _puncta(field: Field) -> Array:
         homes = homes + rng.normal(0, 9, homes.shape)
         points = np.where(rng.random((len(homes), 1)) < 0.75, homes, free)
         points += field.time * rng.normal(0, 0.8, points.shape)
-        light = light * np.exp(rng.normal(-0.6, 0.8, len(homes))) * (2.5 * width) ** ndim
+        light = light * np.exp(rng.normal(-0.4, 0.5, len(homes))) * (2.5 * width) ** ndim
         image += _smooth(field.splat(points, light / np.prod(field.steps)), width / field.steps)
     return image + 0.08 * field.pool(field.there * 1.0)
 
