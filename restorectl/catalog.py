@@ -23,14 +23,26 @@ class Row:
         return getattr(import_module(f"restorectl.{module}"), attribute)
 
 
-FORMATS: dict[str, Row] = {}
+FORMATS: dict[str, Row] = {
+    "tiff": Row(
+        "io.tiff:FORMAT",
+        "TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF",
+        (".tif", ".tiff", ".btf", ".tf8"),
+    ),
+    "png": Row("io.raster:PNG", "PNG, 8 or 16 bit, grey or RGB", (".png",)),
+    "jpeg": Row("io.raster:JPEG", "JPEG, read only: results become PNG", (".jpg", ".jpeg")),
+}
 
 NETWORKS: dict[str, Row] = {
-    "unet": Row("engine.nets.unet:UNet", "magnitude-preserving U-Net without statistics over pixels"),
+    "unet": Row(
+        "engine.nets.unet:UNet", "magnitude-preserving U-Net without statistics over pixels"
+    ),
 }
 
 SAMPLERS: dict[str, Row] = {
     "ddim": Row("engine.samplers:ddim", "few deterministic steps (Song et al. 2021)"),
     "dpmpp": Row("engine.samplers:dpmpp", "DPM-Solver++(2M), deterministic (Lu et al. 2022)"),
-    "ancestral": Row("engine.samplers:ancestral", "stochastic DDPM steps, a draw from the posterior"),
+    "ancestral": Row(
+        "engine.samplers:ancestral", "stochastic DDPM steps, a draw from the posterior"
+    ),
 }

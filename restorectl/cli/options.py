@@ -11,7 +11,7 @@ from restorectl.errors import UsageError
 
 Noise = StrEnum("Noise", ["auto", "gaussian", "poisson-gaussian", "none"])
 Precision = StrEnum("Precision", ["auto", "bf16", "fp32"])
-Sampler = StrEnum("Sampler", list(SAMPLERS))
+Sampler = StrEnum("Sampler", list(SAMPLERS))  # type: ignore[misc]
 
 FILES, COMPUTE, OUTPUT = "Files", "Computation", "Reporting"
 
@@ -31,7 +31,9 @@ Output = Annotated[
 ]
 Pattern = Annotated[
     str | None,
-    typer.Option(help="Take only names like this from folders, e.g. '*.tif'.", rich_help_panel=FILES),
+    typer.Option(
+        help="Take only names like this from folders, e.g. '*.tif'.", rich_help_panel=FILES
+    ),
 ]
 FilesFrom = Annotated[
     str | None,
@@ -72,7 +74,9 @@ Weights = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.", rich_help_panel=COMPUTE),
+    typer.Option(
+        metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.", rich_help_panel=COMPUTE
+    ),
 ]
 PrecisionOption = Annotated[
     Precision,
@@ -96,12 +100,12 @@ Batch = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
-Seed = Annotated[
-    int, typer.Option(help="Seed of stochastic samplers.", rich_help_panel=COMPUTE)
-]
+Seed = Annotated[int, typer.Option(help="Seed of stochastic samplers.", rich_help_panel=COMPUTE)]
 DryRun = Annotated[
     bool,
-    typer.Option("-n", "--dry-run", help="Say what would be done, write nothing.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "-n", "--dry-run", help="Say what would be done, write nothing.", rich_help_panel=OUTPUT
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON line a file on stdout.", rich_help_panel=OUTPUT)

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from restorectl.tasks.pipeline import Outcome
+    from restorectl.tasks.outcome import Outcome
 
 MARK = {"done": "✓", "skipped": "=", "planned": "·", "failed": "✗"}
 COLOUR = {"done": "green", "skipped": "dim", "planned": "cyan", "failed": "red"}
@@ -27,7 +27,7 @@ COLOUR = {"done": "green", "skipped": "dim", "planned": "cyan", "failed": "red"}
 
 @dataclass
 class Terminal:
-    """Implements tasks.pipeline.Report; messages go to stderr, data to stdout."""
+    """Implements tasks.outcome.Report; messages go to stderr, data to stdout."""
 
     console: Console
     quiet: bool
@@ -72,7 +72,7 @@ class Terminal:
         else:
             text += f"{outcome.source} -> {outcome.target}"
             text += f" ({outcome.message})" if outcome.message else f" ({outcome.seconds:.1f} s)"
-        for warning in outcome.details.get("warnings", ()):
+        for warning in outcome.warnings:
             text += f"\n    warning: {warning}"
         self.console.print(
             f"{MARK[outcome.status]} {text}" if self.console.is_terminal else text,

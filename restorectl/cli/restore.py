@@ -17,9 +17,7 @@ def restore(
     output: opt.Output,
     inputs: opt.Inputs = None,
     weights: opt.Weights = "prior",
-    sampler: Annotated[
-        opt.Sampler, typer.Option(help=SAMPLER_HELP)
-    ] = opt.Sampler.ddim,
+    sampler: Annotated[opt.Sampler, typer.Option(help=SAMPLER_HELP)] = opt.Sampler("ddim"),
     steps: Annotated[
         str, typer.Option(metavar="auto|N", help="Network calls for each window.")
     ] = "auto",

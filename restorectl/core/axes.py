@@ -2,7 +2,7 @@
 
 The canonical order is T, C, Z, Y, X. Everything above `io` addresses a 2-D plane by its canonical
 (t, c, z); the order in which a file stores its planes is `Header.planes`. A sample axis S (the
-colours of one RGB page) is part of C: with C channels of S samples, channel c sample s is c * S + s.
+colours of one RGB page) is part of C: sample s of channel c is the canonical channel c * S + s.
 """
 
 import itertools
@@ -131,9 +131,7 @@ def resolve_axes(
     )
 
 
-def _overridden(
-    axes: str, shape: tuple[int, ...], override: str
-) -> tuple[str, tuple[int, ...]]:
+def _overridden(axes: str, shape: tuple[int, ...], override: str) -> tuple[str, tuple[int, ...]]:
     if len(override) != len(shape):  # a file may or may not list axes of length 1
         keep = [i for i, axis in enumerate(axes) if axis in "YX" or shape[i] > 1]
         axes, shape = "".join(axes[i] for i in keep), tuple(shape[i] for i in keep)

@@ -9,4 +9,4 @@ def to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return values.astype(dtype)
     info = np.iinfo(dtype)
     wide = values.astype(np.float64) if info.bits > 16 else values
-    return np.rint(np.clip(wide, info.min, info.max)).astype(dtype)
+    return np.asarray(np.rint(np.clip(wide, info.min, info.max)).astype(dtype))

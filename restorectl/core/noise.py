@@ -28,7 +28,7 @@ from restorectl.errors import InputError
 Kind = Literal["poisson-gaussian", "gaussian", "none"]
 
 _BLOCK = 8
-_BINS = 12
+_QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.975, 0.99)
 _MAX_PIXELS = 2_000_000
 _ORDER = np.add.outer(np.arange(_BLOCK), np.arange(_BLOCK))  # row + column frequency of the DCT
 _BANDS = (_ORDER >= 9, (_ORDER >= 6) & (_ORDER <= 8), (_ORDER >= 3) & (_ORDER <= 5),
@@ -101,9 +101,12 @@ def estimate(
     spectrum = _spectrum(bins.ratios)
     per_pixel = float(spectrum @ _BAND_SIZES / _BAND_SIZES.sum())
     floor = float(min(np.percentile(p, 0.1) for p in planes))
-    line, misfit = _line(bins, step, flat=kind == "gaussian")
+    # No area is darker than no light: a zero crossing above the darkest blocks is a misfit.
+    line, misfit = _line(bins, step, float(np.percentile(means, 0.5)), flat=kind == "gaussian")
     slope, intercept = line[0] * per_pixel, line[1] * per_pixel
-    gain, offset, read_noise = _parameters(slope, intercept, floor, bins, (gain, offset, read_noise))
+    gain, offset, read_noise = _parameters(
+        slope, intercept, floor, bins, (gain, offset, read_noise)
+    )
     if misfit > 0.25:
         warnings.append(f"noise variance is not a line in the signal (misfit {misfit:.0%})")
     photons = np.maximum(means - offset, 0.0) / gain if gain > 0 else np.full(1, np.inf)
@@ -131,7 +134,9 @@ def _checked(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]
     if not planes:
         raise InputError("no pixels to estimate the noise from")
     wanted = max(1, _MAX_PIXELS // max(p.size for p in planes))
-    chosen = np.unique(np.linspace(0, len(planes) - 1, min(wanted, len(planes))).round().astype(int))
+    chosen = np.unique(
+        np.linspace(0, len(planes) - 1, min(wanted, len(planes))).round().astype(int)
+    )
     out = [np.asarray(planes[i], dtype=np.float32) for i in chosen]
     side = 1448  # a window larger than the budget is cut from its middle
     out = [p[max(0, (p.shape[0] - side) // 2) :, max(0, (p.shape[1] - side) // 2) :] for p in out]
@@ -152,7 +157,7 @@ def _dct() -> NDArray[np.float32]:
 
 
 def _blocks(plane: NDArray[np.float32], dy: int, dx: int, top: float) -> NDArray[np.float64]:
-    """One row per block: mean, texture of its neighbours, four band powers.
+    """One row per block: mean, mean and texture of its neighbours, four band powers.
 
     Blocks that are flat (padding) or touch saturation are left out.
     """
@@ -165,13 +170,20 @@ def _blocks(plane: NDArray[np.float32], dy: int, dx: int, top: float) -> NDArray
     power = np.square(matrix @ (block - mean[..., None, None].astype(np.float32)) @ matrix.T)
     flat = power.reshape(rows, cols, -1)
     bands = np.stack([flat[..., b.ravel()].mean(-1, dtype=np.float64) for b in _BANDS], -1)
-    texture = np.pad(bands[..., 2] + bands[..., 3], 1, mode="edge")
-    around = sum(
-        texture[i : i + rows, j : j + cols] for i in range(3) for j in range(3) if (i, j) != (1, 1)
-    )
+    around = _around(np.stack([mean, bands[..., 2] + bands[..., 3]], -1))
     usable = (block.max((2, 3)) < top) & (bands.sum(-1) > 0)
-    table = np.concatenate([mean[..., None], np.asarray(around)[..., None], bands], -1)
-    return table[usable]
+    return np.concatenate([mean[..., None], around, bands], -1)[usable]
+
+
+def _around(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of the eight neighbours, (rows, cols, n)."""
+    rows, cols = values.shape[:2]
+    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    total = np.zeros_like(values)
+    for i in range(3):
+        for j in range(3):
+            total += padded[i : i + rows, j : j + cols] if (i, j) != (1, 1) else 0.0
+    return total / 8.0
 
 
 def _measure(
@@ -190,20 +202,32 @@ def _measure(
         for dy, dx in [(0, 0), (0, 4), (4, 0), (4, 4)] if small else [(0, 0)]:
             if min(plane.shape[0] - dy, plane.shape[1] - dx) >= _BLOCK:
                 tables.append(_blocks(plane, dy, dx, top))
-    table = np.concatenate(tables) if tables else np.zeros((0, 6))
+    table = np.concatenate(tables) if tables else np.zeros((0, 7))
     if len(table) < 16:
         return None, table[:, 0], step
-    order = np.argsort(table[:, 0], kind="stable")
+    # Binned by the neighbours' mean: binning by a block's own noisy mean would correlate the two
+    # and flatten the line (regression dilution). Finer at the top, where few blocks decide.
+    order = np.argsort(table[:, 1], kind="stable")
     found = []
-    for index in np.array_split(order, int(np.clip(len(order) // 60, 1, _BINS))):
-        chosen = index[np.argsort(table[index, 1], kind="stable")[: max(8, len(index) // 3)]]
-        powers = np.array([_clipped_mean(table[chosen, 2 + band]) for band in range(4)])
+    for index in np.split(order, _edges(len(order))):
+        chosen = index[np.argsort(table[index, 2], kind="stable")[: max(16, len(index) // 3)]]
+        powers = np.array([_clipped_mean(table[chosen, 3 + band]) for band in range(4)])
         if powers[0] > 0:
             found.append((table[chosen, 0].mean(), powers[0], *(powers[1:] / powers[0]), len(chosen)))
     if not found:
         return None, table[:, 0], step
     data = np.array(found)
     return _Bins(data[:, 0], data[:, 1], data[:, 2:5], data[:, 5]), table[:, 0], step
+
+
+def _edges(count: int) -> NDArray[np.int64]:
+    """Where to split `count` sorted blocks: thirteen bins, or fewer of at least 24 blocks."""
+    cuts = (np.array(_QUANTILES) * count).astype(np.int64)
+    kept: list[int] = []
+    for cut in cuts:
+        if cut - (kept[-1] if kept else 0) >= 24 and count - cut >= 24:
+            kept.append(int(cut))
+    return np.array(kept, dtype=np.int64)
 
 
 def _clipped_mean(values: NDArray[np.float64]) -> float:
@@ -232,7 +256,9 @@ def _correlation(spectrum: NDArray[np.float64]) -> float:
     return float((power * np.cos(np.pi * k / _BLOCK)).sum() / power.sum())
 
 
-def _line(bins: _Bins, step: float, flat: bool) -> tuple[tuple[float, float], float]:
+def _line(
+    bins: _Bins, step: float, dark: float, flat: bool
+) -> tuple[tuple[float, float], float]:
     """Robust line (slope >= 0, intercept) of variance against mean, and its relative misfit.
 
     Iteratively reweighted least squares on relative residuals with Huber's weights.
@@ -240,7 +266,7 @@ def _line(bins: _Bins, step: float, flat: bool) -> tuple[tuple[float, float], fl
     x, y = bins.mean, np.maximum(bins.variance, step**2 / 12.0)
     slope, intercept = 0.0, float(np.median(y))
     weight = 1.0 / y
-    if not flat and len(x) >= 3 and x[-1] > x[0]:
+    if not flat and len(x) >= 3 and np.ptp(x) > 0:
         for _ in range(20):
             design = np.stack([x - x[0], np.ones_like(x)], 1) * weight[:, None]
             slope, at_first = np.linalg.lstsq(design, y * weight, rcond=None)[0]
@@ -250,8 +276,11 @@ def _line(bins: _Bins, step: float, flat: bool) -> tuple[tuple[float, float], fl
             weight = np.sqrt(np.minimum(1.0, 1.5 * spread / np.maximum(np.abs(residual), 1e-9)))
             weight /= fitted
         intercept = float(at_first - slope * x[0])
-    if slope * (x[-1] - x[0]) < 0.1 * np.median(y):  # no signal dependence worth modelling
+    if slope * np.ptp(x) < 0.1 * np.median(y):  # no signal dependence worth modelling
         slope, intercept = 0.0, float(np.median(y))
+    if slope > 0 and -intercept / slope > dark:
+        slope = float(np.median(y / np.maximum(x - dark, 0.01 * np.ptp(x))))
+        intercept = -slope * dark
     fitted = np.maximum(slope * x + intercept, 0.05 * np.min(y))
     misfit = float(np.median(np.abs(y / fitted - 1.0)))
     return (float(slope), intercept), misfit
@@ -277,7 +306,7 @@ def _parameters(
     offset = given[1]
     if offset is None:
         square = 0.0 if given[2] is None else given[2] ** 2
-        offset = min(max((square - intercept) / gain, floor), float(bins.mean[0]))
+        offset = min(max((square - intercept) / gain, floor), float(bins.mean.min()))
     read = given[2]
     if read is None:
         read = float(np.sqrt(max(intercept + gain * offset, 0.0)))

@@ -16,9 +16,7 @@ def blocks(
     times, _, depth, height, width = shape
     planes = [(t, channel, z) for t in range(times) for z in range(depth)]
     per_plane = min(height, BLOCK) * min(width, BLOCK)
-    corners = [
-        (top, left) for top in _starts(height) for left in _starts(width)
-    ]
+    corners = [(top, left) for top in _starts(height) for left in _starts(width)]
     room = max(1, BUDGET // per_plane)
     n_planes = min(len(planes), max(1, room // len(corners)) if len(corners) <= room else 1)
     n_planes = max(n_planes, min(len(planes), 8, room))
@@ -28,7 +26,11 @@ def blocks(
         for q in _spread(len(corners), n_corners, shift=k):
             top, left = corners[q]
             picked.append(
-                (planes[p], slice(top, min(top + BLOCK, height)), slice(left, min(left + BLOCK, width)))
+                (
+                    planes[p],
+                    slice(top, min(top + BLOCK, height)),
+                    slice(left, min(left + BLOCK, width)),
+                )
             )
     return picked
 
@@ -36,7 +38,7 @@ def blocks(
 def _starts(length: int) -> list[int]:
     """Starts of blocks along an axis; the last block ends with the image."""
     count = max(1, length // BLOCK)
-    return np.linspace(0, max(0, length - BLOCK), count).round().astype(int).tolist()
+    return [round(start) for start in np.linspace(0, max(0, length - BLOCK), count)]
 
 
 def _spread(total: int, count: int, shift: int = 0) -> list[int]:

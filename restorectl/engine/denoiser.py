@@ -93,7 +93,7 @@ class Denoiser(nn.Module):
         fold = getattr(self.net, "fold", None)
         if fold is not None:
             fold()
-        self.to(device=device, memory_format=torch.channels_last)
+        self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in self.net.modules():
             weight = getattr(module, "weight", None)
             if isinstance(weight, nn.Parameter) and weight.ndim == 4:

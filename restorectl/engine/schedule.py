@@ -36,7 +36,7 @@ class Schedule:
         steps = np.arange(len(grid))
         t = np.clip(np.asarray(t, np.float64), 0, self.steps)
         upper = np.exp(np.interp(np.maximum(t, 1), steps[1:], np.log(grid[1:])))
-        return np.where(t >= 1, upper, t * grid[1])
+        return np.asarray(np.where(t >= 1, upper, t * grid[1]))
 
     def step(self, sigma: float | np.ndarray) -> np.ndarray:
         """The fractional step whose level is sigma: the inverse of `sigma`, within 0..T."""
@@ -44,7 +44,7 @@ class Schedule:
         sigma = np.asarray(sigma, np.float64)
         logs = np.log(np.maximum(sigma, 1e-300))
         upper = np.interp(logs, np.log(grid[1:]), np.arange(1, len(grid)))
-        return np.where(sigma >= grid[1], upper, sigma / grid[1])
+        return np.asarray(np.where(sigma >= grid[1], upper, sigma / grid[1]))
 
 
 @lru_cache(maxsize=16)

@@ -4,6 +4,7 @@ Reading goes by a file's content, never by its name; writing goes by `Header.for
 row that opened the image or the suffix given to `Header.for_target`.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -104,10 +105,13 @@ def verify_image(path: Pathlike, header: Header) -> None:
     squeezed = "".join(axis for axis in header.axes if axis in "YX" or header.size(axis) > 1)
     try:
         with open_image(path, axes=squeezed) as image:
-            found = image.header
+            _require_equal(path, image.header, header)
             image.read(header.planes[-1])
     except InputError as exc:
         raise OutputError(f"{path}: was not written correctly: {exc}") from exc
+
+
+def _require_equal(path: Path, found: Header, header: Header) -> None:
     for what, have, want in (
         ("shape", found.canonical_shape, header.canonical_shape),
         ("dtype", found.dtype, header.dtype),
@@ -115,6 +119,9 @@ def verify_image(path: Pathlike, header: Header) -> None:
     ):
         if have != want:
             raise OutputError(f"{path}: was not written correctly: {what} {have}, not {want}")
+    have, want = found.spacing[0], header.spacing[0]
+    if header.size("Z") > 1 and want and not (have and math.isclose(have, want, rel_tol=1e-6)):
+        raise OutputError(f"{path}: was not written correctly: z spacing {have}, not {want}")
 
 
 def read_provenance(path: Pathlike) -> dict[str, Any] | None:

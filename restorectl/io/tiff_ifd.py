@@ -7,9 +7,10 @@ compared with the size of the file.
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -79,9 +80,12 @@ class Ifd:
     @cached_property
     def bits(self) -> int:
         """Bits of one pixel, all samples."""
-        bits = self.tags[258].integers(self.order) if 258 in self.tags else (1,)
-        samples = self.integer(277, 1)
+        bits, samples = self._sample_bits, self.integer(277, 1)
         return sum(bits) if len(bits) == samples else bits[0] * samples
+
+    @property
+    def _sample_bits(self) -> tuple[int, ...]:
+        return (self.tags[258].integers(self.order) if 258 in self.tags else ()) or (1,)
 
     @cached_property
     def nbytes(self) -> int:
@@ -109,11 +113,13 @@ class Ifd:
     def is_final(self) -> bool:
         """Whether the page's bytes are its pixels, row by row, from the first strip on."""
         plain = self.compression == 1 and self.integer(266, 1) == 1 and self.integer(317, 1) == 1
-        whole = all(b in (8, 16, 32, 64) for b in self.tags[258].integers(self.order)) if (
-            258 in self.tags
-        ) else False
+        whole = (
+            all(b in (8, 16, 32, 64) for b in self.tags[258].integers(self.order))
+            if (258 in self.tags)
+            else False
+        )
         spans = self.segments
-        joined = all(a + n == b for (a, n), (b, _) in zip(spans, spans[1:], strict=False))
+        joined = all(a + n == b for (a, n), (b, _) in pairwise(spans))
         return plain and whole and joined and 322 not in self.tags and bool(spans)
 
 
@@ -189,7 +195,7 @@ def _read_ifd(
         nbytes = layout.unpack(pointer, table, at + 4) * TYPE_SIZE[kind]
         inline = at + 4 + struct.calcsize(pointer)
         if nbytes <= struct.calcsize(pointer):
-            tags[code] = Tag(kind, table[inline : inline + nbytes])
+            tags.setdefault(code, Tag(kind, table[inline : inline + nbytes]))
             continue
         start = layout.unpack(pointer, table, inline)
         if start + nbytes > end:
@@ -197,7 +203,7 @@ def _read_ifd(
         if nbytes > _MAX_TAG_BYTES:
             raise InputError(f"{path}: tag {code} of page {index} has {nbytes} bytes: damaged")
         file.seek(start)
-        tags[code] = Tag(kind, file.read(nbytes))
+        tags.setdefault(code, Tag(kind, file.read(nbytes)))  # Micro-Manager writes 270 twice
     following = layout.unpack(pointer, table, n_tags * entry)
     return Ifd(offset, layout.order, tags), following
 
@@ -273,9 +279,3 @@ def integers_tag(order: str, kind: int, *values: int) -> Tag:
 def text_tag(text: bytes) -> Tag:
     """A string tag, closed by NUL."""
     return Tag(ASCII, text + b"\0")
-
-
-def chunked(data: memoryview, size: int) -> Iterator[memoryview]:
-    """Consecutive pieces of at most `size` bytes."""
-    for start in range(0, len(data), size):
-        yield data[start : start + size]

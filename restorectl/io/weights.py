@@ -56,7 +56,9 @@ def _entry(name: str, block: Any, path: Path) -> Entry:
     expected = {f.name for f in fields(Entry)} - {"name"}
     if block.keys() != expected:
         odd = sorted(block.keys() ^ expected)
-        raise WeightsError(f"{path}: the block of '{name}' lacks or does not know: {', '.join(odd)}")
+        raise WeightsError(
+            f"{path}: the block of '{name}' lacks or does not know: {', '.join(odd)}"
+        )
     return Entry(name=name, **block)
 
 
@@ -77,7 +79,8 @@ def load(name: str) -> Weights:
     digest = file_sha256(path)
     if expected is not None and digest != expected:
         raise WeightsError(
-            f"weights '{name}': {path} has sha256 {digest}, expected {expected}: reinstall restorectl"
+            f"weights '{name}': {path} has sha256 {digest}, expected {expected}:"
+            " reinstall restorectl"
         )
     card, tensors = read(path)
     return Weights(card, tensors, digest, path)

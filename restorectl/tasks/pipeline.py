@@ -7,7 +7,7 @@ input units -> clip, round, cast -> atomic write with metadata and provenance ->
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,9 @@ from restorectl.io.image import (
     read_provenance,
     verify_image,
 )
+from restorectl.tasks import manifest
 from restorectl.tasks.inputs import Missing, Pair, make_folder
+from restorectl.tasks.outcome import Outcome, Report
 
 PLANE_PIXELS = 4 << 20  # planes are collected up to this many pixels, to fill batches
 
@@ -47,8 +49,15 @@ class Batch:
 class Method(Protocol):
     """What one command does to a batch of windows."""
 
-    stride: int  # window sizes are multiples of this
-    sigma_max: float  # largest noise level it can be told
+    @property
+    def stride(self) -> int:
+        """Window sizes are multiples of this."""
+        ...
+
+    @property
+    def sigma_max(self) -> float:
+        """The largest noise level it can be told, in network units."""
+        ...
 
     def __call__(self, batch: Batch) -> np.ndarray:
         """(B, H, W) float32 in input units."""
@@ -59,29 +68,6 @@ class Method(Protocol):
         ...
 
 
-@dataclass
-class Outcome:
-    """What became of one input."""
-
-    source: str
-    target: str
-    status: str  # done, skipped, planned, failed
-    seconds: float = 0.0
-    calls: int = 0
-    message: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
-    exit_code: int = 0
-
-
-class Report(Protocol):
-    """Where progress goes; the command line implements it."""
-
-    def begin(self, files: int) -> None: ...
-    def file(self, name: str, pixels: int) -> None: ...
-    def advance(self, pixels: int) -> None: ...
-    def done(self, outcome: Outcome) -> None: ...
-
-
 @dataclass(frozen=True)
 class Run:
     """Everything that is the same for all files of one command."""
@@ -90,49 +76,62 @@ class Run:
     compute: Compute
     noise: NoiseOptions
     method: Method
-    parameters: Mapping[str, Any]  # recorded in provenance; equal parameters give equal pixels
-    provenance: Callable[[str], dict[str, Any]]  # input sha256 -> the record
+    summary: Mapping[str, Any]  # command, parameters, weights, device: heads the manifest
+    provenance: Callable[[str], dict[str, Any]]  # input sha256 -> what the output records
 
 
-def run(job: Run, pairs: Sequence[Pair], missing: Sequence[Missing], report: Report) -> list[Outcome]:
-    """Restore every pair; one bad file never stops the others, a full disk stops all."""
-    report.begin(len(pairs) + len(missing))
+def run(
+    job: Run, pairs: Sequence[Pair], missing: Sequence[Missing], report: Report
+) -> list[Outcome]:
+    """Restore every pair; one bad file never stops the others, a full disk stops all.
+
+    The manifest is written in any case, also after a failure or an interruption.
+    """
     outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:
         outcomes.append(outcome)
         report.done(outcome)
 
-    for item in missing:
-        note(_failure(Outcome(str(item.source), "", "failed"), item.error))
-    for folder in sorted({pair.target.parent for pair in pairs}):
-        if not job.files.dry_run and folder.is_dir():
-            sweep(folder)
-    for pair in pairs:
-        start, before = time.monotonic(), job.method.calls()
-        outcome = Outcome(str(pair.source), str(pair.target), "done")
-        try:
-            _one(job, pair, outcome, report)
-        except RestorectlError as error:
-            _failure(outcome, error)
-            if isinstance(error, DiskFullError):
-                note(outcome)
-                raise
-        except MemoryError:
-            _failure(outcome, InputError(f"{pair.source}: does not fit the memory of this machine"))
-        outcome.seconds = time.monotonic() - start
-        outcome.calls = job.method.calls() - before
-        note(outcome)
+    try:
+        report.begin(len(pairs) + len(missing))
+        for item in missing:
+            note(Outcome(str(item.source), "", "failed", message=str(item.error)))
+        for folder in sorted({pair.target.parent for pair in pairs}):
+            if not job.files.dry_run and folder.is_dir():
+                sweep(folder)
+        for pair in pairs:
+            _attempt(job, pair, report, note)
+    finally:
+        if job.files.manifest is not None:
+            manifest.write(job.files.manifest, job.summary, outcomes)
     return outcomes
 
 
-def _failure(outcome: Outcome, error: RestorectlError) -> Outcome:
-    outcome.status, outcome.message, outcome.exit_code = "failed", str(error), error.exit_code
-    return outcome
+def _attempt(job: Run, pair: Pair, report: Report, note: Callable[[Outcome], None]) -> None:
+    """One pair, its outcome noted whatever happens to it; only a full disk goes on upwards."""
+    start, before = time.monotonic(), job.method.calls()
+    outcome = Outcome(str(pair.source), str(pair.target), "done")
+    try:
+        _one(job, pair, outcome, report)
+    except DiskFullError as error:
+        outcome.fail(error)
+        note(outcome)
+        raise
+    except RestorectlError as error:
+        outcome.fail(error)
+    except MemoryError:
+        outcome.fail(InputError(f"{pair.source}: does not fit the memory of this machine"))
+    outcome.seconds = time.monotonic() - start
+    outcome.calls = job.method.calls() - before
+    note(outcome)
 
 
 def _one(job: Run, pair: Pair, outcome: Outcome, report: Report) -> None:
-    expected = job.provenance(content_hash(pair.source))
+    try:
+        expected = job.provenance(content_hash(pair.source))
+    except OSError as error:
+        raise InputError(f"{pair.source}: cannot be read ({error.strerror})") from error
     if pair.target.exists():
         recorded = read_provenance(pair.target)
         if recorded is not None and matches(recorded, expected):
@@ -152,12 +151,26 @@ def _one(job: Run, pair: Pair, outcome: Outcome, report: Report) -> None:
             return
         report.file(pair.name, len(header.planes) * height * width)
         models = _fit(job, image, chosen)
-        outcome.details["noise"] = {str(c): model.describe() for c, model in models.items()}
+        _describe(outcome, models, job.method.sigma_max)
         make_folder(pair.target.parent)
         planes = restored_planes(job, image, models, report.advance)
         with replacing(pair.target) as part:
             create_image(part, output_header(header, pair.target), planes, provenance=expected)
             verify_image(part, output_header(header, pair.target))
+
+
+def _describe(
+    outcome: Outcome, models: Mapping[int, intensity.Intensity], sigma_max: float
+) -> None:
+    outcome.details["noise"] = {str(c): model.describe() for c, model in models.items()}
+    for c, model in models.items():
+        where = f"channel {c}: " if len(models) > 1 else ""
+        outcome.warnings += [where + text for text in model.noise.warnings]
+        if model.sigma > sigma_max:
+            outcome.warnings.append(
+                f"{where}noise level {model.sigma:.2f} is above what the weights were trained on"
+                f" ({sigma_max:.2f}): less is removed"
+            )
 
 
 def output_header(header: Header, target: Path) -> Header:
@@ -170,7 +183,9 @@ def _chosen(wanted: tuple[int, ...] | None, channels: int, source: Path) -> tupl
         return tuple(range(channels))
     wrong = [c for c in wanted if not 0 <= c < channels]
     if wrong:
-        raise InputError(f"{source}: --channels {wrong[0]}: the image has channels 0..{channels - 1}")
+        raise InputError(
+            f"{source}: --channels {wrong[0]}: the image has channels 0..{channels - 1}"
+        )
     return wanted
 
 
@@ -202,7 +217,7 @@ def restored_planes(
     models: Mapping[int, intensity.Intensity],
     advance: Callable[[int], None],
 ) -> Iterator[np.ndarray]:
-    """The planes (Y, X) of the output in the file's order and dtype; memory does not grow with them."""
+    """The planes (Y, X) of the output, in the file's order and dtype; memory stays flat."""
     header = image.header
     height, width = header.canonical_shape[3:]
     windows = tiling.plan((height, width), job.method.stride)

@@ -16,6 +16,7 @@ from restorectl.engine.samplers import Problem
 from restorectl.errors import UsageError, WeightsError
 from restorectl.io import weights as weights_io
 from restorectl.tasks import inputs, pipeline
+from restorectl.tasks.outcome import Outcome, Report
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Restoration:
         return batch.inverse(x0[:, 0])
 
 
-def run(job: RestoreJob, report: pipeline.Report) -> list[pipeline.Outcome]:
+def run(job: RestoreJob, report: Report) -> list[Outcome]:
     """Restore all images of the job. Raises for what stops every file, reports the rest."""
     pairs, missing = inputs.resolve(job.files)
     if job.steps is not None and job.steps < 1:
@@ -91,5 +92,10 @@ def run(job: RestoreJob, report: pipeline.Report) -> list[pipeline.Outcome]:
             input_sha256=input_sha256,
         )
 
-    run = pipeline.Run(job.files, job.compute, job.noise, method, parameters, provenance)
+    summary = {
+        "command": "restore",
+        "parameters": parameters,
+        "weights": {"name": weights.card.name, "sha256": weights.sha256},
+    }
+    run = pipeline.Run(job.files, job.compute, job.noise, method, summary, provenance)
     return pipeline.run(run, pairs, missing, report)

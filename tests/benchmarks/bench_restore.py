@@ -14,8 +14,18 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
-from common import CONFOCAL, DATA, FIELDS, affine_psnr, bm3d_whitened, need_data, pair, psnr
-from common import restorectl, table
+from common import (
+    CONFOCAL,
+    DATA,
+    FIELDS,
+    affine_psnr,
+    bm3d_whitened,
+    need_data,
+    pair,
+    psnr,
+    restorectl,
+    table,
+)
 
 
 def photometry(noisy: np.ndarray, restored: np.ndarray, bins: int = 6) -> list[tuple[float, float]]:

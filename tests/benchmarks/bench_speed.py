@@ -76,8 +76,8 @@ def speed() -> None:
     print(f"network: {flops:.0f} GFLOP per 512x512 call, {rate:.0f} GFLOP/s,"
           f" {rate / peak:.0%} of this machine's bf16 convolution peak ({peak:.0f} GFLOP/s)")  # fmt: skip
     try:
-        from common import bm3d_whitened
         import bm3d  # noqa: F401
+        from common import bm3d_whitened
     except ImportError:
         sys.exit("bm3d is not installed: no comparison (pip install bm3d; non-commercial licence)")
     rows, ratios = [], []

@@ -74,6 +74,9 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """x (B, c_in, H, W), label (B,) -> (B, c_out, H, W); H and W are multiples of `stride`."""
 
+    frequencies: Tensor
+    phases: Tensor
+
     def __init__(
         self,
         c_in: int = 1,

@@ -1,0 +1,255 @@
+"""Training recipes: YAML that names everything, read strictly into frozen dataclasses.
+
+A key that no dataclass has is an error, never ignored: a misspelt key that silently disables a
+feature costs days. `-s section.key=value` overrides go through the same checks.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from restorectl.errors import UsageError
+
+PACKAGED = Path(__file__).resolve().parent.parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Empty name: the network of the initial weights."""
+
+    name: str = ""  # row of catalog.NETWORKS
+    config: Mapping[str, Any] = field(default_factory=dict)  # the network's own arguments
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels of the training images, standard deviations on clean images in [-1, 1].
+
+    With a schedule: a step t, uniform in 1..max_step (paper 000, Algorithms 2 and 3). Without:
+    log sigma is normal(mean, std), limited to [min, max].
+    """
+
+    schedule: str = ""  # row of engine.schedule.SCHEDULES
+    max_step: int = 0  # T' of the paper; 0 = all steps of the schedule
+    mean: float = -1.6
+    std: float = 1.2
+    min: float = 0.002
+    max: float = 20.0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise that a calibrator learns to measure; the other objectives use white noise."""
+
+    target: str = "low-frequency"  # low-frequency, std
+    correlated: float = 0.7  # share of samples whose noise is correlated between pixels
+    mixed: float = 0.5  # share of those that hold white noise too
+    reach: tuple[float, ...] = (0.3, 1.2)  # px, extent of correlation kernels
+    region: float = 0.5  # share of samples with a second, lower level in or around a rectangle
+    clip: float = 0.0  # share of samples whose darkest pixels are cut off, as by a detector
+
+
+@dataclass(frozen=True)
+class Data:
+    """Crops of the training images and how they are varied."""
+
+    crop: tuple[int, ...] = (64,)  # px; one of them for each micro-batch
+    channels: int = 1  # 1: every channel of an image is a plane of its own
+    balance: float = 0.5  # a plane is chosen with probability ~ area ** balance
+    gamma: tuple[float, ...] = (0.4, 0.65)  # exponent of intensity; 0.5 = square-root domain
+    gain: tuple[float, ...] = (0.5, 1.1)  # factor on images in [-1, 1]
+    offset: tuple[float, ...] = (-0.2, 0.2)
+    flips: bool = True  # mirrored and turned by multiples of 90 degrees
+    cache_mb: int = 1024  # decoded planes held in memory
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    steps: int = 10_000
+    batch: int = 1024  # crops a step, all processes together
+    micro_batch: int = 64  # crops held at once; gradients are accumulated
+    lr: float = 2e-3
+    warmup: int = 200  # steps of linear warm-up
+    final_lr: float = 0.01  # lr falls on a cosine to this share of itself
+    clip: float = 1.0  # largest gradient norm; 0 = no clipping
+    ema: float = 0.9995  # decay of the averaged weights that are released
+    precision: str = "auto"  # auto, bf16, fp32
+
+
+@dataclass(frozen=True)
+class Validation:
+    fraction: float = 0.05  # the last rows of every large enough plane are kept from training
+    crop: int = 64
+    crops: int = 256
+    every: int = 500  # steps; 0 = never
+
+
+@dataclass(frozen=True)
+class Recipe:
+    objective: str  # row of catalog.OBJECTIVES
+    task: str  # what the weights are for: prior, calibrator, conditional
+    network: Network = field(default_factory=Network)
+    parametrisation: str = "edm"  # edm, eps, x0, v
+    sigma_data: float = 0.5
+    time: str = "log-sigma"  # how the network is told the level
+    loss: str = "l2"  # l2, l1, huber: of the network's own output
+    init: str = ""  # weights to start from; --init wins
+    levels: Levels = field(default_factory=Levels)
+    noise: Noise = field(default_factory=Noise)
+    data: Data = field(default_factory=Data)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    validation: Validation = field(default_factory=Validation)
+    checkpoint_minutes: float = 5.0
+    seed: int = 0
+    licence: str = "MIT"
+
+
+def bundled() -> list[str]:
+    """Names of the recipes that come with restorectl."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a bundled name or a YAML file, with `key.sub=value` overrides applied.
+
+    Raises UsageError naming the key and the nearest valid one.
+    """
+    path = PACKAGED / f"{name}.yaml" if name in bundled() else Path(name)
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"recipe '{name}': no such file, and bundled recipes are: {', '.join(bundled())}"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"recipe {path}: cannot be read ({_one_line(error)})") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"recipe {path}: not a mapping of keys to values")
+    for text in overrides:
+        _override(raw, text)
+    return parse(raw, f"recipe {path}")
+
+
+def parse(raw: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from plain values. Raises UsageError for an unknown key, a missing one, a wrong
+    type or a value out of range."""
+    recipe: Recipe = _build(Recipe, raw, where, "")
+    _check(recipe, where)
+    return recipe
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UsageError(f"-s {text}: use key=value, e.g. optimiser.lr=1e-4")
+    *parents, last = key.split(".")
+    block = raw
+    for parent in parents:
+        block = block.setdefault(parent, {})
+        if not isinstance(block, dict):
+            raise UsageError(f"-s {text}: '{parent}' is a value, not a section")
+    try:
+        block[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"-s {text}: not a YAML value ({_one_line(error)})") from error
+
+
+def _build(kind: type, raw: Any, where: str, prefix: str) -> Any:
+    """A dataclass of `kind` from a mapping, checked key by key."""
+    if not isinstance(raw, Mapping):
+        raise UsageError(f"{where}: '{prefix.rstrip('.')}' must hold keys, not {raw!r}")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in raw.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, 1, 0)
+            hint = f"; did you mean '{prefix}{near[0]}'?" if near else ""
+            raise UsageError(f"{where}: unknown key '{prefix}{key}'{hint}")
+        values[key] = _value(hints[key], value, where, prefix + key)
+    for each in dataclasses.fields(kind):
+        required = (
+            each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        )
+        if required and each.name not in values:
+            raise UsageError(f"{where}: the key '{prefix}{each.name}' is missing")
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, where: str, key: str) -> Any:
+    """One value of the type `hint`. YAML reads 1e-4 as text; it is a number here."""
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return _build(hint, value, where, key + ".")
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_value(typing.get_args(hint)[0], item, where, key) for item in items)
+    if origin is not None and issubclass(origin, Mapping):
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif hint is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    name = "mapping" if origin is not None else hint.__name__
+    raise UsageError(f"{where}: '{key}' must be a {name}, not {value!r}")
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """Values that no run could mean."""
+    o, d, v, n = recipe.optimiser, recipe.data, recipe.validation, recipe.noise
+    rules = (
+        (o.steps >= 1, "optimiser.steps", "at least 1"),
+        (o.batch >= 1, "optimiser.batch", "at least 1"),
+        (o.micro_batch >= 1 and o.batch % o.micro_batch == 0, "optimiser.micro_batch",
+         f"a divisor of optimiser.batch, {o.batch}"),
+        (o.lr > 0, "optimiser.lr", "above 0"),
+        (o.warmup >= 0, "optimiser.warmup", "at least 0"),
+        (0 <= o.final_lr <= 1, "optimiser.final_lr", "between 0 and 1"),
+        (0 <= o.ema < 1, "optimiser.ema", "in [0, 1)"),
+        (o.precision in ("auto", "bf16", "fp32"), "optimiser.precision", "auto, bf16 or fp32"),
+        (bool(d.crop) and min(d.crop) >= 16, "data.crop", "sizes of at least 16 px"),
+        (d.channels >= 1, "data.channels", "at least 1"),
+        (d.cache_mb >= 1, "data.cache_mb", "at least 1"),
+        *((len(pair) == 2 and pair[0] <= pair[1], f"data.{name}", "a range: [low, high]")
+          for name, pair in (("gamma", d.gamma), ("gain", d.gain), ("offset", d.offset))),
+        (len(n.reach) == 2 and 0 < n.reach[0] <= n.reach[1], "noise.reach", "a range: [low, high]"),
+        (n.target in ("low-frequency", "std"), "noise.target", "low-frequency or std"),
+        *((0 <= share <= 1, f"noise.{name}", "between 0 and 1")
+          for name, share in (("correlated", n.correlated), ("mixed", n.mixed),
+                              ("region", n.region), ("clip", n.clip))),
+        (recipe.loss in ("l2", "l1", "huber"), "loss", "l2, l1 or huber"),
+        (0 < recipe.levels.min <= recipe.levels.max, "levels.min", "above 0 and at most levels.max"),
+        (recipe.levels.max_step >= 0, "levels.max_step", "at least 0"),
+        (0 <= v.fraction < 1 and v.every >= 0 and v.crops >= 1, "validation",
+         "a fraction in [0, 1), every >= 0 and crops >= 1"),
+        (v.crop >= 16, "validation.crop", "at least 16 px"),
+    )  # fmt: skip
+    for good, key, wanted in rules:
+        if not good:
+            raise UsageError(f"{where}: '{key}' must be {wanted}")
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON and YAML values: what `parse` makes the same recipe of."""
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): simple(item) for key, item in value.items()}
+        return [simple(item) for item in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = simple(dataclasses.asdict(recipe))
+    return result

@@ -1,0 +1,255 @@
+"""PNG (8 and 16 bit, grey and RGB) and JPEG (read only).
+
+One image has one plane for each colour. Alpha is not an intensity: it is carried unchanged into a
+PNG. Ancillary chunks (text, physical size, colour profile) are copied as bytes.
+"""
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image as Pillow
+
+from restorectl import __version__
+from restorectl.core.axes import UNKNOWN_SPACING, Header, Plane, Spacing
+from restorectl.core.provenance import dumps
+from restorectl.errors import IncompleteError, InputError, OutputError
+from restorectl.io.image import ALL, Array, Format
+from restorectl.io.png_chunks import SIGNATURE, Chunk, encode, read_chunks
+from restorectl.io.tiff_header import PRINT_DPI
+
+KEY = b"restorectl"
+_MAX_EXPANSION = 2000  # of JPEG: an 16x16 block of 768 bytes takes more than 4 bits
+# Chunks that describe stored pixels, or colours that restored pixels no longer have
+_DROPPED = frozenset({b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"hIST", b"sBIT", b"bKGD"})
+_RAWMODES = {0: "I;16B", 2: "RGB;16B", 6: "RGBA;16B"}
+
+
+class RasterImage:
+    """An open PNG or JPEG; see `image.Image`. The pixels are decoded at the first read."""
+
+    def __init__(self, path: Path, header: Header, data: bytes) -> None:
+        self.path = path
+        self.header = header
+        self._data = data
+        self._pixels: Array | None = None
+
+    def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
+        if plane not in self.header.planes:
+            raise IndexError(f"plane t,c,z = {plane} of {self.header.canonical_shape[:3]}")
+        if self._pixels is None:
+            self._pixels = _colours(_decode(self.path, self._data), self.header)
+        return np.ascontiguousarray(self._pixels[rows, cols, plane[1]])
+
+    def close(self) -> None:
+        self._pixels = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _colours(pixels: Array, header: Header) -> Array:
+    """(Y, X, S) without alpha."""
+    return pixels.reshape(*pixels.shape[:2], -1)[:, :, : header.size("S")]
+
+
+def open_png(path: Path, axes: str | None) -> RasterImage:
+    """Open a PNG; see `image.open_image`."""
+    chunks = read_chunks(path)
+    _, _, depth, colour = struct.unpack_from(">IIBB", chunks[0][1])
+    if depth == 1:
+        raise InputError(f"{path}: is black and white (1 bit), no intensities: save it as 8 bit")
+    if colour == 3:
+        _require_grey_palette(path, dict(chunks).get(b"PLTE", b""))
+    data = path.read_bytes()
+    kept = tuple(item for item in chunks if item[0] not in _DROPPED)
+    kept = tuple(item for item in kept if not _is_ours(item))
+    alpha = _decode(path, data)[..., -1] if colour in (4, 6) else None
+    spacing = _spacing(dict(kept).get(b"pHYs"))
+    width, height = struct.unpack_from(">II", chunks[0][1])
+    dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
+    shape = (height, width, 3) if colour in (2, 6) else (height, width)
+    extra = {"chunks": kept, "alpha": alpha}
+    header = _header(path, shape, dtype, axes, Header("", (), dtype, spacing, (), "png", extra))
+    return RasterImage(path, header, data)
+
+
+def open_jpeg(path: Path, axes: str | None) -> RasterImage:
+    """Open a JPEG; see `image.open_image`."""
+    data = path.read_bytes()
+    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # the last scan has no end marker
+        raise IncompleteError(f"{path}: has no end of a JPEG: it is cut off or still being written")
+    with _pillow(path, data) as image:
+        if image.mode not in ("L", "RGB"):
+            raise InputError(f"{path}: has {image.mode} colours: save it as RGB or grey")
+        width, height = image.size
+        if width * height > len(data) * _MAX_EXPANSION:
+            raise InputError(f"{path}: claims {height} x {width} pixels: it is damaged")
+        shape = (height, width, 3) if image.mode == "RGB" else (height, width)
+        kept = _jpeg_chunks(image.info)
+    spacing = _spacing(dict(kept).get(b"pHYs"))
+    dtype = np.dtype(np.uint8)
+    extra = {"chunks": kept, "alpha": None}
+    header = _header(path, shape, dtype, axes, Header("", (), dtype, spacing, (), "jpeg", extra))
+    return RasterImage(path, header, data)
+
+
+def _header(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axes: str | None, given: Header
+) -> Header:
+    own = "YXS" if len(shape) == 3 else "YX"
+    if axes is not None and axes.upper() != own:
+        raise InputError(f"{path}: --axes {axes} does not fit its axes {own} of shape {shape}")
+    extra = MappingProxyType({"raster": MappingProxyType(dict(given.extra))})
+    return Header(own, shape, dtype, given.spacing, (), given.format, extra)
+
+
+def _pillow(path: Path, data: bytes) -> Any:
+    # The headers were compared with the file's size, so Pillow's guess at bombs is not needed
+    Pillow.MAX_IMAGE_PIXELS = None
+    try:
+        return Pillow.open(io.BytesIO(data))
+    except (OSError, SyntaxError, ValueError) as exc:
+        raise InputError(f"{path}: cannot be decoded: {exc}") from exc
+
+
+def _decode(path: Path, data: bytes) -> Array:
+    """(Y, X) or (Y, X, samples) in the file's own depth."""
+    with _pillow(path, data) as image:
+        deep = image.format == "PNG" and data[24] == 16
+        colour = data[25] if image.format == "PNG" else 0
+        try:
+            if not deep or colour == 0:
+                if image.mode == "P":
+                    image = image.convert("L")
+                return np.asarray(image)
+            return _decode_deep(data, colour)
+        except (OSError, SyntaxError, ValueError, zlib.error) as exc:
+            if "truncated" in str(exc):
+                raise IncompleteError(f"{path}: its pixels are cut off: {exc}") from exc
+            raise InputError(f"{path}: its pixels cannot be decoded: {exc}") from exc
+
+
+def _decode_deep(data: bytes, colour: int) -> Array:
+    """16-bit PNG with several samples, which Pillow only offers cut to 8 bits.
+
+    Pillow's unpackers of either byte order each give one of the two bytes.
+    """
+    halves = []
+    for order in "BL":
+        with Pillow.open(io.BytesIO(data)) as image:
+            tile = image.tile[0]
+            mode = {2: "RGB", 4: "LA", 6: "RGBA"}[colour]
+            image.tile = [tile._replace(args=f"{mode};16{order}")]
+            halves.append(np.asarray(image).astype(np.uint16))
+    high, low = halves
+    deep: Array = high << 8 | low
+    return deep
+
+
+def _require_grey_palette(path: Path, palette: bytes) -> None:
+    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
+    if (colours != colours[:, :1]).any():
+        raise InputError(
+            f"{path}: has a colour palette, whose indices are no intensities: save it as greyscale"
+            " or RGB"
+        )
+
+
+def create_png(
+    path: Path, header: Header, planes: Iterator[Array], provenance: Mapping[str, Any]
+) -> None:
+    """Write a PNG; see `image.create_image`."""
+    samples = header.size("S")
+    if len(header.planes) != samples or samples not in (1, 3) or "SYX" in header.axes:
+        raise OutputError(f"{path}: PNG holds one grey or RGB plane, not {header.axes}: use .tif")
+    if header.dtype.name not in ("uint8", "uint16"):
+        raise OutputError(f"{path}: PNG cannot hold {header.dtype.name} pixels: use .tif")
+    raster = header.extra.get("raster", {})
+    stack = list(planes)
+    alpha = raster.get("alpha")
+    if alpha is not None and alpha.dtype == header.dtype:
+        stack.append(alpha)
+    pixels = np.stack(stack, axis=-1) if len(stack) > 1 else stack[0]
+    kept = _true_size(raster.get("chunks", ()), header.spacing)
+    record = KEY + b"\0" + dumps(provenance).encode()
+    software = b"Software\0restorectl " + __version__.encode()
+    if not any(kind == b"tEXt" and data.startswith(b"Software\0") for kind, data in kept):
+        kept = [*kept, (b"tEXt", software)]
+    with open(path, "wb") as file:
+        file.writelines(encode(pixels, [*kept, (b"tEXt", record)]))
+
+
+def _true_size(chunks: Sequence[Chunk], spacing: Spacing) -> list[Chunk]:
+    """The chunks with the pixel size of the header, and its old bytes where they still say so."""
+    size = dict(chunks).get(b"pHYs")
+    if _spacing(size) == spacing or spacing[1] is None or spacing[2] is None:
+        return list(chunks)
+    per_metre = [round(1e6 / length) for length in (spacing[2], spacing[1])]
+    made = (b"pHYs", struct.pack(">IIB", *per_metre, 1))
+    return [made, *(item for item in chunks if item[0] != b"pHYs")]
+
+
+def _spacing(size: bytes | None) -> Spacing:
+    """(None, y, x) in micrometres from a pHYs chunk; resolutions for printing do not count."""
+    if size is None or len(size) != 9:
+        return UNKNOWN_SPACING
+    x, y, unit = struct.unpack(">IIB", size)
+    if unit != 1 or min(x, y) * 0.0254 <= PRINT_DPI:
+        return UNKNOWN_SPACING
+    return None, 1e6 / y, 1e6 / x
+
+
+def _jpeg_chunks(info: Mapping[str, Any]) -> tuple[Chunk, ...]:
+    """What a JPEG says about itself, as PNG chunks."""
+    found: list[Chunk] = []
+    if info.get("icc_profile"):
+        found.append((b"iCCP", b"ICC\0\0" + zlib.compress(info["icc_profile"])))
+    unit, density = info.get("jfif_unit", 0), info.get("jfif_density", (0, 0))
+    if unit in (1, 2) and min(density) > 0:
+        per_metre = [round(n * {1: 1 / 0.0254, 2: 100.0}[unit]) for n in density]
+        found.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+    if info.get("exif"):
+        found.append((b"eXIf", info["exif"].removeprefix(b"Exif\0\0")))
+    if info.get("comment"):
+        text = info["comment"].decode("latin-1").replace("\0", " ").encode("latin-1")
+        found.append((b"tEXt", b"Comment\0" + text))
+    return tuple(found)
+
+
+def _is_ours(item: Chunk) -> bool:
+    return item[0] == b"tEXt" and item[1].startswith(KEY + b"\0")
+
+
+def provenance_png(path: Path) -> dict[str, Any] | None:
+    """The record in the text chunk "restorectl"; None if there is none."""
+    try:
+        chunks = read_chunks(path)
+    except InputError:
+        return None  # damaged, so it cannot count as done
+    for item in chunks:
+        if _is_ours(item):
+            try:
+                found = json.loads(item[1].partition(b"\0")[2])
+            except ValueError:
+                return None
+            return found if isinstance(found, dict) else None
+    return None
+
+
+PNG = Format(lambda head: head.startswith(SIGNATURE), open_png, create_png, provenance_png)
+JPEG = Format(lambda head: head.startswith(b"\xff\xd8\xff"), open_jpeg, None, lambda path: None)
