@@ -37,6 +37,19 @@ NETWORKS: dict[str, Row] = {
     "unet": Row(
         "engine.nets.unet:UNet", "magnitude-preserving U-Net without statistics over pixels"
     ),
+    "calibrator": Row(
+        "engine.nets.calibrator:Calibrator", "compact residual network that tells the noise level"
+    ),
+}
+
+OBJECTIVES: dict[str, Row] = {
+    "prior": Row("engine.objectives:prior", "denoise clean images at any level (Algorithm 3)"),
+    "conditional": Row(
+        "engine.objectives:conditional", "generate, given a noisy image (Algorithm 4)"
+    ),
+    "calibrator": Row(
+        "engine.objectives:calibrator", "tell the noise level of an image (Algorithm 2)"
+    ),
 }
 
 SAMPLERS: dict[str, Row] = {

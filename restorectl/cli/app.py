@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import restorectl
-from restorectl.cli import restore
+from restorectl.cli import restore, train
 from restorectl.errors import RestorectlError
 
 EPILOG = (
@@ -52,6 +52,7 @@ def _root(
 
 
 app.command("restore", epilog=EPILOG)(restore.restore)
+app.command("train", epilog=EPILOG)(train.train)
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ from restorectl.errors import InputError, UsageError
 
 KINDS = ("auto", "poisson-gaussian", "gaussian", "none")
 _PERCENTILES = (0.5, 99.9)  # of the whitened sample, mapped to -1 and +1
-_INFLATION = 1.0
+_INFLATION = 1.05  # measured: best on 16 FMD and 4 GigaDB images (table of the docstring of fit)
 _MIN_RANGE = 4.0  # whitened units; a narrower range would turn noise into contrast
 
 

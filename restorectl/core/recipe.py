@@ -60,6 +60,7 @@ class Data:
     """Crops of the training images and how they are varied."""
 
     crop: tuple[int, ...] = (64,)  # px; one of them for each micro-batch
+    binning: tuple[int, ...] = (1,)  # image pixels averaged per side; one for each micro-batch
     channels: int = 1  # 1: every channel of an image is a plane of its own
     balance: float = 0.5  # a plane is chosen with probability ~ area ** balance
     gamma: tuple[float, ...] = (0.4, 0.65)  # exponent of intensity; 0.5 = square-root domain
@@ -222,6 +223,7 @@ def _check(recipe: Recipe, where: str) -> None:
         (0 <= o.ema < 1, "optimiser.ema", "in [0, 1)"),
         (o.precision in ("auto", "bf16", "fp32"), "optimiser.precision", "auto, bf16 or fp32"),
         (bool(d.crop) and min(d.crop) >= 16, "data.crop", "sizes of at least 16 px"),
+        (bool(d.binning) and min(d.binning) >= 1, "data.binning", "factors of at least 1"),
         (d.channels >= 1, "data.channels", "at least 1"),
         (d.cache_mb >= 1, "data.cache_mb", "at least 1"),
         *((len(pair) == 2 and pair[0] <= pair[1], f"data.{name}", "a range: [low, high]")

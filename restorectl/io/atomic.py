@@ -1,34 +1,33 @@
 """Files appear at their final path complete or not at all.
 
-A file is written to a hidden sibling `.NAME.restorectl-PID.part`, synced, then renamed. The writer
-holds a lock on the sibling, so that `sweep` can tell a dead writer's leavings from the work of a
-live one on another host that shares the folder.
+A file is written to a hidden sibling `.NAME.restorectl-PID-HOST.part`, synced, then renamed. HOST
+is a digest of the host's name: machines that share a folder must not sweep each other's work away,
+and a lock on the file itself would keep its own writer out on SMB shares.
 """
 
 import errno
 import hashlib
 import os
+import platform
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from restorectl.errors import DiskFullError, OutputError
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; there sweep goes by the process id alone
-    fcntl = None  # type: ignore[assignment]
-
 _NAME_BYTES = 255  # the longest file name of all common file systems
-_PART = re.compile(r"\..*\.restorectl-(\d+)\.part", re.DOTALL)
+_PART = re.compile(r"\..*\.restorectl-(\d+)(?:-([0-9a-f]{8}))?\.part", re.DOTALL)
+_FOREIGN_SECONDS = 7 * 86400.0  # after which nobody can still be writing on another host
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # some network shares
 
 
-def part_path(target: Path, pid: int | None = None) -> Path:
+def part_path(target: Path, pid: int | None = None, host: str | None = None) -> Path:
     """The temporary sibling of `target` for a process; names too long for the disk are cut."""
-    tail = f".restorectl-{os.getpid() if pid is None else pid}.part"
+    pid = os.getpid() if pid is None else pid
+    tail = f".restorectl-{pid}-{_digest(platform.node() if host is None else host)}.part"
     name = os.fsencode(target.name)
     room = _NAME_BYTES - 1 - len(tail)
     if len(name) > room:
@@ -56,8 +55,6 @@ def replacing(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         try:
-            if fcntl is not None:
-                _lock(handle)
             yield part
             os.fsync(handle)
             os.replace(part, target)
@@ -84,16 +81,20 @@ def output_error(exc: OSError, target: Path) -> OutputError:
 def sweep(folder: Path) -> list[Path]:
     """Remove the temporary files that dead processes left in `folder` (not in its subfolders).
 
-    A file is kept if a process of its number runs here, or if anyone still holds its lock, on this
-    host or another. Returns the removed paths. Raises OutputError if one cannot be removed.
+    Kept are files of a process that runs here, and for a week those of other hosts. Returns the
+    removed paths. Raises OutputError if one cannot be removed.
     """
     removed = []
     try:
         for path in sorted(folder.iterdir()):
             match = _PART.fullmatch(path.name)
-            if match is None or not path.is_file() or path.is_symlink():
+            if match is None or path.is_symlink() or not path.is_file():
                 continue
-            if not _alive(int(match[1])) and not _locked(path):
+            if match[2] in (None, _digest(platform.node())):
+                stale = not _alive(int(match[1]))
+            else:
+                stale = time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
+            if stale:
                 path.unlink(missing_ok=True)
                 removed.append(path)
     except FileNotFoundError:
@@ -103,6 +104,10 @@ def sweep(folder: Path) -> list[Path]:
     return removed
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def _discard(part: Path) -> None:
     try:
         part.unlink(missing_ok=True)
@@ -110,30 +115,6 @@ def _discard(part: Path) -> None:
         return  # the folder never existed, so neither did the file
     except PermissionError:
         return  # it could not be made either; an existing one is left for sweep
-
-
-def _lock(handle: int) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        if exc.errno not in {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}:
-            raise  # a file system without locks: sweep goes by the process id alone
-
-
-def _locked(path: Path) -> bool:
-    if fcntl is None:
-        return False
-    handle = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError as exc:
-        if exc.errno not in {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL}:
-            raise
-    finally:
-        os.close(handle)
-    return False
 
 
 def _alive(pid: int) -> bool:

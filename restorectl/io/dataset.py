@@ -201,8 +201,14 @@ class Patches:
         """Whether any crop of this size can be cut."""
         return bool(((self.height >= side) & (self.width >= side)).any())
 
-    def batch(self, seed: int, step: int, start: int, count: int, side: int) -> Pixels:
-        """The crops at positions start..start + count of a step's batch."""
+    def batch(
+        self, seed: int, step: int, start: int, count: int, side: int, binning: int = 1
+    ) -> Pixels:
+        """The crops at positions start..start + count of a step's batch, (side, side) pixels each.
+
+        binning: pixels are means of so many image pixels squared.
+        """
+        side *= binning
         which, tops, lefts = self._places(seed, step, start, count, side)
         pixels = []
         for i, top, left in zip(which.tolist(), tops.tolist(), lefts.tolist(), strict=True):
@@ -224,7 +230,11 @@ class Patches:
             )
             for key in ("dark", "low", "high")
         ]
-        return Pixels(np.array(pixels, np.float32), *bounds)
+        stack = np.array(pixels, np.float32)
+        if binning > 1:
+            small = (*stack.shape[:2], side // binning, binning, side // binning, binning)
+            stack = stack.reshape(small).mean((3, 5))
+        return Pixels(stack, *bounds)
 
     def _places(
         self, seed: int, step: int, start: int, count: int, side: int

@@ -22,6 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Pathlike = str | os.PathLike[str]
 ALL = slice(None)
 _HEAD = 64  # bytes that tell one format from another
+_MAGIC = 8  # bytes that every image has at least
 
 
 class Image(AbstractContextManager["Image"], Protocol):
@@ -119,39 +120,50 @@ def _require_equal(path: Path, found: Header, header: Header) -> None:
     ):
         if have != want:
             raise OutputError(f"{path}: was not written correctly: {what} {have}, not {want}")
-    have, want = found.spacing[0], header.spacing[0]
-    if header.size("Z") > 1 and want and not (have and math.isclose(have, want, rel_tol=1e-6)):
-        raise OutputError(f"{path}: was not written correctly: z spacing {have}, not {want}")
+    z, wanted = found.spacing[0], header.spacing[0]
+    if header.size("Z") > 1 and wanted and not (z and math.isclose(z, wanted, rel_tol=1e-6)):
+        raise OutputError(f"{path}: was not written correctly: z spacing {z}, not {wanted}")
 
 
 def read_provenance(path: Pathlike) -> dict[str, Any] | None:
-    """The record that restorectl left in an image; None if the file is not restorectl's, or is
-    damaged. Raises InputError if the file cannot be opened at all."""
-    try:
-        _, row = _row_of_content(Path(path))
-    except IncompleteError:
+    """The record that restorectl left in an image; None if the file is damaged or not its own.
+
+    Raises InputError if the file cannot be opened at all.
+    """
+    path = Path(path)
+    found = _row_of_head(_head(path))
+    if found is None:
         return None
-    form: Format = row.load()
-    return form.provenance(Path(path))
+    form: Format = found[1].load()
+    return form.provenance(path)
 
 
-def _row_of_content(path: Path) -> tuple[str, Row]:
+def _head(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            return file.read(_HEAD)
     except FileNotFoundError as exc:
         raise InputError(f"{path}: no such file") from exc
     except IsADirectoryError as exc:
         raise InputError(f"{path}: is a folder, not an image") from exc
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _row_of_head(head: bytes) -> tuple[str, Row] | None:
+    return next(((name, row) for name, row in FORMATS.items() if row.load().probe(head)), None)
+
+
+def _row_of_content(path: Path) -> tuple[str, Row]:
+    head = _head(path)
+    found = _row_of_head(head)
+    if found is not None:
+        return found
     if not head:
         raise IncompleteError(f"{path}: is empty (0 bytes): copy it again or remove it")
-    for name, row in FORMATS.items():
-        if row.load().probe(head):
-            return name, row
-    if not any(head):
-        raise IncompleteError(f"{path}: starts with zeros, as if it were still being copied")
+    if len(head) < _MAGIC or not any(head):
+        what = f"ends after {len(head)} bytes" if len(head) < _MAGIC else "starts with zeros"
+        raise IncompleteError(f"{path}: {what}, as if it were still being copied")
     known = ", ".join(name.upper() for name in FORMATS)
     raise InputError(f"{path}: is not an image that restorectl reads ({known}): convert it")
 

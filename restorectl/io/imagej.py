@@ -50,19 +50,22 @@ def fields(description: bytes) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs if value}
 
 
-def outer_axes(description: bytes, samples: int, n_pages: int) -> tuple[str, tuple[int, ...], int]:
+def outer_axes(
+    description: bytes, samples: int, planar: bool, n_pages: int
+) -> tuple[str, tuple[int, ...], int]:
     """The hyperstack's axes above YX, their lengths, and the number of images that are declared.
 
-    `samples` are those of one page, `n_pages` the pages of the file. Axes of length 1 are left
-    out. A stack of undeclared kind has the axis I.
+    `samples` are those of one page, `planar` if stored one after another; `n_pages` are the pages
+    of the file. Axes of length 1 are left out. A stack of undeclared kind has the axis I.
 
     Raises InputError for counts that are not positive numbers.
     """
     found = fields(description)
     sizes = {axis: _count(found, key) for axis, key in _AXIS_KEYS.items()}
     images = _count(found, "images")
-    if samples > 1 and sizes["C"] == samples:
-        sizes["C"] = 1  # Bio-Formats counts the samples of a pixel as channels too
+    counted_twice = planar or images == sizes["T"] * sizes["Z"]
+    if samples > 1 and sizes["C"] == samples and counted_twice:
+        sizes["C"] = 1  # Bio-Formats may count the samples of a pixel as channels too
     declared = sizes["T"] * sizes["Z"] * sizes["C"]
     order = _ORDERS.get(found.get("order", "czt").lower(), "TZC")
     axes = "".join(axis for axis in order if sizes[axis] > 1)

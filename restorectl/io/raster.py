@@ -15,20 +15,20 @@ from typing import Any, Self
 
 import numpy as np
 from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 
 from restorectl import __version__
 from restorectl.core.axes import UNKNOWN_SPACING, Header, Plane, Spacing
 from restorectl.core.provenance import dumps
 from restorectl.errors import IncompleteError, InputError, OutputError
 from restorectl.io.image import ALL, Array, Format
-from restorectl.io.png_chunks import SIGNATURE, Chunk, encode, read_chunks
+from restorectl.io.png_chunks import SIGNATURE, Chunk, chunk, encode, read_chunks
 from restorectl.io.tiff_header import PRINT_DPI
 
 KEY = b"restorectl"
 _MAX_EXPANSION = 2000  # of JPEG: an 16x16 block of 768 bytes takes more than 4 bits
 # Chunks that describe stored pixels, or colours that restored pixels no longer have
 _DROPPED = frozenset({b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"hIST", b"sBIT", b"bKGD"})
-_RAWMODES = {0: "I;16B", 2: "RGB;16B", 6: "RGBA;16B"}
 
 
 class RasterImage:
@@ -91,7 +91,8 @@ def open_png(path: Path, axes: str | None) -> RasterImage:
 def open_jpeg(path: Path, axes: str | None) -> RasterImage:
     """Open a JPEG; see `image.open_image`."""
     data = path.read_bytes()
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # the last scan has no end marker
+    end = data.rfind(b"\xff\xd9")
+    if end < 0 or end < data.rfind(b"\xff\xda"):  # the last scan has no end marker
         raise IncompleteError(f"{path}: has no end of a JPEG: it is cut off or still being written")
     with _pillow(path, data) as image:
         if image.mode not in ("L", "RGB"):
@@ -123,6 +124,8 @@ def _pillow(path: Path, data: bytes) -> Any:
     Pillow.MAX_IMAGE_PIXELS = None
     try:
         return Pillow.open(io.BytesIO(data))
+    except UnidentifiedImageError as exc:
+        raise InputError(f"{path}: cannot be decoded: its header is damaged") from exc
     except (OSError, SyntaxError, ValueError) as exc:
         raise InputError(f"{path}: cannot be decoded: {exc}") from exc
 
@@ -147,14 +150,21 @@ def _decode(path: Path, data: bytes) -> Array:
 def _decode_deep(data: bytes, colour: int) -> Array:
     """16-bit PNG with several samples, which Pillow only offers cut to 8 bits.
 
-    Pillow's unpackers of either byte order each give one of the two bytes.
+    Grey with alpha has the layout of 8-bit RGBA. For the others, Pillow's unpackers of either byte
+    order each give one of the two bytes.
     """
+    if colour == 4:
+        start = len(SIGNATURE)
+        ihdr = data[start + 8 : start + 16] + bytes([8, 6]) + data[start + 18 : start + 21]
+        with Pillow.open(
+            io.BytesIO(SIGNATURE + chunk(b"IHDR", ihdr) + data[start + 25 :])
+        ) as image:
+            return np.asarray(image).view(">u2").astype(np.uint16)
     halves = []
     for order in "BL":
         with Pillow.open(io.BytesIO(data)) as image:
-            tile = image.tile[0]
-            mode = {2: "RGB", 4: "LA", 6: "RGBA"}[colour]
-            image.tile = [tile._replace(args=f"{mode};16{order}")]
+            mode = {2: "RGB", 6: "RGBA"}[colour]
+            image.tile = [image.tile[0]._replace(args=f"{mode};16{order}")]
             halves.append(np.asarray(image).astype(np.uint16))
     high, low = halves
     deep: Array = high << 8 | low

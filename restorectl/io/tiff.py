@@ -16,7 +16,7 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 def probe(head: bytes) -> bool:
     """Whether a file that begins with `head` is a TIFF."""
-    return head[:4] in _MAGIC or (len(head) < 4 and head[:2] in (b"II", b"MM"))
+    return head[:4] in _MAGIC
 
 
 def provenance(path: Path) -> dict[str, Any] | None:

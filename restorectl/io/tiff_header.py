@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,7 +34,7 @@ class TiffSource:
 
     kind: str  # ome, imagej, shaped, plain, or tifffile's name of another dialect
     order: str
-    header: Header  # as read; its extra is empty
+    header: Header  # as the file says, without --axes; its extra is empty
     # All tags of the first page; of the others what differs, with None for a tag they do not have.
     pages: tuple[Mapping[int, Tag | None], ...]
     samples: int  # of one page as stored, alpha included
@@ -68,11 +68,10 @@ def describe(
     _require_equal([ifds[i] for i, _ in pages])
     _refuse_palette(first, kind)
     shown = samples - alpha
-    in_page = ("SYX" if planar else "YXS") if samples > 1 else "YX"
+    in_page = ("SYX" if planar else "YXS") if shown > 1 else "YX"
     lengths_in_page = {"S": shown, "Y": first.size[0], "X": first.size[1]}
-    axes, shape = resolve_axes(
-        outer + in_page, (*lengths, *(lengths_in_page[a] for a in in_page)), override
-    )
+    own = outer + in_page
+    axes, shape = resolve_axes(own, (*lengths, *(lengths_in_page[a] for a in in_page)), override)
     spacing, channels = _annotations(kind, description, first, samples, axes)
     header = Header(axes, shape, dtype, spacing, (), "tiff")
     if len(channels) == header.canonical_shape[1]:
@@ -80,7 +79,7 @@ def describe(
     source = TiffSource(
         kind=kind,
         order=layout.order,
-        header=header,
+        header=replace(header, axes=own) if len(own) == len(axes) else header,
         pages=_page_tags(first, [ifds[i] for i, _ in pages], pages),
         samples=samples,
         planar=planar,
@@ -135,7 +134,9 @@ def _stack(
     if kind == "ome":
         return _ome_stack(description, first, whole)
     if kind == "imagej":
-        axes, lengths, declared = imagej.outer_axes(description, first.integer(277, 1), len(whole))
+        axes, lengths, declared = imagej.outer_axes(
+            description, first.integer(277, 1), first.integer(284, 1) == 2, len(whole)
+        )
         if len(whole) == 1 and declared > 1:
             return axes, lengths, _virtual_pages(tiff, first, whole[0], declared)
         _require_count(len(whole), declared, "ImageJ")
@@ -203,9 +204,7 @@ def _foreign_stack(kind: str, tiff: Any, ifds: Sequence[Ifd]) -> Outer:
     inner = found[0].keyframe.ndim
     shape, axes = found[0].shape[:-inner], found[0].axes[:-inner]
     if len(found) != 1 or math.prod(shape) != len(pages) or (-1, 0) in pages:
-        raise InputError(
-            f"is a {kind.upper()} file that cannot be read: save it as OME-TIFF"
-        )
+        raise InputError(f"is a {kind.upper()} file that cannot be read: save it as OME-TIFF")
     return axes, tuple(shape), pages
 
 

@@ -41,7 +41,9 @@ class Plan:
 
     @property
     def planar(self) -> bool:
-        return "SYX" in self.header.axes
+        source = self.source
+        beside = source is not None and source.alpha is not None and source.planar
+        return "SYX" in self.header.axes or beside
 
     @property
     def n_pages(self) -> int:
@@ -103,6 +105,6 @@ def _dialect(header: Header, source: TiffSource | None, nbytes: int) -> str:
         return "imagej" if ordered and stored and fits and not colour else "new-ome"
     if source.kind == "shaped":
         return "shaped"
-    if source.kind in _KEPT_DIALECTS and same and header.spacing[0] == old.spacing[0]:
-        return "plain"
+    if source.kind in _KEPT_DIALECTS and header.spacing[0] == old.spacing[0]:
+        return "plain" if header.shape == old.shape else "new-ome"
     return "new-ome"

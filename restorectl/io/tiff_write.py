@@ -63,14 +63,13 @@ def _pages(plan: Plan, planes: Iterator[Array]) -> Iterator[Array]:
     with ExitStack() as stack:
         alpha = None
         if plan.source is not None and plan.source.alpha is not None:
-            axes = plan.source.header.axes
-            alpha = stack.enter_context(TiffImage(plan.source.alpha, axes))
+            alpha = stack.enter_context(TiffImage(plan.source.alpha, plan.header.axes))
         for k in range(plan.n_pages):
             samples = [next(planes) for _ in range(shown)]
             if alpha is not None:
                 samples.append(alpha.read_sample(k, shown).astype(plan.header.dtype))
-            if "S" not in plan.header.axes:
-                yield samples[0]
+            if plan.samples == 1:
+                yield samples[0].reshape(plan.header.canonical_shape[3:])
             else:
                 yield np.stack(samples, axis=0 if plan.planar else -1)
     for _ in planes:  # lets the iterator find that it holds too many

@@ -16,6 +16,7 @@ import numpy as np
 from restorectl.core import intensity, sampling_plan, tiling
 from restorectl.core.axes import Header
 from restorectl.core.cast import to_dtype
+from restorectl.core.photometry import keep_local_mean
 from restorectl.core.jobs import Compute, Files, NoiseOptions
 from restorectl.core.provenance import content_hash, matches
 from restorectl.errors import DiskFullError, InputError, OutputError, RestorectlError
@@ -254,14 +255,16 @@ def _answers(
     model: intensity.Intensity,
     pixels: Mapping[Plane, np.ndarray],
     part: Sequence[tuple[Plane, tiling.Window]],
-) -> np.ndarray:
-    """(B, H, W) float32 in input units for one batch of windows."""
-    inputs = []
+) -> list[np.ndarray]:
+    """Each window's answer, (H, W) float32 in input units."""
+    measured = []
     for plane, window in part:
         raw = pixels[plane][window.read]
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
             raise InputError(f"plane t,c,z = {plane} holds NaN or infinity: mend or mask it first")
-        inputs.append(window.pad(model.forward(raw.astype(np.float32))))
+        measured.append(window.pad(raw.astype(np.float32)))
     sigma = np.full(len(part), min(model.sigma, job.method.sigma_max), np.float32)
     sites = [(plane, window.rows[0], window.cols[0]) for plane, window in part]
-    return job.method(Batch(np.stack(inputs)[:, None], sigma, sites, model.inverse))
+    x = np.stack([model.forward(raw) for raw in measured])[:, None]
+    answers = job.method(Batch(x, sigma, sites, model.inverse))
+    return [keep_local_mean(*both) for both in zip(measured, answers, strict=True)]

@@ -45,6 +45,11 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def _require_one_line(error: InputError, path: Path) -> None:
+    assert "\n" not in str(error)
+    assert str(error).startswith(f"{path}: ")
+
+
 def axes_for(name: str) -> str | None:
     return "ZYX" if name in ("plain.tif", "chain.tif") else None
 
@@ -58,7 +63,7 @@ def test_cut_anywhere(tmp_path: Path, name: str) -> None:
     axes = axes_for(name)
     with open_image(path, axes=axes) as image:
         planes = {plane: image.read(plane) for plane in image.header.planes}
-    lengths = {*range(0, 40), *np.linspace(40, len(data) - 1, 120).astype(int).tolist()}
+    lengths = {*range(40), *np.linspace(40, len(data) - 1, 120).astype(int).tolist()}
     for length in sorted(lengths | set(range(len(data) - 20, len(data)))):
         cut.write_bytes(data[:length])
         try:
@@ -66,11 +71,8 @@ def test_cut_anywhere(tmp_path: Path, name: str) -> None:
                 for plane, pixels in planes.items():  # then nothing that matters is missing
                     np.testing.assert_array_equal(image.read(plane), pixels)
         except IncompleteError as error:
-            assert "\n" not in str(error)
-            assert str(error).startswith(str(cut))
-        except InputError as error:
-            assert length < 8, (length, error)  # too short to tell what it was
-        assert read_provenance(cut) is None if length else True
+            _require_one_line(error, cut)
+        assert read_provenance(cut) is None
 
 
 @pytest.mark.parametrize("name", ["imagej.tif", "ome.ome.tif", "shaped.tif"])
@@ -202,5 +204,4 @@ def test_damaged_bytes_never_crash(tmp_path: Path, name: str) -> None:
             with open_image(path, axes=axes_for(name)) as image:
                 image.read(image.header.planes[-1])
         except InputError as error:
-            assert "\n" not in str(error)
-            assert str(path) in str(error)
+            _require_one_line(error, path)

@@ -131,9 +131,8 @@ def test_text_size_profile_and_alpha_survive(tmp_path: Path) -> None:
 
 def test_grey_with_alpha(tmp_path: Path) -> None:
     data = pixels((8, 9, 2), np.uint8)
-    Pillow.fromarray(data, "LA").save(tmp_path / "a.png") if False else Pillow.merge(
-        "LA", [Pillow.fromarray(data[..., i]) for i in range(2)]
-    ).save(tmp_path / "a.png")
+    grey, alpha = (Pillow.fromarray(data[..., i]) for i in range(2))
+    Pillow.merge("LA", [grey, alpha]).save(tmp_path / "a.png")
     assert copy(tmp_path / "a.png", tmp_path / "b.png").axes == "YX"
     with Pillow.open(tmp_path / "b.png") as image:
         np.testing.assert_array_equal(np.asarray(image), data)
@@ -166,12 +165,12 @@ def test_jpeg_becomes_png(tmp_path: Path) -> None:
         with Pillow.open(tmp_path / "b.png") as image:
             assert image.info["dpi"] == pytest.approx((300, 300), rel=1e-3)
             assert image.info["Comment"] == "scope"
-        with open_image(tmp_path / name) as image:
-            with pytest.raises(OutputError, match=r"use \.png or \.tif"):
-                create_image(tmp_path / "c.jpg", image.header, iter(()), provenance=MADE)
-    Pillow.fromarray(pixels((8, 8, 4), np.uint8), "CMYK" if False else None).convert("CMYK").save(
-        tmp_path / "c.jpg"
-    )
+        with (
+            open_image(tmp_path / name) as image,
+            pytest.raises(OutputError, match=r"use \.png or \.tif"),
+        ):
+            create_image(tmp_path / "c.jpg", image.header, iter(()), provenance=MADE)
+    Pillow.fromarray(pixels((8, 8, 3), np.uint8)).convert("CMYK").save(tmp_path / "c.jpg")
     with pytest.raises(InputError, match="CMYK"):
         open_image(tmp_path / "c.jpg")
 

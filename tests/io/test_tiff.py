@@ -446,6 +446,30 @@ def test_tifffiles_own_ome_and_rgb(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.ome.tif"), data)
 
 
+def test_imagej_colour_stacks(tmp_path: Path) -> None:
+    data = pixels((3, 8, 9, 3), "u1")
+    tifffile.imwrite(tmp_path / "a.tif", data, imagej=True)
+    header = copy(tmp_path / "a.tif", tmp_path / "b.tif")
+    assert (header.axes, header.shape) == ("CYXS", data.shape)
+    assert header.canonical_shape == (1, 9, 1, 8, 9)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), data)
+
+
+def test_an_override_corrects_the_header(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    tifffile.imwrite(source, pixels((5, 8, 9)), imagej=True, metadata={"axes": "ZYX"})
+    with open_image(source, axes="TYX") as image:
+        header = image.header
+    copy(source, target, axes="TYX")
+    verify_image(target, header)
+    with open_image(target) as image:
+        assert image.header.axes == "TYX"
+    write_ome(source, pixels((8, 8, 9)))
+    copy(source, target, axes="TZYX")
+    with open_image(target) as image:
+        assert (image.header.axes, image.header.shape) == ("TZYX", (2, 4, 8, 9))
+
+
 def test_plain_keeps_every_tag(tmp_path: Path) -> None:
     source, target = tmp_path / "a.tif", tmp_path / "b.tif"
     with tifffile.TiffWriter(source, byteorder=">") as writer:
@@ -516,6 +540,16 @@ def test_alpha_is_carried_and_not_restored(tmp_path: Path, planar: str) -> None:
     np.testing.assert_array_equal(samples[:3], 255 - given[:3])
     np.testing.assert_array_equal(samples[3], given[3])
     assert tag_values(target)[338] == (2,)
+
+
+def test_grey_with_alpha(tmp_path: Path) -> None:
+    data = pixels((8, 9, 2), "u1")
+    tifffile.imwrite(
+        tmp_path / "a.tif", data, photometric="minisblack", planarconfig="contig",
+        extrasamples=["assocalpha"], metadata=None,
+    )  # fmt: skip
+    assert copy(tmp_path / "a.tif", tmp_path / "b.tif").axes == "YX"
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), data)
 
 
 def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""`restorectl train`: options -> job -> task; losses and time left on the way."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from restorectl.cli import options as opt
+
+if TYPE_CHECKING:
+    from restorectl.engine.fit import Step
+
+SECONDS = 10.0  # between plain lines
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Bundled recipe by name, or a YAML file.")
+    ],
+    data: Annotated[str, typer.Option(metavar="DIR", help="Folder of images, searched recursively.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE.safetensors", help="Weights to write.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-s", "--set", metavar="KEY=VALUE", help="Change the recipe, e.g. optimiser.lr=1e-4."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of this output.")
+    ] = False,
+    init: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Weights to start from.")
+    ] = None,
+    axes: opt.Axes = None,
+    device: opt.Device = "auto",
+    json_lines: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train weights on images of high quality; checkpoints are written on the way.
+
+    Example: restorectl train finetune --data clean/ -o mine.safetensors
+
+    Several processes: torchrun --nproc_per_node 2 -m restorectl train ...
+    """
+    with _view(quiet, json_lines) as view:
+        from restorectl.tasks.train import TrainJob, run
+
+        run(TrainJob(recipe, data, output, tuple(overrides or ()), resume, init, device, axes), view)
+
+
+@dataclass
+class View:
+    """Implements tasks.train.Report: a bar on a terminal, a line now and then elsewhere."""
+
+    console: Console
+    quiet: bool
+    json_lines: bool
+    bar: Progress | None
+    task: TaskID | None = None
+    steps: int = 0
+    batch: int = 0
+    start: float = 0.0
+    first: int = 0  # steps that were done before this run
+    shown: float = 0.0
+    loss: float | None = None  # running mean
+    validation: float | None = None
+
+    def begin(self, steps: int, done: int, batch: int) -> None:
+        self.steps, self.first, self.batch, self.start = steps, done, batch, time.monotonic()
+        if self.bar is not None:
+            self.task = self.bar.add_task("", total=steps, completed=done)
+        if done:
+            self.note(f"resumed after step {done}")
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, step: "Step") -> None:
+        self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss
+        if self.json_lines:
+            sys.stdout.write(json.dumps(asdict(step)) + "\n")
+        now = time.monotonic()
+        pace = (step.number - self.first) / max(now - self.start, 1e-9)
+        text = f"loss {self.loss:.4g}  lr {step.lr:.3g}  {pace * self.batch:.0f} crops/s"
+        if self.validation is not None:
+            text += f"  validation {self.validation:.4g}"
+        text += f"  {_duration((self.steps - step.number) / pace)} left"
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=step.number, description=text)
+        elif now - self.shown > SECONDS or step.number == self.steps:
+            self.shown = now
+            self.note(f"step {step.number}/{self.steps}  {text}")
+
+    def validated(self, number: int, loss: float) -> None:
+        self.validation = loss
+        if self.json_lines:
+            sys.stdout.write(json.dumps({"number": number, "validation": loss}) + "\n")
+        self.note(f"step {number}: validation loss {loss:.5g}")
+
+    def saved(self, path: Path, number: int) -> None:
+        self.note(f"step {number}: saved {path}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+@contextmanager
+def _view(quiet: bool, json_lines: bool) -> Iterator[View]:
+    """The view of one run; of several processes only the first speaks."""
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+    quiet = quiet or os.environ.get("RANK", "0") != "0"
+    json_lines = json_lines and os.environ.get("RANK", "0") == "0"
+    if quiet or not console.is_terminal:
+        yield View(console, quiet, json_lines, None)
+        return
+    with Progress(
+        BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), console=console
+    ) as bar:
+        yield View(console, quiet, json_lines, bar)
