@@ -26,7 +26,9 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="Bundled recipe by name, or a YAML file.")
     ],
-    data: Annotated[str, typer.Option(metavar="DIR", help="Folder of images, searched recursively.")],
+    data: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of images, searched recursively.")
+    ],
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE.safetensors", help="Weights to write.")
     ],
@@ -56,7 +58,9 @@ def train(
     with _view(quiet, json_lines) as view:
         from restorectl.tasks.train import TrainJob, run
 
-        run(TrainJob(recipe, data, output, tuple(overrides or ()), resume, init, device, axes), view)
+        run(
+            TrainJob(recipe, data, output, tuple(overrides or ()), resume, init, device, axes), view
+        )
 
 
 @dataclass

@@ -39,6 +39,7 @@ class Blocks:
     mean: NDArray[np.float64]
     around: NDArray[np.float64]
     texture: NDArray[np.float64]
+    local: NDArray[np.float64]
     bands: NDArray[np.float64]
     step: float
 
@@ -61,13 +62,13 @@ def measure(planes: Sequence[NDArray[np.float32]]) -> Blocks:
     pixels = sum(p.size for p in planes)
     saturated = sum(int((p == highest).sum()) for p in planes) > max(1e-4 * pixels, 4)
     small = pixels < 200_000  # then four shifted grids
-    tables = [np.zeros((0, 7))]
+    tables = [np.zeros((0, 8))]
     for plane in planes:
         for dy, dx in [(0, 0), (0, 4), (4, 0), (4, 4)] if small else [(0, 0)]:
             if min(plane.shape[0] - dy, plane.shape[1] - dx) >= BLOCK:
                 tables.append(_table(plane[dy:, dx:], highest if saturated else np.inf))
     table = np.concatenate(tables)
-    return Blocks(table[:, 0], table[:, 1], table[:, 2], table[:, 3:], step)
+    return Blocks(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4:], step)
 
 
 def bin_blocks(blocks: Blocks, expected: NDArray[np.float64] | None = None) -> Bins | None:
@@ -87,10 +88,12 @@ def bin_blocks(blocks: Blocks, expected: NDArray[np.float64] | None = None) -> B
         chosen = index[np.argsort(texture[index], kind="stable")[: max(16, len(index) // 3)]]
         variance = _clipped_mean(bands[chosen, 0])
         if variance > 0:
-            quartiles = np.quantile(bands[chosen, 1:], 0.25, axis=0) / _LOWER_QUARTILES
+            # Relative to the surroundings: the noise of a bin's blocks need not be equal.
+            local = np.maximum(blocks.local[chosen, None], 1e-3 * variance * scale[chosen, None])
+            ratios = np.quantile(blocks.bands[chosen, 1:] / local, 0.25, axis=0) / _LOWER_QUARTILES
             unit = float(scale[chosen].mean())
             mean = float(blocks.mean[chosen].mean())
-            found.append((mean, variance * unit, *(quartiles / variance)))
+            found.append((mean, variance * unit, *ratios))
     if not found:
         return None
     data = np.array(found)
@@ -125,7 +128,8 @@ def _table(plane: NDArray[np.float32], top: float) -> NDArray[np.float64]:
     power = np.square(matrix @ (block - mean[..., None, None].astype(np.float32)) @ matrix.T)
     flat = power.reshape(rows, cols, -1)
     bands = np.stack([flat[..., b.ravel()].mean(-1, dtype=np.float64) for b in _BANDS], -1)
-    around = _around(np.stack([mean, bands[..., 2] + bands[..., 3]], -1))
+    around = _around(np.stack([mean, bands[..., 2] + bands[..., 3], bands[..., 0]], -1))
+    around[..., 2] = (8.0 * around[..., 2] + bands[..., 0]) / 9.0
     usable = (block.max((2, 3)) < top) & (block.max((2, 3)) > block.min((2, 3)))
     return np.concatenate([mean[..., None], around, bands], -1)[usable]
 

@@ -40,7 +40,7 @@ class Levels:
     mean: float = -1.6
     std: float = 1.2
     min: float = 0.002
-    max: float = 20.0
+    max: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Optimiser:
     clip: float = 1.0  # largest gradient norm; 0 = no clipping
     ema: float = 0.9995  # decay of the averaged weights that are released
     precision: str = "auto"  # auto, bf16, fp32
+    compile: bool = False  # torch.compile: minutes at the start, faster steps
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _check(recipe: Recipe, where: str) -> None:
           for name, share in (("correlated", n.correlated), ("mixed", n.mixed),
                               ("region", n.region), ("clip", n.clip))),
         (recipe.loss in ("l2", "l1", "huber"), "loss", "l2, l1 or huber"),
-        (0 < recipe.levels.min <= recipe.levels.max, "levels.min", "above 0 and at most levels.max"),
+        (0 < recipe.levels.min <= recipe.levels.max, "levels.min", "above 0, up to levels.max"),
         (recipe.levels.max_step >= 0, "levels.max_step", "at least 0"),
         (0 <= v.fraction < 1 and v.every >= 0 and v.crops >= 1, "validation",
          "a fraction in [0, 1), every >= 0 and crops >= 1"),

@@ -1,4 +1,4 @@
-"""Raw crops to varied clean images: square-root domain, [-1, 1], random gamma, gain, offset, flips."""
+"""Raw crops to varied clean images: square-root domain, [-1, 1], random gamma, gain, flips."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Crops:
 
 
 def clean(crops: Crops, options: Data, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W) float32 of about [-1, 1]; `low` becomes -1 and `high` +1 before gain and offset."""
+    """(B, C, H, W) float32; `low` becomes -1 and `high` +1 before random gain and offset."""
     count = len(crops.pixels)
 
     def drawn(span: tuple[float, ...]) -> Tensor:

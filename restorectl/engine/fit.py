@@ -115,7 +115,7 @@ def fit(
     """
     device = next(state.model.parameters()).device
     parameters = [p for p in state.model.parameters() if p.requires_grad]
-    averages = list(state.average.parameters())
+    averages: list[Tensor] = list(state.average.parameters())
     state.model.train()
     while state.step < options.steps:
         start, number = time.perf_counter(), state.step + 1
@@ -138,7 +138,8 @@ def fit(
         state.optimiser.step()
         state.optimiser.zero_grad(set_to_none=True)
         decay = min(options.ema, (1 + number) / (10 + number))  # a short memory at first
-        torch._foreach_lerp_(averages, [p.detach() for p in state.model.parameters()], 1 - decay)
+        latest = [p.detach() for p in state.model.parameters()]
+        torch._foreach_lerp_(averages, latest, 1 - decay)
         state.step = number
         yield Step(number, mean, gradient, lr, time.perf_counter() - start)
 

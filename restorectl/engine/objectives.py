@@ -22,8 +22,8 @@ class Draw:
 
     generator: torch.Generator
     levels: Levels
-    noise: Noise = Noise()
-    penalty: str = "l2"
+    noise: Noise
+    penalty: str  # key of PENALTIES
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape of `like`, float32."""

@@ -223,7 +223,10 @@ class Patches:
         bounds = [
             np.array(
                 [
-                    [getattr(self.sources[self.regions[i].source], key)[c] for c in self.regions[i].channels]
+                    [
+                        getattr(self.sources[self.regions[i].source], key)[c]
+                        for c in self.regions[i].channels
+                    ]
                     for i in which.tolist()
                 ],
                 np.float32,
@@ -252,7 +255,9 @@ class Patches:
         if side not in self._cumulative:
             weight = np.where((self.height >= side) & (self.width >= side), self.weight, 0.0)
             if not weight.any():
-                raise UsageError(f"no image is large enough for crops of {side} px: lower data.crop")
+                raise UsageError(
+                    f"no image is large enough for crops of {side} px: lower data.crop"
+                )
             table = np.cumsum(weight / weight.sum())
             table[np.flatnonzero(weight)[-1] :] = 1.0  # rounding must not reach past the last
             self._cumulative[side] = table

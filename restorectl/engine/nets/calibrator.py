@@ -86,7 +86,7 @@ class Calibrator(nn.Module):
 
 
 def activity(x: Tensor) -> Tensor:
-    """(B, C, H, W) float32 -> (B,) log of the typical Laplacian over 4x4 px, little moved by edges."""
+    """(B, C, H, W) float32 -> (B,) mean log amplitude of the Laplacian, little moved by edges."""
     kernel = x.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6
     channels = x.shape[1]
     residual = F.conv2d(x, kernel.expand(channels, 1, 3, 3), groups=channels)

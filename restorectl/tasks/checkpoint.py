@@ -1,0 +1,101 @@
+"""Checkpoints of a training run, and the weights file that is made of one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from restorectl.core import recipe as recipes
+from restorectl.core.card import KEY
+from restorectl.core.recipe import Recipe
+from restorectl.engine.denoiser import Denoiser
+from restorectl.engine.fit import State
+from restorectl.errors import UsageError, WeightsError
+from restorectl.io.atomic import replacing
+from restorectl.io.dataset import Folder
+
+RESUME_KEY = "restorectl-resume"
+# What may change when a run is resumed; anything else would make another run of it.
+CHANGEABLE = (
+    "checkpoint_minutes",
+    "data.cache_mb",
+    "init",
+    "licence",
+    "optimiser.compile",
+    "optimiser.final_lr",
+    "optimiser.lr",
+    "optimiser.precision",
+    "optimiser.steps",
+    "validation.crops",
+    "validation.every",
+)
+
+
+def resume_path(output: Path) -> Path:
+    """The checkpoint beside the weights file."""
+    return output.with_suffix(".resume.safetensors")
+
+
+def write(
+    output: Path, recipe: Recipe, state: State, folder: Folder, origin: Mapping[str, Any]
+) -> None:
+    """The checkpoint, then the averaged weights (float16) as a file that every command takes.
+
+    origin: what is known of the weights that training started from.
+    """
+    plain = recipes.plain(recipe)
+    record = {"step": state.step, "recipe": plain, "data": folder.fingerprint()}
+    header = {RESUME_KEY: json.dumps(record, sort_keys=True)}
+    with replacing(resume_path(output)) as part:
+        part.write_bytes(save(state.tensors(), header))
+    average = state.average
+    assert isinstance(average, Denoiser)
+    training = {
+        "recipe": plain,
+        "steps": state.step,
+        "crops": state.step * recipe.optimiser.batch,
+        "images": len(folder.sources),
+        "init": dict(origin),
+    }
+    card = replace(average.card, training=training)
+    tensors = {k: v.half().cpu().contiguous() for k, v in average.net.state_dict().items()}
+    with replacing(output) as part:
+        part.write_bytes(save(tensors, {KEY: card.to_json()}))
+
+
+def restore(state: State, path: Path, recipe: Recipe, folder: Folder) -> None:
+    """Go on from a checkpoint. Raises UsageError when recipe or images are not the same."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {}).get(RESUME_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path}: not a readable checkpoint ({error})") from error
+    if not isinstance(record, dict) or not {"step", "recipe", "data"} <= record.keys():
+        raise WeightsError(f"{path}: not a checkpoint of restorectl train")
+    before, now = _flat(record["recipe"]), _flat(recipes.plain(recipe))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and key not in CHANGEABLE:
+            raise UsageError(
+                f"--resume: '{key}' is {now.get(key)!r}, the checkpoint {path} has"
+                f" {before.get(key)!r}: start anew, or use the same value"
+            )
+    if record["data"] != folder.fingerprint():
+        raise UsageError(
+            f"--resume: the images are not those of the checkpoint {path}: start anew, with"
+            " --init and its weights to keep what was learnt"
+        )
+    state.load(tensors, record["step"])
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix.rstrip("."): values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.")
+    return found
