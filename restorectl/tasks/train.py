@@ -64,7 +64,7 @@ def run(job: TrainJob, report: Report) -> Path:
         report.note(f"warning: {warning}")
     model, origin = _model(job, recipe, output.stem)
     with _processes(pick_device(job.device)) as (world, device), ThreadPoolExecutor(1) as pool:
-        model.to(device=device, memory_format=torch.channels_last)
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = State(model, recipe.optimiser)
         if job.resume:
             checkpoint.restore(state, checkpoint.resume_path(output), recipe, folder)
@@ -233,7 +233,7 @@ def _source(recipe: Recipe, folder: Folder, world: World, pool: ThreadPoolExecut
         following = (step, index + world.size)
         if following[1] >= count:
             following = (step + 1, world.rank)
-        if 0 < step and following[0] <= o.steps:
+        if step > 0 and following[0] <= o.steps:
             waiting[following] = pool.submit(read, *following)
         return ready.result()
 

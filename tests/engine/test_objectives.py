@@ -1,0 +1,187 @@
+"""Objectives: the contract of every row, closed forms of the losses, and the noise they make."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from restorectl import catalog
+from restorectl.core.card import Card
+from restorectl.core.recipe import Levels, Noise
+from restorectl.engine.camera_noise import field, random_kernels, rectangles
+from restorectl.engine.denoiser import build
+from restorectl.engine.objectives import Draw, calibrator, conditional, prior
+from restorectl.engine.schedule import schedule
+
+UNET = {"channels": (8,), "blocks": 1, "embedding": 8}
+NETS = {
+    "prior": ("unet", UNET),
+    "conditional": ("unet", {**UNET, "c_in": 2}),
+    "calibrator": ("calibrator", {"filters": 4, "channels": (8, 8), "hidden": 8}),
+}
+WHITE = Noise(correlated=0.0, region=0.0)
+
+
+def draw(seed=0, levels=None, noise=WHITE, penalty="l2"):
+    generator = torch.Generator().manual_seed(seed)
+    return Draw(generator, levels or Levels(), noise, penalty)
+
+
+def images(count=8, side=64):
+    return torch.rand((count, 1, side, side), generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+class Spy(nn.Module):
+    """A denoiser that remembers what it was given and answers `answer(x, sigma)`."""
+
+    def __init__(self, card, answer):
+        super().__init__()
+        self.card, self.answer, self.seen = card, answer, []
+
+    @property
+    def net(self):
+        return self
+
+    def forward(self, x, sigma=None, condition=None):
+        self.seen.append((x, sigma, condition))
+        return self.answer(x, sigma)
+
+
+@pytest.mark.parametrize("name", catalog.OBJECTIVES)
+def test_contract(name):
+    torch.manual_seed(0)
+    network, config = NETS[name]
+    model = build(Card("m", name, network, config, schedule="cosine"))
+    levels = Levels(schedule="cosine", max_step=200)
+    objective = catalog.OBJECTIVES[name].load()
+    loss = objective(model, images(), draw(3, levels, Noise()))
+    assert loss.shape == (8,)
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss).all()
+    assert (loss >= 0).all()
+    loss.mean().backward()
+    assert sum(p.grad.abs().sum() for p in model.parameters() if p.grad is not None) > 0
+    again = objective(model, images(), draw(3, levels, Noise()))
+    assert torch.equal(loss, again)
+    assert not torch.equal(loss, objective(model, images(), draw(4, levels, Noise())))
+
+
+def test_prior_with_edm_has_the_weight_of_karras():
+    card = Card("m", "prior", "unet", sigma_data=0.5)
+    x0 = images()
+    model = Spy(card, lambda x, sigma: x0 + 0.1)
+    loss = prior(model, x0, draw())
+    sigma = model.seen[0][1]
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    assert torch.allclose(loss, weight * 0.01, rtol=1e-4)
+
+
+def test_prior_with_eps_is_the_error_of_the_noise():
+    """Algorithm 3: |eps - eps_theta(sqrt(abar) x0 + sqrt(1 - abar) eps)|^2."""
+    card = Card("m", "prior", "unet", parametrisation="eps")
+    x0 = images()
+    guess = torch.randn(x0.shape, generator=torch.Generator().manual_seed(9))
+    model = Spy(card, lambda x, sigma: x - sigma.reshape(-1, 1, 1, 1) * guess)
+    loss = prior(model, x0, draw())
+    x, sigma, _ = model.seen[0]
+    eps = (x - x0) / sigma.reshape(-1, 1, 1, 1)
+    assert torch.allclose(loss, (eps - guess).square().mean((1, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("penalty", "expected"), [("l2", 4.0), ("l1", 2.0), ("huber", 1.5)])
+def test_penalties(penalty, expected):
+    x0 = images()
+    model = Spy(Card("m", "prior", "unet", parametrisation="x0"), lambda x, sigma: x0 + 2)
+    assert torch.allclose(prior(model, x0, draw(penalty=penalty)), torch.tensor(expected))
+
+
+def test_levels_stay_within_their_cap():
+    grid = schedule("rscd").sigmas()
+    sigma, step = draw(levels=Levels(schedule="rscd", max_step=200)).sigma(20_000)
+    assert (step.min(), step.max()) == (1, 200)
+    assert step.mean() == pytest.approx(100.5, abs=1.5)
+    assert sigma.max() == pytest.approx(grid[200])
+    sigma, _ = draw(levels=Levels(mean=-1.6, std=1.2, min=0.01, max=2.0)).sigma(20_000)
+    assert (sigma.min(), sigma.max()) == (pytest.approx(0.01), pytest.approx(2.0))
+    assert sigma.log().median() == pytest.approx(-1.6, abs=0.05)
+
+
+def test_conditional_gives_a_capped_condition_and_any_level():
+    """Algorithm 4: t' <= T' for the condition, t <= T for the image."""
+    x0 = torch.zeros(2000, 1, 8, 8)
+    model = Spy(Card("m", "conditional", "unet", parametrisation="eps"), lambda x, sigma: x)
+    conditional(model, x0, draw(levels=Levels(schedule="cosine", max_step=200)))
+    _, sigma, condition = model.seen[0]
+    table = schedule("cosine")
+    spread = condition.flatten(1).std(1)
+    highest = math.sqrt(1 - table.abar[200])
+    assert spread.max() < highest * 1.4
+    assert spread.mean() == pytest.approx(highest / 2, rel=0.1)
+    assert sigma.max() > table.sigma(990)
+
+
+def test_noise_has_unit_variance_and_the_promised_low_frequency_level():
+    """The oracle is the periodogram near frequency zero."""
+    options = Noise(correlated=1.0, mixed=0.5)
+    made = field((600, 1, 64, 64), options, torch.Generator().manual_seed(0))
+    assert made.noise.std().item() == pytest.approx(1, abs=0.02)
+    power = torch.fft.fft2(made.noise[:, 0]).abs().square() / 64**2
+    low = torch.stack([power[:, 0, 1], power[:, 1, 0], power[:, 1, 1], power[:, 63, 1]]).mean(0)
+    ratio = low / made.low_frequency.square()  # exponential, mean 1
+    assert ratio.mean().item() == pytest.approx(1, abs=0.1)
+    bright = made.low_frequency > made.low_frequency.median()
+    assert ratio[bright].mean().item() == pytest.approx(1, abs=0.15)
+
+
+def test_white_noise_agrees_in_both_targets():
+    made = field((8, 2, 16, 16), WHITE, torch.Generator().manual_seed(0))
+    assert torch.equal(made.low_frequency, torch.ones(8))
+
+
+def test_kernels_have_unit_energy_and_reach_from_white_to_smooth():
+    kernels = random_kernels(2000, (0.3, 1.2), torch.Generator().manual_seed(0))
+    assert torch.allclose(kernels.square().sum((1, 2)), torch.ones(2000), atol=1e-5)
+    gain = kernels.sum((1, 2))
+    assert gain.min() >= 0.3
+    assert gain.max() > 3
+    assert torch.quantile(gain, 0.1) < 1.1
+
+
+def test_a_region_has_a_second_lower_level():
+    """Algorithm 2: the target is the higher level."""
+    card = Card("m", "calibrator", "calibrator")
+    model = Spy(card, lambda x, sigma: torch.zeros(len(x)))
+    levels = Levels(mean=-1.0, std=0.0, min=0.001, max=3.0)
+    noise = Noise(correlated=0.0, region=1.0)
+    loss = calibrator(model, torch.zeros(64, 1, 64, 64), draw(0, levels, noise))
+    target = math.exp(-1)
+    assert torch.allclose(loss, torch.tensor(math.log(target) ** 2))
+    x = model.seen[0][0]
+    blocks = nn.functional.avg_pool2d(x.square(), 8).flatten(1).sqrt()
+    assert blocks.max(1).values.median().item() == pytest.approx(target, rel=0.3)
+    assert (blocks.min(1).values < 0.7 * target).float().mean() > 0.5
+    inside = rectangles((200, 1, 64, 64), torch.Generator().manual_seed(0)).float().mean((1, 2, 3))
+    assert inside.min() < 0.1
+    assert inside.max() > 0.9
+
+
+def test_the_paper_calibrator_sees_the_scaled_image_and_tells_the_step():
+    card = Card("m", "calibrator", "calibrator", schedule="cosine")
+    model = Spy(card, lambda x, sigma: torch.full((len(x),), 500.0))
+    levels = Levels(schedule="cosine", max_step=1000)
+    loss = calibrator(model, torch.zeros(512, 1, 32, 32), draw(0, levels))
+    spread = model.seen[0][0].flatten(1).std(1)
+    assert spread.max() == pytest.approx(1, abs=0.1)  # sqrt(1 - abar)
+    steps = schedule("cosine").step((spread**-2 - 1).clamp_min(1e-6).rsqrt().numpy())
+    assert torch.allclose(loss, ((500 - torch.from_numpy(steps)) / 1000).square().float(), atol=0.05)
+
+
+def test_clipping_leaves_noise_only_above_the_point():
+    model = Spy(Card("m", "calibrator", "calibrator"), lambda x, sigma: torch.zeros(len(x)))
+    noise = Noise(correlated=0.0, region=0.0, clip=1.0)
+    calibrator(model, torch.zeros(64, 1, 64, 64), draw(0, noise=noise))
+    x = model.seen[0][0].flatten(1)
+    at_floor = (x == x.min(1, keepdim=True).values).float().mean(1)
+    assert at_floor.max() > 0.3
+    assert at_floor.max() < 0.6

@@ -1,0 +1,53 @@
+"""The generated parts of README.md. `python -m tests.readme` writes them; a test compares them."""
+
+import re
+from pathlib import Path
+
+from restorectl.catalog import FORMATS, SAMPLERS, Row
+from restorectl.io.weights import read, registry
+
+README = Path(__file__).parent.parent / "README.md"
+PRETRAINED = README.parent / "restorectl" / "pretrained"
+
+
+def rows(header: str, lines: list[str]) -> str:
+    columns = header.count("|") - 1
+    return "\n".join([header, "|" + "---|" * columns, *lines])
+
+
+def catalog_table(table: dict[str, Row], title: str) -> str:
+    return rows(f"| {title} | what |", [f"| `{name}` | {row.help} |" for name, row in table.items()])
+
+
+def weights_table() -> str:
+    lines = []
+    for entry in registry().values():
+        card, _ = read(PRETRAINED / entry.file)
+        size = f"{entry.bytes / 1e6:.0f} MB"
+        lines.append(
+            f"| `{entry.name}` | {entry.task} | {entry.domain} | {card.network} | {size} |"
+            f" {entry.source} | {entry.licence} |"
+        )
+    return rows("| name | task | domain | network | size | where | licence |", lines)
+
+
+def generated() -> dict[str, str]:
+    """Part name -> its Markdown."""
+    return {
+        "samplers": catalog_table(SAMPLERS, "sampler"),
+        "formats": catalog_table(FORMATS, "format"),
+        "weights": weights_table(),
+    }
+
+
+def filled(text: str) -> str:
+    """`text` with every generated part renewed."""
+    for name, part in generated().items():
+        pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, lambda m, p=part: f"{m[1]}{p}\n{m[2]}", text, flags=re.DOTALL)
+        assert count == 1, f"README.md has {count} places for '{name}'"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text("utf-8")), "utf-8")
