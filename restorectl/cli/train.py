@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from restorectl.cli import options as opt
 
 if TYPE_CHECKING:
-    from restorectl.engine.fit import Step
+    from restorectl.tasks.train import Step
 
 SECONDS = 10.0  # between plain lines
 
@@ -44,6 +44,13 @@ def train(
     init: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Weights to start from.")
     ] = None,
+    select_hq: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POSITIVES",
+            help="Train only on patches that a classifier takes for those of this folder.",
+        ),
+    ] = None,
     axes: opt.Axes = None,
     device: opt.Device = "auto",
     json_lines: opt.Json = False,
@@ -58,9 +65,18 @@ def train(
     with _view(quiet, json_lines) as view:
         from restorectl.tasks.train import TrainJob, run
 
-        run(
-            TrainJob(recipe, data, output, tuple(overrides or ()), resume, init, device, axes), view
+        job = TrainJob(
+            recipe,
+            data,
+            output,
+            tuple(overrides or ()),
+            resume,
+            init,
+            device=device,
+            axes=axes,
+            select_hq=select_hq,
         )
+        run(job, view)
 
 
 @dataclass

@@ -29,11 +29,12 @@ def forward(
     """
     s = np.asarray(image, dtype=np.float32)
     if gain <= 0:
-        return ((s - np.float32(offset)) / np.float32(_positive(read_noise))).astype(np.float32)
+        return np.asarray((s - np.float32(offset)) / np.float32(_positive(read_noise)), np.float32)
     pedestal = 0.375 + (read_noise / gain) ** 2
     # float64 scalars would promote; the difference of close numbers stays in input units
     photons = (s - np.float32(offset)) * np.float32(1.0 / gain)
-    return 2.0 * np.sqrt(np.maximum(photons + np.float32(pedestal), np.float32(0)))
+    z = 2.0 * np.sqrt(np.maximum(photons + np.float32(pedestal), np.float32(0)))
+    return np.asarray(z, dtype=np.float32)
 
 
 def inverse_algebraic(

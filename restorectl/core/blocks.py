@@ -20,10 +20,12 @@ _BANDS = (
     (_ORDER >= 1) & (_ORDER <= 2),
 )
 BAND_SIZES = np.array([band.sum() for band in _BANDS], dtype=np.float64)
-# Lower quartile of a block's band power, mean = 1: chi-square with 22, 15, 5 degrees of freedom gives
-# 0.79, 0.75, 0.53, widefield camera noise (uneven within a band) 0.69, 0.72, 0.53; a tenth less for
-# taking the smallest of a dozen bins. Texture varies from block to block, so its quartile is low.
+# Lower quartile of a block's band power, mean = 1: chi-square with 22, 15, 5 degrees of freedom
+# gives 0.79, 0.75, 0.53, widefield camera noise (uneven within a band) 0.69, 0.72, 0.53; less some
+# for taking the smallest of a dozen bins. Texture varies between blocks: a low quartile.
 _LOWER_QUARTILES = np.array([0.70, 0.71, 0.50])
+_LOWER_QUARTILES_OWN = np.array([0.69, 0.66, 0.49])  # the same of ratios, F distributed
+_UNEQUAL = 0.9
 # Finer at the top, where few blocks decide the slope of the noise variance.
 _QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.975, 0.99)
 
@@ -39,7 +41,6 @@ class Blocks:
     mean: NDArray[np.float64]
     around: NDArray[np.float64]
     texture: NDArray[np.float64]
-    local: NDArray[np.float64]
     bands: NDArray[np.float64]
     step: float
 
@@ -62,13 +63,13 @@ def measure(planes: Sequence[NDArray[np.float32]]) -> Blocks:
     pixels = sum(p.size for p in planes)
     saturated = sum(int((p == highest).sum()) for p in planes) > max(1e-4 * pixels, 4)
     small = pixels < 200_000  # then four shifted grids
-    tables = [np.zeros((0, 8))]
+    tables = [np.zeros((0, 7))]
     for plane in planes:
         for dy, dx in [(0, 0), (0, 4), (4, 0), (4, 4)] if small else [(0, 0)]:
             if min(plane.shape[0] - dy, plane.shape[1] - dx) >= BLOCK:
                 tables.append(_table(plane[dy:, dx:], highest if saturated else np.inf))
     table = np.concatenate(tables)
-    return Blocks(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4:], step)
+    return Blocks(table[:, 0], table[:, 1], table[:, 2], table[:, 3:], step)
 
 
 def bin_blocks(blocks: Blocks, expected: NDArray[np.float64] | None = None) -> Bins | None:
@@ -88,9 +89,7 @@ def bin_blocks(blocks: Blocks, expected: NDArray[np.float64] | None = None) -> B
         chosen = index[np.argsort(texture[index], kind="stable")[: max(16, len(index) // 3)]]
         variance = _clipped_mean(bands[chosen, 0])
         if variance > 0:
-            # Relative to the surroundings: the noise of a bin's blocks need not be equal.
-            local = np.maximum(blocks.local[chosen, None], 1e-3 * variance * scale[chosen, None])
-            ratios = np.quantile(blocks.bands[chosen, 1:] / local, 0.25, axis=0) / _LOWER_QUARTILES
+            ratios = _band_ratios(bands[chosen], variance)
             unit = float(scale[chosen].mean())
             mean = float(blocks.mean[chosen].mean())
             found.append((mean, variance * unit, *ratios))
@@ -115,7 +114,7 @@ def _dct() -> NDArray[np.float32]:
     k, x = np.arange(BLOCK)[:, None], np.arange(BLOCK)[None]
     matrix = np.cos(np.pi * (2 * x + 1) * k / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
     matrix[0] /= np.sqrt(2)
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, dtype=np.float32)
 
 
 def _table(plane: NDArray[np.float32], top: float) -> NDArray[np.float64]:
@@ -128,10 +127,9 @@ def _table(plane: NDArray[np.float32], top: float) -> NDArray[np.float64]:
     power = np.square(matrix @ (block - mean[..., None, None].astype(np.float32)) @ matrix.T)
     flat = power.reshape(rows, cols, -1)
     bands = np.stack([flat[..., b.ravel()].mean(-1, dtype=np.float64) for b in _BANDS], -1)
-    around = _around(np.stack([mean, bands[..., 2] + bands[..., 3], bands[..., 0]], -1))
-    around[..., 2] = (8.0 * around[..., 2] + bands[..., 0]) / 9.0
+    around = _around(np.stack([mean, bands[..., 2] + bands[..., 3]], -1))
     usable = (block.max((2, 3)) < top) & (block.max((2, 3)) > block.min((2, 3)))
-    return np.concatenate([mean[..., None], around, bands], -1)[usable]
+    return np.asarray(np.concatenate([mean[..., None], around, bands], -1)[usable])
 
 
 def _around(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -152,6 +150,19 @@ def _edges(count: int) -> NDArray[np.int64]:
         if cut - (kept[-1] if kept else 0) >= 24 and count - cut >= 24:
             kept.append(int(cut))
     return np.array(kept, dtype=np.int64)
+
+
+def _band_ratios(bands: NDArray[np.float64], variance: float) -> NDArray[np.float64]:
+    """Lower bands relative to the highest, (3,), from the lower quartile over (n, 4) blocks.
+
+    Relative to the mean variance of the bin, or, where the blocks' variances differ by more than
+    chance (quartiles 0.4 apart for equal ones), to each block's own.
+    """
+    low, middle, high = np.quantile(bands[:, 0], (0.25, 0.5, 0.75))
+    if high - low > _UNEQUAL * middle:
+        own = bands[:, 1:] / np.maximum(bands[:, :1], 1e-3 * variance)
+        return np.asarray(np.quantile(own, 0.25, axis=0) / _LOWER_QUARTILES_OWN)
+    return np.asarray(np.quantile(bands[:, 1:], 0.25, axis=0) / variance / _LOWER_QUARTILES)
 
 
 def _clipped_mean(values: NDArray[np.float64]) -> float:

@@ -92,6 +92,8 @@ def estimate(
     floor = float(min(np.percentile(p, 0.1) for p in chosen))
     known = (0.0 if flat else gain, offset, read_noise)
     found = _parameters((slope * per_pixel, intercept * per_pixel), floor, bins, known)
+    if found[0] <= 0 and found[2] <= 0:
+        return _clean("no noise could be measured: treated as clean")
     relative_level = float(np.sqrt(spectrum[3] / per_pixel))
     return _model(found, blocks.mean, relative_level, correlation(spectrum), misfit)
 
@@ -152,9 +154,9 @@ def _checked(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]
     if not planes:
         raise InputError("image has no pixels")
     wanted = max(1, _SIDE**2 // max(p.size for p in planes))
-    chosen = np.unique(np.linspace(0, len(planes) - 1, min(wanted, len(planes))).round().astype(int))
+    spread = np.linspace(0, len(planes) - 1, min(wanted, len(planes)))
     out = []
-    for p in (planes[i] for i in chosen):
+    for p in (planes[round(i)] for i in spread.tolist()):
         y, x = (max(0, (n - _SIDE) // 2) for n in p.shape)
         out.append(np.asarray(p[y : y + _SIDE, x : x + _SIDE], dtype=np.float32))
     if not all(np.isfinite(p).all() for p in out):

@@ -93,6 +93,17 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Select:
+    """The classifier of `--select-hq`."""
+
+    patch: int = 128  # px; patches are judged and kept whole, crops are cut inside
+    threshold: float = 0.5  # score from which a patch is kept
+    steps: int = 300
+    batch: int = 32  # half of them positive
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
 class Recipe:
     objective: str  # row of catalog.OBJECTIVES
     task: str  # what the weights are for: prior, calibrator, conditional
@@ -107,6 +118,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     optimiser: Optimiser = field(default_factory=Optimiser)
     validation: Validation = field(default_factory=Validation)
+    select: Select = field(default_factory=Select)
     checkpoint_minutes: float = 5.0
     seed: int = 0
     licence: str = "MIT"
@@ -212,7 +224,7 @@ def _value(hint: Any, value: Any, where: str, key: str) -> Any:
 
 def _check(recipe: Recipe, where: str) -> None:
     """Values that no run could mean."""
-    o, d, v, n = recipe.optimiser, recipe.data, recipe.validation, recipe.noise
+    o, d, v, n, s = (recipe.optimiser, recipe.data, recipe.validation, recipe.noise, recipe.select)
     rules = (
         (o.steps >= 1, "optimiser.steps", "at least 1"),
         (o.batch >= 1, "optimiser.batch", "at least 1"),
@@ -240,6 +252,8 @@ def _check(recipe: Recipe, where: str) -> None:
         (0 <= v.fraction < 1 and v.every >= 0 and v.crops >= 1, "validation",
          "a fraction in [0, 1), every >= 0 and crops >= 1"),
         (v.crop >= 16, "validation.crop", "at least 16 px"),
+        (s.patch >= 32 and 0 <= s.threshold <= 1 and s.steps >= 1 and s.batch >= 2 and s.lr > 0,
+         "select", "a patch from 32 px, a threshold in [0, 1], steps >= 1, batch >= 2, lr > 0"),
     )  # fmt: skip
     for good, key, wanted in rules:
         if not good:

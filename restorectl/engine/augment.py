@@ -1,38 +1,30 @@
 """Raw crops to varied clean images: square-root domain, [-1, 1], random gamma, gain, flips."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from restorectl.core.crops import Crops
 from restorectl.core.recipe import Data
 from restorectl.engine.camera_noise import uniform
 
 
-@dataclass(frozen=True)
-class Crops:
-    """pixels: (B, C, H, W) float32 in input units. dark, low, high: (B, C), the smallest value and
-    two robust percentiles of the channel that the crop was cut from."""
-
-    pixels: Tensor
-    dark: Tensor
-    low: Tensor
-    high: Tensor
-
-
 def clean(crops: Crops, options: Data, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W) float32; `low` becomes -1 and `high` +1 before random gain and offset."""
-    count = len(crops.pixels)
+    """(B, C, H, W) float32; `low` becomes -1 and `high` +1 before random gain and offset.
+
+    All random numbers come from `generator`; the result is on its device.
+    """
+    count, device = len(crops.pixels), generator.device
 
     def drawn(span: tuple[float, ...]) -> Tensor:
         return uniform(generator, count, *span).reshape(-1, 1, 1, 1)
 
     gamma = drawn(options.gamma)
-    dark = crops.dark[:, :, None, None]
-    low, high = (
-        (bound[:, :, None, None] - dark).clamp_min(0) ** gamma for bound in (crops.low, crops.high)
+    dark, low, high = (
+        torch.from_numpy(bound).to(device)[:, :, None, None]
+        for bound in (crops.dark, crops.low, crops.high)
     )
-    x = (crops.pixels - dark).clamp_min(0) ** gamma
+    low, high = ((bound - dark).clamp_min(0) ** gamma for bound in (low, high))
+    x = (torch.from_numpy(crops.pixels).to(device) - dark).clamp_min(0) ** gamma
     x = (x - low) * (2 / (high - low)) - 1
     x = x * drawn(options.gain) + drawn(options.offset)
     return _flipped(x, generator) if options.flips else x

@@ -27,12 +27,14 @@ class Problem:
 
 
 # ---- rules ---------------------------------------------------------------------------------------
-def ddim_rule(eta: float = 0.0, variance: str = "beta-tilde") -> Rule:
+def ddim_rule(
+    eta: float = 0.0, variance: str = "beta-tilde", noise_at_end: bool = False
+) -> Rule:
     """DDIM (Song et al. 2021, eq. 12, 16): eta = 0 is deterministic, eta = 1 is ancestral DDPM.
 
     With "beta-tilde" the noise has the posterior's variance (Ho et al. 2020, eq. 7; all published
     codes); with "beta" the forward step's (Ho et al. 2020, section 3.2; paper 000, Algorithm 1).
-    For "beta" the mean stays the posterior's, as printed.
+    For "beta" the mean stays the posterior's, as printed; `noise_at_end` adds it at sigma 0 too.
     """
 
     def rule(s: Step) -> Tensor:
@@ -41,7 +43,8 @@ def ddim_rule(eta: float = 0.0, variance: str = "beta-tilde") -> Rule:
         if variance == "beta":
             forward = (1 + s.then**2) * (s.now**2 - s.then**2) / (1 + s.now**2)
             mean = s.x0 + ratio * (s.x - s.x0)
-            return mean + torch.where(s.then > 0, eta * forward.sqrt(), 0) * s.draw()
+            wanted = (s.then > 0) | torch.tensor(noise_at_end)
+            return mean + torch.where(wanted, eta * forward.sqrt(), 0) * s.draw()
         noise = eta**2 * posterior
         mean = s.x0 + (s.then**2 - noise).clamp_min(0).sqrt() / s.now * (s.x - s.x0)
         return mean if eta == 0 else mean + noise.sqrt() * s.draw()

@@ -8,35 +8,21 @@ run.
 
 import hashlib
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from restorectl.core import sampling_plan
-from restorectl.core.axes import Plane
+from restorectl.core.crops import Crops
 from restorectl.errors import InputError, NoInputError, UsageError
-from restorectl.io.image import Image, is_image_name, open_image
+from restorectl.io.image import is_image_name, open_image
+from restorectl.io.planes import Part, Recent, Source
 
 PERCENTILES = (0.5, 99.9)  # of a channel: what becomes -1 and +1
-OPEN_FILES = 32
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One usable image. dark, low, high: smallest value and two percentiles of each channel."""
-
-    path: Path
-    name: str  # relative to the scanned folder
-    shape: tuple[int, int, int, int, int]  # T, C, Z, Y, X
-    dtype: str
-    dark: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+PER_BLOCK = 65536  # pixels of each block that the percentiles are taken of
 
 
 @dataclass(frozen=True)
@@ -48,18 +34,8 @@ class Folder:
 
     def fingerprint(self) -> str:
         """Changes when an image is added, removed or changed."""
-        text = repr([(s.name, s.shape, s.dtype, s.dark, s.low, s.high) for s in self.sources])
+        text = repr([replace(source, path=Path()) for source in self.sources])
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """Crops in input units: pixels (B, C, H, W) float32, the others (B, C) float32."""
-
-    pixels: Array
-    dark: Array
-    low: Array
-    high: Array
 
 
 def scan(folder: Path, channels: int, axes: str | None = None) -> Folder:
@@ -77,13 +53,13 @@ def scan(folder: Path, channels: int, axes: str | None = None) -> Folder:
             warnings.append(f"left out: {error}")
     if not sources:
         first = f"; {len(warnings)} left out, first: {warnings[0]}" if warnings else ""
-        raise NoInputError(f"--data {folder}: no usable image there{first}")
+        raise NoInputError(f"{folder}: no usable image there{first}")
     return Folder(tuple(sources), tuple(warnings))
 
 
 def _images(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
-        raise NoInputError(f"--data {folder}: no such folder")
+        raise NoInputError(f"{folder}: no such folder")
     found = []
     for base, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -99,8 +75,8 @@ def _source(path: Path, name: str, channels: int, axes: str | None) -> Source:
             raise InputError(f"{path}: has {shape[1]} channels, the recipe takes {channels}")
         bounds = []
         for c in range(shape[1]):
-            parts = [image.read(*block).ravel() for block in sampling_plan.blocks(shape, c)]
-            values = np.concatenate([part[:: max(1, len(part) // 65536)] for part in parts])
+            blocks = [image.read(*block).ravel() for block in sampling_plan.blocks(shape, c)]
+            values = np.concatenate([b[:: max(1, len(b) // PER_BLOCK)] for b in blocks])
             if not np.isfinite(values).all():
                 raise InputError(f"{path}: channel {c} holds NaN or infinity")
             low, high = np.percentile(values, PERCENTILES)
@@ -108,60 +84,7 @@ def _source(path: Path, name: str, channels: int, axes: str | None) -> Source:
                 raise InputError(f"{path}: channel {c} is constant")
             bounds.append((float(values.min()), float(low), float(high)))
         dark, low, high = zip(*bounds, strict=True)
-        return Source(path, name, shape, str(image.header.dtype), dark, low, high)
-
-
-class Recent:
-    """Decoded planes and open files, the least recently used dropped first."""
-
-    def __init__(self, cache_bytes: int) -> None:
-        self.room = cache_bytes
-        self.planes: OrderedDict[tuple[Path, Plane], NDArray[np.generic]] = OrderedDict()
-        self.files: OrderedDict[Path, Image] = OrderedDict()
-        self.held = 0
-
-    def read(self, source: Source, plane: Plane, top: int, left: int, side: int) -> Array:
-        """(side, side) float32. Planes of more than a quarter of the cache are read in parts."""
-        key, rows, cols = (source.path, plane), slice(top, top + side), slice(left, left + side)
-        if key in self.planes:
-            self.planes.move_to_end(key)
-            return self.planes[key][rows, cols].astype(np.float32)
-        size = source.shape[3] * source.shape[4] * np.dtype(source.dtype).itemsize
-        if size > self.room // 4:
-            return self._open(source).read(plane, rows, cols).astype(np.float32)
-        pixels = self._open(source).read(plane)
-        self.planes[key] = pixels
-        self.held += pixels.nbytes
-        while self.held > self.room:
-            self.held -= self.planes.popitem(last=False)[1].nbytes
-        return pixels[rows, cols].astype(np.float32)
-
-    def _open(self, source: Source) -> Image:
-        if source.path not in self.files:
-            self.files[source.path] = open_image(source.path)
-            if len(self.files) > OPEN_FILES:
-                self.files.popitem(last=False)[1].close()
-        self.files.move_to_end(source.path)
-        return self.files[source.path]
-
-    def close(self) -> None:
-        while self.files:
-            self.files.popitem()[1].close()
-        self.planes.clear()
-        self.held = 0
-
-
-@dataclass(frozen=True)
-class Part:
-    """Where crops may lie in one plane (or in all channels of it): rows first..last."""
-
-    source: int
-    channels: tuple[int, ...]
-    t: int
-    z: int
-    first: int
-    last: int
-    width: int
+        return Source(path, name, axes, shape, str(image.header.dtype), dark, low, high)
 
 
 def parts(
@@ -181,20 +104,20 @@ def parts(
         if first < last:
             for t in range(times):
                 for z in range(depth):
-                    found += [Part(index, g, t, z, first, last, width) for g in groups]
+                    found += [Part(index, g, t, z, first, last, 0, width) for g in groups]
     return found
 
 
 class Patches:
-    """Random crops of a scanned folder."""
+    """Random crops of parts of images; a part is chosen with probability ~ area ** balance."""
 
     def __init__(
         self, sources: Sequence[Source], regions: Sequence[Part], balance: float, recent: Recent
     ) -> None:
         self.sources, self.regions, self.recent = sources, list(regions), recent
-        self.height = np.array([r.last - r.first for r in self.regions], np.int64)
-        self.width = np.array([r.width for r in self.regions], np.int64)
-        self.weight = (self.height * self.width).astype(np.float64) ** balance
+        sizes = np.array([r.size for r in self.regions], np.int64).reshape(-1, 2)
+        self.height, self.width = sizes.T
+        self.weight = sizes.prod(1).astype(np.float64) ** balance
         self._cumulative: dict[int, NDArray[np.float64]] = {}
 
     def fits(self, side: int) -> bool:
@@ -203,55 +126,34 @@ class Patches:
 
     def batch(
         self, seed: int, step: int, start: int, count: int, side: int, binning: int = 1
-    ) -> Pixels:
+    ) -> Crops:
         """The crops at positions start..start + count of a step's batch, (side, side) pixels each.
 
         binning: pixels are means of so many image pixels squared.
         """
-        side *= binning
-        which, tops, lefts = self._places(seed, step, start, count, side)
-        pixels = []
-        for i, top, left in zip(which.tolist(), tops.tolist(), lefts.tolist(), strict=True):
-            part = self.regions[i]
-            source = self.sources[part.source]
-            pixels.append(
-                [
-                    self.recent.read(source, (part.t, c, part.z), part.first + top, left, side)
-                    for c in part.channels
-                ]
-            )
-        bounds = [
-            np.array(
-                [
-                    [
-                        getattr(self.sources[self.regions[i].source], key)[c]
-                        for c in self.regions[i].channels
-                    ]
-                    for i in which.tolist()
-                ],
-                np.float32,
-            )
-            for key in ("dark", "low", "high")
-        ]
-        stack = np.array(pixels, np.float32)
-        if binning > 1:
-            small = (*stack.shape[:2], side // binning, binning, side // binning, binning)
-            stack = stack.reshape(small).mean((3, 5))
-        return Pixels(stack, *bounds)
+        crops = self._places(seed, step, start, count, side * binning)
+        raw = self.recent.regions(self.sources, crops)
+        if binning == 1:
+            return raw
+        blocks = (*raw.pixels.shape[:2], side, binning, side, binning)
+        return replace(raw, pixels=raw.pixels.reshape(blocks).mean((3, 5)))
 
-    def _places(
-        self, seed: int, step: int, start: int, count: int, side: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """(region, row, column) of each crop."""
+    def _places(self, seed: int, step: int, start: int, count: int, side: int) -> list[Part]:
+        """Where each crop is cut."""
         positions = np.arange(start, start + count, dtype=np.uint64)
-        which = np.searchsorted(
-            self._table(side), random(seed, step, positions, 0), side="right"
-        ).astype(np.int64)
-        tops = random(seed, step, positions, 1) * (self.height[which] - side + 1)
-        lefts = random(seed, step, positions, 2) * (self.width[which] - side + 1)
-        return which, tops.astype(np.int64), lefts.astype(np.int64)
+        table = self._table(side)
+        which = np.searchsorted(table, random(seed, step, positions, 0), side="right")
+        down = random(seed, step, positions, 1) * (self.height[which] - side + 1)
+        across = random(seed, step, positions, 2) * (self.width[which] - side + 1)
+        places = []
+        for i, y, x in zip(which.tolist(), down.tolist(), across.tolist(), strict=True):
+            r = self.regions[i]
+            top, left = r.first + int(y), r.left + int(x)
+            places.append(Part(r.source, r.channels, r.t, r.z, top, top + side, left, left + side))
+        return places
 
     def _table(self, side: int) -> NDArray[np.float64]:
+        """Cumulative probabilities of the regions that are large enough."""
         if side not in self._cumulative:
             weight = np.where((self.height >= side) & (self.width >= side), self.weight, 0.0)
             if not weight.any():

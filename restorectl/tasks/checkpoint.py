@@ -16,7 +16,6 @@ from restorectl.engine.denoiser import Denoiser
 from restorectl.engine.fit import State
 from restorectl.errors import UsageError, WeightsError
 from restorectl.io.atomic import replacing
-from restorectl.io.dataset import Folder
 
 RESUME_KEY = "restorectl-resume"
 # What may change when a run is resumed; anything else would make another run of it.
@@ -41,14 +40,19 @@ def resume_path(output: Path) -> Path:
 
 
 def write(
-    output: Path, recipe: Recipe, state: State, folder: Folder, origin: Mapping[str, Any]
+    output: Path,
+    recipe: Recipe,
+    state: State,
+    data: Mapping[str, Any],
+    initial: Mapping[str, Any],
 ) -> None:
     """The checkpoint, then the averaged weights (float16) as a file that every command takes.
 
-    origin: what is known of the weights that training started from.
+    data: what to record of the images, their fingerprint among it. initial: what is known of the
+    weights that training started from.
     """
     plain = recipes.plain(recipe)
-    record = {"step": state.step, "recipe": plain, "data": folder.fingerprint()}
+    record = {"step": state.step, "recipe": plain, "data": data["fingerprint"]}
     header = {RESUME_KEY: json.dumps(record, sort_keys=True)}
     with replacing(resume_path(output)) as part:
         part.write_bytes(save(state.tensors(), header))
@@ -58,8 +62,8 @@ def write(
         "recipe": plain,
         "steps": state.step,
         "crops": state.step * recipe.optimiser.batch,
-        "images": len(folder.sources),
-        "init": dict(origin),
+        "data": dict(data),
+        "init": dict(initial),
     }
     card = replace(average.card, training=training)
     tensors = {k: v.half().cpu().contiguous() for k, v in average.net.state_dict().items()}
@@ -67,7 +71,7 @@ def write(
         part.write_bytes(save(tensors, {KEY: card.to_json()}))
 
 
-def restore(state: State, path: Path, recipe: Recipe, folder: Folder) -> None:
+def restore(state: State, path: Path, recipe: Recipe, data: Mapping[str, Any]) -> None:
     """Go on from a checkpoint. Raises UsageError when recipe or images are not the same."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -84,7 +88,7 @@ def restore(state: State, path: Path, recipe: Recipe, folder: Folder) -> None:
                 f"--resume: '{key}' is {now.get(key)!r}, the checkpoint {path} has"
                 f" {before.get(key)!r}: start anew, or use the same value"
             )
-    if record["data"] != folder.fingerprint():
+    if record["data"] != data["fingerprint"]:
         raise UsageError(
             f"--resume: the images are not those of the checkpoint {path}: start anew, with"
             " --init and its weights to keep what was learnt"

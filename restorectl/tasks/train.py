@@ -1,36 +1,32 @@
 """`train`: recipe + images -> a weights file, resumable and on several processes."""
 
-import os
+import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
 
-from restorectl import catalog
 from restorectl.core import recipe as recipes
 from restorectl.core.card import Card
+from restorectl.core.crops import Crops
 from restorectl.core.recipe import Recipe
-from restorectl.engine.augment import Crops, clean
-from restorectl.engine.denoiser import Denoiser, build
-from restorectl.engine.fit import Loss, State, Step, World, fit, mean_loss
-from restorectl.engine.objectives import Draw
+from restorectl.engine import training
+from restorectl.engine.denoiser import Denoiser
+from restorectl.engine.fit import Step as Step
+from restorectl.engine.fit import World, fit, mean_loss
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError, WeightsError
 from restorectl.io import weights as weights_io
-from restorectl.io.dataset import Folder, Patches, Pixels, Recent, parts, random, scan
+from restorectl.io.dataset import Folder, Patches, parts, random, scan
+from restorectl.io.planes import Recent
 from restorectl.tasks import checkpoint
-
-Objective = Callable[[Denoiser, Tensor, Draw], Tensor]
-Load = Callable[[int, int], Pixels]  # (step, micro-batch) -> crops; step 0 is validation
+from restorectl.tasks.select import select
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,16 @@ class TrainJob:
     init: str | None = None  # weights to start from; None = as the recipe says
     device: str = "auto"
     axes: str | None = None
+    select_hq: str | None = None  # folder of patches of the quality that is wanted
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is trained on, what is kept for validation, and what to record of it."""
+
+    train: Patches
+    kept: Patches
+    data: Mapping[str, Any]
 
 
 class Report(Protocol):
@@ -58,47 +64,57 @@ class Report(Protocol):
 def run(job: TrainJob, report: Report) -> Path:
     """Train, and return the weights file. Checkpoints come at intervals and at the end."""
     recipe = recipes.load(job.recipe, job.overrides)
-    output, objective = _output(job), _objective(recipe)
+    output, device = _output(job), pick_device(job.device)
+    training.objective(recipe.objective)  # an unknown one is refused before any work
     folder = scan(Path(job.data), recipe.data.channels, job.axes)
     for warning in folder.warnings:
         report.note(f"warning: {warning}")
-    model, origin = _model(job, recipe, output.stem)
-    with _processes(pick_device(job.device)) as (world, device), ThreadPoolExecutor(1) as pool:
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        state = State(model, recipe.optimiser)
+    model, initial = _model(job, recipe, output.stem)
+    with (
+        training.processes(device) as (world, device),
+        closing(Recent(recipe.data.cache_mb << 20)) as recent,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        material = _material(job, recipe, folder, recent, report)
+        state = training.state(model, recipe, device)
         if job.resume:
-            checkpoint.restore(state, checkpoint.resume_path(output), recipe, folder)
-        loss = _loss(recipe, objective, _source(recipe, folder, world, pool), state.model)
+            checkpoint.restore(state, checkpoint.resume_path(output), recipe, material.data)
+        loss = training.loss_of(recipe, _loader(recipe, material, world, reader), state.model)
         report.begin(recipe.optimiser.steps, state.step, recipe.optimiser.batch)
 
         def save() -> None:
-            checkpoint.write(output, recipe, state, folder, origin)
+            checkpoint.write(output, recipe, state, material.data, initial)
             report.saved(output, state.step)
 
-        _train(recipe, state, loss, world, report, save)
+        dtype = pick_precision(recipe.optimiser.precision, device)
+        steps = fit(state, loss, recipe.optimiser, recipe.seed, dtype, world)
+
+        def validate() -> float:
+            o, v = recipe.optimiser, recipe.validation
+            size = min(o.micro_batch, v.crops)
+            return mean_loss(state, loss, v.crops // size, size, recipe.seed, dtype, world)
+
+        _follow(steps, recipe, report, validate, save if world.rank == 0 else None)
     return output
 
 
-def _train(
+def _follow(
+    steps: Iterator[Step],
     recipe: Recipe,
-    state: State,
-    loss: Loss,
-    world: World,
     report: Report,
-    save: Callable[[], None],
+    validate: Callable[[], float],
+    save: Callable[[], None] | None,
 ) -> None:
+    """Go through the steps; report, validate and save when it is time to."""
     o, v = recipe.optimiser, recipe.validation
-    dtype = pick_precision(o.precision, next(state.model.parameters()).device)
     saved = time.monotonic()
-    for step in fit(state, loss, o, recipe.seed, dtype, world):
+    for step in steps:
         last = step.number == o.steps
         report.step(step)
         if v.every and v.fraction and (last or step.number % v.every == 0):
-            size = min(o.micro_batch, v.crops)
-            value = mean_loss(state, loss, v.crops // size, size, recipe.seed, dtype, world)
-            report.validated(step.number, value)
+            report.validated(step.number, validate())
         due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
-        if world.rank == 0 and (due or last):
+        if save is not None and (due or last):
             save()
             saved = time.monotonic()
 
@@ -119,14 +135,6 @@ def _output(job: TrainJob) -> Path:
     return path
 
 
-def _objective(recipe: Recipe) -> Objective:
-    if recipe.objective not in catalog.OBJECTIVES:
-        known = ", ".join(catalog.OBJECTIVES)
-        raise UsageError(f"unknown objective '{recipe.objective}': choose one of {known}")
-    found: Objective = catalog.OBJECTIVES[recipe.objective].load()
-    return found
-
-
 def _model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str, Any]]:
     """The denoiser of the recipe or of the initial weights, and what is known of the latter."""
     common = _common(recipe, name)
@@ -144,7 +152,8 @@ def _model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str
                 f" recipe's, {recipe.network.name} {config}"
             )
         origin = {"name": card.name, "sha256": weights.sha256, "training": dict(card.training)}
-        return build(replace(card, **common), dict(weights.tensors)), origin
+        card = replace(card, **common)
+        return training.denoiser(card, dict(weights.tensors), recipe.seed), origin
     if not recipe.network.name:
         raise UsageError("this recipe names no network: give the weights to start from, --init")
     card = Card(
@@ -155,9 +164,8 @@ def _model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str
         time=recipe.time,
         **common,
     )
-    torch.manual_seed(recipe.seed)  # new weights
     try:
-        return build(card), {}
+        return training.denoiser(card, None, recipe.seed), {}
     except WeightsError as error:
         raise UsageError(f"recipe '{job.recipe}': {error}") from error
 
@@ -179,25 +187,32 @@ def _common(recipe: Recipe, name: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _processes(device: torch.device) -> Iterator[tuple[World, torch.device]]:
-    """Join the processes that torchrun started, if it did; on CUDA each takes one device."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield World(), device
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(dist.get_rank(), size), device
-    finally:
-        dist.destroy_process_group()
+def _material(
+    job: TrainJob, recipe: Recipe, folder: Folder, recent: Recent, report: Report
+) -> Material:
+    """The crops of the scanned images; with --select-hq, of their best patches only."""
+    d, v, sources = recipe.data, recipe.validation, folder.sources
+    regions = [parts(sources, d.channels, v.fraction, v.crop, kept) for kept in (False, True)]
+    fingerprint, data = folder.fingerprint(), {"images": len(sources)}
+    if job.select_hq is not None:
+        found = select(Path(job.select_hq), sources, regions, recipe, recent, job.axes)
+        regions, counts = [list(part) for part in found.kept], found.counts
+        data |= {"patches_kept": counts[0], "patches": counts[1]}
+        report.note(f"--select-hq: kept {counts[0]} of {counts[1]} patches")
+        fingerprint = hashlib.sha256((fingerprint + repr(regions)).encode()).hexdigest()
+    train, kept = (Patches(sources, part, d.balance, recent) for part in regions)
+    if v.fraction and v.every and not kept.fits(v.crop):
+        raise UsageError(
+            f"no image is large enough to keep rows for validation crops of {v.crop} px:"
+            " use smaller ones, or -s validation.every=0"
+        )
+    return Material(train, kept, {**data, "fingerprint": fingerprint})
 
 
-def _source(recipe: Recipe, folder: Folder, world: World, pool: ThreadPoolExecutor) -> Load:
-    """Crops on demand; the next micro-batch of this process is read ahead."""
+def _loader(
+    recipe: Recipe, material: Material, world: World, reader: ThreadPoolExecutor
+) -> training.Load:
+    """Crops on demand; step 0 is validation; the next micro-batch of this process is read ahead."""
     o, d, v = recipe.optimiser, recipe.data, recipe.validation
     count = o.batch // o.micro_batch
     if count % world.size:
@@ -205,51 +220,27 @@ def _source(recipe: Recipe, folder: Folder, world: World, pool: ThreadPoolExecut
             f"optimiser.batch / optimiser.micro_batch = {o.batch} / {o.micro_batch} must be a"
             f" multiple of {world.size} processes"
         )
-    recent = Recent(d.cache_mb << 20)
-    cut = (folder.sources, d.channels, v.fraction, v.crop)
-    train = Patches(folder.sources, parts(*cut, validation=False), d.balance, recent)
-    kept = Patches(folder.sources, parts(*cut, validation=True), d.balance, recent)
-    if v.fraction and v.every and not kept.fits(v.crop):
-        raise UsageError(
-            f"no image is large enough to keep rows for validation crops of {v.crop} px:"
-            " use smaller ones, or -s validation.every=0"
-        )
-    waiting: dict[tuple[int, int], Future[Pixels]] = {}
+    waiting: dict[tuple[int, int], Future[Crops]] = {}
 
-    def read(step: int, index: int) -> Pixels:
+    def read(step: int, index: int) -> Crops:
         if step == 0:
             size = min(o.micro_batch, v.crops)
-            return kept.batch(recipe.seed, 0, index * size, size, v.crop)
+            return material.kept.batch(recipe.seed, 0, index * size, size, v.crop)
         at = np.array([index], np.uint64)
         crop, binning = (
             choices[int(random(recipe.seed, step, at, stream)[0] * len(choices))]
             for stream, choices in ((3, d.crop), (4, d.binning))
         )
         first = index * o.micro_batch
-        return train.batch(recipe.seed, step, first, o.micro_batch, crop, binning)
+        return material.train.batch(recipe.seed, step, first, o.micro_batch, crop, binning)
 
-    def load(step: int, index: int) -> Pixels:
-        ready = waiting.pop((step, index), None) or pool.submit(read, step, index)
+    def load(step: int, index: int) -> Crops:
+        ready = waiting.pop((step, index), None) or reader.submit(read, step, index)
         following = (step, index + world.size)
         if following[1] >= count:
             following = (step + 1, world.rank)
         if step > 0 and following[0] <= o.steps:
-            waiting[following] = pool.submit(read, *following)
+            waiting[following] = reader.submit(read, *following)
         return ready.result()
 
     return load
-
-
-def _loss(recipe: Recipe, objective: Objective, load: Load, trained: nn.Module) -> Loss:
-    """Crops, augmentation and objective as one function of (step, micro-batch, generator)."""
-    fast = torch.compile(trained) if recipe.optimiser.compile else trained
-
-    def loss(model: nn.Module, step: int, index: int, drawn: torch.Generator) -> Tensor:
-        raw = load(step, index)
-        arrays = (raw.pixels, raw.dark, raw.low, raw.high)
-        crops = Crops(*(torch.from_numpy(a).to(drawn.device) for a in arrays))
-        x0 = clean(crops, recipe.data, drawn)
-        chosen: Any = fast if model is trained else model
-        return objective(chosen, x0, Draw(drawn, recipe.levels, recipe.noise, recipe.loss))
-
-    return loss

@@ -118,7 +118,7 @@ def test_conditional_gives_a_capped_condition_and_any_level():
     highest = math.sqrt(1 - table.abar[200])
     assert spread.max() < highest * 1.4
     assert spread.mean() == pytest.approx(highest / 2, rel=0.1)
-    assert sigma.max() > table.sigma(990)
+    assert sigma.max() > float(table.sigma(990))
 
 
 def test_noise_has_unit_variance_and_the_promised_low_frequency_level():
@@ -145,7 +145,7 @@ def test_kernels_have_unit_energy_and_reach_from_white_to_smooth():
     gain = kernels.sum((1, 2))
     assert gain.min() >= 0.3
     assert gain.max() > 3
-    assert torch.quantile(gain, 0.1) < 1.1
+    assert torch.quantile(gain, 0.1) < 1.3
 
 
 def test_a_region_has_a_second_lower_level():
@@ -169,12 +169,13 @@ def test_a_region_has_a_second_lower_level():
 def test_the_paper_calibrator_sees_the_scaled_image_and_tells_the_step():
     card = Card("m", "calibrator", "calibrator", schedule="cosine")
     model = Spy(card, lambda x, sigma: torch.full((len(x),), 500.0))
-    levels = Levels(schedule="cosine", max_step=1000)
-    loss = calibrator(model, torch.zeros(512, 1, 32, 32), draw(0, levels))
-    spread = model.seen[0][0].flatten(1).std(1)
-    assert spread.max() == pytest.approx(1, abs=0.1)  # sqrt(1 - abar)
-    steps = schedule("cosine").step((spread**-2 - 1).clamp_min(1e-6).rsqrt().numpy())
-    assert torch.allclose(loss, ((500 - torch.from_numpy(steps)) / 1000).square().float(), atol=0.05)
+    loss = calibrator(
+        model, torch.zeros(256, 1, 64, 64), draw(0, Levels(schedule="cosine", max_step=500))
+    )
+    spread = model.seen[0][0].flatten(1).std(1)  # sqrt(1 - abar)
+    steps = schedule("cosine").step((spread**-2 - 1).rsqrt().numpy())
+    expected = ((500 - torch.from_numpy(steps)) / 1000).square().float()
+    assert torch.allclose(loss, expected, atol=0.02)
 
 
 def test_clipping_leaves_noise_only_above_the_point():
