@@ -58,4 +58,16 @@ SAMPLERS: dict[str, Row] = {
     "ancestral": Row(
         "engine.samplers:ancestral", "stochastic DDPM steps, a draw from the posterior"
     ),
+    "rscd": Row(
+        "engine.rscd:sampler",
+        "step-calibrated diffusion: asks again and again how many steps are left (paper 000)",
+    ),
+}
+
+CALIBRATORS: dict[str, Row] = {
+    "analytic": Row("engine.calibration:analytic", "the level of the intensity model"),
+    "network": Row("engine.calibration:network", "a trained calibrator network (paper 000)"),
+    "nonparametric": Row(
+        "engine.calibration:nonparametric", "eigenvalues of patches (Chen et al. 2015)"
+    ),
 }

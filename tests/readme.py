@@ -16,7 +16,9 @@ def rows(header: str, lines: list[str]) -> str:
 
 
 def catalog_table(table: dict[str, Row], title: str) -> str:
-    return rows(f"| {title} | what |", [f"| `{name}` | {row.help} |" for name, row in table.items()])
+    return rows(
+        f"| {title} | what |", [f"| `{name}` | {row.help} |" for name, row in table.items()]
+    )
 
 
 def weights_table() -> str:
@@ -44,7 +46,9 @@ def filled(text: str) -> str:
     """`text` with every generated part renewed."""
     for name, part in generated().items():
         pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, p=part: f"{m[1]}{p}\n{m[2]}", text, flags=re.DOTALL)
+        text, count = re.subn(
+            pattern, lambda m, p=part: f"{m[1]}{p}\n{m[2]}", text, flags=re.DOTALL
+        )
         assert count == 1, f"README.md has {count} places for '{name}'"
     return text
 

@@ -65,7 +65,9 @@ def test_every_sampler_is_documented():
 def test_ci_calls_the_readme_s_test_command():
     script = (README.parent / ".ci/run").read_text("utf-8")
     assert "<!-- test command -->" in script
-    assert re.search(r"<!-- test command -->\n```\npython -m pip install .* python -m pytest\n```", TEXT)
+    assert re.search(
+        r"<!-- test command -->\n```\npython -m pip install .* python -m pytest\n```", TEXT
+    )
 
 
 def test_the_project_speaks_of_itself_alone():

@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from restorectl.catalog import SAMPLERS
+from restorectl.catalog import CALIBRATORS, SAMPLERS
 from restorectl.core.jobs import Compute, Files
 from restorectl.errors import UsageError
 
 Noise = StrEnum("Noise", ["auto", "gaussian", "poisson-gaussian", "none"])
 Precision = StrEnum("Precision", ["auto", "bf16", "fp32"])
 Sampler = StrEnum("Sampler", list(SAMPLERS))  # type: ignore[misc]
+Calibrator = StrEnum("Calibrator", list(CALIBRATORS))  # type: ignore[misc]
+Preset = StrEnum("Preset", ["restorectl", "paper", "official"])
 
 FILES, COMPUTE, OUTPUT = "Files", "Computation", "Reporting"
 

@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from restorectl.catalog import SAMPLERS
+from restorectl.catalog import CALIBRATORS, SAMPLERS
 from restorectl.cli import options as opt
 from restorectl.cli.report import reporting
 from restorectl.core.jobs import NoiseOptions, RestoreJob
 
-NOISE = "Noise of the camera"
+NOISE, RSCD = "Noise of the camera", "Step-calibrated diffusion (--sampler rscd)"
+CALIBRATOR_HELP = " · ".join(f"{name}: {row.help}" for name, row in CALIBRATORS.items())
 SAMPLER_HELP = " · ".join(f"{name}: {row.help}" for name, row in SAMPLERS.items())
 
 
@@ -25,6 +26,30 @@ def restore(
         float,
         typer.Option(min=0.0, max=10.0, help="Factor on the noise level that is to be removed."),
     ] = 1.0,
+    calibrator: Annotated[
+        opt.Calibrator,
+        typer.Option(help="What decides the level to start from. " + CALIBRATOR_HELP),
+    ] = opt.Calibrator("analytic"),
+    calibrator_weights: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Weights of the network calibrator.")
+    ] = "calibrator",
+    preset: Annotated[
+        opt.Preset,
+        typer.Option(
+            help="Loop of the rscd sampler. paper: Algorithm 1 as printed · official: the"
+            " published code's.",
+            rich_help_panel=RSCD,
+        ),
+    ] = opt.Preset.restorectl,
+    recalibrate: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Steps of the rscd sampler between two calibrations; 0 = calibrate once."
+            " Default: the preset's (10).",
+            rich_help_panel=RSCD,
+        ),
+    ] = None,
     noise: Annotated[
         opt.Noise,
         typer.Option(
@@ -82,6 +107,10 @@ def restore(
         sampler=sampler.value,
         steps=opt.automatic("--steps", steps),
         strength=strength,
+        calibrator=calibrator.value,
+        calibrator_weights=calibrator_weights,
+        preset=preset.value,
+        recalibrate=recalibrate,
     )
     with reporting(quiet=quiet, json_lines=json_lines) as report:
         from restorectl.tasks.restore import run

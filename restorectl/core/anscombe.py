@@ -10,6 +10,7 @@ All functions take gain, offset and read_noise in the units of the image. A gain
 Gaussian noise: the transform is then (s - offset) / read_noise and both inverses are the same.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,13 +20,27 @@ _TABLE_END = 200.0  # photons; beyond it the asymptotic inverse is right to 1e-5
 _TABLE_SIZE = 512
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Mean and variance of the transform per number of photons, all (_TABLE_SIZE,) float64.
+
+    correction: photons that the asymptotic inverse lacks at `expected`; slope: d photons / dz at 0.
+    """
+
+    photons: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    correction: NDArray[np.float64]
+    slope: float
+
+
 def forward(
     image: NDArray[np.floating], gain: float, offset: float, read_noise: float
 ) -> NDArray[np.float32]:
     """Stabilise the variance: z = 2 / gain * sqrt(max(gain (s - offset) + 3/8 gain^2 + read^2, 0)).
 
     image: any shape, input units. Returns the same shape, float32, noise of about unit std
-    (less where less than about 2 photons per pixel were counted).
+    (less where fewer than about 2 photons per pixel were counted).
     """
     s = np.asarray(image, dtype=np.float32)
     if gain <= 0:
@@ -67,43 +82,41 @@ def inverse_unbiased(
     if gain <= 0:
         return inverse_algebraic(z, gain, offset, read_noise)
     read = read_noise / gain
-    nodes, correction, slope = _table(read)
+    table = _table(read)
+    dark = table.expected[0]
     z64 = np.asarray(z, dtype=np.float64)
-    above = np.maximum(z64, nodes[0])
-    photons = above**2 / 4.0 - 0.125 - read**2 + np.interp(above, nodes, correction)
-    photons += slope * np.minimum(z64 - nodes[0], 0.0)
-    return (photons * gain + offset).astype(np.float32)
+    above = np.maximum(z64, dark)
+    photons = above**2 / 4.0 - 0.125 - read**2
+    photons = photons + np.interp(above, table.expected, table.correction)
+    photons = photons + table.slope * np.minimum(z64 - dark, 0.0)
+    return np.asarray(photons * gain + offset, dtype=np.float32)
 
 
 def stabilised_variance(photons: NDArray[np.floating], read: float) -> NDArray[np.float64]:
     """Variance of `forward` of Poisson(photons) plus read noise (in photons): 1 for many photons.
 
-    photons: any shape, >= 0. From E[f^2] = 4 (photons + 3/8 + read^2), which neglects clipping.
+    photons: any shape, >= 0. Returns the same shape, 1 beyond the table.
     """
-    nodes, correction, _ = _table(read)
-    lam = np.asarray(photons, dtype=np.float64)
-    grid = nodes**2 / 4.0 - 0.125 - read**2 + correction
-    variance = np.clip(4.0 * (grid + 0.375 + read**2) - nodes**2, 0.0, 1.0)
-    return np.interp(lam, grid, variance)
+    table = _table(read)
+    values = np.interp(np.asarray(photons, dtype=np.float64), table.photons, table.variance)
+    return np.asarray(values, dtype=np.float64)
 
 
 @lru_cache(maxsize=32)
-def _table(read: float) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Expected transform at the nodes, what the asymptotic inverse lacks there, slope at 0 photons.
-
-    read: read noise in photons. Nodes are equidistant in the square root of lambda.
-    """
+def _table(read: float) -> _Table:
+    """The table for a read noise in photons; nodes are equidistant in the root of lambda."""
     photons = np.linspace(0.0, np.sqrt(_TABLE_END), _TABLE_SIZE) ** 2
-    expected = _expected_transform(photons, read)
+    expected, variance = _moments(photons, read)
     correction = photons - (expected**2 / 4.0 - 0.125 - read**2)
     # Where lambda hardly moves z (read noise of many photons), rounding could make steps equal.
     slope = float((photons[4] - photons[0]) / max(expected[4] - expected[0], 1e-12))
-    expected.flags.writeable = correction.flags.writeable = False
-    return expected, correction, slope
+    return _Table(photons, expected, variance, correction, slope)
 
 
-def _expected_transform(photons: NDArray[np.float64], read: float) -> NDArray[np.float64]:
-    """E[2 sqrt(max(k + read n + 3/8 + read^2, 0))], k Poisson(photons), n standard normal."""
+def _moments(
+    photons: NDArray[np.float64], read: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean, variance of 2 sqrt(max(k + read n + 3/8 + read^2, 0)), k Poisson(photons), n normal."""
     counts = np.arange(int(photons.max() + 12.0 * np.sqrt(photons.max()) + 30))
     if read > 0:
         n = np.linspace(-7.0, 7.0, 1401)
@@ -111,14 +124,14 @@ def _expected_transform(photons: NDArray[np.float64], read: float) -> NDArray[np
         weight /= weight.sum()
     else:
         n, weight = np.zeros(1), np.ones(1)
-    values = counts[:, None] + read * n + 0.375 + read**2
-    per_count = (2.0 * np.sqrt(np.maximum(values, 0.0))) @ weight
+    values = np.maximum(counts[:, None] + read * n + 0.375 + read**2, 0.0)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(counts[1:], 1)))])
     log_photons = np.log(np.maximum(photons, 1e-300))
     log_weight = np.outer(log_photons, counts) - log_factorial - photons[:, None]
     poisson = np.exp(np.where(counts == 0, -photons[:, None], log_weight))
-    expected: NDArray[np.float64] = poisson @ per_count
-    return expected
+    mean: NDArray[np.float64] = poisson @ (2.0 * np.sqrt(values) @ weight)
+    variance = np.maximum(poisson @ (4.0 * values @ weight) - mean**2, 0.0)
+    return mean, np.asarray(variance)
 
 
 def _positive(read_noise: float) -> float:

@@ -128,7 +128,12 @@ def _table(plane: NDArray[np.float32], top: float) -> NDArray[np.float64]:
     flat = power.reshape(rows, cols, -1)
     bands = np.stack([flat[..., b.ravel()].mean(-1, dtype=np.float64) for b in _BANDS], -1)
     around = _around(np.stack([mean, bands[..., 2] + bands[..., 3]], -1))
-    usable = (block.max((2, 3)) < top) & (block.max((2, 3)) > block.min((2, 3)))
+    lowest, highest = block.min((2, 3)), block.max((2, 3))
+    flat_block = lowest == highest
+    # Partly flat beside a flat block: the edge of a padded, masked or clipped area.
+    part = (block == lowest[..., None, None]).mean((2, 3)) > 0.1
+    edge = part & (_around(flat_block[..., None].astype(np.float64))[..., 0] > 0)
+    usable = (highest < top) & ~flat_block & ~edge
     return np.asarray(np.concatenate([mean[..., None], around, bands], -1)[usable])
 
 

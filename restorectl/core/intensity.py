@@ -71,8 +71,8 @@ def fit(
     """Fit the intensity model of one channel.
 
     planes: sampled windows (Y, X), any real dtype. noise: one of `noise.KINDS`. gain, offset,
-    read_noise: known camera values in input units; they replace estimates. Raises InputError for constant or
-    non-finite images, UsageError for an unknown kind.
+    read_noise: known camera values in input units; they replace estimates. Raises InputError for
+    constant or non-finite images, UsageError for options that cannot be meant.
     """
     floats = [np.asarray(p, dtype=np.float32) for p in planes]
     model = estimate(floats, kind=noise, gain=gain, offset=offset, read_noise=read_noise)
@@ -89,40 +89,6 @@ def fit(
     if not high > low:
         raise InputError("image is constant: nothing to restore")
     return Intensity(model, low, high, model.level * 2.0 / (high - low) * _INFLATION)
-
-
-def conserve_flux(
-    observed: NDArray[Any], restored: NDArray[Any], cell: int = 64
-) -> NDArray[np.float32]:
-    """Give every region of `restored` the mean that was observed there.
-
-    The observed mean is unbiased whatever the noise model; the restored one is not quite: the
-    posterior mean of the square root is darker than the root of the mean at low counts, and a
-    denoiser may shift correlated noise (0 to 3 % in all). The difference, averaged over cells of
-    cell x cell pixels and interpolated bilinearly, is added: its noise is that of one pixel / cell.
-
-    observed, restored: (Y, X) of one image in input units; apply it once to whole planes, and to
-    the mean of samples, not to each. Returns float32 (Y, X).
-    """
-    difference = np.asarray(observed, dtype=np.float32) - np.asarray(restored, dtype=np.float32)
-    sums: NDArray[np.float64] = difference.astype(np.float64)
-    for axis in (0, 1):
-        starts = np.arange(0, sums.shape[axis], cell)
-        counts = np.diff(np.append(starts, sums.shape[axis]))
-        shape = (-1, 1) if axis == 0 else (1, -1)
-        sums = np.add.reduceat(sums, starts, axis=axis) / counts.reshape(shape)
-    up = _interpolation(difference.shape[0], sums.shape[0], cell)
-    across = _interpolation(difference.shape[1], sums.shape[1], cell)
-    correction = (up @ sums.astype(np.float32)) @ across.T
-    return np.asarray(restored, dtype=np.float32) + correction
-
-
-def _interpolation(size: int, cells: int, cell: int) -> NDArray[np.float32]:
-    """Linear interpolation from cell centres to pixels, constant beyond the outer ones."""
-    starts = np.arange(cells) * cell
-    centres = (starts + np.minimum(starts + cell, size) - 1) / 2.0
-    columns = [np.interp(np.arange(size), centres, row) for row in np.eye(cells)]
-    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _whiten(plane: NDArray[Any], noise: NoiseModel) -> NDArray[np.float32]:

@@ -49,3 +49,7 @@ class RestoreJob:
     sampler: str = "ddim"
     steps: int | None = None  # network calls; None = the sampler's default
     strength: float = 1.0  # factor on the noise level that the network is told
+    calibrator: str = "analytic"  # row of catalog.CALIBRATORS
+    calibrator_weights: str = "calibrator"
+    preset: str = "restorectl"  # of the rscd sampler's loop
+    recalibrate: int | None = None  # steps between calibrations, 0 = off; None = the preset's

@@ -22,8 +22,8 @@ def blocks(
     n_planes = max(n_planes, min(len(planes), 8, room))
     n_corners = max(1, min(len(corners), room // n_planes))
     picked = []
-    for k, p in enumerate(_spread(len(planes), n_planes)):
-        for q in _spread(len(corners), n_corners, shift=k):
+    for k, p in enumerate(spread(len(planes), n_planes)):
+        for q in spread(len(corners), n_corners, shift=k):
             top, left = corners[q]
             picked.append(
                 (
@@ -41,7 +41,7 @@ def _starts(length: int) -> list[int]:
     return [round(start) for start in np.linspace(0, max(0, length - BLOCK), count)]
 
 
-def _spread(total: int, count: int, shift: int = 0) -> list[int]:
-    """`count` of range(total), evenly spaced; `shift` moves the choice, so planes differ."""
+def spread(total: int, count: int, shift: int = 0) -> list[int]:
+    """At most `count` of range(total), evenly spaced; `shift` moves the choice."""
     step = total / count
     return sorted({int((k + 0.5) * step + shift * 0.618 * step) % total for k in range(count)})

@@ -101,12 +101,11 @@ class Runner:
     @torch.inference_mode()
     def sample(
         self,
-        sampler: Callable[[Problem], Tensor],
+        run: Callable[[Problem], Tensor],
         x: np.ndarray,
         sigma: np.ndarray,
         sites: list[Site],
         field: NoiseField,
-        steps: int | None,
     ) -> np.ndarray:
         """x (B, 1, H, W) float32 at levels sigma (B,) -> x0 (B, 1, H, W) float32.
 
@@ -120,9 +119,8 @@ class Runner:
                 lambda k, tiles: field.draw(
                     [sites[i] for i in tiles.tolist()], (x.shape[2], x.shape[3]), k
                 ),
-                steps,
             )
-            return sampler(problem).cpu().numpy()
+            return run(problem).cpu().numpy()
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -136,7 +134,7 @@ class Runner:
         half = len(x) // 2
         parts = (slice(0, half), slice(half, None))
         return np.concatenate(
-            [self.sample(sampler, x[p], sigma[p], sites[p], field, steps) for p in parts]
+            [self.sample(run, x[p], sigma[p], sites[p], field) for p in parts]
         )
 
 

@@ -1,17 +1,35 @@
 """Step rules, paths of levels, and the samplers that combine them (rows of catalog.SAMPLERS).
 
 All rules are written for x = x0 + sigma * n, where DDPM and DDIM need no schedule. A sampler is a
-function Problem -> x0; it starts from the observation, which *is* a sample at its own noise level
-once its noise is white.
+`Sampler`; it starts from the observation, which *is* a sample at its own noise level once its noise
+is white.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from restorectl.engine.sampling import Denoise, Draw, Rule, Step, walk
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of RSCD's loop; the published ones are in `rscd.PRESETS`."""
+
+    schedule: str = "rscd"
+    every: int = 10  # d: steps between two calibrations; 0 = calibrate once
+    rounds: int = 15  # calibrations at most: Algorithm 1 as printed need not end
+    cap: int = 200  # largest step, T' of training
+    below: int = 10  # fewer steps left than this are taken without asking again; 0 = always ask
+    ahead: int = 0  # begin a block this many steps later than calibrated ...
+    ahead_last: int = 0  # ... and the last block this many
+    truncate: bool = False  # step counts are cut to whole numbers, else rounded
+    variance: str = "beta-tilde"
+    noise_at_end: bool = False  # also the step to t = 0 adds noise
+    preserving: bool = False  # the image is x_t of the variance-preserving chain, unscaled
 
 
 @dataclass(frozen=True)
@@ -24,12 +42,29 @@ class Problem:
     draw: Draw
     steps: int | None = None  # network calls; None = the sampler's own default
     condition: Tensor | None = None
+    settings: Settings = Settings()
+
+
+Calibrator = Callable[[Tensor], Tensor]  # x (B, C, H, W) in [-1, 1] -> noise level (B,)
+Shared = dict[str, Any]  # what all windows of one channel share, as JSON values
+
+
+def start_level(pilot: Problem, calibrate: Calibrator) -> Shared:
+    """The level to start from: the median over sampled windows of one channel."""
+    levels = calibrate(pilot.x).log().double()
+    return {"sigma": float(levels.quantile(0.5).exp())}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A row of catalog.SAMPLERS: `prepare` on sampled windows of a channel, `run` on all."""
+
+    run: Callable[[Problem, Shared], Tensor]  # -> x0 (B, C, H, W)
+    prepare: Callable[[Problem, Calibrator], Shared] = start_level
 
 
 # ---- rules ---------------------------------------------------------------------------------------
-def ddim_rule(
-    eta: float = 0.0, variance: str = "beta-tilde", noise_at_end: bool = False
-) -> Rule:
+def ddim_rule(eta: float = 0.0, variance: str = "beta-tilde", noise_at_end: bool = False) -> Rule:
     """DDIM (Song et al. 2021, eq. 12, 16): eta = 0 is deterministic, eta = 1 is ancestral DDPM.
 
     With "beta-tilde" the noise has the posterior's variance (Ho et al. 2020, eq. 7; all published
@@ -76,12 +111,12 @@ def ramp(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float = 7.0) -> T
 
 
 # ---- samplers ------------------------------------------------------------------------------------
-def _sampler(rule: Rule, default_steps: int) -> Callable[[Problem], Tensor]:
-    def run(p: Problem) -> Tensor:
+def _sampler(rule: Rule, default_steps: int) -> Sampler:
+    def run(p: Problem, shared: Shared) -> Tensor:
         path = ramp(p.sigma, p.steps or default_steps)
         return walk(p.denoise, p.x, path, rule, p.draw, p.condition)
 
-    return run
+    return Sampler(run)
 
 
 ddim = _sampler(ddim_rule(), 2)

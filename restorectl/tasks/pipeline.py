@@ -1,72 +1,32 @@
 """The one way of an image through the tool; commands differ only by their Method.
 
-open -> canonical planes -> intensity model (fitted on a sample) -> windows -> method -> cores in
-input units -> clip, round, cast -> atomic write with metadata and provenance -> outcome.
+open -> canonical planes -> what each channel shares (fitted on a sample) -> windows -> method ->
+local mean kept -> clip, round, cast -> atomic write with metadata and provenance -> outcome.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from restorectl.core import intensity, sampling_plan, tiling
-from restorectl.core.axes import Header
+from restorectl.core import tiling
+from restorectl.core.axes import Plane
 from restorectl.core.cast import to_dtype
-from restorectl.core.photometry import keep_local_mean
 from restorectl.core.jobs import Compute, Files, NoiseOptions
+from restorectl.core.photometry import keep_local_mean
 from restorectl.core.provenance import content_hash, matches
 from restorectl.errors import DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.io.atomic import replacing, sweep
-from restorectl.io.image import (
-    Image,
-    create_image,
-    open_image,
-    read_provenance,
-    verify_image,
-)
-from restorectl.tasks import manifest
+from restorectl.io.image import Image, create_image, open_image, read_provenance, verify_image
+from restorectl.tasks import channels, manifest
 from restorectl.tasks.inputs import Missing, Pair, make_folder
+from restorectl.tasks.method import Batch, Channel, Method
 from restorectl.tasks.outcome import Outcome, Report
 
 PLANE_PIXELS = 4 << 20  # planes are collected up to this many pixels, to fill batches
-
-Plane = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Windows of one channel, in network units, and the way back."""
-
-    x: np.ndarray  # (B, 1, H, W) float32, about [-1, 1]
-    sigma: np.ndarray  # (B,) float32, noise level in the units of x
-    sites: list[tuple[Plane, int, int]]  # plane, row and column of each window's first pixel
-    inverse: Callable[[np.ndarray], np.ndarray]  # network units -> input units
-
-
-class Method(Protocol):
-    """What one command does to a batch of windows."""
-
-    @property
-    def stride(self) -> int:
-        """Window sizes are multiples of this."""
-        ...
-
-    @property
-    def sigma_max(self) -> float:
-        """The largest noise level it can be told, in network units."""
-        ...
-
-    def __call__(self, batch: Batch) -> np.ndarray:
-        """(B, H, W) float32 in input units."""
-        ...
-
-    def calls(self) -> int:
-        """Network calls so far, counted in windows."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -142,81 +102,27 @@ def _one(job: Run, pair: Pair, outcome: Outcome, report: Report) -> None:
             raise OutputError(f"{pair.target}: exists and is not ours: move it or use --overwrite")
     with open_image(pair.source, axes=job.files.axes) as image:
         header = image.header
-        _, channels, _, height, width = header.canonical_shape
+        _, count, _, height, width = header.canonical_shape
         outcome.details.update(axes=header.axes, shape=list(header.shape), dtype=str(header.dtype))
-        chosen = _chosen(job.files.channels, channels, pair.source)
+        chosen = channels.chosen(job.files.channels, count, pair.source)
         if job.files.dry_run:
             outcome.status = "planned"
             windows = tiling.plan((height, width), job.method.stride)
-            outcome.details["windows"] = len(windows) * len(header.planes) * len(chosen) // channels
+            outcome.details["windows"] = len(windows) * len(header.planes) * len(chosen) // count
             return
         report.file(pair.name, len(header.planes) * height * width)
-        models = _fit(job, image, chosen)
-        _describe(outcome, models, job.method.sigma_max)
+        prepared = channels.prepare(image, chosen, job.noise, job.method)
+        channels.describe(outcome, prepared, job.method.sigma_max)
         make_folder(pair.target.parent)
-        planes = restored_planes(job, image, models, report.advance)
+        planes = restored_planes(job, image, prepared, report.advance)
+        output = header.for_target(pair.target)
         with replacing(pair.target) as part:
-            create_image(part, output_header(header, pair.target), planes, provenance=expected)
-            verify_image(part, output_header(header, pair.target))
-
-
-def _describe(
-    outcome: Outcome, models: Mapping[int, intensity.Intensity], sigma_max: float
-) -> None:
-    outcome.details["noise"] = {str(c): model.describe() for c, model in models.items()}
-    for c, model in models.items():
-        where = f"channel {c}: " if len(models) > 1 else ""
-        outcome.warnings += [where + text for text in model.noise.warnings]
-        if model.sigma > sigma_max:
-            outcome.warnings.append(
-                f"{where}noise level {model.sigma:.2f} is above what the weights were trained on"
-                f" ({sigma_max:.2f}): less is removed"
-            )
-
-
-def output_header(header: Header, target: Path) -> Header:
-    """The header of the output: the input's, in the format of the target's suffix."""
-    return header.for_target(target)
-
-
-def _chosen(wanted: tuple[int, ...] | None, channels: int, source: Path) -> tuple[int, ...]:
-    if wanted is None:
-        return tuple(range(channels))
-    wrong = [c for c in wanted if not 0 <= c < channels]
-    if wrong:
-        raise InputError(
-            f"{source}: --channels {wrong[0]}: the image has channels 0..{channels - 1}"
-        )
-    return wanted
-
-
-def _fit(job: Run, image: Image, channels: Sequence[int]) -> dict[int, intensity.Intensity]:
-    """One intensity model a channel, from blocks spread over its planes."""
-    models = {}
-    noise = job.noise
-    for c in channels:
-        blocks = [
-            image.read(plane, rows, cols).astype(np.float32)
-            for plane, rows, cols in sampling_plan.blocks(image.header.canonical_shape, c)
-        ]
-        try:
-            models[c] = intensity.fit(
-                blocks,
-                noise=noise.kind,
-                gain=noise.gain,
-                offset=noise.offset,
-                read_noise=noise.read_noise,
-            )
-        except InputError as error:
-            raise InputError(f"{image.path}: channel {c}: {error}") from error
-    return models
+            create_image(part, output, planes, provenance=expected)
+            verify_image(part, output)
 
 
 def restored_planes(
-    job: Run,
-    image: Image,
-    models: Mapping[int, intensity.Intensity],
-    advance: Callable[[int], None],
+    job: Run, image: Image, prepared: Mapping[int, Channel], advance: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
     """The planes (Y, X) of the output, in the file's order and dtype; memory stays flat."""
     header = image.header
@@ -228,7 +134,7 @@ def restored_planes(
         done = {plane: np.empty_like(pixels[plane]) for plane in planes}
         groups = defaultdict(list)
         for plane in planes:
-            if plane[1] not in models:
+            if plane[1] not in prepared:
                 done[plane] = pixels[plane]
                 advance(height * width)
                 continue
@@ -236,9 +142,8 @@ def restored_planes(
                 groups[plane[1], window.shape].append((plane, window))
         for (channel, shape), group in groups.items():
             for part in tiling.chunks(group, _together(job.compute, shape)):
-                for (plane, window), answer in zip(
-                    part, _answers(job, models[channel], pixels, part), strict=True
-                ):
+                answers = _answers(job, prepared[channel], pixels, part)
+                for (plane, window), answer in zip(part, answers, strict=True):
                     done[plane][window.core] = to_dtype(window.crop(answer), header.dtype)
                     advance(window.crop(answer).size)
         yield from (done[plane] for plane in planes)
@@ -252,7 +157,7 @@ def _together(compute: Compute, shape: tuple[int, int]) -> int:
 
 def _answers(
     job: Run,
-    model: intensity.Intensity,
+    channel: Channel,
     pixels: Mapping[Plane, np.ndarray],
     part: Sequence[tuple[Plane, tiling.Window]],
 ) -> list[np.ndarray]:
@@ -263,8 +168,8 @@ def _answers(
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
             raise InputError(f"plane t,c,z = {plane} holds NaN or infinity: mend or mask it first")
         measured.append(window.pad(raw.astype(np.float32)))
-    sigma = np.full(len(part), min(model.sigma, job.method.sigma_max), np.float32)
+    x = np.stack([channel.model.forward(raw) for raw in measured])[:, None]
+    sigma = np.full(len(part), channel.model.sigma, np.float32)
     sites = [(plane, window.rows[0], window.cols[0]) for plane, window in part]
-    x = np.stack([model.forward(raw) for raw in measured])[:, None]
-    answers = job.method(Batch(x, sigma, sites, model.inverse))
+    answers = job.method(Batch(x, sigma, sites, channel.model.inverse), channel.shared)
     return [keep_local_mean(*both) for both in zip(measured, answers, strict=True)]

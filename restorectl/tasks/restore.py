@@ -1,33 +1,41 @@
 """`restore`: denoise every plane from its own noise level with the diffusion prior."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from restorectl import catalog
+from restorectl.core.card import Card
 from restorectl.core.jobs import RestoreJob
 from restorectl.core.provenance import record
+from restorectl.engine import rscd
 from restorectl.engine.denoiser import build
 from restorectl.engine.noise import NoiseField, Site
 from restorectl.engine.runner import Runner, pick_device, pick_precision
-from restorectl.engine.samplers import Problem
+from restorectl.engine.samplers import Calibrator, Problem, Sampler, Settings
 from restorectl.errors import UsageError, WeightsError
 from restorectl.io import weights as weights_io
+from restorectl.io.weights import Weights
 from restorectl.tasks import inputs, pipeline
+from restorectl.tasks.method import Batch
 from restorectl.tasks.outcome import Outcome, Report
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """The Method of `restore`: one sampler, from the level of the intensity model."""
+    """The Method of `restore`: one sampler, from the level that a calibrator finds."""
 
     runner: Runner
-    sampler: Callable[[Problem], Any]
+    sampler: Sampler
+    settings: Settings
+    calibrator: Callable[[Problem], Calibrator]
     steps: int | None
     strength: float
-    seed: int
+    field: NoiseField
     sigma_max: float
 
     @property
@@ -37,15 +45,38 @@ class Restoration:
     def calls(self) -> int:
         return self.runner.calls
 
-    def __call__(self, batch: pipeline.Batch) -> np.ndarray:
-        sigma = np.minimum(batch.sigma * np.float32(self.strength), np.float32(self.sigma_max))
-        if sigma.max() <= 0:
+    def prepare(self, pilot: Batch) -> dict[str, Any]:
+        if pilot.sigma.max() <= 0 or self.strength == 0:
+            return {"sigma": 0.0}
+        shared: dict[str, Any] = {}
+
+        def run(problem: Problem) -> Tensor:
+            levels = self.calibrator(problem)
+            scaled = lambda x: levels(x) * self.strength  # noqa: E731
+            shared.update(self.sampler.prepare(problem, scaled))
+            return problem.x
+
+        self._sample(run, pilot, pilot.sigma)
+        return shared
+
+    def __call__(self, batch: Batch, shared: dict[str, Any]) -> np.ndarray:
+        if shared["sigma"] <= 0:
             return batch.inverse(batch.x[:, 0])
-        sites = [Site(plane, top, left) for plane, top, left in batch.sites]
-        x0 = self.runner.sample(
-            self.sampler, batch.x, sigma, sites, NoiseField(self.seed), self.steps
-        )
+        sigma = np.full(len(batch.x), min(shared["sigma"], self.sigma_max), np.float32)
+        x0 = self._sample(lambda problem: self.sampler.run(problem, shared), batch, sigma)
         return batch.inverse(x0[:, 0])
+
+    def _sample(
+        self, run: Callable[[Problem], Tensor], batch: Batch, sigma: np.ndarray
+    ) -> np.ndarray:
+        sites = [Site(plane, top, left) for plane, top, left in batch.sites]
+        return self.runner.sample(
+            lambda problem: run(replace(problem, steps=self.steps, settings=self.settings)),
+            batch.x,
+            sigma,
+            sites,
+            self.field,
+        )
 
 
 def run(job: RestoreJob, report: Report) -> list[Outcome]:
@@ -53,26 +84,64 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
     pairs, missing = inputs.resolve(job.files)
     if job.steps is not None and job.steps < 1:
         raise UsageError(f"--steps {job.steps}: must be at least 1")
-    if job.sampler not in catalog.SAMPLERS:
-        raise UsageError(f"--sampler {job.sampler}: choose one of {', '.join(catalog.SAMPLERS)}")
-    weights = weights_io.load(job.weights)
-    if weights.card.task != "prior" or weights.card.channels != 1:
-        raise WeightsError(
-            f"weights '{job.weights}' are for {weights.card.task} with {weights.card.channels}"
-            " channels; restore needs a one-channel prior"
-        )
+    settings = _settings(job)
+    weights = _load(job.weights, "prior")
     device = pick_device(job.compute.device)
     dtype = pick_precision(job.compute.precision, device)
+    used = {"prior": weights}
+
+    def calibrator_weights() -> tuple[Card, Mapping[str, Tensor]]:
+        used["calibrator"] = _load(job.calibrator_weights, "calibrator")
+        return used["calibrator"].card, used["calibrator"].tensors
+
+    calibrator = catalog.CALIBRATORS[job.calibrator].load()(calibrator_weights, device)
     method = Restoration(
         Runner(lambda: build(weights.card, dict(weights.tensors)), device, dtype),
         catalog.SAMPLERS[job.sampler].load(),
+        settings,
+        calibrator,
         job.steps,
         job.strength,
-        job.compute.seed,
+        NoiseField(job.compute.seed),
         weights.card.sigma_max,
     )
-    parameters = {
+    parameters = _parameters(job, settings, dtype, device)
+    names = " + ".join(w.card.name for w in used.values())
+    hashes = " + ".join(w.sha256 for w in used.values())
+
+    def provenance(input_sha256: str) -> dict[str, Any]:
+        return record(
+            command="restore",
+            parameters=parameters,
+            weights=names,
+            weights_sha256=hashes,
+            input_sha256=input_sha256,
+        )
+
+    summary = {
+        "command": "restore",
+        "parameters": parameters,
+        "weights": {role: {"name": w.card.name, "sha256": w.sha256} for role, w in used.items()},
+    }
+    plan = pipeline.Run(job.files, job.compute, job.noise, method, summary, provenance)
+    return pipeline.run(plan, pairs, missing, report)
+
+
+def _settings(job: RestoreJob) -> Settings:
+    settings = rscd.PRESETS[job.preset]
+    if job.recalibrate is not None:
+        settings = replace(settings, every=job.recalibrate)
+    return settings
+
+
+def _parameters(
+    job: RestoreJob, settings: Settings, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """Everything that can change a pixel."""
+    return {
         "sampler": job.sampler,
+        "loop": asdict(settings) if job.sampler == "rscd" else None,
+        "calibrator": job.calibrator,
         "steps": job.steps,
         "strength": job.strength,
         "noise": asdict(job.noise),
@@ -83,19 +152,12 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
         "channels": job.files.channels,
     }
 
-    def provenance(input_sha256: str) -> dict[str, Any]:
-        return record(
-            command="restore",
-            parameters=parameters,
-            weights=weights.card.name,
-            weights_sha256=weights.sha256,
-            input_sha256=input_sha256,
-        )
 
-    summary = {
-        "command": "restore",
-        "parameters": parameters,
-        "weights": {"name": weights.card.name, "sha256": weights.sha256},
-    }
-    run = pipeline.Run(job.files, job.compute, job.noise, method, summary, provenance)
-    return pipeline.run(run, pairs, missing, report)
+def _load(name: str, task: str) -> Weights:
+    weights = weights_io.load(name)
+    if weights.card.task != task or weights.card.channels != 1:
+        raise WeightsError(
+            f"weights '{name}' are for {weights.card.task} with {weights.card.channels}"
+            f" channels; here a one-channel {task} is needed"
+        )
+    return weights

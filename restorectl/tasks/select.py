@@ -75,7 +75,7 @@ def _loads(
     if chosen.warnings:
         raise UsageError(f"--select-hq: {chosen.warnings[0]}: mend or remove it")
     whole = parts(chosen.sources, data.channels, 0, options.patch, validation=False)
-    loads = []
+    loads: list[Callable[[int], Crops]] = []
     for stream, (name, patches) in enumerate(
         (
             ("--select-hq", Patches(chosen.sources, whole, data.balance, recent)),
@@ -87,8 +87,8 @@ def _loads(
                 f"{name}: no image is as large as a patch, {options.patch} px: lower select.patch"
             )
         half = options.batch // 2
-        load = partial(patches.batch, recipe.seed + stream, start=0, count=half, side=options.patch)
-        loads.append(load)
+        seed = recipe.seed + stream
+        loads.append(partial(patches.batch, seed, start=0, count=half, side=options.patch))
     return loads
 
 

@@ -21,6 +21,7 @@ from restorectl.engine.fit import Step as Step
 from restorectl.engine.fit import World, fit, mean_loss
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
+from restorectl.engine.training import Load
 from restorectl.errors import OutputError, UsageError, WeightsError
 from restorectl.io import weights as weights_io
 from restorectl.io.dataset import Folder, Patches, parts, random, scan
@@ -209,9 +210,7 @@ def _material(
     return Material(train, kept, {**data, "fingerprint": fingerprint})
 
 
-def _loader(
-    recipe: Recipe, material: Material, world: World, reader: ThreadPoolExecutor
-) -> training.Load:
+def _loader(recipe: Recipe, material: Material, world: World, reader: ThreadPoolExecutor) -> Load:
     """Crops on demand; step 0 is validation; the next micro-batch of this process is read ahead."""
     o, d, v = recipe.optimiser, recipe.data, recipe.validation
     count = o.batch // o.micro_batch

@@ -52,7 +52,9 @@ def main() -> None:
     rows, trends = [], {}
     with tempfile.TemporaryDirectory() as folder:
         out, manifest = Path(folder, "out"), Path(folder, "run.json")
-        restorectl("restore", DATA / "pairs/noisy/fmd", "-o", out, "--manifest", manifest, *args.options)
+        restorectl(
+            "restore", DATA / "pairs/noisy/fmd", "-o", out, "--manifest", manifest, *args.options
+        )
         made = {Path(f["source"]).stem: f for f in json.loads(manifest.read_text())["files"]}
         for field in FIELDS:
             for k in range(1, 5 if args.all_realisations else 2):

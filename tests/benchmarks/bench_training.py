@@ -25,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from restorectl.core import recipe as recipes
 from restorectl.core.recipe import Recipe
-from restorectl.engine.fit import State, World, fit, generator, precision
+from restorectl.engine import training
+from restorectl.engine.fit import World, fit, generator, precision
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.io.dataset import scan
 from restorectl.io.planes import Recent
@@ -42,19 +43,20 @@ def images(folder: Path) -> None:
 
 
 def measure(recipe: Recipe, job: train.TrainJob) -> dict[str, Any]:
-    """Crops/s, GFLOP a crop, share of the time that is not spent in the objective."""
+    """Crops per second (best step of a few) and GFLOP a crop."""
     device = pick_device(job.device)
     dtype = pick_precision(recipe.optimiser.precision, device)
     folder = scan(Path(job.data), recipe.data.channels)
     with closing(Recent(1 << 30)) as recent, ThreadPoolExecutor(1) as reader:
-        material = train._material(job, recipe, folder, recent, train.Silent())
+        material = train._material(job, recipe, folder, recent, None)
         model, _ = train._model(job, recipe, "bench")
-        model.to(device=device, memory_format=torch.channels_last)
-        state = State(model, recipe.optimiser)
+        state = training.state(model, recipe, device)
         load = train._loader(recipe, material, World(), reader)
-        loss = train._loss(recipe, train._objective(recipe), load, model)
-        with FlopCounterMode(display=False) as counter, precision(device, dtype):
-            loss(model, 1, 0, generator(device, 0)).sum().backward()
+        loss = training.loss_of(recipe, load, state.model)
+        with FlopCounterMode(display=False) as counter:
+            with precision(device, dtype):
+                each = loss(model, 1, 0, generator(device, 0))
+            each.sum().backward()
         state.optimiser.zero_grad()
         flops = counter.get_total_flops() / recipe.optimiser.micro_batch / 1e9
         times, steps = [], fit(state, loss, recipe.optimiser, 0, dtype, World())
@@ -73,7 +75,8 @@ def main(arguments: list[str]) -> None:
         images(Path(folder))
         for name in names or ("finetune", "calibrator"):
             job = train.TrainJob(name, folder, f"{folder}/out.safetensors")
-            recipe = recipes.load(name, ["optimiser.batch=64", *overrides])
+            sizes = ["data.crop=128", "data.binning=1"] if name.startswith("calibrator") else []
+            recipe = recipes.load(name, ["optimiser.batch=64", *sizes, *overrides])
             peak = convolution_peak()
             found = measure(recipe, job)
             rate = found["crops"] * found["flops"]

@@ -44,16 +44,16 @@ def psnr(a, b):
 
 def digest(folder):
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
-    }
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 @pytest.fixture(scope="module")
 def restored(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
     before = digest(DATA / "noisy")
-    done = run("restore", DATA / "noisy", "-o", out, "--manifest", out.parent / "run.json", "--json")
+    done = run(
+        "restore", DATA / "noisy", "-o", out, "--manifest", out.parent / "run.json", "--json"
+    )
     assert done.returncode == 0, done.stderr
     assert digest(DATA / "noisy") == before, "an input was modified"
     return out, done
@@ -150,7 +150,17 @@ def whole(mosaic, tmp_path_factory):
 
 def run_mosaic(mosaic, out, sampler, *more):
     return run(
-        "restore", mosaic, "-o", out, "--sampler", sampler, "--steps", 2, "--precision", "fp32", *more
+        "restore",
+        mosaic,
+        "-o",
+        out,
+        "--sampler",
+        sampler,
+        "--steps",
+        2,
+        "--precision",
+        "fp32",
+        *more,
     )
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from restorectl.engine.rscd import PRESETS, Settings, follow, replay
-from restorectl.engine.samplers import Problem
+from restorectl.engine.rscd import PRESETS, follow, replay
+from restorectl.engine.samplers import Problem, Settings
 from restorectl.engine.schedule import schedule
 from tests.engine.test_samplers import draw
 
@@ -83,7 +83,10 @@ def test_each_tile_has_its_own_rounds_and_equals_its_run_alone():
     together, _ = follow(p, calibrate, Settings())
     for i in range(3):
         alone = Problem(
-            Counting(p.denoise.truth), p.x[i : i + 1], p.sigma[:1], lambda k, t, i=i: p.draw(k, t + i)
+            Counting(p.denoise.truth),
+            p.x[i : i + 1],
+            p.sigma[:1],
+            lambda k, t, i=i: p.draw(k, t + i),
         )
         single, _ = follow(alone, calibrate, Settings())
         torch.testing.assert_close(together[i : i + 1], single, rtol=0, atol=1e-12)

@@ -1,5 +1,7 @@
 """Grouping, memory and precision may change how windows are computed, never what comes out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,24 @@ from restorectl.core.card import Card
 from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.noise import NoiseField, Site
 from restorectl.engine.runner import Runner, pick_device, pick_precision
-from restorectl.engine.samplers import ancestral, ddim
+from restorectl.engine import samplers
 from restorectl.errors import EngineError, UsageError
 
 CARD = Card("tiny", "prior", "unet", {"channels": [8, 16], "blocks": 1, "embedding": 16})
+
+
+def steps(sampler, count):
+    return lambda problem: sampler.run(replace(problem, steps=count), {})
+
+
+def ddim(count):
+    return steps(samplers.ddim, count)
+
+
+def ancestral(count):
+    return steps(samplers.ancestral, count)
+
+
 CPU = torch.device("cpu")
 
 
@@ -37,11 +53,11 @@ def batch(n=5, size=(32, 24)):
 @pytest.mark.parametrize("sampler", [ddim, ancestral])
 def test_any_grouping_gives_the_same_bits(dtype, sampler):
     x, sigma, sites = batch()
-    whole = runner(dtype).sample(sampler, x, sigma, sites, NoiseField(1), 3)
+    whole = runner(dtype).sample(sampler(3), x, sigma, sites, NoiseField(1))
     for size in (1, 2, 3):
         parts = [
             runner(dtype).sample(
-                sampler, x[i : i + size], sigma[i : i + size], sites[i : i + size], NoiseField(1), 3
+                sampler(3), x[i : i + size], sigma[i : i + size], sites[i : i + size], NoiseField(1)
             )
             for i in range(0, 5, size)
         ]
@@ -59,9 +75,9 @@ def test_out_of_memory_halves_the_batch():
             return super().denoise(x, sigma, condition)
 
     x, sigma, sites = batch()
-    out = Greedy(tiny, CPU, torch.float32).sample(ddim, x, sigma, sites, NoiseField(), 1)
+    out = Greedy(tiny, CPU, torch.float32).sample(ddim(1), x, sigma, sites, NoiseField())
     assert sizes == [5, 2, 3, 1, 2]
-    assert np.array_equal(out, runner().sample(ddim, x, sigma, sites, NoiseField(), 1))
+    assert np.array_equal(out, runner().sample(ddim(1), x, sigma, sites, NoiseField()))
 
 
 def test_out_of_memory_for_one_window_says_what_to_do():
@@ -71,7 +87,7 @@ def test_out_of_memory_for_one_window_says_what_to_do():
 
     x, sigma, sites = batch(2)
     with pytest.raises(EngineError, match="32x24"):
-        Full(tiny, CPU, torch.float32).sample(ddim, x, sigma, sites, NoiseField(), 1)
+        Full(tiny, CPU, torch.float32).sample(ddim(1), x, sigma, sites, NoiseField())
 
 
 def test_other_runtime_errors_keep_their_traceback():
@@ -81,7 +97,7 @@ def test_other_runtime_errors_keep_their_traceback():
 
     x, sigma, sites = batch(2)
     with pytest.raises(RuntimeError, match="a bug"):
-        Broken(tiny, CPU, torch.float32).sample(ddim, x, sigma, sites, NoiseField(), 1)
+        Broken(tiny, CPU, torch.float32).sample(ddim(1), x, sigma, sites, NoiseField())
 
 
 class Overflowing(Denoiser):
@@ -108,8 +124,8 @@ def test_non_finite_windows_are_computed_again_in_fp32():
     x, sigma, sites = batch()
     x[3] += 60
     run = runner(torch.bfloat16, overflowing())
-    out = run.sample(ddim, x, sigma, sites, NoiseField(), 1)
-    exact = runner().sample(ddim, x[3:4], sigma[3:4], sites[3:4], NoiseField(), 1)
+    out = run.sample(ddim(1), x, sigma, sites, NoiseField())
+    exact = runner().sample(ddim(1), x[3:4], sigma[3:4], sites[3:4], NoiseField())
     assert run.retried == 1
     assert np.array_equal(out[3:4], exact)
 
@@ -118,13 +134,13 @@ def test_non_finite_in_fp32_is_an_error():
     x, sigma, sites = batch()
     x[1] += 60
     with pytest.raises(EngineError, match="not finite"):
-        runner(torch.float32, overflowing(True)).sample(ddim, x, sigma, sites, NoiseField(), 1)
+        runner(torch.float32, overflowing(True)).sample(ddim(1), x, sigma, sites, NoiseField())
 
 
 def test_calls_are_counted_in_windows():
     x, sigma, sites = batch()
     run = runner()
-    run.sample(ddim, x, sigma, sites, NoiseField(), 4)
+    run.sample(ddim(4), x, sigma, sites, NoiseField())
     assert run.calls == 20
 
 

@@ -30,6 +30,11 @@ def draw(seed, shape):
     return numbers
 
 
+def solve(name, problem):
+    sampler = catalog.SAMPLERS[name].load()
+    return sampler.run(problem, sampler.prepare(problem, lambda x: problem.sigma[: len(x)]))
+
+
 def observed(batch, size, sigma, seed=0):
     g = torch.Generator().manual_seed(seed)
     x0 = MEAN + STD * torch.randn(batch, 1, size, size, generator=g, dtype=torch.float64)
@@ -41,7 +46,7 @@ def observed(batch, size, sigma, seed=0):
 def test_deterministic_samplers_follow_the_flow(name, tolerance):
     sigma = torch.tensor([0.3, 1.5], dtype=torch.float64)
     x = observed(2, 64, sigma)
-    out = catalog.SAMPLERS[name].load()(Problem(ideal, x, sigma, draw(1, x.shape), steps=40))
+    out = solve(name, Problem(ideal, x, sigma, draw(1, x.shape), steps=40))
     assert (out - flow(x, sigma)).abs().max() < tolerance * 4
     assert (out - flow(x, sigma)).abs().mean() < tolerance
 
@@ -69,10 +74,10 @@ def test_ancestral_steps_draw_from_the_posterior(variance):
 
 def test_oracle_denoiser_is_returned_exactly():
     truth = torch.rand(1, 1, 16, 16, dtype=torch.float64)
-    for name, row in catalog.SAMPLERS.items():
+    for name in catalog.SAMPLERS:
         sigma = torch.tensor([0.5], dtype=torch.float64)
-        out = row.load()(
-            Problem(lambda x, s, c: truth, truth + 0.5, sigma, draw(0, truth.shape), 5)
+        out = solve(
+            name, Problem(lambda x, s, c: truth, truth + 0.5, sigma, draw(0, truth.shape), 5)
         )
         assert torch.allclose(out, truth, atol=1e-12), name
 
@@ -88,18 +93,17 @@ def test_posterior_variance_matches_monte_carlo():
     assert out.var() == pytest.approx(then**2 * (1 - ratio), rel=0.02)
 
 
-@pytest.mark.parametrize("name", catalog.SAMPLERS)
+@pytest.mark.parametrize("name", ["ddim", "dpmpp", "ancestral"])
 def test_a_batch_equals_its_tiles_one_by_one(name):
     sigma = torch.tensor([0.1, 0.9, 0.4])
     x = observed(3, 16, sigma).float()
     numbers = draw(5, x.shape)
-    sampler = catalog.SAMPLERS[name].load()
-    together = sampler(Problem(ideal, x, sigma, numbers, 6))
+    together = solve(name, Problem(ideal, x, sigma, numbers, 6))
     for i in range(3):
         alone = Problem(
             ideal, x[i : i + 1], sigma[i : i + 1], lambda k, t, i=i: numbers(k, t + i), 6
         )
-        assert torch.equal(together[i : i + 1], sampler(alone))
+        assert torch.equal(together[i : i + 1], solve(name, alone))
 
 
 def test_tiles_that_have_arrived_cost_nothing():
@@ -141,6 +145,6 @@ def test_inputs_are_not_mutated():
     sigma = torch.tensor([0.5], dtype=torch.float64)
     x = observed(1, 8, sigma)
     before = x.clone()
-    for row in catalog.SAMPLERS.values():
-        row.load()(Problem(ideal, x, sigma, draw(0, x.shape), 3))
+    for name in catalog.SAMPLERS:
+        solve(name, Problem(ideal, x, sigma, draw(0, x.shape), 3))
     assert torch.equal(x, before)
