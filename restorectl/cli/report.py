@@ -1,4 +1,4 @@
-"""Progress and results: rich bars on a terminal, one plain line a file elsewhere, JSON on stdout."""
+"""Progress and results: rich bars on a terminal, a plain line a file elsewhere, JSON on stdout."""
 
 import json
 import sys

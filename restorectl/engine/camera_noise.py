@@ -8,7 +8,8 @@ from torch import Tensor
 
 from restorectl.core.recipe import Noise
 
-RADIUS = 3  # px; kernels are 7x7
+INNER = 3  # px; blobs and taps are 7x7
+RADIUS = 5  # px; kernels, a blob convolved with another, are cut to 11x11
 LEAST = 0.3  # smallest ratio of the low-frequency level to the standard deviation
 
 
@@ -30,7 +31,7 @@ def field(shape: tuple[int, int, int, int], options: Noise, generator: torch.Gen
         uniform(generator, count) < options.mixed, uniform(generator, count, 0.3, 1.0), 1.0
     )
     share = share * coloured  # of the variance
-    kernels = random_kernels(count, options.reach, generator)  # (B, 7, 7), unit energy
+    kernels = random_kernels(count, options.reach, generator)
     gain = kernels.sum((1, 2))
     chosen = coloured.nonzero()[:, 0]
     if len(chosen):
@@ -43,7 +44,7 @@ def field(shape: tuple[int, int, int, int], options: Noise, generator: torch.Gen
 
 
 def correlate(source: Tensor, kernels: Tensor) -> Tensor:
-    """Each sample of (B, C, H + 6, W + 6) with its own kernel of (B, 7, 7) -> (B, C, H, W)."""
+    """Each sample of (B, C, H + k - 1, W + k - 1) with its own kernel (B, k, k) -> (B, C, H, W)."""
     count, channels = source.shape[:2]
     stacked = source.reshape(1, count * channels, *source.shape[2:])
     weights = kernels.repeat_interleave(channels, 0)[:, None]
@@ -52,33 +53,52 @@ def correlate(source: Tensor, kernels: Tensor) -> Tensor:
 
 
 def random_kernels(count: int, reach: tuple[float, ...], generator: torch.Generator) -> Tensor:
-    """(count, 7, 7) kernels with sum of squares 1 and a sum of at least LEAST.
+    """(count, 11, 11) kernels with sum of squares 1 and a sum of at least LEAST.
 
-    A third each: smooth blobs exp(-|y/a|^p - |x/b|^p) with 1 <= p <= 2 (Gaussian at 2), the same
-    along rows or columns only, and random 3x3 or 5x5 taps (interpolation, sharpening).
+    Two thirds are smooth blobs (half of them round, the rest elongated or along rows or columns
+    only), one third random 3x3 or 5x5 taps (interpolation, sharpening). Half of all are convolved
+    with a second blob: measured spectra of camera noise have no power at the highest frequencies
+    and still rise towards the lowest ones, which a single blob does not give.
     """
-    device = generator.device
-    axis = torch.arange(-RADIUS, RADIUS + 1, device=device, dtype=torch.float32)
-    low, high = reach
-    extent = uniform(generator, (count, 2), low, high) * 2**0.5
-    family = torch.randint(0, 6, (count,), generator=generator, device=device)
-    extent[family == 2, 0] = 0.05  # rows
-    extent[family == 3, 1] = 0.05  # columns
-    extent[family == 0, 1] = extent[family == 0, 0]  # round
-    power = uniform(generator, count, 1.0, 2.0)[:, None]
-    power = torch.where((family == 0)[:, None], 2.0, power)
-    profiles = [torch.exp(-((axis.abs() / extent[:, i : i + 1]) ** power)) for i in (0, 1)]
-    blobs = profiles[0][:, :, None] * profiles[1][:, None, :]
-    reach_px = torch.where(uniform(generator, count) < 0.5, 1, 2)[:, None]
-    inside = (axis.abs() <= reach_px).float()
-    taps = torch.randn((count, 7, 7), generator=generator, device=device) * 0.5 + 0.3
-    taps = taps * inside[:, :, None] * inside[:, None, :]
-    taps[:, RADIUS, RADIUS] = 1.0
-    kernels = torch.where((family >= 4)[:, None, None], taps, blobs)
+    family = torch.randint(0, 6, (count,), generator=generator, device=generator.device)
+    kernels = torch.where(
+        (family >= 4)[:, None, None], _taps(count, generator), _blobs(family, reach, generator)
+    )
+    second = _blobs(family, reach, generator)
+    single = uniform(generator, count) < 0.5
+    second[single] = 0
+    second[single, INNER, INNER] = 1
+    kernels = correlate(F.pad(kernels, (RADIUS,) * 4)[:, None], second)[:, 0]
     kernels = kernels / kernels.square().sum((1, 2), keepdim=True).sqrt()
     weak = kernels.sum((1, 2)) < LEAST  # blue noise that has next to nothing at low frequencies
     kernels[weak] = kernels[weak].abs()
     return kernels
+
+
+def _blobs(family: Tensor, reach: tuple[float, ...], generator: torch.Generator) -> Tensor:
+    """(B, 7, 7): exp(-|y / a|^p - |x / b|^p) with 1 <= p <= 2; Gaussian of std `reach` at p = 2."""
+    count, device = len(family), family.device
+    axis = torch.arange(-INNER, INNER + 1, device=device, dtype=torch.float32)
+    extent = uniform(generator, (count, 2), *reach) * 2**0.5
+    extent[family == 2, 0] = 0.05  # rows
+    extent[family == 3, 1] = 0.05  # columns
+    round_ = (family == 0) | (family >= 4)
+    extent[round_, 1] = extent[round_, 0]
+    power = uniform(generator, count, 1.0, 2.0)
+    power = torch.where(round_, 2.0, power)[:, None]
+    across = [torch.exp(-((axis.abs() / extent[:, i : i + 1]) ** power)) for i in (0, 1)]
+    return across[0][:, :, None] * across[1][:, None, :]
+
+
+def _taps(count: int, generator: torch.Generator) -> Tensor:
+    """(B, 7, 7): random numbers around 0.3 in the inner 3x3 or 5x5, 1 in the middle."""
+    device = generator.device
+    axis = torch.arange(-INNER, INNER + 1, device=device)
+    inside = axis.abs() <= torch.where(uniform(generator, count) < 0.5, 1, 2)[:, None]
+    taps = torch.randn((count, *(2 * INNER + 1,) * 2), generator=generator, device=device)
+    taps = (taps * 0.5 + 0.3) * inside[:, :, None] * inside[:, None, :]
+    taps[:, INNER, INNER] = 1.0
+    return taps
 
 
 def rectangles(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:

@@ -88,7 +88,7 @@ class Denoiser(nn.Module):
         return c_skip * x + c_out * self.net(h, label).float()
 
     def prepared(self, device: torch.device, dtype: torch.dtype) -> "Denoiser":
-        """Ready for inference: folded, channels-last, convolutions in `dtype`, levels in float32."""
+        """Ready for inference: folded, channels-last, convolutions in `dtype`, levels float32."""
         self.eval().requires_grad_(False)
         fold = getattr(self.net, "fold", None)
         if fold is not None:

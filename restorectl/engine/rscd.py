@@ -1,4 +1,4 @@
-"""Restorative step-calibrated diffusion (paper 000): how many steps are left, asked again and again.
+"""Restorative step-calibrated diffusion (paper 000): how many steps are left, asked repeatedly.
 
 A calibrator tells the step t that an image stands at; the sampler takes up to d single steps of
 the schedule and asks anew, until no step is left (Algorithm 1). `follow` asks for each tile or, by

@@ -36,7 +36,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """bf16 where the device multiplies it fast (CUDA from Ampere, AMX or AVX512-BF16), else fp32."""
+    """auto: bf16 where it is fast (CUDA from Ampere, AMX or AVX512-BF16 CPUs), else fp32."""
     if name != "auto":
         if name not in DTYPES:
             raise UsageError(f"--precision {name}: choose auto, {' or '.join(DTYPES)}")
@@ -133,9 +133,7 @@ class Runner:
             )
         half = len(x) // 2
         parts = (slice(0, half), slice(half, None))
-        return np.concatenate(
-            [self.sample(run, x[p], sigma[p], sites[p], field) for p in parts]
-        )
+        return np.concatenate([self.sample(run, x[p], sigma[p], sites[p], field) for p in parts])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

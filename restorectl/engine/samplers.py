@@ -88,7 +88,7 @@ def ddim_rule(eta: float = 0.0, variance: str = "beta-tilde", noise_at_end: bool
 
 
 def dpmpp_rule(s: Step) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) for data prediction; first order at sigma 0."""
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) for data prediction; first order at 0."""
     h = (s.now / s.then.clamp_min(1e-12)).log()
     r = (s.last / s.now).log() / h
     second = (s.x0 - s.last_x0) / (2 * r)

@@ -6,6 +6,7 @@ It knows neither networks nor schedules nor images, and it neither prints nor sa
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def walk(
                 x0,
                 now[move].reshape(-1, 1, 1, 1),
                 then[move].reshape(-1, 1, 1, 1),
-                lambda k=k, move=move: draw(k, move).to(x),  # type: ignore[misc]
+                partial(_numbers, draw, k, move, x),
                 last_x0[move],
                 last[move].reshape(-1, 1, 1, 1),
             )
@@ -72,3 +73,7 @@ def walk(
         if after is not None:
             x = after(x, then, k)
     return x
+
+
+def _numbers(draw: Draw, k: int, tiles: Tensor, like: Tensor) -> Tensor:
+    return draw(k, tiles).to(like)

@@ -1,4 +1,4 @@
-"""Weights by name or file: the registry (weights.yaml), the hash, the safetensors file, its card."""
+"""Weights by name or file: registry (weights.yaml), hash, safetensors file, card."""
 
 import hashlib
 from collections.abc import Mapping
@@ -93,7 +93,8 @@ def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
             header = (file.metadata() or {}).get(KEY)
             if header is None:
                 raise WeightsError(f"{path}: no restorectl card in the safetensors header")
-            return from_json(header, str(path)), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            return from_json(header, str(path)), {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
 

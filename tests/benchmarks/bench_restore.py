@@ -1,6 +1,6 @@
 """Quality and photometry of `restorectl restore` with default options on real noisy fields.
 
-    python tests/benchmarks/bench_restore.py [--all-realisations] [--figure photometry.png] [-- OPTIONS]
+    python tests/benchmarks/bench_restore.py [--all-realisations] [--figure FILE.png] [-- OPTIONS]
 
 Prints PSNR (dB, peak 255) after a least-squares affine fit and absolute, and the ratio of means
 output / input, beside BM3D on the same whitened image where `bm3d` is installed.
@@ -29,7 +29,7 @@ from common import (
 
 
 def photometry(noisy: np.ndarray, restored: np.ndarray, bins: int = 6) -> list[tuple[float, float]]:
-    """(mean restored, mean noisy / mean restored) in bins of equal size of the blurred restoration."""
+    """(mean restored, mean noisy / mean restored) in bins of equal size."""
     k = 16  # pixels are averaged k x k: bins of single noisy pixels would select their noise
     h, w = (n // k * k for n in noisy.shape)
     a, b = (
@@ -94,7 +94,7 @@ def figure(trends: dict[str, list[tuple[float, float]]], path: str) -> None:
 
     axes = pyplot.figure(figsize=(7, 4), layout="constrained").add_subplot()
     for name, trend in trends.items():
-        axes.plot(*zip(*trend), marker="o", label=name)
+        axes.plot(*zip(*trend, strict=True), marker="o", label=name)
     axes.axhspan(0.99, 1.01, color="0.9")
     axes.set(xscale="log", xlabel="restored intensity", ylabel="mean output / mean input")
     axes.legend(fontsize=6)

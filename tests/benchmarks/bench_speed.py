@@ -73,8 +73,8 @@ def speed() -> None:
             times.append(time.perf_counter() - start)
     flops = counter.get_total_flops() / 1e9
     rate = flops / min(times)
-    print(f"network: {flops:.0f} GFLOP per 512x512 call, {rate:.0f} GFLOP/s,"
-          f" {rate / peak:.0%} of this machine's bf16 convolution peak ({peak:.0f} GFLOP/s)")  # fmt: skip
+    print(f"network: {flops:.0f} GFLOP per 512x512 call, {rate:.0f} GFLOP/s")
+    print(f"{rate / peak:.0%} of this machine's bf16 convolution peak ({peak:.0f} GFLOP/s)")
     try:
         import bm3d  # noqa: F401
         from common import bm3d_whitened

@@ -128,5 +128,5 @@ def test_broken_cards_name_the_entry(text, message):
     "change", [{"network": "nope"}, {"parametrisation": "nope"}, {"config": {"colour": 3}}]
 )
 def test_cards_that_ask_for_the_unknown_are_refused(change):
-    with pytest.raises(WeightsError, match="network|known are"):
+    with pytest.raises(WeightsError, match=r"network|known are"):
         build(replace(CARD, **change))

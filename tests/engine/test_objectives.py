@@ -145,7 +145,7 @@ def test_kernels_have_unit_energy_and_reach_from_white_to_smooth():
     gain = kernels.sum((1, 2))
     assert gain.min() >= 0.3
     assert gain.max() > 3
-    assert torch.quantile(gain, 0.1) < 1.3
+    assert torch.quantile(gain, 0.1) < 1.6
 
 
 def test_a_region_has_a_second_lower_level():

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from restorectl.core.card import Card
+from restorectl.engine import samplers
 from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.noise import NoiseField, Site
 from restorectl.engine.runner import Runner, pick_device, pick_precision
-from restorectl.engine import samplers
 from restorectl.errors import EngineError, UsageError
 
 CARD = Card("tiny", "prior", "unet", {"channels": [8, 16], "blocks": 1, "embedding": 16})

@@ -3,7 +3,8 @@
 The paper's step calibrator is a ResNet-50 with a 2048-100-1 head (paper 000, Table 3); this one is
 a small residual network with global pooling and the same two-layer head. The noise may be a
 thousandth of the image's contrast, so nothing absolute is put into bf16: the window is divided by
-its own fine-scale activity, passed through zero-sum filters in float32 and compressed by asinh.
+its own fine-scale activity, passed through zero-sum filters in float32 and compressed to
+logarithms.
 Scaling a window by a therefore adds exactly log a to the predicted log sigma.
 """
 
@@ -74,7 +75,8 @@ class Calibrator(nn.Module):
             x = x.float() * torch.exp(-log_scale)[:, None, None, None]
             stem = self.stem - self.stem.mean((2, 3), keepdim=True)
             stem = stem * torch.rsqrt(stem.square().sum((1, 2, 3), keepdim=True) + FLOOR)
-            x = torch.asinh(F.conv2d(x, stem, stride=2))
+            x = F.conv2d(x, stem, stride=2)
+            x = torch.copysign(torch.log1p(x.abs()), x)  # asinh is ten times slower
         x = self.trunk(x.contiguous(memory_format=torch.channels_last))
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
