@@ -16,7 +16,7 @@ ALLOWED = {  # room -> rooms below it that it may import
     "errors": set(),
 }
 ONLY_IN = {  # library -> where it may be imported
-    "torch": {"engine", "io/weights.py"},
+    "torch": {"engine", "io/weights.py", "tasks/train.py", "tasks/checkpoint.py"},
     "typer": {"cli"},
     "rich": {"cli"},
     "torchvision": set(),
@@ -66,5 +66,4 @@ def test_modules_and_functions_stay_small(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
-            limit = 90 if path.parent.name == "cli" else 60  # an option a line is no complexity
-            assert length <= limit, f"{node.name} has {length} lines"
+            assert length <= 60, f"{node.name} has {length} lines"

@@ -1,11 +1,12 @@
 """Options that several commands share, declared once; choices and help come from the catalog."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from restorectl.catalog import CALIBRATORS, SAMPLERS
+from restorectl.catalog import CALIBRATORS, SAMPLERS, Row
 from restorectl.core.jobs import Compute, Files
 from restorectl.errors import UsageError
 
@@ -135,20 +136,14 @@ def automatic(option: str, value: str) -> int | None:
     return int(value)
 
 
-def files(
-    inputs: list[str] | None,
-    output: str,
-    *,
-    pattern: str | None,
-    files_from: str | None,
-    shard: str,
-    overwrite: bool,
-    axes: str | None,
-    channels: str | None,
-    dry_run: bool,
-    manifest: str | None,
-) -> Files:
-    """The Files of a job from the options of that name."""
+def choices(table: Mapping[str, Row]) -> str:
+    """The help lines of a catalog table, in one."""
+    return " · ".join(f"{name}: {row.help}" for name, row in table.items())
+
+
+def files(given: Mapping[str, Any]) -> Files:
+    """The Files of a job from a command's options; `given` holds them by name."""
+    shard, channels = given["shard"], given["channels"]
     try:
         index, count = (int(part) for part in shard.split("/"))
     except ValueError as error:
@@ -158,16 +153,16 @@ def files(
     except ValueError as error:
         raise UsageError(f"--channels {channels}: use numbers such as 0,2") from error
     return Files(
-        inputs=tuple(inputs or ()),
-        output=output,
-        pattern=pattern,
-        files_from=files_from,
+        inputs=tuple(given["inputs"] or ()),
+        output=given["output"],
+        pattern=given["pattern"],
+        files_from=given["files_from"],
         shard=(index, count),
-        overwrite=overwrite,
-        axes=axes,
+        overwrite=given["overwrite"],
+        axes=given["axes"],
         channels=chosen,
-        dry_run=dry_run,
-        manifest=manifest,
+        dry_run=given["dry_run"],
+        manifest=given["manifest"],
     )
 
 

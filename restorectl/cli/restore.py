@@ -10,64 +10,71 @@ from restorectl.cli.report import reporting
 from restorectl.core.jobs import NoiseOptions, RestoreJob
 
 NOISE, RSCD = "Noise of the camera", "Step-calibrated diffusion (--sampler rscd)"
-CALIBRATOR_HELP = " · ".join(f"{name}: {row.help}" for name, row in CALIBRATORS.items())
-SAMPLER_HELP = " · ".join(f"{name}: {row.help}" for name, row in SAMPLERS.items())
+
+SamplerChoice = Annotated[opt.Sampler, typer.Option(help=opt.choices(SAMPLERS))]
+Steps = Annotated[
+    str,
+    typer.Option(metavar="auto|N", help="Network calls for each window; rscd counts its own."),
+]
+Strength = Annotated[
+    float, typer.Option(min=0.0, max=10.0, help="Factor on the noise level that is removed.")
+]
+CalibratorChoice = Annotated[
+    opt.Calibrator,
+    typer.Option(help="What decides the level to start from. " + opt.choices(CALIBRATORS)),
+]
+CalibratorWeights = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="Weights of the network calibrator.")
+]
+PresetChoice = Annotated[
+    opt.Preset,
+    typer.Option(
+        help="paper: Algorithm 1 as printed · official: the published code's loop.",
+        rich_help_panel=RSCD,
+    ),
+]
+Recalibrate = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Steps between two calibrations, 0 = calibrate once. Default: the preset's, 10.",
+        rich_help_panel=RSCD,
+    ),
+]
+NoiseChoice = Annotated[
+    opt.Noise,
+    typer.Option(
+        help="auto estimates the noise from the image; none removes nothing.",
+        rich_help_panel=NOISE,
+    ),
+]
+Gain = Annotated[
+    float | None, typer.Option(help="Grey levels for each photo-electron.", rich_help_panel=NOISE)
+]
+Offset = Annotated[
+    float | None, typer.Option(help="Grey level without light.", rich_help_panel=NOISE)
+]
+ReadNoise = Annotated[
+    float | None,
+    typer.Option(help="Standard deviation without light, grey levels.", rich_help_panel=NOISE),
+]
 
 
 def restore(
     output: opt.Output,
     inputs: opt.Inputs = None,
     weights: opt.Weights = "prior",
-    sampler: Annotated[opt.Sampler, typer.Option(help=SAMPLER_HELP)] = opt.Sampler("ddim"),
-    steps: Annotated[
-        str, typer.Option(metavar="auto|N", help="Network calls for each window.")
-    ] = "auto",
-    strength: Annotated[
-        float,
-        typer.Option(min=0.0, max=10.0, help="Factor on the noise level that is to be removed."),
-    ] = 1.0,
-    calibrator: Annotated[
-        opt.Calibrator,
-        typer.Option(help="What decides the level to start from. " + CALIBRATOR_HELP),
-    ] = opt.Calibrator("analytic"),
-    calibrator_weights: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Weights of the network calibrator.")
-    ] = "calibrator",
-    preset: Annotated[
-        opt.Preset,
-        typer.Option(
-            help="Loop of the rscd sampler. paper: Algorithm 1 as printed · official: the"
-            " published code's.",
-            rich_help_panel=RSCD,
-        ),
-    ] = opt.Preset.restorectl,
-    recalibrate: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Steps of the rscd sampler between two calibrations; 0 = calibrate once."
-            " Default: the preset's (10).",
-            rich_help_panel=RSCD,
-        ),
-    ] = None,
-    noise: Annotated[
-        opt.Noise,
-        typer.Option(
-            help="auto estimates the noise from the image; none removes nothing.",
-            rich_help_panel=NOISE,
-        ),
-    ] = opt.Noise.auto,
-    gain: Annotated[
-        float | None,
-        typer.Option(help="Grey levels for each photo-electron.", rich_help_panel=NOISE),
-    ] = None,
-    offset: Annotated[
-        float | None, typer.Option(help="Grey level without light.", rich_help_panel=NOISE)
-    ] = None,
-    read_noise: Annotated[
-        float | None,
-        typer.Option(help="Standard deviation without light, grey levels.", rich_help_panel=NOISE),
-    ] = None,
+    sampler: SamplerChoice = opt.Sampler("ddim"),
+    steps: Steps = "auto",
+    strength: Strength = 1.0,
+    calibrator: CalibratorChoice = opt.Calibrator("analytic"),
+    calibrator_weights: CalibratorWeights = "calibrator",
+    preset: PresetChoice = opt.Preset.restorectl,
+    recalibrate: Recalibrate = None,
+    noise: NoiseChoice = opt.Noise.auto,
+    gain: Gain = None,
+    offset: Offset = None,
+    read_noise: ReadNoise = None,
     axes: opt.Axes = None,
     channels: opt.Channels = None,
     pattern: opt.Pattern = None,
@@ -89,28 +96,17 @@ def restore(
     Example: restorectl restore data/ -o restored/
     """
     job = RestoreJob(
-        files=opt.files(
-            inputs,
-            output,
-            pattern=pattern,
-            files_from=files_from,
-            shard=shard,
-            overwrite=overwrite,
-            axes=axes,
-            channels=channels,
-            dry_run=dry_run,
-            manifest=manifest,
-        ),
-        compute=opt.compute(device, precision, tile, batch, seed),
-        noise=NoiseOptions(noise.value, gain, offset, read_noise),
-        weights=weights,
-        sampler=sampler.value,
-        steps=opt.automatic("--steps", steps),
-        strength=strength,
-        calibrator=calibrator.value,
-        calibrator_weights=calibrator_weights,
-        preset=preset.value,
-        recalibrate=recalibrate,
+        opt.files(locals()),
+        opt.compute(device, precision, tile, batch, seed),
+        NoiseOptions(noise.value, gain, offset, read_noise),
+        weights,
+        sampler.value,
+        opt.automatic("--steps", steps),
+        strength,
+        calibrator.value,
+        calibrator_weights,
+        preset.value,
+        recalibrate,
     )
     with reporting(quiet=quiet, json_lines=json_lines) as report:
         from restorectl.tasks.restore import run

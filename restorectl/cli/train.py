@@ -53,7 +53,9 @@ def train(
     ] = None,
     axes: opt.Axes = None,
     device: opt.Device = "auto",
-    json_lines: opt.Json = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="One JSON line a step on stdout.")
+    ] = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Train weights on images of high quality; checkpoints are written on the way.

@@ -23,7 +23,7 @@ def keep_local_mean(measured: np.ndarray, restored: np.ndarray) -> np.ndarray:
     rows, cols = measured.shape
     cells = (measured - restored).reshape(rows // CELL, CELL, cols // CELL, CELL).mean((1, 3))
     smooth: np.ndarray = _smoother(rows) @ cells @ _smoother(cols).T
-    return restored + smooth
+    return np.asarray(restored + smooth)
 
 
 @lru_cache(maxsize=32)

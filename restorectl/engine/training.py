@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,7 +31,10 @@ def denoiser(card: Card, tensors: dict[str, Tensor] | None, seed: int) -> Denois
 def state(model: Denoiser, recipe: Recipe, device: torch.device) -> State:
     """The state of a run that has not begun, on its device."""
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return State(model, recipe.optimiser)
+    made = State(model, recipe.optimiser)
+    if recipe.optimiser.compile:
+        model.net.compile()
+    return made
 
 
 def objective(name: str) -> Objective:
@@ -44,15 +46,14 @@ def objective(name: str) -> Objective:
     return found
 
 
-def loss_of(recipe: Recipe, load: Load, trained: nn.Module) -> Loss:
+def loss_of(recipe: Recipe, load: Load) -> Loss:
     """Crops, augmentation and objective as one function of (step, micro-batch, generator)."""
     work = objective(recipe.objective)
-    fast = torch.compile(trained) if recipe.optimiser.compile else trained
 
     def loss(model: nn.Module, step: int, index: int, drawn: torch.Generator) -> Tensor:
+        assert isinstance(model, Denoiser)
         x0 = clean(load(step, index), recipe.data, drawn)
-        chosen: Any = fast if model is trained else model
-        return work(chosen, x0, Draw(drawn, recipe.levels, recipe.noise, recipe.loss))
+        return work(model, x0, Draw(drawn, recipe.levels, recipe.noise, recipe.loss))
 
     return loss
 

@@ -5,9 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-
 from restorectl import catalog
 from restorectl.core.card import Card
 from restorectl.core.jobs import RestoreJob
@@ -50,7 +47,7 @@ class Restoration:
             return {"sigma": 0.0}
         shared: dict[str, Any] = {}
 
-        def run(problem: Problem) -> Tensor:
+        def run(problem: Problem) -> Any:
             levels = self.calibrator(problem)
             scaled = lambda x: levels(x) * self.strength  # noqa: E731
             shared.update(self.sampler.prepare(problem, scaled))
@@ -66,9 +63,7 @@ class Restoration:
         x0 = self._sample(lambda problem: self.sampler.run(problem, shared), batch, sigma)
         return batch.inverse(x0[:, 0])
 
-    def _sample(
-        self, run: Callable[[Problem], Tensor], batch: Batch, sigma: np.ndarray
-    ) -> np.ndarray:
+    def _sample(self, run: Callable[[Problem], Any], batch: Batch, sigma: np.ndarray) -> np.ndarray:
         sites = [Site(plane, top, left) for plane, top, left in batch.sites]
         return self.runner.sample(
             lambda problem: run(replace(problem, steps=self.steps, settings=self.settings)),
@@ -90,7 +85,7 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
     dtype = pick_precision(job.compute.precision, device)
     used = {"prior": weights}
 
-    def calibrator_weights() -> tuple[Card, Mapping[str, Tensor]]:
+    def calibrator_weights() -> tuple[Card, Mapping[str, Any]]:
         used["calibrator"] = _load(job.calibrator_weights, "calibrator")
         return used["calibrator"].card, used["calibrator"].tensors
 
@@ -105,7 +100,8 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
         NoiseField(job.compute.seed),
         weights.card.sigma_max,
     )
-    parameters = _parameters(job, settings, dtype, device)
+    precision = str(dtype).removeprefix("torch.")
+    parameters = _parameters(job, settings, precision, device.type)
     names = " + ".join(w.card.name for w in used.values())
     hashes = " + ".join(w.sha256 for w in used.values())
 
@@ -134,9 +130,7 @@ def _settings(job: RestoreJob) -> Settings:
     return settings
 
 
-def _parameters(
-    job: RestoreJob, settings: Settings, dtype: torch.dtype, device: torch.device
-) -> dict[str, Any]:
+def _parameters(job: RestoreJob, settings: Settings, precision: str, device: str) -> dict[str, Any]:
     """Everything that can change a pixel."""
     return {
         "sampler": job.sampler,
@@ -146,8 +140,8 @@ def _parameters(
         "strength": job.strength,
         "noise": asdict(job.noise),
         "seed": job.compute.seed,
-        "precision": str(dtype).removeprefix("torch."),
-        "device": device.type,
+        "precision": precision,
+        "device": device,
         "axes": job.files.axes,
         "channels": job.files.channels,
     }

@@ -71,6 +71,7 @@ def run(job: TrainJob, report: Report) -> Path:
     for warning in folder.warnings:
         report.note(f"warning: {warning}")
     model, initial = _model(job, recipe, output.stem)
+    _check(recipe, model)
     with (
         training.processes(device) as (world, device),
         closing(Recent(recipe.data.cache_mb << 20)) as recent,
@@ -80,8 +81,10 @@ def run(job: TrainJob, report: Report) -> Path:
         state = training.state(model, recipe, device)
         if job.resume:
             checkpoint.restore(state, checkpoint.resume_path(output), recipe, material.data)
-        loss = training.loss_of(recipe, _loader(recipe, material, world, reader), state.model)
+        loss = training.loss_of(recipe, _loader(recipe, material, world, reader))
         report.begin(recipe.optimiser.steps, state.step, recipe.optimiser.batch)
+        if state.step >= recipe.optimiser.steps:
+            report.note(f"nothing to do: {state.step} steps are done, more with optimiser.steps")
 
         def save() -> None:
             checkpoint.write(output, recipe, state, material.data, initial)
@@ -169,6 +172,35 @@ def _model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str
         return training.denoiser(card, None, recipe.seed), {}
     except WeightsError as error:
         raise UsageError(f"recipe '{job.recipe}': {error}") from error
+
+
+def _check(recipe: Recipe, model: Denoiser) -> None:
+    """Objective, network and crops must belong together. Raises UsageError."""
+    card, stride = model.card, model.stride
+    measures = recipe.objective == "calibrator"
+    inputs = recipe.data.channels * (2 if recipe.objective == "conditional" else 1)
+    output = "step" if recipe.levels.schedule else "log-sigma"
+    odd = [n for n in (*recipe.data.crop, recipe.validation.crop) if n % stride]
+    rules = (
+        (
+            measures == (card.network == "calibrator"),
+            f"objective '{recipe.objective}' cannot train network '{card.network}'",
+        ),
+        (
+            card.config.get("c_in", 1) == inputs,
+            f"network.config.c_in: this objective with data.channels={recipe.data.channels} needs"
+            f" {inputs}",
+        ),
+        (
+            not measures or card.config.get("output", "log-sigma") == output,
+            f"network.config.output: with levels.schedule='{recipe.levels.schedule}' a calibrator"
+            f" tells {output}",
+        ),
+        (not odd, f"crops of {odd} px: this network takes multiples of {stride}"),
+    )
+    for good, message in rules:
+        if not good:
+            raise UsageError(message)
 
 
 def _common(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def measure(recipe: Recipe, job: train.TrainJob) -> dict[str, Any]:
         model, _ = train._model(job, recipe, "bench")
         state = training.state(model, recipe, device)
         load = train._loader(recipe, material, World(), reader)
-        loss = training.loss_of(recipe, load, state.model)
+        loss = training.loss_of(recipe, load)
         with FlopCounterMode(display=False) as counter:
             with precision(device, dtype):
                 each = loss(model, 1, 0, generator(device, 0))

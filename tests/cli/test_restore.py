@@ -82,7 +82,7 @@ def test_stdout_is_json_lines_and_stderr_is_plain(restored):
 def test_manifest_says_what_was_decided(restored):
     out, _ = restored
     manifest = json.loads((out.parent / "run.json").read_text())
-    assert manifest["weights"]["name"] == "prior"
+    assert manifest["weights"]["prior"]["name"] == "prior"
     assert len(manifest["files"]) == len(NAMES)
     by_name = {Path(f["source"]).name: f for f in manifest["files"]}
     assert by_name["widefield.tif"]["details"]["noise"]["0"]["noise"]["correlated"]

@@ -157,6 +157,8 @@ def test_resume_refuses_another_run(data, tmp_path):
         train("prior", other, output, resume=True)
     longer = train("prior", data, output, "optimiser.steps=5", resume=True)
     assert list(longer.losses) == [5]
+    done = train("prior", data, output, "optimiser.steps=5", resume=True)
+    assert (done.losses, "nothing to do" in done.notes[0]) == ({}, True)
     output.with_suffix(".resume.safetensors").write_bytes(output.read_bytes())
     with pytest.raises(WeightsError, match="not a checkpoint"):
         train("prior", data, output, resume=True)
@@ -193,6 +195,17 @@ def test_initial_weights(data, tmp_path):
         ("prior", "p.safetensors", "network.name=resnet", UsageError, "known are: unet"),
         ("prior", "p.safetensors", "network.config.width=3", UsageError, "width"),
         ("prior", "p.safetensors", "parametrisation=z", UsageError, "known are: edm"),
+        (
+            "prior",
+            "p.safetensors",
+            "objective=calibrator",
+            UsageError,
+            "cannot train network 'unet'",
+        ),
+        ("prior", "p.safetensors", "data.channels=2", NoInputError, "the recipe takes 2"),
+        ("prior", "p.safetensors", "network.config.c_in=2", UsageError, "needs 1"),
+        ("prior", "p.safetensors", "data.crop=18", UsageError, "takes multiples of 4"),
+        ("calibrator", "p.safetensors", "levels.schedule=cosine", UsageError, "tells step"),
         ("prior", "p.safetensors", "levels.schedule=sine", UsageError, "choose one of rscd"),
         ("prior", "p.safetensors", "validation.crop=64", UsageError, "validation.every=0"),
         ("conditional-baseline", "p.safetensors", "levels.schedule=''", UsageError, "schedule"),
