@@ -53,7 +53,7 @@ OBJECTIVES: dict[str, Row] = {
 }
 
 SAMPLERS: dict[str, Row] = {
-    "ddim": Row("engine.samplers:ddim", "few deterministic steps (Song et al. 2021)"),
+    "ddim": Row("engine.samplers:ddim", "one or a few deterministic steps (Song et al. 2021)"),
     "dpmpp": Row("engine.samplers:dpmpp", "DPM-Solver++(2M), deterministic (Lu et al. 2022)"),
     "ancestral": Row(
         "engine.samplers:ancestral", "stochastic DDPM steps, a draw from the posterior"

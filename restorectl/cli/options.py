@@ -16,6 +16,7 @@ Sampler = StrEnum("Sampler", list(SAMPLERS))  # type: ignore[misc]
 Calibrator = StrEnum("Calibrator", list(CALIBRATORS))  # type: ignore[misc]
 Preset = StrEnum("Preset", ["restorectl", "paper", "official"])
 
+WHOLE = 1 << 20  # px: no plane is larger
 FILES, COMPUTE, OUTPUT = "Files", "Computation", "Reporting"
 
 Inputs = Annotated[
@@ -90,7 +91,7 @@ PrecisionOption = Annotated[
 Tile = Annotated[
     str,
     typer.Option(
-        metavar="auto|N",
+        metavar="auto|N|whole",
         help="Side in px of the area held at once. Only memory and speed depend on it.",
         rich_help_panel=COMPUTE,
     ),
@@ -168,6 +169,5 @@ def files(given: Mapping[str, Any]) -> Files:
 
 def compute(device: str, precision: Precision, tile: str, batch: str, seed: int) -> Compute:
     """The Compute of a job from the options of that name."""
-    return Compute(
-        device, precision.value, automatic("--tile", tile), automatic("--batch", batch), seed
-    )
+    side = WHOLE if tile == "whole" else automatic("--tile", tile)
+    return Compute(device, precision.value, side, automatic("--batch", batch), seed)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+
 from restorectl import catalog
 from restorectl.core.card import Card
 from restorectl.core.jobs import RestoreJob

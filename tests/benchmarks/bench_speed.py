@@ -41,6 +41,7 @@ def speed() -> None:
 
     from restorectl import catalog
     from restorectl.core import intensity
+    from restorectl.core.photometry import keep_local_mean
     from restorectl.engine.denoiser import build
     from restorectl.engine.noise import NoiseField, Site
     from restorectl.engine.runner import Runner, pick_precision
@@ -58,8 +59,9 @@ def speed() -> None:
         model = intensity.fit([image.astype(np.float32)])
         x = model.forward(image.astype(np.float32))[None, None]
         sigma = np.array([model.sigma], np.float32)
-        x0 = runner.sample(sampler, x, sigma, [Site((0, 0, 0), 0, 0)], NoiseField(), None)
-        return model.inverse(x0[0, 0])
+        site = Site((0, 0, 0), 0, 0)
+        x0 = runner.sample(lambda p: sampler.run(p, {}), x, sigma, [site], NoiseField())
+        return keep_local_mean(image.astype(np.float32), model.inverse(x0[0, 0]))
 
     peak = convolution_peak()
     x, sigma = torch.zeros(1, 1, 512, 512), torch.full((1,), 0.1)
