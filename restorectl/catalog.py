@@ -37,6 +37,20 @@ NETWORKS: dict[str, Row] = {
     "unet": Row(
         "engine.nets.unet:UNet", "magnitude-preserving U-Net without statistics over pixels"
     ),
+    "edm2": Row(
+        "engine.nets.edm2:EDM2", "paper 002: magnitude-preserving U-Net with attention, 64 M"
+    ),
+    "convnext": Row(
+        "engine.nets.convnext:ConvNextUNet", "paper 000 (RSCD): ConvNeXt U-Net, 285 M parameters"
+    ),
+    "adm": Row("engine.nets.adm:ADM", "paper 003 (MSDSR): residual U-Net with attention, 274 M"),
+    "baikal": Row(
+        "engine.nets.adm:BAIKAL", "paper 004 (Baikal): the same with learned variance, 152 M"
+    ),
+    "inception": Row(
+        "engine.nets.inception:Inception", "Inception-v3 features of the Frechet distance"
+    ),
+    "alexnet": Row("engine.nets.alexnet:LPIPS", "AlexNet with the linear heads of LPIPS"),
     "calibrator": Row(
         "engine.nets.calibrator:Calibrator", "compact residual network that tells the noise level"
     ),

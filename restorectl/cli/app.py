@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import restorectl
-from restorectl.cli import restore, train
+from restorectl.cli import calibrate, restore, train, weights
 from restorectl.errors import RestorectlError
 
 EPILOG = (
@@ -53,6 +53,8 @@ def _root(
 
 app.command("restore", epilog=EPILOG)(restore.restore)
 app.command("train", epilog=EPILOG)(train.train)
+app.command("calibrate", epilog=EPILOG)(calibrate.calibrate)
+app.add_typer(weights.app, name="weights", epilog=EPILOG)
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:

@@ -14,10 +14,12 @@ Noise = StrEnum("Noise", ["auto", "gaussian", "poisson-gaussian", "none"])
 Precision = StrEnum("Precision", ["auto", "bf16", "fp32"])
 Sampler = StrEnum("Sampler", list(SAMPLERS))  # type: ignore[misc]
 Calibrator = StrEnum("Calibrator", list(CALIBRATORS))  # type: ignore[misc]
+Schedule = StrEnum("Schedule", ["rscd", "cosine", "cosine200", "linear"])
 Preset = StrEnum("Preset", ["restorectl", "paper", "official"])
 
 WHOLE = 1 << 20  # px: no plane is larger
-FILES, COMPUTE, OUTPUT = "Files", "Computation", "Reporting"
+FILES, COMPUTE, OUTPUT, MODELS = "Files", "Computation", "Reporting", "Models"
+NOISE = "Noise of the camera"
 
 Inputs = Annotated[
     list[str] | None,
@@ -74,7 +76,27 @@ Channels = Annotated[
     ),
 ]
 Weights = Annotated[
-    str, typer.Option("-w", "--weights", metavar="NAME|FILE", help="Model, by name or file.")
+    str,
+    typer.Option(
+        "-w",
+        "--weights",
+        metavar="NAME|FILE|hf://...",
+        help="Model: its name, a file, or hf://org/name[@revision]/file.safetensors.",
+    ),
+]
+Registry = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.yaml",
+        help="Further models by name, over those of the package. Also: RESTORECTL_WEIGHTS=FILE.",
+        rich_help_panel=MODELS,
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline", help="Never use the network: models must be here.", rich_help_panel=MODELS
+    ),
 ]
 Device = Annotated[
     str,
@@ -127,6 +149,24 @@ Manifest = Annotated[
     ),
 ]
 
+NoiseChoice = Annotated[
+    Noise,
+    typer.Option(
+        help="auto estimates the noise from the image; none removes nothing.",
+        rich_help_panel=NOISE,
+    ),
+]
+Gain = Annotated[
+    float | None, typer.Option(help="Grey levels for each photo-electron.", rich_help_panel=NOISE)
+]
+Offset = Annotated[
+    float | None, typer.Option(help="Grey level without light.", rich_help_panel=NOISE)
+]
+ReadNoise = Annotated[
+    float | None,
+    typer.Option(help="Standard deviation without light, grey levels.", rich_help_panel=NOISE),
+]
+
 
 def automatic(option: str, value: str) -> int | None:
     """`auto` as None, else a positive number. Raises UsageError."""
@@ -142,17 +182,21 @@ def choices(table: Mapping[str, Row]) -> str:
     return " · ".join(f"{name}: {row.help}" for name, row in table.items())
 
 
+def channel_numbers(text: str | None) -> tuple[int, ...] | None:
+    """--channels as numbers; None = all. Raises UsageError."""
+    try:
+        return None if text is None else tuple(int(c) for c in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--channels {text}: use numbers such as 0,2") from error
+
+
 def files(given: Mapping[str, Any]) -> Files:
     """The Files of a job from a command's options; `given` holds them by name."""
-    shard, channels = given["shard"], given["channels"]
+    shard = given["shard"]
     try:
         index, count = (int(part) for part in shard.split("/"))
     except ValueError as error:
         raise UsageError(f"--shard {shard}: use I/N, e.g. 1/4") from error
-    try:
-        chosen = None if channels is None else tuple(int(c) for c in channels.split(","))
-    except ValueError as error:
-        raise UsageError(f"--channels {channels}: use numbers such as 0,2") from error
     return Files(
         inputs=tuple(given["inputs"] or ()),
         output=given["output"],
@@ -161,7 +205,7 @@ def files(given: Mapping[str, Any]) -> Files:
         shard=(index, count),
         overwrite=given["overwrite"],
         axes=given["axes"],
-        channels=chosen,
+        channels=channel_numbers(given["channels"]),
         dry_run=given["dry_run"],
         manifest=given["manifest"],
     )

@@ -70,7 +70,7 @@ class Terminal:
         if outcome.status == "failed":
             text += outcome.message
         else:
-            text += f"{outcome.source} -> {outcome.target}"
+            text += f"{outcome.source} -> {outcome.target}" if outcome.target else outcome.source
             text += f" ({outcome.message})" if outcome.message else f" ({outcome.seconds:.1f} s)"
         for warning in outcome.warnings:
             text += f"\n    warning: {warning}"
@@ -81,6 +81,10 @@ class Terminal:
             highlight=False,
             soft_wrap=True,
         )
+
+    def note(self, text: str) -> None:
+        """A message that belongs to no file."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def summary(self) -> None:
         counts = {s: sum(o.status == s for o in self.outcomes) for s in MARK}

@@ -7,9 +7,9 @@ import typer
 from restorectl.catalog import CALIBRATORS, SAMPLERS
 from restorectl.cli import options as opt
 from restorectl.cli.report import reporting
-from restorectl.core.jobs import NoiseOptions, RestoreJob
+from restorectl.core.jobs import NoiseOptions, RestoreJob, WeightsOptions
 
-NOISE, RSCD = "Noise of the camera", "Step-calibrated diffusion (--sampler rscd)"
+RSCD = "Step-calibrated diffusion (--sampler rscd)"
 
 SamplerChoice = Annotated[opt.Sampler, typer.Option(help=opt.choices(SAMPLERS))]
 Steps = Annotated[
@@ -24,7 +24,7 @@ CalibratorChoice = Annotated[
     typer.Option(help="What decides the level to start from. " + opt.choices(CALIBRATORS)),
 ]
 CalibratorWeights = Annotated[
-    str, typer.Option(metavar="NAME|FILE", help="Weights of the network calibrator.")
+    str, typer.Option(metavar="NAME|FILE|hf://...", help="Weights of the network calibrator.")
 ]
 PresetChoice = Annotated[
     opt.Preset,
@@ -41,22 +41,17 @@ Recalibrate = Annotated[
         rich_help_panel=RSCD,
     ),
 ]
-NoiseChoice = Annotated[
-    opt.Noise,
+ScheduleChoice = Annotated[
+    opt.Schedule | None,
+    typer.Option(help="Whose single steps are taken. Default: the preset's.", rich_help_panel=RSCD),
+]
+StepMap = Annotated[
+    str | None,
     typer.Option(
-        help="auto estimates the noise from the image; none removes nothing.",
-        rich_help_panel=NOISE,
+        metavar="DIR",
+        help="Also write STEM_steps.tif there: the steps of diffusion that were left, by place.",
+        rich_help_panel=opt.OUTPUT,
     ),
-]
-Gain = Annotated[
-    float | None, typer.Option(help="Grey levels for each photo-electron.", rich_help_panel=NOISE)
-]
-Offset = Annotated[
-    float | None, typer.Option(help="Grey level without light.", rich_help_panel=NOISE)
-]
-ReadNoise = Annotated[
-    float | None,
-    typer.Option(help="Standard deviation without light, grey levels.", rich_help_panel=NOISE),
 ]
 
 
@@ -71,10 +66,11 @@ def restore(
     calibrator_weights: CalibratorWeights = "calibrator",
     preset: PresetChoice = opt.Preset.restorectl,
     recalibrate: Recalibrate = None,
-    noise: NoiseChoice = opt.Noise.auto,
-    gain: Gain = None,
-    offset: Offset = None,
-    read_noise: ReadNoise = None,
+    schedule: ScheduleChoice = None,
+    noise: opt.NoiseChoice = opt.Noise.auto,
+    gain: opt.Gain = None,
+    offset: opt.Offset = None,
+    read_noise: opt.ReadNoise = None,
     axes: opt.Axes = None,
     channels: opt.Channels = None,
     pattern: opt.Pattern = None,
@@ -90,6 +86,9 @@ def restore(
     json_lines: opt.Json = False,
     quiet: opt.Quiet = False,
     manifest: opt.Manifest = None,
+    registry: opt.Registry = None,
+    offline: opt.Offline = False,
+    step_map: StepMap = None,
 ) -> None:
     """Restore images: remove the noise that the image model finds, keep dtype and metadata.
 
@@ -107,6 +106,9 @@ def restore(
         calibrator_weights,
         preset.value,
         recalibrate,
+        None if schedule is None else schedule.value,
+        step_map,
+        weights_from=WeightsOptions(registry, offline),
     )
     with reporting(quiet=quiet, json_lines=json_lines) as report:
         from restorectl.tasks.restore import run

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from restorectl.cli import options as opt
+from restorectl.core.jobs import WeightsOptions
 
 if TYPE_CHECKING:
     from restorectl.tasks.train import Step
@@ -42,7 +43,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint of this output.")
     ] = False,
     init: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Weights to start from.")
+        str | None, typer.Option(metavar="NAME|FILE|hf://...", help="Weights to start from.")
     ] = None,
     select_hq: Annotated[
         str | None,
@@ -52,6 +53,8 @@ def train(
         ),
     ] = None,
     axes: opt.Axes = None,
+    registry: opt.Registry = None,
+    offline: opt.Offline = False,
     device: opt.Device = "auto",
     json_lines: Annotated[
         bool, typer.Option("--json", help="One JSON line a step on stdout.")
@@ -64,7 +67,7 @@ def train(
 
     Several processes: torchrun --nproc_per_node 2 -m restorectl train ...
     """
-    with _view(quiet, json_lines) as view:
+    with viewing(quiet, json_lines) as view:
         from restorectl.tasks.train import TrainJob, run
 
         job = TrainJob(
@@ -77,6 +80,7 @@ def train(
             device=device,
             axes=axes,
             select_hq=select_hq,
+            weights_from=WeightsOptions(registry, offline),
         )
         run(job, view)
 
@@ -142,7 +146,7 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def _view(quiet: bool, json_lines: bool) -> Iterator[View]:
+def viewing(quiet: bool, json_lines: bool) -> Iterator[View]:
     """The view of one run; of several processes only the first speaks."""
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     quiet = quiet or os.environ.get("RANK", "0") != "0"

@@ -28,7 +28,8 @@ class Card:
     channels: int = 1  # image channels restored jointly
     sigma_max: float = 80.0  # largest noise level it was trained on, in units of [-1, 1]
     window: int = 0  # fixed input size of networks with non-local operations; 0 = any
-    value_range: str = "whitened"  # whitened: [-1, 1] after the intensity model
+    value_range: str = "whitened"  # [-1, 1] after the intensity model; or core.value_range's
+    recipe: str = "identity"  # how image channels become network channels: core.value_range
     licence: str = "MIT"
     training: Mapping[str, Any] = field(default_factory=dict)  # data, recipe, attribution
 
@@ -40,7 +41,7 @@ def from_json(text: str, where: str) -> Card:
     """The card in `text`. Raises WeightsError, naming `where`, for anything that is no card."""
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise WeightsError(f"{where}: the header is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise WeightsError(f"{where}: the header holds no card")

@@ -41,6 +41,14 @@ class NoiseOptions:
 
 
 @dataclass(frozen=True)
+class WeightsOptions:
+    """Where models are looked up, and whether the network may be used for them."""
+
+    registry: str | None = None  # a weights.yaml of the user's, over the package's
+    offline: bool = False
+
+
+@dataclass(frozen=True)
 class RestoreJob:
     files: Files
     compute: Compute = field(default_factory=Compute)
@@ -53,3 +61,6 @@ class RestoreJob:
     calibrator_weights: str = "calibrator"
     preset: str = "restorectl"  # of the rscd sampler's loop
     recalibrate: int | None = None  # steps between calibrations, 0 = off; None = the preset's
+    schedule: str | None = None  # whose single steps are taken; None = the preset's
+    step_map: str | None = None  # folder of images that show the steps that were left where
+    weights_from: WeightsOptions = field(default_factory=WeightsOptions)

@@ -16,12 +16,13 @@ REACH = 12  # cells: the kernel ends within the window's halo
 
 
 def keep_local_mean(measured: np.ndarray, restored: np.ndarray) -> np.ndarray:
-    """restored + lowpass(measured - restored): two (Y, X) float32 in input units -> the same.
+    """restored + lowpass(measured - restored): two (..., Y, X) float32 -> the same.
 
     Sides are multiples of CELL.
     """
-    rows, cols = measured.shape
-    cells = (measured - restored).reshape(rows // CELL, CELL, cols // CELL, CELL).mean((1, 3))
+    *outer, rows, cols = measured.shape
+    cells = (measured - restored).reshape(*outer, rows // CELL, CELL, cols // CELL, CELL)
+    cells = cells.mean((-3, -1))
     smooth: np.ndarray = _smoother(rows) @ cells @ _smoother(cols).T
     return np.asarray(restored + smooth)
 

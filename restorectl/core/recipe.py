@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from restorectl.core.value_range import RANGES
 from restorectl.errors import UsageError
 
 PACKAGED = Path(__file__).resolve().parent.parent / "recipes"
@@ -63,6 +64,7 @@ class Data:
     binning: tuple[int, ...] = (1,)  # image pixels averaged per side; one for each micro-batch
     channels: int = 1  # 1: every channel of an image is a plane of its own
     balance: float = 0.5  # a plane is chosen with probability ~ area ** balance
+    range: str = "whitened"  # or a fixed one of core.value_range, with neither gamma nor gain
     gamma: tuple[float, ...] = (0.4, 0.65)  # exponent of intensity; 0.5 = square-root domain
     gain: tuple[float, ...] = (0.5, 1.1)  # factor on images in [-1, 1]
     offset: tuple[float, ...] = (-0.2, 0.2)
@@ -238,6 +240,7 @@ def _check(recipe: Recipe, where: str) -> None:
         (bool(d.crop) and min(d.crop) >= 16, "data.crop", "sizes of at least 16 px"),
         (bool(d.binning) and min(d.binning) >= 1, "data.binning", "factors of at least 1"),
         (d.channels >= 1, "data.channels", "at least 1"),
+        (d.range in RANGES, "data.range", " or ".join(RANGES)),
         (d.cache_mb >= 1, "data.cache_mb", "at least 1"),
         *((len(pair) == 2 and pair[0] <= pair[1], f"data.{name}", "a range: [low, high]")
           for name, pair in (("gamma", d.gamma), ("gain", d.gain), ("offset", d.offset))),

@@ -6,7 +6,7 @@ on the image's size alone, so grouping windows by any `--tile` or `--batch` leav
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -59,6 +59,33 @@ def plan(
         for y_read, y_core, y_size in rows
         for x_read, x_core, x_size in cols
     )
+
+
+def fixed(shape: tuple[int, int], window: int, overlap: int) -> tuple[Window, ...]:
+    """The windows of a plane (Y, X) for a network that runs at `window` px only.
+
+    Every window reads exactly `window` px: the last of an axis moves inwards, and only planes
+    smaller than it are padded. Neighbours share at least `overlap` px and meet in the middle.
+    """
+    rows, cols = (_fixed_axis(n, window, overlap) for n in shape)
+    return tuple(
+        Window(y_read, x_read, y_core, x_core, (window, window))
+        for y_read, y_core in rows
+        for x_read, x_core in cols
+    )
+
+
+def _fixed_axis(
+    length: int, window: int, overlap: int
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """(read, core) of each window along one axis."""
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap {overlap} does not fit windows of {window} px")
+    step, last = window - overlap, max(length - window, 0)
+    starts = [*range(0, last, step), last]
+    edges = [(a + window + b) // 2 for a, b in pairwise(starts)]
+    cores = pairwise([0, *edges, length])
+    return [((a, min(a + window, length)), core) for a, core in zip(starts, cores, strict=True)]
 
 
 def _axis(

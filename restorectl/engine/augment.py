@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from restorectl.core import value_range
 from restorectl.core.crops import Crops
 from restorectl.core.recipe import Data
 from restorectl.engine.camera_noise import uniform
@@ -14,6 +15,9 @@ def clean(crops: Crops, options: Data, generator: torch.Generator) -> Tensor:
     All random numbers come from `generator`; the result is on its device.
     """
     count, device = len(crops.pixels), generator.device
+    if options.range != "whitened":
+        fixed = torch.from_numpy(value_range.forward(crops.pixels, options.range, "identity"))
+        return _flipped(fixed.to(device), generator) if options.flips else fixed.to(device)
 
     def drawn(span: tuple[float, ...]) -> Tensor:
         return uniform(generator, count, *span).reshape(-1, 1, 1, 1)

@@ -4,7 +4,7 @@ What the network predicts (parametrisation), how it is told the noise level (tim
 are scaled live here and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -125,6 +125,12 @@ def build(card: Card, tensors: dict[str, Tensor] | None = None) -> Denoiser:
 
 def load_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Strict: every tensor present, of the right shape and finite, and none left over."""
+    check_tensors(net, tensors)
+    net.load_state_dict({name: value.float() for name, value in tensors.items()})
+
+
+def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError unless the tensors fit the network, which may be on the meta device."""
     expected = net.state_dict()
     missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
     if missing or extra:
@@ -140,7 +146,13 @@ def load_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
             )
         if not torch.isfinite(value.float()).all():
             raise WeightsError(f"weights: tensor '{name}' holds NaN or infinity")
-    net.load_state_dict({name: value.float() for name, value in tensors.items()})
+
+
+def fits(card: Card, tensors: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError unless the tensors are the card's network's; no network is allocated."""
+    with torch.device("meta"):
+        net = build(card).net
+    check_tensors(net, tensors)
 
 
 def _plain(config: Any) -> dict[str, Any]:

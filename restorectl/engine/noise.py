@@ -23,6 +23,11 @@ class Site:
     top: int
     left: int
 
+    def shifted(self, channels: int) -> "Site":
+        """The same place, some channels on."""
+        t, c, z = self.plane
+        return Site((t, c + channels, z), self.top, self.left)
+
 
 @dataclass(frozen=True)
 class NoiseField:
@@ -31,11 +36,17 @@ class NoiseField:
     seed: int = 0
     sample: int = 0
 
-    def draw(self, sites: list[Site], shape: tuple[int, int], step: int) -> Tensor:
-        """One (B, 1, h, w) float32 normal field for windows at `sites`; negative pixels allowed."""
-        return torch.from_numpy(
-            np.stack([self._window(site, shape, step)[None] for site in sites])
-        )  # (B, 1, h, w) float32
+    def draw(
+        self, sites: list[Site], shape: tuple[int, int], step: int, channels: int = 1
+    ) -> Tensor:
+        """One (B, C, h, w) float32 normal field for windows at `sites`; negative pixels allowed.
+
+        Jointly sampled channels are told apart as the planes c, c + 1, ... of the site's plane.
+        """
+        fields = [
+            [self._window(site.shifted(k), shape, step) for k in range(channels)] for site in sites
+        ]
+        return torch.from_numpy(np.stack(fields))  # (B, C, h, w) float32
 
     def _window(self, site: Site, shape: tuple[int, int], step: int) -> np.ndarray:
         out = np.empty(shape, np.float32)

@@ -117,7 +117,7 @@ class Runner:
                 torch.from_numpy(x).to(self.device),
                 torch.from_numpy(sigma).to(self.device, torch.float32),
                 lambda k, tiles: field.draw(
-                    [sites[i] for i in tiles.tolist()], (x.shape[2], x.shape[3]), k
+                    [sites[i] for i in tiles.tolist()], (x.shape[2], x.shape[3]), k, x.shape[1]
                 ),
             )
             return run(problem).cpu().numpy()

@@ -1,19 +1,23 @@
 """What is decided once for each channel, on a sample of its pixels: noise, range, level."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from restorectl.core import intensity, sampling_plan, tiling
+from restorectl.core import intensity, sampling_plan, tiling, value_range
+from restorectl.core.card import Card
 from restorectl.core.jobs import NoiseOptions
 from restorectl.errors import InputError
 from restorectl.io.image import Image
-from restorectl.tasks.method import Batch, Channel, Method
+from restorectl.tasks.method import Batch, Group, Method, Model
 from restorectl.tasks.outcome import Outcome
 
 PILOT = 256  # px, side of a calibration window
 PILOTS = 4  # windows that a method is prepared on
+SCALES = {"uint16-centred": 2 / 65536, "uint16-unit": 1 / 65536}  # network units a grey level
 
 
 def chosen(wanted: tuple[int, ...] | None, channels: int, source: Path) -> tuple[int, ...]:
@@ -46,31 +50,97 @@ def fit(image: Image, channel: int, noise: NoiseOptions) -> intensity.Intensity:
         raise InputError(f"{image.path}: channel {channel}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Whitened:
+    """Each channel by its own intensity model; the level is the highest among them."""
+
+    models: tuple[intensity.Intensity, ...]
+
+    @property
+    def sigma(self) -> float:
+        return max(model.sigma for model in self.models)
+
+    def forward(self, planes: np.ndarray) -> np.ndarray:
+        return np.stack([m.forward(p) for m, p in zip(self.models, planes, strict=True)])
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        return np.stack([m.inverse(p) for m, p in zip(self.models, x, strict=True)])
+
+    def describe(self) -> dict[str, Any]:
+        each = [model.describe() for model in self.models]
+        return each[0] if len(each) == 1 else {"joint": each}
+
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(text for model in self.models for text in model.noise.warnings)
+
+
+@dataclass(frozen=True)
+class Ranged:
+    """The fixed range and channel recipe that a network was trained with; noise stays as it is."""
+
+    card: Card
+    sigma: float
+
+    def forward(self, planes: np.ndarray) -> np.ndarray:
+        return value_range.forward(planes, self.card.value_range, self.card.recipe)
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        return value_range.inverse(x, self.card.value_range, self.card.recipe)
+
+    def describe(self) -> dict[str, Any]:
+        return {"value_range": self.card.value_range, "sigma": self.sigma}
+
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+
 def prepare(
-    image: Image, channels: Sequence[int], noise: NoiseOptions, method: Method
-) -> dict[int, Channel]:
-    """Model and shared decisions of each channel."""
-    prepared = {}
-    for c in channels:
-        model = fit(image, c, noise)
-        prepared[c] = Channel(model, method.prepare(pilot(image, c, model, method.stride)))
-    return prepared
+    image: Image, chosen: Sequence[int], noise: NoiseOptions, method: Method
+) -> list[Group]:
+    """The groups of channels, each with its model and what its windows share.
+
+    Raises InputError where a joint model does not find its number of channels.
+    """
+    together = method.card.channels
+    if together > 1 and len(chosen) != together:
+        raise InputError(
+            f"{image.path}: these weights restore {together} channels jointly, the image has"
+            f" {len(chosen)}: choose them with --channels"
+        )
+    groups = []
+    for part in tiling.chunks(chosen, together):
+        members = tuple(part)
+        model = _model(image, members, noise, method.card)
+        windows = pilot(image, members, model, method.stride)
+        groups.append(Group(members, model, method.prepare(windows)))
+    return groups
 
 
-def pilot(image: Image, channel: int, model: intensity.Intensity, stride: int) -> Batch:
+def _model(image: Image, members: Sequence[int], noise: NoiseOptions, card: Card) -> Model:
+    if card.value_range == "whitened":
+        return Whitened(tuple(fit(image, c, noise) for c in members))
+    if noise.kind == "none":
+        return Ranged(card, 0.0)
+    gaussian = replace(noise, kind="gaussian")
+    levels = [fit(image, c, gaussian).noise for c in members]
+    return Ranged(card, max(m.read_noise * m.level for m in levels) * SCALES[card.value_range])
+
+
+def pilot(image: Image, members: Sequence[int], model: Model, stride: int) -> Batch:
     """Up to PILOTS windows in the middle of sampled blocks, of one size."""
-    blocks = sampling_plan.blocks(image.header.canonical_shape, channel)
+    blocks = sampling_plan.blocks(image.header.canonical_shape, members[0])
     picked = [blocks[i] for i in sampling_plan.spread(len(blocks), min(PILOTS, len(blocks)))]
     windows, sites = [], []
-    for plane, rows, cols in picked:
+    for (t, first, z), rows, cols in picked:
         top, height = _middle(rows)
         left, width = _middle(cols)
-        raw = image.read(plane, slice(top, top + height), slice(left, left + width))
-        (window,) = tiling.plan(raw.shape, stride, PILOT, 0)
-        windows.append(window.pad(model.forward(raw.astype(np.float32))))
-        sites.append((plane, top, left))
+        area = slice(top, top + height), slice(left, left + width)
+        (window,) = tiling.plan((height, width), stride, PILOT, 0)
+        raw = [window.pad(image.read((t, c, z), *area).astype(np.float32)) for c in members]
+        windows.append(model.forward(np.stack(raw)))
+        sites.append(((t, first, z), top, left))
     sigma = np.full(len(windows), model.sigma, np.float32)
-    return Batch(np.stack(windows)[:, None], sigma, sites, model.inverse)
+    return Batch(np.stack(windows), sigma, sites, model.inverse)
 
 
 def _middle(span: slice) -> tuple[int, int]:
@@ -79,15 +149,18 @@ def _middle(span: slice) -> tuple[int, int]:
     return span.start + (span.stop - span.start - length) // 2, length
 
 
-def describe(outcome: Outcome, prepared: dict[int, Channel], sigma_max: float) -> None:
+def describe(outcome: Outcome, groups: Sequence[Group], sigma_max: float) -> None:
     """Models, decisions and their warnings into the outcome."""
-    outcome.details["noise"] = {str(c): p.model.describe() for c, p in prepared.items()}
-    outcome.details["method"] = {str(c): p.shared for c, p in prepared.items()}
-    for c, channel in prepared.items():
-        where = f"channel {c}: " if len(prepared) > 1 else ""
-        outcome.warnings += [where + text for text in channel.model.noise.warnings]
-        if channel.shared["sigma"] > sigma_max:
+    noise, decided = {}, {}
+    for group in groups:
+        name = "+".join(map(str, group.channels))
+        noise[name] = group.model.describe()
+        decided[name] = group.shared
+        where = f"channel {name}: " if len(groups) > 1 else ""
+        outcome.warnings += [where + text for text in group.model.warnings()]
+        if group.shared["sigma"] > sigma_max:
             outcome.warnings.append(
-                f"{where}noise level {channel.shared['sigma']:.2f} is above what the weights were"
+                f"{where}noise level {group.shared['sigma']:.2f} is above what the weights were"
                 f" trained on ({sigma_max:.2f}): less is removed"
             )
+    outcome.details["noise"], outcome.details["method"] = noise, decided

@@ -39,32 +39,53 @@ def resolve(files: Files) -> tuple[list[Pair], list[Missing]]:
     matches.
     """
     output = Path(files.output)
-    named = [Path(text) for text in (*files.inputs, *_listed(files.files_from))]
-    if not named:
-        raise NoInputError("no inputs were given: name files or folders, or use --files-from")
-    single = len(named) == 1 and not named[0].is_dir() and _is_file_target(output)
+    given = named(files)
+    single = len(given) == 1 and not given[0].is_dir() and _is_file_target(output)
     if not single:
         _check_folder(output)
-    pairs: list[Pair] = []
-    missing: list[Missing] = []
-    for path in named:
+    for path in given:
         if path.is_dir():
             _refuse_nesting(output, path)
-            pairs += (_pair(path / rel, rel, output) for rel in walk(path, files.pattern))
-        elif not os.path.lexists(path):
-            missing.append(Missing(path, InputError(f"{path}: no such file")))
-        elif single:
-            pairs.append(Pair(path, output, output.name))
-        else:
-            pairs.append(_pair(path, Path(path.name), output))
-    if not pairs and not missing:
-        what = f" named like '{files.pattern}'" if files.pattern else ""
-        raise NoInputError(f"no images{what} in: {', '.join(map(str, named))}")
+    images, missing = find(given, files.pattern)
+    if single:
+        pairs = [Pair(path, output, output.name) for path, _ in images]
+    else:
+        pairs = [_pair(path, relative, output) for path, relative in images]
     _refuse_collisions(pairs)
     index, count = files.shard
     if not 1 <= index <= count:
         raise UsageError(f"--shard {index}/{count}: I must be between 1 and N")
     return [pair for pair in pairs if in_shard(pair.name, index, count)], missing
+
+
+def named(files: Files) -> list[Path]:
+    """What the user named, here and in --files-from. Raises NoInputError where that is nothing."""
+    found = [Path(text) for text in (*files.inputs, *_listed(files.files_from))]
+    if not found:
+        raise NoInputError("no inputs were given: name files or folders, or use --files-from")
+    return found
+
+
+def find(
+    given: list[Path], pattern: str | None
+) -> tuple[list[tuple[Path, PurePath]], list[Missing]]:
+    """The images of files and folders, each with its path relative to what was named.
+
+    Raises NoInputError when nothing matches.
+    """
+    images: list[tuple[Path, PurePath]] = []
+    missing: list[Missing] = []
+    for path in given:
+        if path.is_dir():
+            images += ((path / rel, rel) for rel in walk(path, pattern))
+        elif not os.path.lexists(path):
+            missing.append(Missing(path, InputError(f"{path}: no such file")))
+        else:
+            images.append((path, PurePath(path.name)))
+    if not images and not missing:
+        what = f" named like '{pattern}'" if pattern else ""
+        raise NoInputError(f"no images{what} in: {', '.join(map(str, given))}")
+    return images, missing
 
 
 def in_shard(name: str, index: int, count: int) -> bool:

@@ -7,25 +7,49 @@ from typing import Any, Protocol
 import numpy as np
 
 from restorectl.core.axes import Plane
-from restorectl.core.intensity import Intensity
+from restorectl.core.card import Card
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of one channel, in network units, and the way back."""
+    """Windows of one group of channels, in network units, and the way back."""
 
-    x: np.ndarray  # (B, 1, H, W) float32, about [-1, 1]
-    sigma: np.ndarray  # (B,) float32, the intensity model's noise level in the units of x
-    sites: list[tuple[Plane, int, int]]  # plane, row and column of each window's first pixel
-    inverse: Callable[[np.ndarray], np.ndarray]  # network units -> input units
+    x: np.ndarray  # (B, C_net, H, W) float32, about [-1, 1]
+    sigma: np.ndarray  # (B,) float32, the model's noise level in the units of x
+    sites: list[tuple[Plane, int, int]]  # first plane, row and column of each window
+    inverse: Callable[[np.ndarray], np.ndarray]  # (C_net, Y, X) -> (C, Y, X) in input units
+
+
+class Model(Protocol):
+    """The map between the input units of some channels and the network's units."""
+
+    @property
+    def sigma(self) -> float:
+        """Noise level in network units; 0 if nothing is to be removed."""
+        ...
+
+    def forward(self, planes: np.ndarray) -> np.ndarray:
+        """(C, Y, X) float32 in input units -> (C_net, Y, X) float32 for the network."""
+        ...
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        """(C_net, Y, X) -> (C, Y, X) float32 in input units."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What was decided, as JSON values."""
+        ...
+
+    def warnings(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
-class Channel:
-    """What all windows of one channel share."""
+class Group:
+    """Channels that are restored together, and what all their windows share."""
 
-    model: Intensity
-    shared: Any  # what Method.prepare decided, as JSON values
+    channels: tuple[int, ...]
+    model: Model
+    shared: dict[str, Any]  # what Method.prepare decided, as JSON values
 
 
 class Method(Protocol):
@@ -41,15 +65,20 @@ class Method(Protocol):
         """The largest noise level it can be told, in network units."""
         ...
 
+    @property
+    def card(self) -> Card:
+        """Says how many channels are restored jointly, and in which range."""
+        ...
+
     def prepare(self, pilot: Batch) -> dict[str, Any]:
-        """Decide, on sampled windows of one channel, what all of its windows share.
+        """Decide, on sampled windows of one group, what all of its windows share.
 
         `sigma`, the level to start from, is always among it.
         """
         ...
 
     def __call__(self, batch: Batch, shared: dict[str, Any]) -> np.ndarray:
-        """(B, H, W) float32 in input units; `shared` is what `prepare` decided."""
+        """(B, C, H, W) float32 in input units; `shared` is what `prepare` decided."""
         ...
 
     def calls(self) -> int:

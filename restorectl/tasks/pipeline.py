@@ -23,8 +23,9 @@ from restorectl.io.atomic import replacing, sweep
 from restorectl.io.image import Image, create_image, open_image, read_provenance, verify_image
 from restorectl.tasks import channels, manifest
 from restorectl.tasks.inputs import Missing, Pair, make_folder
-from restorectl.tasks.method import Batch, Channel, Method
+from restorectl.tasks.method import Batch, Group, Method
 from restorectl.tasks.outcome import Outcome, Report
+from restorectl.tasks.step_map import StepMaps
 
 PLANE_PIXELS = 4 << 20  # planes are collected up to this many pixels, to fill batches
 
@@ -39,6 +40,7 @@ class Run:
     method: Method
     summary: Mapping[str, Any]  # command, parameters, weights, device: heads the manifest
     provenance: Callable[[str], dict[str, Any]]  # input sha256 -> what the output records
+    maps: StepMaps | None = None  # also written for each image
 
 
 def run(
@@ -93,9 +95,10 @@ def _one(job: Run, pair: Pair, outcome: Outcome, report: Report) -> None:
         expected = job.provenance(content_hash(pair.source))
     except OSError as error:
         raise InputError(f"{pair.source}: cannot be read ({error.strerror})") from error
+    mapped = job.maps is None or job.maps.is_current(pair, expected)
     if pair.target.exists():
         recorded = read_provenance(pair.target)
-        if recorded is not None and matches(recorded, expected):
+        if recorded is not None and matches(recorded, expected) and mapped:
             outcome.status, outcome.message = "skipped", "up to date"
             return
         if recorded is None and not job.files.overwrite:
@@ -113,6 +116,8 @@ def _one(job: Run, pair: Pair, outcome: Outcome, report: Report) -> None:
         report.file(pair.name, len(header.planes) * height * width)
         prepared = channels.prepare(image, chosen, job.noise, job.method)
         channels.describe(outcome, prepared, job.method.sigma_max)
+        if job.maps is not None:
+            outcome.details["step_map"] = str(job.maps.write(image, pair, chosen, expected))
         make_folder(pair.target.parent)
         planes = restored_planes(job, image, prepared, report.advance)
         output = header.for_target(pair.target)
@@ -122,31 +127,57 @@ def _one(job: Run, pair: Pair, outcome: Outcome, report: Report) -> None:
 
 
 def restored_planes(
-    job: Run, image: Image, prepared: Mapping[int, Channel], advance: Callable[[int], None]
+    job: Run, image: Image, groups: Sequence[Group], advance: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
-    """The planes (Y, X) of the output, in the file's order and dtype; memory stays flat."""
+    """The planes (Y, X) of the output, in the file's order and dtype; memory stays flat.
+
+    Where a joint model finds its channels far apart in the file, the later one's planes wait.
+    """
     header = image.header
     height, width = header.canonical_shape[3:]
-    windows = tiling.plan((height, width), job.method.stride)
-    together = max(1, PLANE_PIXELS // (height * width))
-    for planes in tiling.chunks(header.planes, together):
-        pixels = {plane: image.read(plane) for plane in planes}
-        done = {plane: np.empty_like(pixels[plane]) for plane in planes}
-        groups = defaultdict(list)
-        for plane in planes:
-            if plane[1] not in prepared:
-                done[plane] = pixels[plane]
+    member = {c: group for group in groups for c in group.channels}
+    ready: dict[Plane, np.ndarray] = {}
+    for planes in tiling.chunks(header.planes, max(1, PLANE_PIXELS // (height * width))):
+        units: list[tuple[Group, int, int]] = []
+        for t, c, z in planes:
+            if c not in member:
+                ready[t, c, z] = image.read((t, c, z))
                 advance(height * width)
-                continue
-            for window in windows:
-                groups[plane[1], window.shape].append((plane, window))
-        for (channel, shape), group in groups.items():
-            for part in tiling.chunks(group, _together(job.compute, shape)):
-                answers = _answers(job, prepared[channel], pixels, part)
-                for (plane, window), answer in zip(part, answers, strict=True):
-                    done[plane][window.core] = to_dtype(window.crop(answer), header.dtype)
-                    advance(window.crop(answer).size)
-        yield from (done[plane] for plane in planes)
+            elif (t, c, z) not in ready and (member[c], t, z) not in units:
+                units.append((member[c], t, z))
+        _restore(job, image, units, ready, advance)
+        yield from (ready.pop(plane) for plane in planes)
+
+
+def _restore(
+    job: Run,
+    image: Image,
+    units: Sequence[tuple[Group, int, int]],
+    ready: dict[Plane, np.ndarray],
+    advance: Callable[[int], None],
+) -> None:
+    """All planes of the units (group, t, z) into `ready`, window by window."""
+    header = image.header
+    windows = tiling.plan(header.canonical_shape[3:], job.method.stride)
+    batches = defaultdict(list)
+    pixels: dict[Plane, np.ndarray] = {}
+    for number, (group, t, z) in enumerate(units):
+        for c in group.channels:
+            pixels[t, c, z] = image.read((t, c, z))
+            ready[t, c, z] = np.empty_like(pixels[t, c, z])
+        for window in windows:
+            batches[group.channels, window.shape].append((number, window))
+    for (_, shape), batch in batches.items():
+        for part in tiling.chunks(batch, _together(job.compute, shape)):
+            group = units[part[0][0]][0]
+            places = [([(t, c, z) for c in group.channels], w)
+                      for (_, t, z), w in ((units[n], w) for n, w in part)]  # fmt: skip
+            for (planes, window), answer in zip(
+                places, _answers(job, group, pixels, places), strict=True
+            ):
+                for plane, restored in zip(planes, window.crop(answer), strict=True):
+                    ready[plane][window.core] = to_dtype(restored, header.dtype)
+                    advance(restored.size)
 
 
 def _together(compute: Compute, shape: tuple[int, int]) -> int:
@@ -157,19 +188,19 @@ def _together(compute: Compute, shape: tuple[int, int]) -> int:
 
 def _answers(
     job: Run,
-    channel: Channel,
+    group: Group,
     pixels: Mapping[Plane, np.ndarray],
-    part: Sequence[tuple[Plane, tiling.Window]],
+    places: Sequence[tuple[list[Plane], tiling.Window]],
 ) -> list[np.ndarray]:
-    """Each window's answer, (H, W) float32 in input units."""
+    """Each window's answer, (C, H, W) float32 in input units."""
     measured = []
-    for plane, window in part:
-        raw = pixels[plane][window.read]
-        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-            raise InputError(f"plane t,c,z = {plane} holds NaN or infinity: mend or mask it first")
-        measured.append(window.pad(raw.astype(np.float32)))
-    x = np.stack([channel.model.forward(raw) for raw in measured])[:, None]
-    sigma = np.full(len(part), channel.model.sigma, np.float32)
-    sites = [(plane, window.rows[0], window.cols[0]) for plane, window in part]
-    answers = job.method(Batch(x, sigma, sites, channel.model.inverse), channel.shared)
+    for planes, window in places:
+        raw = np.stack([pixels[plane][window.read] for plane in planes]).astype(np.float32)
+        if not np.isfinite(raw).all():
+            raise InputError(f"plane t,c,z = {planes[0]} holds NaN or infinity: mend it first")
+        measured.append(np.stack([window.pad(plane) for plane in raw]))
+    x = np.stack([group.model.forward(raw) for raw in measured])  # (B, C_net, H, W) float32
+    sigma = np.full(len(x), group.model.sigma, np.float32)
+    sites = [(planes[0], window.rows[0], window.cols[0]) for planes, window in places]
+    answers = job.method(Batch(x, sigma, sites, group.model.inverse), group.shared)
     return [keep_local_mean(*both) for both in zip(measured, answers, strict=True)]

@@ -11,14 +11,13 @@ from restorectl.core.card import Card
 from restorectl.core.jobs import RestoreJob
 from restorectl.core.provenance import record
 from restorectl.engine import rscd
+from restorectl.engine.calibration import by_window
 from restorectl.engine.denoiser import build
 from restorectl.engine.noise import NoiseField, Site
 from restorectl.engine.runner import Runner, pick_device, pick_precision
 from restorectl.engine.samplers import Calibrator, Problem, Sampler, Settings
-from restorectl.errors import UsageError, WeightsError
-from restorectl.io import weights as weights_io
-from restorectl.io.weights import Weights
-from restorectl.tasks import inputs, pipeline
+from restorectl.errors import UsageError
+from restorectl.tasks import inputs, models, pipeline, step_map
 from restorectl.tasks.method import Batch
 from restorectl.tasks.outcome import Outcome, Report
 
@@ -34,7 +33,11 @@ class Restoration:
     steps: int | None
     strength: float
     field: NoiseField
-    sigma_max: float
+    card: Card
+
+    @property
+    def sigma_max(self) -> float:
+        return self.card.sigma_max
 
     @property
     def stride(self) -> int:
@@ -59,10 +62,10 @@ class Restoration:
 
     def __call__(self, batch: Batch, shared: dict[str, Any]) -> np.ndarray:
         if shared["sigma"] <= 0:
-            return batch.inverse(batch.x[:, 0])
+            return np.stack([batch.inverse(x) for x in batch.x])
         sigma = np.full(len(batch.x), min(shared["sigma"], self.sigma_max), np.float32)
         x0 = self._sample(lambda problem: self.sampler.run(problem, shared), batch, sigma)
-        return batch.inverse(x0[:, 0])
+        return np.stack([batch.inverse(x) for x in x0])
 
     def _sample(self, run: Callable[[Problem], Any], batch: Batch, sigma: np.ndarray) -> np.ndarray:
         sites = [Site(plane, top, left) for plane, top, left in batch.sites]
@@ -81,13 +84,15 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
     if job.steps is not None and job.steps < 1:
         raise UsageError(f"--steps {job.steps}: must be at least 1")
     settings = _settings(job)
-    weights = _load(job.weights, "prior")
+    weights = models.load(job.weights, "prior", job.weights_from)
     device = pick_device(job.compute.device)
     dtype = pick_precision(job.compute.precision, device)
     used = {"prior": weights}
 
     def calibrator_weights() -> tuple[Card, Mapping[str, Any]]:
-        used["calibrator"] = _load(job.calibrator_weights, "calibrator")
+        used["calibrator"] = models.load(
+            job.calibrator_weights, "calibrator", job.weights_from
+        )
         return used["calibrator"].card, used["calibrator"].tensors
 
     calibrator = catalog.CALIBRATORS[job.calibrator].load()(calibrator_weights, device)
@@ -99,7 +104,7 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
         job.steps,
         job.strength,
         NoiseField(job.compute.seed),
-        weights.card.sigma_max,
+        weights.card,
     )
     precision = str(dtype).removeprefix("torch.")
     parameters = _parameters(job, settings, precision, device.type)
@@ -120,7 +125,9 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
         "parameters": parameters,
         "weights": {role: {"name": w.card.name, "sha256": w.sha256} for role, w in used.items()},
     }
-    plan = pipeline.Run(job.files, job.compute, job.noise, method, summary, provenance)
+    gauge = step_map.Gauge(by_window(calibrator), settings.schedule)
+    maps = step_map.into(job, gauge, pairs)
+    plan = pipeline.Run(job.files, job.compute, job.noise, method, summary, provenance, maps)
     return pipeline.run(plan, pairs, missing, report)
 
 
@@ -128,6 +135,8 @@ def _settings(job: RestoreJob) -> Settings:
     settings = rscd.PRESETS[job.preset]
     if job.recalibrate is not None:
         settings = replace(settings, every=job.recalibrate)
+    if job.schedule is not None:
+        settings = replace(settings, schedule=job.schedule)
     return settings
 
 
@@ -146,13 +155,3 @@ def _parameters(job: RestoreJob, settings: Settings, precision: str, device: str
         "axes": job.files.axes,
         "channels": job.files.channels,
     }
-
-
-def _load(name: str, task: str) -> Weights:
-    weights = weights_io.load(name)
-    if weights.card.task != task or weights.card.channels != 1:
-        raise WeightsError(
-            f"weights '{name}' are for {weights.card.task} with {weights.card.channels}"
-            f" channels; here a one-channel {task} is needed"
-        )
-    return weights

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from restorectl.core import recipe as recipes
 from restorectl.core.card import Card
 from restorectl.core.crops import Crops
+from restorectl.core.jobs import WeightsOptions
 from restorectl.core.recipe import Recipe
 from restorectl.engine import training
 from restorectl.engine.denoiser import Denoiser
@@ -41,6 +42,7 @@ class TrainJob:
     device: str = "auto"
     axes: str | None = None
     select_hq: str | None = None  # folder of patches of the quality that is wanted
+    weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str
     common = _common(recipe, name)
     initial = job.init or recipe.init
     if initial:
-        weights = weights_io.load(initial)
+        weights = weights_io.load(initial, job.weights_from)
         card = weights.card
         config = recipes.plain(recipe)["network"]["config"]
         if recipe.network.name and (recipe.network.name, config) != (
@@ -215,6 +217,7 @@ def _common(recipe: Recipe, name: str) -> dict[str, Any]:
         "objective": recipe.objective,
         "schedule": recipe.levels.schedule,
         "channels": recipe.data.channels,
+        "value_range": recipe.data.range,
         "sigma_max": highest,
         "licence": recipe.licence,
     }

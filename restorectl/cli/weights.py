@@ -1,0 +1,197 @@
+"""`restorectl weights`: what models there are, where they lie, and whether they are intact."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from restorectl.cli import options as opt
+from restorectl.core.jobs import WeightsOptions
+from restorectl.errors import WeightsError
+
+if TYPE_CHECKING:
+    from restorectl.tasks.weights import Checked, Listed
+
+app = typer.Typer(
+    help="List, pull, verify, locate, import and export models.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+IMPORTS = ("rscd", "msdsr", "inception-fid", "alexnet-lpips")  # rows of tasks.weights_import.KINDS
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME...", help="Models: names, files or hf://...")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Model: a name, a file or hf://...")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON line a model on stdout.")]
+
+
+@app.command("list")
+def show(registry: opt.Registry = None, offline: opt.Offline = False, lines: Json = False) -> None:
+    """The models known by name, and whether they are here. Never uses the network."""
+    from restorectl.tasks.weights import listed
+
+    rows = listed(WeightsOptions(registry, offline))
+    if lines:
+        _json(rows)
+    else:
+        _table(rows)
+
+
+@app.command()
+def pull(
+    names: Names = None,
+    every: Annotated[bool, typer.Option("--all", help="All models of the registry.")] = False,
+    registry: opt.Registry = None,
+    offline: opt.Offline = False,
+    lines: Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Bring models into the cache, and check them.
+
+    Example, on a machine with internet: restorectl weights pull --all
+    """
+    from restorectl.tasks import weights
+
+    with _bars(quiet) as bars:
+        _finish(weights.pull(names or [], every, WeightsOptions(registry, offline), bars), lines)
+
+
+@app.command()
+def verify(
+    names: Names = None,
+    registry: opt.Registry = None,
+    offline: opt.Offline = False,
+    lines: Json = False,
+) -> None:
+    """Hash again what is here; exit code 5 if a file is not what the registry says.
+
+    Never uses the network.
+    """
+    from restorectl.tasks import weights
+
+    _finish(weights.verify(names or [], WeightsOptions(registry, offline)), lines)
+
+
+@app.command()
+def path(name: Name, registry: opt.Registry = None, offline: opt.Offline = False) -> None:
+    """Where a model lies on this machine, for scripts. Never uses the network."""
+    from restorectl.tasks import weights
+
+    typer.echo(str(weights.path(name, WeightsOptions(registry, offline))))
+
+
+@app.command()
+def export(
+    name: Name,
+    hub: Annotated[Path, typer.Option(metavar="DIR", help="New folder to write.")],
+    registry: opt.Registry = None,
+    offline: opt.Offline = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write a folder for upload to a hub: the weights, their card and their registry block."""
+    from restorectl.tasks.weights_export import export as run
+
+    with _bars(quiet) as bars:
+        written = run(name, hub, WeightsOptions(registry, offline), bars)
+    for each in written:
+        typer.echo(str(each))
+
+
+@app.command("import")
+def take(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Published checkpoint.")],
+    kind: Annotated[
+        str, typer.Option("--as", metavar="KIND", help=f"What it is: {', '.join(IMPORTS)}.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.safetensors", help="File to write.")
+    ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    lines: Json = False,
+) -> None:
+    """Make a weights file of a published checkpoint. No code in the checkpoint is run.
+
+    Example: restorectl weights import d17986ac.ckpt --as msdsr -o msdsr.safetensors
+    """
+    from restorectl.tasks.weights_import import run
+
+    done = run(files, kind, output, overwrite)
+    if lines:
+        sys.stdout.write(json.dumps(asdict(done)) + "\n")
+    else:
+        typer.echo(
+            f"{done.path}  {done.kind}  {done.parameters / 1e6:.2f} M parameters in"
+            f" {done.tensors} tensors ({done.ignored} others ignored)"
+        )
+
+
+def _finish(results: Iterable["Checked"], lines: bool) -> None:
+    """Print each result as it comes; raise at the end if one is wrong."""
+    wrong = []
+    for result in results:
+        if lines:
+            _json([result])
+        else:
+            typer.echo(
+                "  ".join(part for part in (result.name, result.status, result.path) if part)
+            )
+        if result.error:
+            wrong.append(result.error)
+    for error in wrong[:-1]:
+        sys.stderr.write(f"restorectl: {error}\n")
+    if wrong:
+        raise WeightsError(wrong[-1])
+
+
+def _json(rows: Iterable["Listed | Checked"]) -> None:
+    for row in rows:
+        sys.stdout.write(json.dumps(asdict(row)) + "\n")
+    sys.stdout.flush()
+
+
+def _table(rows: list["Listed"]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "task", "size", "licence", "where"):
+        table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(row.name, row.task, f"{row.bytes / 1e6:.1f} MB", row.licence, row.where)
+    console = Console(force_terminal=sys.stdout.isatty(), highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # nothing is cut where it is read by programs
+    console.print(table, markup=False)
+
+
+class _Bar:
+    """Implements io.hub.Progress with a rich bar a file."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.task: TaskID | None = None
+
+    def begin(self, name: str, total: int | None) -> None:
+        self.task = self.bars.add_task(name, total=total)
+
+    def advance(self, size: int) -> None:
+        if self.task is not None:
+            self.bars.advance(self.task, size)
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[_Bar | None]:
+    """Bars on a terminal, nothing elsewhere."""
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console) as bars:
+        yield _Bar(bars)

@@ -1,0 +1,89 @@
+"""Where a file lies on the Hugging Face Hub: `hf://org/name[@revision]/path/file.safetensors`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+from restorectl.errors import WeightsError
+
+SCHEME = "hf://"
+FORM = "hf://org/name[@revision]/path/file.safetensors"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # of a repository's name
+REPOSITORY = re.compile(rf"{_PART}/{_PART}")
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/+-]*")
+_SPECIAL = re.compile(r"refs/(?:pr/\d+|convert/[^/]+)(?=/|$)")  # references that hold a slash
+_COLON = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<rev>[^:]+))?:(?P<file>[^:]+)")
+_KINDS = {"models", "datasets", "spaces", "buckets", "kernels"}
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a model repository, at a revision."""
+
+    repo: str  # org/name
+    revision: str  # commit, branch or tag
+    file: str  # path in the repository
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the revision is a commit, so that the file can never change."""
+        return COMMIT.fullmatch(self.revision) is not None
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.repo}@{self.revision}/{self.file}"
+
+
+def parse(text: str) -> HubFile:
+    """The file that an `hf://` address names. Raises WeightsError for anything else."""
+    body = text.removeprefix(SCHEME).removeprefix("models/")
+    kind = body.partition("/")[0]
+    if kind in _KINDS:
+        raise WeightsError(f"{text}: weights come from model repositories, not from {kind}")
+    repo, revision, file = _split(body)
+    if not REPOSITORY.fullmatch(repo):
+        if ":" in text.removeprefix(SCHEME):
+            raise WeightsError(f"{text}: {_hint(body) or 'use ' + FORM}")
+        raise WeightsError(f"{text}: '{repo}' is no repository (org/name): use {FORM}")
+    if not _REVISION.fullmatch(revision):
+        hint = _hint(body)
+        raise WeightsError(f"{text}: '{revision}' is no revision: {hint or 'use ' + FORM}")
+    if not file:
+        raise WeightsError(f"{text}: names no file: {_hint(body) or 'use ' + FORM}")
+    check_inside(file, text)
+    if not file.endswith(".safetensors"):
+        raise WeightsError(f"{text}: only .safetensors files are loaded")
+    return HubFile(repo, revision, file)
+
+
+def _split(body: str) -> tuple[str, str, str]:
+    """Repository, revision, path; an @ behind the repository's name belongs to the path."""
+    repo, at, rest = body.partition("@")
+    if not at or repo.count("/") > 1:
+        parts = [*body.split("/", 2), "", ""]
+        return f"{parts[0]}/{parts[1]}", "main", parts[2]
+    special = _SPECIAL.match(rest)
+    revision = special[0] if special else rest.partition("/")[0]
+    return repo, unquote(revision), rest[len(revision) :].removeprefix("/")
+
+
+def colon_hint(text: str) -> str:
+    """What to write in place of `org/name[@revision]:file`, or nothing where `text` is not that."""
+    return _hint(text) if text.endswith(".safetensors") else ""
+
+
+def _hint(body: str) -> str:
+    match = _COLON.fullmatch(body)
+    if match is None:
+        return ""
+    revision = f"@{match['rev']}" if match["rev"] else ""
+    return f"write {SCHEME}{match['repo']}{revision}/{match['file']}"
+
+
+def check_inside(file: str, where: str) -> None:
+    """Refuse a relative path that could leave its folder. Raises WeightsError."""
+    parts = PurePosixPath(file).parts
+    plain = file == "/".join(parts) and not {".", ".."} & {*parts, *file.split("/")}
+    if not plain or file.startswith("/") or any(c in file for c in "\\:") or not file.isprintable():
+        raise WeightsError(f"{where}: '{file}' is not a plain path inside its folder")

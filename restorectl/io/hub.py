@@ -1,0 +1,120 @@
+"""Files of the Hugging Face Hub. huggingface_hub does the transfer and keeps the cache; it is
+imported only here, and only when a hub file is used.
+
+A pinned file that is in the cache is used without the network, a lock or a write, so a cache may
+be read-only and shared.
+"""
+
+import inspect
+import logging
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from restorectl.core.hub_uri import HubFile
+from restorectl.errors import WeightsError
+
+
+class Progress(Protocol):
+    """Where a transfer reports to; the command line implements it."""
+
+    def begin(self, name: str, total: int | None) -> None: ...
+    def advance(self, size: int) -> None: ...
+
+
+def cached(place: HubFile) -> Path | None:
+    """The file in the local cache, if it is there. Never touches the network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(place.repo, place.file, revision=place.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch(place: HubFile, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """The file, from the cache or the hub. Raises WeightsError: absent, refused, no network."""
+    if place.pinned and (found := cached(place)) is not None:
+        return found
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        hub.utils.logging.set_verbosity(
+            logging.ERROR
+        )  # its warnings would stand beside our one line
+    transfer_errors = (
+        errors.HTTPError,  # type: ignore[attr-defined] # httpx's or requests', by version
+        errors.EntryNotFoundError,
+        errors.HFValidationError,
+        getattr(errors, "XetDownloadError", OSError),
+        OSError,
+    )
+    try:
+        return Path(
+            hub.hf_hub_download(
+                place.repo,
+                place.file,
+                revision=place.revision,
+                local_files_only=offline,
+                **_bars(progress),
+            )
+        )
+    except transfer_errors as error:
+        raise WeightsError(f"{place}: {_reason(error, place, offline)}") from error
+
+
+def _reason(error: Exception, place: HubFile, offline: bool) -> str:
+    """What went wrong and what to do, in one line; the library's own texts have several."""
+    from huggingface_hub import constants, errors
+
+    endpoint = constants.ENDPOINT
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if offline or constants.HF_HUB_OFFLINE:
+            return (
+                "is not in the cache, and this run is offline: `restorectl weights pull` it first"
+            )
+        cause = _line(error.__cause__ or error)
+        return f"is not in the cache, and {endpoint} does not deliver it ({cause})"
+    if isinstance(error, errors.GatedRepoError):
+        return f"is gated: ask for access at {endpoint}/{place.repo}, then set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{endpoint} has no such repository, or a private one: check it, or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the repository has no revision '{place.revision}'"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"the repository has no file '{place.file}' at this revision"
+    if status in (401, 403):
+        return f"{endpoint} refused access ({status}): set a valid HF_TOKEN"
+    if status is not None:
+        return f"{endpoint} answered {status}: try again later"
+    if isinstance(error, OSError) and error.filename:
+        return f"the cache cannot be written: {error.filename} ({error.strerror})"
+    return f"the transfer failed ({_line(error)}): try again"
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
+
+
+def _bars(progress: Progress | None) -> dict[str, Any]:
+    """The arguments that lead the library's progress to `progress` and keep its own bars away."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from huggingface_hub.utils.tqdm import tqdm as base
+
+    if "tqdm_class" not in inspect.signature(hf_hub_download).parameters:
+        disable_progress_bars()  # versions before 1.0
+        return {}
+
+    class Bar(base):  # type: ignore[misc]  # untyped in some versions
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if progress is not None:
+                progress.begin(str(kwargs.get("desc", "")), kwargs.get("total"))
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            if progress is not None:
+                progress.advance(int(n or 0))
+
+    return {"tqdm_class": Bar}

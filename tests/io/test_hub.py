@@ -1,0 +1,206 @@
+"""The hub's file protocol against a real server on the loopback interface."""
+
+import os
+import time
+
+import pytest
+import yaml
+
+from tests.hub_server import COMMIT, REPO, serving
+
+CONTENT = bytes(range(256)) * 1200  # 300 kB; a transfer does not look inside
+FILE = "sub/model.safetensors"
+PINNED = f"hf://{REPO}@{COMMIT}/{FILE}"
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with serving(tmp_path / "home") as hub:
+        hub.files[FILE] = CONTENT
+        yield hub
+
+
+def registry(path, sha256, **more):
+    """A user's registry with one hub entry, `mine`."""
+    block = {
+        "task": "prior",
+        "channels": 1,
+        "domain": "test",
+        "source": {"hub": REPO, "revision": COMMIT, "file": FILE},
+        "sha256": sha256,
+        "bytes": len(CONTENT),
+        "network": "unet",
+        "objective": "prior",
+        "licence": "MIT",
+    }
+    path.write_text(yaml.safe_dump({"mine": block | more}), "utf-8")
+    return path
+
+
+def sha256(content):
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
+def one_line(done, *words):
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.startswith("restorectl: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def pulled(done):
+    """The path that a pull of one model printed."""
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[-1]
+
+
+def test_first_pull_then_the_cache_then_offline(hub):
+    first = hub.run("weights", "pull", PINNED)
+    assert " pulled " in first.stdout
+    assert open(pulled(first), "rb").read() == CONTENT
+    assert str(hub.home / "hub") in first.stdout
+    assert any(r.startswith("HEAD /lab/models/resolve/") for r in hub.requests)
+    assert any(r.startswith("GET /cdn/") for r in hub.requests)
+    assert first.stderr == ""
+    hub.requests.clear()
+    second = hub.run("weights", "pull", PINNED)
+    assert " intact " in second.stdout
+    assert pulled(hub.run("weights", "pull", "--offline", PINNED)) == pulled(second)
+    assert pulled(hub.run("weights", "path", PINNED)) == pulled(second)
+    assert hub.requests == []
+
+
+def test_offline_without_a_copy_says_what_to_do(hub):
+    for arguments, environment in ((["--offline"], {}), ([], {"HF_HUB_OFFLINE": "1"})):
+        done = hub.run("weights", "pull", PINNED, *arguments, **environment)
+        one_line(done, "offline", "restorectl weights pull")
+    assert hub.requests == []
+
+
+def test_a_branch_is_asked_for_online_and_remembered_offline(hub):
+    branch = f"hf://{REPO}/{FILE}"
+    path = pulled(hub.run("weights", "pull", branch))
+    assert COMMIT in path
+    hub.requests.clear()
+    assert pulled(hub.run("weights", "pull", branch, HF_HUB_OFFLINE="1")) == path
+    assert hub.requests == []
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(hub):
+    hub.cut = [100_000]
+    path = pulled(hub.run("weights", "pull", PINNED))
+    assert open(path, "rb").read() == CONTENT
+    assert hub.requests.count(f"GET /cdn/{FILE}") == 2
+
+
+def test_a_server_that_goes_half_way_leaves_no_model_and_the_next_pull_mends_it(hub):
+    hub.cut, hub.gone = [100_000], True
+    one_line(hub.run("weights", "pull", PINNED), PINNED, "503")
+    one_line(hub.run("weights", "path", PINNED), "not here")
+    hub.gone = False
+    assert open(pulled(hub.run("weights", "pull", PINNED)), "rb").read() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("refuse", "word"),
+    [
+        ((404, "RepoNotFound"), "no such repository"),
+        ((404, "RevisionNotFound"), "no revision"),
+        ((404, "EntryNotFound"), "no file"),
+        ((401, ""), "HF_TOKEN"),
+        ((401, "GatedRepo"), "gated"),
+        ((403, "GatedRepo"), "gated"),
+    ],
+    ids=str,
+)
+def test_a_refusal_is_one_line_that_says_which(hub, refuse, word):
+    hub.refuse = refuse
+    one_line(hub.run("weights", "pull", PINNED), PINNED, word)
+
+
+def test_a_wrong_hash_says_both_deletes_nothing_and_can_be_mended(hub, tmp_path):
+    own = registry(tmp_path / "own.yaml", sha256(CONTENT))
+    hub.files[FILE] = CONTENT[::-1]
+    done = hub.run("weights", "pull", "mine", "--registry", own)
+    one_line(done, sha256(CONTENT), sha256(CONTENT[::-1]), "nothing was deleted")
+    there = hub.run("weights", "path", "mine", "--registry", own).stdout.strip()
+    assert open(there, "rb").read() == CONTENT[::-1]
+    one_line(hub.run("weights", "verify", "mine", "--registry", own), sha256(CONTENT))
+    hub.files[FILE] = CONTENT
+    os.unlink(os.path.realpath(there))  # as the message says
+    assert open(pulled(hub.run("weights", "pull", "mine", "--registry", own)), "rb").read()
+    assert hub.run("weights", "verify", "--registry", own).returncode == 0
+
+
+def test_a_registry_entry_is_remote_then_cached(hub, tmp_path):
+    own = registry(tmp_path / "own.yaml", sha256(CONTENT))
+    listed = hub.run("weights", "list", RESTORECTL_WEIGHTS=str(own))
+    assert [line.split()[-1] for line in listed.stdout.splitlines()[1:]] == ["embedded", "remote"]
+    done = hub.run("weights", "verify", RESTORECTL_WEIGHTS=str(own))
+    assert done.returncode == 0
+    assert "mine  remote" in done.stdout
+    assert hub.requests == []
+    done = hub.run("weights", "pull", "--all", RESTORECTL_WEIGHTS=str(own))
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["intact", "pulled"]
+    listed = hub.run("weights", "list", "--registry", own)
+    assert [line.split()[-1] for line in listed.stdout.splitlines()[1:]] == ["embedded", "cached"]
+
+
+def test_a_read_only_cache_is_used_without_network_or_lock(hub):
+    path = pulled(hub.run("weights", "pull", PINNED))
+    folders = [hub.home, *(p for p in hub.home.rglob("*") if p.is_dir() and not p.is_symlink())]
+    before = sorted(hub.home.rglob("*"))
+    hub.requests.clear()
+    try:
+        for folder in folders:
+            folder.chmod(0o555)
+        assert pulled(hub.run("weights", "pull", PINNED)) == path
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert hub.requests == []
+    assert sorted(hub.home.rglob("*")) == before
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(hub):
+    hub.home.write_text("a file where the folder should be")
+    one_line(hub.run("weights", "pull", PINNED), "cache cannot be written")
+
+
+def test_two_processes_pull_at_once(hub):
+    hub.delay = 0.5
+    both = [hub.start("weights", "pull", PINNED) for _ in range(2)]
+    outs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    path = outs[0][0].split()[-1]
+    assert open(path, "rb").read() == CONTENT
+    assert hub.requests.count(f"GET /cdn/{FILE}") == 1
+
+
+def test_a_pull_on_a_terminal_shows_a_bar(hub):
+    pty = pytest.importorskip("pty")
+    import subprocess
+    import sys
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "restorectl", "weights", "pull", PINNED],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env=hub.environment(TERM="xterm", COLUMNS="100"),
+    )
+    os.close(follower)
+    seen, end = b"", time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(leader)
+    assert process.wait(60) == 0
+    assert b"300.0" in seen or b"307.2" in seen, seen
