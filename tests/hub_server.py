@@ -1,7 +1,7 @@
 """A hub on the loopback interface: a real HTTP server that speaks the hub's file protocol.
 
 HEAD /org/name/resolve/REVISION/FILE answers with the commit, the size and the etag, and redirects
-to another path of this server, which serves bytes, ranges too. Attributes make it misbehave.
+to another host name of this server, which serves bytes, ranges too. Attributes make it misbehave.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.home = home  # HF_HOME of the processes that `run` starts
         self.files: dict[str, bytes] = {}  # path in the repository -> content
-        self.requests: list[str] = []  # "METHOD path"
-        self.refuse: tuple[int, str] | None = None  # status and X-Error-Code of every answer
+        self.requests: list[str] = []  # "METHOD path", and the range that was asked for
+        self.refuse: dict[str, tuple[int, str]] = {}  # path -> status and X-Error-Code
         self.cut: list[int] = []  # the next transfers end after so many bytes
         self.gone = False  # after the next cut, nothing more is delivered
         self.delay = 0.0  # seconds before a transfer
@@ -74,8 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(f"{self.command} {self.path}")
         if self.path.startswith("/cdn/"):
             return self._bytes(body)
-        if hub.refuse is not None:
-            return self._head(hub.refuse[0], {"X-Error-Code": hub.refuse[1]})
+        for end, (status, code) in hub.refuse.items():
+            if self.path.endswith(f"/{end}"):
+                return self._head(status, {"X-Error-Code": code})
         for revision in (COMMIT, "main", "v1"):
             name = self.path.removeprefix(f"/{REPO}/resolve/{revision}/")
             if name == self.path:
@@ -91,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "X-Repo-Commit": COMMIT,
                     "X-Linked-Etag": f'"{digest}"',
                     "X-Linked-Size": str(len(content)),
-                    "Location": f"{hub.endpoint}/cdn/{name}",
+                    "Location": f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{name}",
                 },
             )
         code = "RevisionNotFound" if self.path.startswith(f"/{REPO}/") else "RepoNotFound"
@@ -101,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server
         if hub.gone and not hub.cut:
             return self._head(503, {})
+        if "Range" in self.headers:
+            hub.requests[-1] += f" {self.headers['Range']}"
         content, wanted = hub.files[self.path.removeprefix("/cdn/")], self.headers.get("Range")
         first = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
         more = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}

@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 from restorectl.catalog import FORMATS, SAMPLERS, Row
-from restorectl.io.weights import read, registry
+from restorectl.io.registry import packaged, read
 
 README = Path(__file__).parent.parent / "README.md"
-PRETRAINED = README.parent / "restorectl" / "pretrained"
 
 
 def rows(header: str, lines: list[str]) -> str:
@@ -22,14 +21,11 @@ def catalog_table(table: dict[str, Row], title: str) -> str:
 
 
 def weights_table() -> str:
-    lines = []
-    for entry in registry().values():
-        card, _ = read(PRETRAINED / entry.file)
-        size = f"{entry.bytes / 1e6:.0f} MB"
-        lines.append(
-            f"| `{entry.name}` | {entry.task} | {entry.domain} | {card.network} | {size} |"
-            f" {entry.source} | {entry.licence} |"
-        )
+    lines = [
+        f"| `{entry.name}` | {entry.task} | {entry.domain} | {entry.network} |"
+        f" {entry.bytes / 1e6:.0f} MB | {entry.source.kind} | {entry.licence} |"
+        for entry in read(packaged()).values()
+    ]
     return rows("| name | task | domain | network | size | where | licence |", lines)
 
 

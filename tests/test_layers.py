@@ -17,7 +17,9 @@ ALLOWED = {  # room -> rooms below it that it may import
 }
 ONLY_IN = {  # library -> where it may be imported
     "torch": {"engine", "io/weights.py", "io/foreign.py", "tasks/train.py", "tasks/checkpoint.py"},
+    "matplotlib": {"io/figures.py"},
     "typer": {"cli"},
+    "huggingface_hub": {"io/hub.py"},
     "rich": {"cli"},
     "torchvision": set(),
     "lightning": set(),

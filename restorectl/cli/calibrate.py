@@ -15,7 +15,7 @@ from restorectl.core.jobs import Files, NoiseOptions, WeightsOptions
 from restorectl.errors import UsageError
 
 if TYPE_CHECKING:
-    from restorectl.tasks.calibrate import Row
+    from restorectl.tasks.calibrate import Plan, Row
 
 FIT = "A calibrator of your own"
 HEADER = (
@@ -180,18 +180,25 @@ def calibrate(
         plan = task.plan(job)  # what cannot be done is refused before hours of training
     if fit is not None:
         training.run(quiet)
-    if plan is None:
-        return
+    if plan is not None:
+        raise typer.Exit(_measure(plan, json_lines, quiet))
+
+
+def _measure(plan: "Plan", json_lines: bool, quiet: bool) -> int:
+    """Measure, print the table and T'; returns the exit code."""
+    from restorectl.tasks.calibrate import COVERED, run
+
     with reporting(quiet=quiet, json_lines=json_lines) as report:
-        summary = task.run(plan, report)
+        summary = run(plan, report)
     if not json_lines and not quiet and summary.rows:
         sys.stdout.write(table(summary.rows))
+        sys.stdout.flush()
     if not quiet and summary.t_max is not None:
         report.note(
-            f"T' = {summary.t_max}: {task.COVERED:.0%} of {summary.windows} windows need no more"
-            f" steps of the schedule {schedule.value}"
+            f"T' = {summary.t_max}: {COVERED:.0%} of {summary.windows} windows need no more steps"
+            f" of the schedule {plan.job.schedule}"
         )
-    raise typer.Exit(report.exit_code())
+    return report.exit_code()
 
 
 def _method(

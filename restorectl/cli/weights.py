@@ -108,7 +108,7 @@ def export(
 
 @app.command("import")
 def take(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Published checkpoint.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Published checkpoint.")],
     kind: Annotated[
         str, typer.Option("--as", metavar="KIND", help=f"What it is: {', '.join(IMPORTS)}.")
     ],

@@ -5,8 +5,9 @@ itself.
 """
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any
 
 from restorectl.errors import WeightsError
@@ -41,21 +42,25 @@ def from_json(text: str, where: str) -> Card:
     """The card in `text`. Raises WeightsError, naming `where`, for anything that is no card."""
     try:
         raw = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers too long to read
         raise WeightsError(f"{where}: the header is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise WeightsError(f"{where}: the header holds no card")
     known = {f.name: f for f in fields(Card)}
     unknown, absent = sorted(raw.keys() - known), sorted({"name", "task", "network"} - raw.keys())
     if unknown or absent:
-        problem = f"unknown key '{unknown[0]}'" if unknown else f"no '{absent[0]}'"
+        problem = f"unknown key {unknown[0]!r}" if unknown else f"no '{absent[0]}'"
         raise WeightsError(f"{where}: the card has {problem}")
     for name, value in raw.items():
-        expected = type(known[name].default) if not isinstance(value, dict) else dict
-        if name in ("name", "task", "network"):
-            expected = str
-        if expected is float and isinstance(value, int):
-            continue
-        if isinstance(expected, type) and not isinstance(value, expected):
+        if not _fits(value, known[name]):
             raise WeightsError(f"{where}: card entry '{name}' has the wrong type: {value!r}")
     return Card(**raw)
+
+
+def _fits(value: Any, entry: Field[Any]) -> bool:
+    if entry.default_factory is not MISSING:
+        return isinstance(value, dict)
+    expected = str if entry.default is MISSING else type(entry.default)
+    if expected is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is expected

@@ -37,20 +37,21 @@ class HubFile:
 
 def parse(text: str) -> HubFile:
     """The file that an `hf://` address names. Raises WeightsError for anything else."""
+    if not text.isprintable():
+        raise WeightsError(f"{text!r}: use {FORM}")
     body = text.removeprefix(SCHEME).removeprefix("models/")
     kind = body.partition("/")[0]
     if kind in _KINDS:
         raise WeightsError(f"{text}: weights come from model repositories, not from {kind}")
     repo, revision, file = _split(body)
-    if not REPOSITORY.fullmatch(repo):
-        if ":" in text.removeprefix(SCHEME):
-            raise WeightsError(f"{text}: {_hint(body) or 'use ' + FORM}")
-        raise WeightsError(f"{text}: '{repo}' is no repository (org/name): use {FORM}")
-    if not _REVISION.fullmatch(revision):
-        hint = _hint(body)
-        raise WeightsError(f"{text}: '{revision}' is no revision: {hint or 'use ' + FORM}")
-    if not file:
-        raise WeightsError(f"{text}: names no file: {_hint(body) or 'use ' + FORM}")
+    rules = (
+        (REPOSITORY.fullmatch(repo), f"'{repo}' is no repository (org/name)"),
+        (_REVISION.fullmatch(revision), f"{revision!r} is no revision"),
+        (file, "names no file"),
+    )
+    for good, problem in rules:
+        if not good:
+            raise WeightsError(f"{text}: {problem}: {_hint(body) or 'use ' + FORM}")
     check_inside(file, text)
     if not file.endswith(".safetensors"):
         raise WeightsError(f"{text}: only .safetensors files are loaded")
@@ -84,6 +85,6 @@ def _hint(body: str) -> str:
 def check_inside(file: str, where: str) -> None:
     """Refuse a relative path that could leave its folder. Raises WeightsError."""
     parts = PurePosixPath(file).parts
-    plain = file == "/".join(parts) and not {".", ".."} & {*parts, *file.split("/")}
+    plain = parts and file == "/".join(parts) and not {".", ".."} & {*parts, *file.split("/")}
     if not plain or file.startswith("/") or any(c in file for c in "\\:") or not file.isprintable():
-        raise WeightsError(f"{where}: '{file}' is not a plain path inside its folder")
+        raise WeightsError(f"{where}: {file!r} is not a plain path inside its folder")

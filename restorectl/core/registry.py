@@ -124,13 +124,13 @@ def _source(block: dict[Any, Any], where: str) -> Source:
         check_inside(block["embedded"], where)
         return Source("embedded", block["embedded"])
     if not block["file"].endswith(".safetensors"):
-        raise WeightsError(f"{where}: only .safetensors files are loaded, not {block['file']}")
+        raise WeightsError(f"{where}: only .safetensors files are loaded, not {block['file']!r}")
     if "hub" not in block:
         return Source("file", block["file"])
     if not REPOSITORY.fullmatch(block["hub"]):
-        raise WeightsError(f"{where}: hub: '{block['hub']}' is not org/name")
+        raise WeightsError(f"{where}: hub: {block['hub']!r} is not org/name")
     if not COMMIT.fullmatch(block["revision"]):
-        raise WeightsError(f"{where}: revision '{block['revision']}' is not a commit of 40 digits")
+        raise WeightsError(f"{where}: revision {block['revision']!r} is not a commit of 40 digits")
     check_inside(block["file"], where)
     return Source("hub", block["file"], block["hub"], block["revision"])
 

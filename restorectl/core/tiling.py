@@ -13,6 +13,7 @@ import numpy as np
 
 CORE = 512  # px
 HALO = 64  # px; beyond it a window's answer is the whole image's within 0.3 grey levels of 255
+OVERLAP = 4  # fixed windows share a quarter of their side
 
 T = TypeVar("T")
 
@@ -50,9 +51,14 @@ class Window:
 
 
 def plan(
-    shape: tuple[int, int], stride: int, core: int = CORE, halo: int = HALO
+    shape: tuple[int, int], stride: int, core: int = CORE, halo: int = HALO, window: int = 0
 ) -> tuple[Window, ...]:
-    """The windows of a plane (Y, X) for a network whose inputs are multiples of `stride` px."""
+    """The windows of a plane (Y, X) for a network whose inputs are multiples of `stride` px.
+
+    `window` is the only size that the network takes, if it has one: core and halo do not count.
+    """
+    if window:
+        return fixed(shape, window, window // OVERLAP)
     rows, cols = (_axis(n, stride, core, halo) for n in shape)
     return tuple(
         Window(y_read, x_read, y_core, x_core, (y_size, x_size))

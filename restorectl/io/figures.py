@@ -28,14 +28,14 @@ def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, s
     top = max(float(values.max()), place)
     axes.hist(values, bins=np.arange(0, top + 2 * width, width), color=BLUE, edgecolor="white")
     axes.axvline(place, color=GREY, linestyle="--", linewidth=1)
-    # The text stays beside its line and inside the frame, which ends a bin after the line at least
+    before = place > top / 2  # the text goes where there is room
     axes.annotate(
         label,
         (place, 0.97),
         xycoords=("data", "axes fraction"),
-        xytext=(-5, 0),
+        xytext=(-5 if before else 5, 0),
         textcoords="offset points",
-        ha="right",
+        ha="right" if before else "left",
         va="top",
         color=GREY,
         backgroundcolor="#ffffffcc",

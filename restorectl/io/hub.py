@@ -32,10 +32,17 @@ def cached(place: HubFile) -> Path | None:
 
 def fetch(place: HubFile, *, offline: bool = False, progress: Progress | None = None) -> Path:
     """The file, from the cache or the hub. Raises WeightsError: absent, refused, no network."""
-    if place.pinned and (found := cached(place)) is not None:
-        return found
     import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
+
+    found, offline = cached(place), offline or constants.HF_HUB_OFFLINE
+    if found is not None and (place.pinned or offline):
+        return found
+    if offline:  # local_files_only would not do: building its headers already asks the hub
+        raise WeightsError(
+            f"{place}: is not in the cache, and this run is offline: `restorectl weights pull` it"
+            " where there is a network"
+        )
 
     if "HF_HUB_VERBOSITY" not in os.environ:
         hub.utils.logging.set_verbosity(
@@ -54,39 +61,36 @@ def fetch(place: HubFile, *, offline: bool = False, progress: Progress | None = 
                 place.repo,
                 place.file,
                 revision=place.revision,
-                local_files_only=offline,
                 **_bars(progress),
             )
         )
     except transfer_errors as error:
-        raise WeightsError(f"{place}: {_reason(error, place, offline)}") from error
+        raise WeightsError(f"{place}: {_reason(error, place)}") from error
 
 
-def _reason(error: Exception, place: HubFile, offline: bool) -> str:
+def _reason(error: Exception, place: HubFile) -> str:
     """What went wrong and what to do, in one line; the library's own texts have several."""
     from huggingface_hub import constants, errors
 
     endpoint = constants.ENDPOINT
+    absent = isinstance(error, errors.LocalEntryNotFoundError)
+    if absent and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what kept it from being fetched
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        if offline or constants.HF_HUB_OFFLINE:
-            return (
-                "is not in the cache, and this run is offline: `restorectl weights pull` it first"
-            )
-        cause = _line(error.__cause__ or error)
-        return f"is not in the cache, and {endpoint} does not deliver it ({cause})"
     if isinstance(error, errors.GatedRepoError):
         return f"is gated: ask for access at {endpoint}/{place.repo}, then set HF_TOKEN"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"{endpoint} has no such repository, or a private one: check it, or set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the repository has no revision '{place.revision}'"
-    if isinstance(error, errors.EntryNotFoundError):
+    if isinstance(error, errors.EntryNotFoundError) and not absent:
         return f"the repository has no file '{place.file}' at this revision"
     if status in (401, 403):
-        return f"{endpoint} refused access ({status}): set a valid HF_TOKEN"
+        return f"{endpoint} refuses access ({status}): set a valid HF_TOKEN"
     if status is not None:
         return f"{endpoint} answered {status}: try again later"
+    if absent:
+        return f"is not in the cache, and {endpoint} does not deliver it ({_line(error)})"
     if isinstance(error, OSError) and error.filename:
         return f"the cache cannot be written: {error.filename} ({error.strerror})"
     return f"the transfer failed ({_line(error)}): try again"

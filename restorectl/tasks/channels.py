@@ -17,7 +17,6 @@ from restorectl.tasks.outcome import Outcome
 
 PILOT = 256  # px, side of a calibration window
 PILOTS = 4  # windows that a method is prepared on
-SCALES = {"uint16-centred": 2 / 65536, "uint16-unit": 1 / 65536}  # network units a grey level
 
 
 def chosen(wanted: tuple[int, ...] | None, channels: int, source: Path) -> tuple[int, ...]:
@@ -111,7 +110,7 @@ def prepare(
     for part in tiling.chunks(chosen, together):
         members = tuple(part)
         model = _model(image, members, noise, method.card)
-        windows = pilot(image, members, model, method.stride)
+        windows = pilot(image, members, model, method)
         groups.append(Group(members, model, method.prepare(windows)))
     return groups
 
@@ -123,10 +122,11 @@ def _model(image: Image, members: Sequence[int], noise: NoiseOptions, card: Card
         return Ranged(card, 0.0)
     gaussian = replace(noise, kind="gaussian")
     levels = [fit(image, c, gaussian).noise for c in members]
-    return Ranged(card, max(m.read_noise * m.level for m in levels) * SCALES[card.value_range])
+    scale = value_range.slope(card.value_range)
+    return Ranged(card, max(m.read_noise * m.level for m in levels) * scale)
 
 
-def pilot(image: Image, members: Sequence[int], model: Model, stride: int) -> Batch:
+def pilot(image: Image, members: Sequence[int], model: Model, method: Method) -> Batch:
     """Up to PILOTS windows in the middle of sampled blocks, of one size."""
     blocks = sampling_plan.blocks(image.header.canonical_shape, members[0])
     picked = [blocks[i] for i in sampling_plan.spread(len(blocks), min(PILOTS, len(blocks)))]
@@ -135,8 +135,9 @@ def pilot(image: Image, members: Sequence[int], model: Model, stride: int) -> Ba
         top, height = _middle(rows)
         left, width = _middle(cols)
         area = slice(top, top + height), slice(left, left + width)
-        (window,) = tiling.plan((height, width), stride, PILOT, 0)
-        raw = [window.pad(image.read((t, c, z), *area).astype(np.float32)) for c in members]
+        window = tiling.plan((height, width), method.stride, PILOT, 0, method.card.window)[0]
+        planes = [image.read((t, c, z), *area).astype(np.float32) for c in members]
+        raw = [window.pad(plane[window.read]) for plane in planes]
         windows.append(model.forward(np.stack(raw)))
         sites.append(((t, first, z), top, left))
     sigma = np.full(len(windows), model.sigma, np.float32)

@@ -110,7 +110,7 @@ def _one(job: Run, pair: Pair, outcome: Outcome, report: Report) -> None:
         chosen = channels.chosen(job.files.channels, count, pair.source)
         if job.files.dry_run:
             outcome.status = "planned"
-            windows = tiling.plan((height, width), job.method.stride)
+            windows = _windows(job, (height, width))
             outcome.details["windows"] = len(windows) * len(header.planes) * len(chosen) // count
             return
         report.file(pair.name, len(header.planes) * height * width)
@@ -158,7 +158,7 @@ def _restore(
 ) -> None:
     """All planes of the units (group, t, z) into `ready`, window by window."""
     header = image.header
-    windows = tiling.plan(header.canonical_shape[3:], job.method.stride)
+    windows = _windows(job, header.canonical_shape[3:])
     batches = defaultdict(list)
     pixels: dict[Plane, np.ndarray] = {}
     for number, (group, t, z) in enumerate(units):
@@ -178,6 +178,10 @@ def _restore(
                 for plane, restored in zip(planes, window.crop(answer), strict=True):
                     ready[plane][window.core] = to_dtype(restored, header.dtype)
                     advance(restored.size)
+
+
+def _windows(job: Run, shape: tuple[int, int]) -> tuple[tiling.Window, ...]:
+    return tiling.plan(shape, job.method.stride, window=job.method.card.window)
 
 
 def _together(compute: Compute, shape: tuple[int, int]) -> int:

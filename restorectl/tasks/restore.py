@@ -90,9 +90,7 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
     used = {"prior": weights}
 
     def calibrator_weights() -> tuple[Card, Mapping[str, Any]]:
-        used["calibrator"] = models.load(
-            job.calibrator_weights, "calibrator", job.weights_from
-        )
+        used["calibrator"] = models.load(job.calibrator_weights, "calibrator", job.weights_from)
         return used["calibrator"].card, used["calibrator"].tensors
 
     calibrator = catalog.CALIBRATORS[job.calibrator].load()(calibrator_weights, device)

@@ -65,13 +65,13 @@ def export(
         raise WeightsError(
             f"weights '{name}': not in the registry, which holds licence and sources"
         )
-    weights = weights_io.load(name, options, progress)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise UsageError(f"--hub {folder}: is not empty: choose a new folder")
     except OSError as error:
         raise output_error(error, folder) from error
+    weights = weights_io.load(name, options, progress)
     file = f"{model.entry.name}.safetensors"
     text = {
         "README.md": card_text(model.entry, weights.card, file),

@@ -2,15 +2,22 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import pytest
 import yaml
 
+from restorectl.cli.app import main
+from restorectl.core.jobs import WeightsOptions
 from restorectl.io import locate, registry, weights
+from restorectl.tasks.weights_export import export
 from tests.hub_server import COMMIT, REPO, serving
 
-IMAGE = sorted((Path(__file__).parent.parent / "data" / "noisy").glob("*.png"))
+IMAGES = sorted((Path(__file__).parent.parent / "data" / "noisy").glob("*.png"))
 PRIOR = registry.PACKAGE / "pretrained" / "prior.safetensors"
 
 
@@ -21,68 +28,88 @@ def hub(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(hub, tmp_path_factory):
+def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "prior"
-    done = hub.run("weights", "export", "prior", "--hub", folder)
-    assert done.returncode == 0, done.stderr
+    written = export("prior", folder, WeightsOptions())
     names = ["prior.safetensors", "README.md", "weights.yaml"]
-    assert done.stdout.split() == [str(folder / name) for name in names]
+    assert written == [folder / name for name in names]
     assert sorted(p.name for p in folder.iterdir()) == sorted(names)
     return folder
 
 
-def test_list_is_a_table_or_json(hub):
-    lines = hub.run("weights", "list").stdout.splitlines()
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """The command in this process; returns its exit code, stdout and stderr."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.delenv("RESTORECTL_WEIGHTS", raising=False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["restorectl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return caught.value.code or 0, *capfd.readouterr()
+
+    return run
+
+
+def test_list_is_a_table_or_json(run):
+    lines = run("weights", "list")[1].splitlines()
     assert lines[0].split() == ["name", "task", "size", "licence", "where"]
     assert lines[1].split() == ["prior", "prior", "18.1", "MB", "MIT", "embedded"]
-    rows = [json.loads(line) for line in hub.run("weights", "list", "--json").stdout.splitlines()]
+    rows = [json.loads(line) for line in run("weights", "list", "--json")[1].splitlines()]
     assert [row["name"] for row in rows] == list(registry.entries())
     assert rows[0]["sha256"] == locate.file_sha256(PRIOR)
 
 
-def test_path_is_for_scripts(hub):
-    done = hub.run("weights", "path", "prior")
-    assert done.stdout == f"{PRIOR}\n"
-    assert done.stderr == ""
+def test_path_is_for_scripts(run):
+    assert run("weights", "path", "prior") == (0, f"{PRIOR}\n", "")
 
 
-def test_verify_and_pull_of_what_is_embedded_need_nothing(hub):
-    hub.requests.clear()
+def test_verify_and_pull_of_what_is_embedded_need_nothing(run):
     for command in (["verify"], ["pull", "prior", "--offline"]):
-        done = hub.run("weights", *command)
-        assert done.returncode == 0, done.stderr
-        assert f"prior  intact  {PRIOR}" in done.stdout
-    assert hub.requests == []
+        code, out, err = run("weights", *command)
+        assert (code, err) == (0, "")
+        assert f"prior  intact  {PRIOR}\n" in out
 
 
-def test_a_mismatch_is_5_and_the_others_are_still_looked_at(hub, tmp_path):
+def test_a_mismatch_is_5_and_the_others_are_still_looked_at(run, tmp_path):
     block = yaml.safe_load(registry.packaged().read_text("utf-8"))["prior"]
     wrong = block | {"sha256": "f" * 64}
     gone = block | {"source": {"file": "gone.safetensors"}}
     own = tmp_path / "own.yaml"
-    own.write_text(yaml.safe_dump({"wrong": wrong, "gone": gone}), "utf-8")
-    done = hub.run("weights", "verify", "--registry", own, "--json")
-    assert done.returncode == 5
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["status"] for row in found] == ["intact", "mismatch", "missing"]
-    assert "f" * 64 in done.stderr
-    assert block["sha256"] in done.stderr
-    assert done.stderr.count("\n") == 2
-    done = hub.run("weights", "pull", "--all", "--registry", own)
-    assert done.returncode == 5
-    assert [line.split()[1] for line in done.stdout.splitlines()] == ["intact", "failed", "failed"]
+    own.write_text(yaml.safe_dump({"wrong": wrong, "gone": gone}, sort_keys=False), "utf-8")
+    code, out, err = run("weights", "verify", "prior", "wrong", "gone", "--registry", own, "--json")
+    assert code == 5
+    statuses = [json.loads(line)["status"] for line in out.splitlines()]
+    assert statuses == ["intact", "mismatch", "missing"]
+    assert "f" * 64 in err
+    assert block["sha256"] in err
+    assert err.count("\n") == 2
+    code, out, _ = run("weights", "pull", "--all", "--registry", own)
+    assert code == 5
+    assert [line.split()[1] for line in out.splitlines()[-2:]] == ["failed", "failed"]
 
 
-def test_usage_errors(hub, tmp_path):
-    assert hub.run("weights", "pull").returncode == 2
-    assert hub.run("weights", "pull", "prior", "--all").returncode == 2
-    assert hub.run("weights", "verify", "prio").returncode == 5
+def test_export_prints_what_it_wrote(run, tmp_path):
+    code, out, err = run("weights", "export", "prior", "--hub", tmp_path / "new")
+    assert (code, err) == (0, "")
+    assert set(out.split()) == {str(p) for p in (tmp_path / "new").iterdir()}
+
+
+def test_usage_errors(run, tmp_path):
     (tmp_path / "file").touch()
-    done = hub.run("weights", "export", "prior", "--hub", tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    done = hub.run("weights", "export", "prior", "--hub", tmp_path / "file")
-    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
-    assert hub.run("weights", "export", PRIOR, "--hub", tmp_path / "new").returncode == 5
+    cases = {
+        ("pull",): 2,
+        ("pull", "prior", "--all"): 2,
+        ("verify", "prio"): 5,
+        ("export", "prior", "--hub", tmp_path): 2,
+        ("export", "prior", "--hub", tmp_path / "file"): 3,
+        ("export", PRIOR, "--hub", tmp_path / "new"): 5,
+    }
+    for arguments, expected in cases.items():
+        code, out, err = run("weights", *arguments)
+        assert (code, out, err.count("\n")) == (expected, "", 1), arguments
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_model_card_is_one_for_the_hub(exported):
@@ -108,45 +135,48 @@ def test_the_registry_block_of_an_export_works_where_it_lies(exported):
     assert block.training == registry.entries()["prior"].training
 
 
-def test_an_uploaded_export_is_the_same_model_by_address_and_by_registry(hub, exported, tmp_path):
+def test_an_uploaded_export_is_the_same_model_by_address_and_by_registry(
+    hub, exported, run, tmp_path
+):
     hub.files |= {p.name: p.read_bytes() for p in exported.iterdir()}
     address = f"hf://{REPO}@{COMMIT}/prior.safetensors"
     block = yaml.safe_load((exported / "weights.yaml").read_text("utf-8"))["prior"]
     source = {"hub": REPO, "revision": COMMIT, "file": "prior.safetensors"}
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump({"lab": block | {"source": source}}), "utf-8")
-    image, results = IMAGE[0], []
-    for name, more in ((address, []), ("lab", ["--registry", own, "--offline"]), ("prior", [])):
-        out = tmp_path / f"{len(results)}"
-        done = hub.run("restore", image, "-o", out, "-w", name, *more)
-        assert done.returncode == 0, done.stderr
-        results.append((out / image.name).read_bytes())
-    assert results[0] == results[1] == results[2]
-    got = Path(hub.run("weights", "path", address).stdout.strip())
-    assert weights.read(got)[0] == weights.read(PRIOR)[0]
+    image = tmp_path / "image.png"
+    iio.imwrite(image, iio.imread(IMAGES[0])[:64, :64])
+    done = hub.run("restore", image, "-o", tmp_path / "a", "-w", address)
+    assert done.returncode == 0, done.stderr
+    assert run("restore", image, "-o", tmp_path / "b")[0] == 0
+    results = [iio.imread(tmp_path / out / image.name) for out in "ab"]
+    assert (results[0] == results[1]).all()
+    got = hub.run("weights", "pull", "lab", "--registry", own, "--offline").stdout.split()
+    assert got[1] == "intact"
+    assert weights.read(Path(got[2]))[0] == weights.read(PRIOR)[0]
 
 
-def test_restore_and_train_take_the_options(hub, tmp_path):
-    image = IMAGE[0]
+def test_restore_and_train_take_the_options(run, tmp_path):
     missing = f"hf://{REPO}@{COMMIT}/other.safetensors"
-    done = hub.run("restore", image, "-o", tmp_path / "out", "-w", missing, "--offline")
-    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
-    assert not (tmp_path / "out" / image.name).exists()
-    shutil.copy(image, tmp_path / "image.png")
-    arguments = ["finetune", "--data", tmp_path, "-o", tmp_path / "x.safetensors"]
-    done = hub.run("train", *arguments, "--init", missing, "--offline")
-    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
-    assert "offline" in done.stderr
+    image = shutil.copy(IMAGES[0], tmp_path / "image.png")
     own = tmp_path / "list.yaml"
     own.write_text("- no mapping\n", "utf-8")
-    done = hub.run("restore", image, "-o", tmp_path / "out", "--registry", own)
-    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    out = tmp_path / "out"
+    training = ["train", "finetune", "--data", tmp_path, "-o", tmp_path / "x.safetensors"]
+    for arguments, word in (
+        (["restore", image, "-o", out, "-w", missing, "--offline"], "offline"),
+        (["restore", image, "-o", out, "--registry", own], "not a mapping"),
+        ([*training, "--init", missing, "--offline"], "offline"),
+        ([*training, "--init", "prior", "--registry", own], "not a mapping"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 5
+        assert err.count("\n") == 1
+        assert word in err
+    assert not list(out.glob("*.png"))
 
 
 def test_the_hub_library_is_not_imported_without_need():
-    import subprocess
-    import sys
-
     code = (
         "import sys; from restorectl.io import weights; weights.load('prior');"
         "print([m for m in ('huggingface_hub', 'httpx') if m in sys.modules])"

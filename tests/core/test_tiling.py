@@ -37,6 +37,34 @@ def test_cores_have_a_whole_halo_inside_the_image_and_lie_on_the_stride(length, 
         assert window.rows[0] % stride == 0  # the network's grid does not move with the window
 
 
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.integers(1, 100), st.sampled_from([(24, 0), (48, 12), (64, 16), (37, 29)]))
+def test_fixed_windows_are_all_of_one_size_and_cover_every_pixel_once(height, width, sides):
+    window, overlap = sides
+    image = np.random.default_rng(0).random((height, width))
+    out, count = np.full_like(image, np.nan), np.zeros(image.shape, int)
+    for each in tiling.fixed(image.shape, window, overlap):
+        pixels = image[each.read]
+        assert pixels.shape == (min(window, height), min(window, width))
+        assert each.shape == (window, window)
+        out[each.core] = each.crop(each.pad(pixels))
+        count[each.core] += 1
+        for (start, stop), (core_start, core_stop), n in (
+            (each.rows, each.core_rows, height),
+            (each.cols, each.core_cols, width),
+        ):  # away from the image's border an answer has half of the overlap around it
+            assert core_start == 0 or core_start - start >= overlap // 2
+            assert core_stop == n or stop - core_stop >= overlap // 2
+    assert (count == 1).all()
+    assert np.array_equal(out, image)
+
+
+def test_a_network_with_one_window_size_gets_no_other():
+    assert {w.shape for w in tiling.plan((300, 1000), 8, window=256)} == {(256, 256)}
+    assert tiling.plan((256, 256), 8, window=256)[0].rows == (0, 256)
+    assert len(tiling.plan((256, 256), 8, window=256)) == 1
+
+
 def test_a_plane_of_one_core_is_one_window_without_halo():
     (window,) = tiling.plan((512, 512), 8)
     assert window.shape == (512, 512)

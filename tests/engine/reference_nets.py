@@ -105,7 +105,7 @@ def adm_layer(s, p, x, emb, groups, head):
     if f"{p}.conv.weight" in s:
         return conv(s, f"{p}.conv", x.repeat_interleave(2, 2).repeat_interleave(2, 3), 1, 1)
     if f"{p}.qkv.weight" in s:
-        b, c, height, width = x.shape
+        b, c = x.shape[:2]
         n = group_norm(s, f"{p}.norm", x, groups).reshape(b, c, -1)
         qkv = torch.einsum("oc,bcn->bon", s[f"{p}.qkv.weight"][:, :, 0], n)
         qkv = qkv + s[f"{p}.qkv.bias"][:, None]

@@ -45,11 +45,21 @@ def randomised(net, seed=0):
 
 
 def small(name):
-    return randomised(catalog.NETWORKS[name].load()(**SMALL[name])).double()
+    return randomised(catalog.NETWORKS[name].load()(**SMALL[name]))
+
+
+def exact(net):
+    """Its tensors for the reference functions."""
+    return {name: value.double() for name, value in net.state_dict().items()}
 
 
 def pictures(*shape, seed=1):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(found, expected):
+    assert expected.std() > 0.01
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -71,7 +81,7 @@ def test_the_accidental_width_of_rscd_is_a_setting():
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("convnext", "init_conv.weight time_mlp.3.bias downs.0.0.mlp.1.weight downs.3.1.ds_conv.bias"
+        ("convnext", "init_conv.weight time_mlp.3.bias downs.0.0.mlp.1.weight downs.3.1.net.0.bias"
          " downs.1.2.fn.fn.to_out.1.weight downs.0.3.weight mid_attn.fn.fn.to_qkv.weight"
          " mid_block2.net.4.weight ups.2.3.weight final_conv.0.net.1.weight final_conv.1.bias"),
         ("edm2", "enc.256x256_conv.weight enc.256x256_block0.conv_res0.weight emb_fourier.freqs"
@@ -93,36 +103,30 @@ def test_tensors_are_named_as_in_the_checkpoints(name, keys):
 def test_rscd_is_what_its_formulas_say():
     net, x, t = small("convnext"), pictures(2, 2, 16, 24), torch.tensor([0.0, 137.0])
     assert net.stride == 4
-    expected = reference.rscd(net.state_dict(), x, t.double())
-    torch.testing.assert_close(net(x, t), expected, rtol=1e-4, atol=1e-4)
+    assert_same(net(x, t), reference.rscd(exact(net), x.double(), t.double()))
 
 
 @pytest.mark.parametrize(("name", "head"), [("adm", 8), ("baikal", 16)])
 def test_adm_is_what_its_formulas_say(name, head):
     net, t = small(name), torch.tensor([0.0, 733.0])
-    for module in net.modules():  # its attention is float32 whatever the rest is
-        if isinstance(module, torch.nn.Conv1d):
-            module.float()
     x = pictures(2, net.c_out, 16, 8)
-    state = {k: v.double() for k, v in net.state_dict().items()}
-    expected = reference.adm(state, x, t.double(), 8, head)
+    expected = reference.adm(exact(net), x.double(), t.double(), 8, head)
     assert expected.shape[1] == net.c_out * (2 if name == "baikal" else 1)
-    torch.testing.assert_close(net(x, t), expected[:, : net.c_out], rtol=1e-4, atol=1e-4)
+    assert_same(net(x, t), expected[:, : net.c_out])
 
 
 def test_edm2_is_what_its_formulas_say_also_when_folded():
     net, x, label = small("edm2"), pictures(2, 2, 32, 16), torch.tensor([0.2, 0.93])
-    expected = reference.edm2(net.state_dict(), x, label.double(), 8)
-    assert expected.abs().max() > 0.01
-    torch.testing.assert_close(net(x, label), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(net.fold()(x, label), expected, rtol=1e-4, atol=1e-4)
+    expected = reference.edm2(exact(net), x.double(), label.double(), 8)
+    assert_same(net(x, label), expected)
+    assert_same(net.fold()(x, label), expected)
 
 
 def test_training_edm2_normalises_the_stored_weights():
     net = randomised(catalog.NETWORKS["edm2"].load()(**SMALL["edm2"])).train()
     net(torch.zeros(1, 2, 16, 16), torch.tensor([0.5])).sum().backward()
     weight = net.enc["32x32_block0"].conv_res0.weight
-    torch.testing.assert_close(weight.square().mean((1, 2, 3)), torch.ones(8), rtol=1e-3, atol=0)
+    torch.testing.assert_close(weight.square().mean((1, 2, 3)), torch.ones(8), rtol=5e-3, atol=0)
 
 
 def test_inception_is_what_its_tables_say():
@@ -132,18 +136,20 @@ def test_inception_is_what_its_tables_say():
             value.data *= 2  # keeps the signal alive through 48 layers
     x = torch.rand(1, 3, 150, 170, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        found, expected = net(x), reference.inception(net.state_dict(), x)
+        found, expected = net(x), reference.inception(exact(net), x.double()).float()
     assert found.shape == (1, 2048)
     assert expected.std() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
 
 
 def test_lpips_is_what_its_formula_says():
-    net = randomised(catalog.NETWORKS["alexnet"].load()()).double()
+    net = randomised(catalog.NETWORKS["alexnet"].load()())
     a, b = pictures(2, 3, 64, 80).tanh(), pictures(2, 3, 64, 80, seed=3).tanh()
     with torch.inference_mode():
         found = net(a, b)
-        torch.testing.assert_close(found, reference.lpips(net.state_dict(), a, b))
+        torch.testing.assert_close(
+            found, reference.lpips(exact(net), a.double(), b.double()).float()
+        )
         assert found.abs().min() > 1e-4
         assert net(a, a).abs().max() == 0
 
@@ -155,8 +161,8 @@ def test_they_run_as_denoisers_in_both_precisions(name, dtype):
     conditional = name == "edm2"
     time, steps = ("alpha-bar", "cosine200") if conditional else ("index", "cosine")
     card = Card(name, "prior", name, SMALL[name], "eps", time=time, schedule=steps)
-    x = pictures(2, 2 if name in ("convnext", "adm") else 1, 16, 16).float()
-    condition = pictures(2, 1, 16, 16).float() if conditional else None
+    x = pictures(2, 2 if name in ("convnext", "adm") else 1, 16, 16)
+    condition = pictures(2, 1, 16, 16) if conditional else None
     sigma = torch.tensor([0.1, 1.0])
     with torch.inference_mode():
         whole = Denoiser(net, card)(x, sigma, condition)

@@ -135,9 +135,12 @@ def test_a_block_that_breaks_the_schema_is_one_line(tmp_path, change, word):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "- a\n- b\n", "prior\n", "a: [1\n", "mine: 3\n", "1: {}\n", "a/b: {}\n", "a: {}\na: {}\n"]
-    + ["mine: &a [*a]\n", "? [1]\n: 2\n", "? {a: 1}\n: 2\n", "a: !!python/object:os.system {}\n"]
-    + ["[" * 5000, "a: 2001-99-99\n", "a: \x00"],
+    [
+        *("", "- a\n- b\n", "prior\n", "a: [1\n", "mine: 3\n", "1: {}\n", "a/b: {}\n"),
+        *("a: {}\na: {}\n", "mine: &a [*a]\n", "? [1]\n: 2\n", "? {a: 1}\n: 2\n"),
+        *("a: !!python/object:os.system {}\n", "[" * 5000, "a: 2001-99-99\n", "a: \x00"),
+        *("a: {<<: 3}\n", "? !!set {a}\n: 1\n", '"a\\nb": {}\n', 'a: {"b\\nc": 1}\n'),
+    ],
     ids=repr,
 )
 def test_a_file_that_is_no_registry_is_one_line(tmp_path, text):
@@ -251,12 +254,21 @@ HOSTILE = {
     "card of another network": header(
         json.dumps({"__metadata__": {"restorectl": CARD.replace("unet", "os.system")}})
     ),
+    **{
+        f"card with {entry}": header(
+            json.dumps({"__metadata__": {"restorectl": CARD[:-1] + f", {entry}}}"}})
+        )
+        for entry in (
+            *('"sigma_max": NaN', '"sigma_max": 1e999', '"sigma_max": {}', '"config": "x"'),
+            *('"channels": true', '"channels": ' + "9" * 5000, '"task": null', '"a\\nb": 1'),
+        )
+    },
     "no tensors": header(json.dumps({"__metadata__": {"restorectl": CARD}})),
     "pickle": b"\x80\x04cposix\nsystem\n(S'touch pwned'\ntR.",
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: name[:40])
 def test_a_hostile_file_is_one_line(tmp_path, name):
     path = tmp_path / "x.safetensors"
     path.write_bytes(HOSTILE[name])
