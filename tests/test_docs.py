@@ -20,7 +20,7 @@ COMMANDS = [
     if (commands := [m[1] for m in re.finditer(r"^(?:.*&& )?(restorectl .*)$", block, re.M)])
 ]
 FOLDERS = {"clean_images": "clean", "noisy_images": "noisy", "my_images": "noisy"}
-QUICK = "optimiser.steps=1 optimiser.batch=2 optimiser.micro_batch=2 validation.every=0".split()
+QUICK = ["optimiser.steps=1", "optimiser.batch=2", "optimiser.micro_batch=2", "validation.every=0"]
 
 
 def test_generated_tables_are_up_to_date():

@@ -97,7 +97,7 @@ def main() -> None:
             noisy, clean = (image.astype(np.float32) for image in pair(field, k))
             fit = np.polyfit(clean.ravel(), noisy.ravel(), 1)
             model = intensity.fit([noisy])
-            x, truth = model.forward(noisy), model.forward((fit[0] * clean + fit[1]))
+            x, truth = model.forward(noisy), model.forward(fit[0] * clean + fit[1])
             level = low_frequency(x - truth)
             parts = [x[i : i + SIDE, j : j + SIDE] for i in (0, 256) for j in (0, 256)]
             for name, calibrator in measure.items():

@@ -41,7 +41,7 @@ def ssim(image: np.ndarray, target: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--crop", type=int, default=512, help="side of the middle part that is used")
+    parser.add_argument("--crop", type=int, default=512, help="side of the middle part in use")
     parser.add_argument("--variants", help="only those whose name contains this")
     args = parser.parse_args()
     need_data()

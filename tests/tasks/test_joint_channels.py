@@ -36,9 +36,10 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("srh")
     (folder / "clean").mkdir()
     for k, image in enumerate(images(12, 0)):
-        tifffile.imwrite(folder / "clean" / f"{k}.tif", image, imagej=True, metadata={"axes": "CYX"})
+        path = folder / "clean" / f"{k}.tif"
+        tifffile.imwrite(path, image, imagej=True, metadata={"axes": "CYX"})
     settings = (
-        "network.config={c_in: 2, c_out: 2, channels: [16, 24], blocks: 1, patch: 2, embedding: 32}",
+        "network.config={c_in: 2, c_out: 2, channels: [16, 24], blocks: 1, embedding: 32}",
         "optimiser.steps=500",
         "optimiser.batch=16",
         "optimiser.micro_batch=16",
