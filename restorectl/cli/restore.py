@@ -45,6 +45,13 @@ ScheduleChoice = Annotated[
     opt.Schedule | None,
     typer.Option(help="Whose single steps are taken. Default: the preset's.", rich_help_panel=RSCD),
 ]
+LevelChoice = Annotated[
+    opt.Level,
+    typer.Option(
+        help="auto: one noise level for the image, or a smooth map where it varies over the image"
+        " · image: always one."
+    ),
+]
 StepMap = Annotated[
     str | None,
     typer.Option(
@@ -64,6 +71,7 @@ def restore(
     strength: Strength = 1.0,
     calibrator: CalibratorChoice = opt.Calibrator("analytic"),
     calibrator_weights: CalibratorWeights = "calibrator",
+    level: LevelChoice = opt.Level.auto,
     preset: PresetChoice = opt.Preset.restorectl,
     recalibrate: Recalibrate = None,
     schedule: ScheduleChoice = None,
@@ -108,10 +116,15 @@ def restore(
         recalibrate,
         None if schedule is None else schedule.value,
         step_map,
+        level.value,
         weights_from=WeightsOptions(registry, offline),
     )
+    raise typer.Exit(_run(job, quiet, json_lines))
+
+
+def _run(job: RestoreJob, quiet: bool, json_lines: bool) -> int:
     with reporting(quiet=quiet, json_lines=json_lines) as report:
         from restorectl.tasks.restore import run
 
         run(job, report)
-    raise typer.Exit(report.exit_code())
+    return report.exit_code()

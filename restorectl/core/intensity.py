@@ -19,7 +19,7 @@ from restorectl.errors import InputError
 _PERCENTILES = (0.5, 99.9)  # of the whitened sample, mapped to -1 and +1
 # Told a little more noise than there is, few-step sampling does best: affine PSNR over 16 confocal
 # images 35.68, 35.75, 35.66 dB at 1.0, 1.05, 1.1; 4 GigaDB images 27.62, 27.80, 27.73 dB.
-_INFLATION = 1.05
+INFLATION = 1.05
 _MIN_RANGE = 4.0  # whitened units; a narrower range would turn noise into contrast
 
 
@@ -88,7 +88,7 @@ def fit(
         low, high = float(z.min()), float(z.max())
     if not high > low:
         raise InputError("image is constant: nothing to restore")
-    return Intensity(model, low, high, model.level * 2.0 / (high - low) * _INFLATION)
+    return Intensity(model, low, high, model.level * 2.0 / (high - low) * INFLATION)
 
 
 def _whiten(plane: NDArray[Any], noise: NoiseModel) -> NDArray[np.float32]:

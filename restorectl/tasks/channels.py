@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from restorectl.core import intensity, sampling_plan, tiling, value_range
+from restorectl.core import intensity, level_map, sampling_plan, tiling, value_range
 from restorectl.core.card import Card
 from restorectl.core.jobs import NoiseOptions
 from restorectl.errors import InputError
@@ -110,8 +110,9 @@ def prepare(
     for part in tiling.chunks(chosen, together):
         members = tuple(part)
         model = _model(image, members, noise, method.card)
-        windows = pilot(image, members, model, method)
-        groups.append(Group(members, model, method.prepare(windows)))
+        shared = method.prepare(pilot(image, members, model, method))
+        shared |= _level_map(image, members, model, method, shared["sigma"])
+        groups.append(Group(members, model, shared))
     return groups
 
 
@@ -142,6 +143,37 @@ def pilot(image: Image, members: Sequence[int], model: Model, method: Method) ->
         sites.append(((t, first, z), top, left))
     sigma = np.full(len(windows), model.sigma, np.float32)
     return Batch(np.stack(windows), sigma, sites, model.inverse)
+
+
+def _level_map(
+    image: Image, members: Sequence[int], model: Model, method: Method, level: float
+) -> dict[str, Any]:
+    """Where the level varies over the image, as entries of what windows share; else nothing."""
+    times, _, depth, height, width = image.header.canonical_shape
+    rows, cols = level_map.places(height), level_map.places(width)
+    if len(rows) * len(cols) == 1 or level <= 0:
+        return {}
+    planes = [(t, z) for t in range(times) for z in range(depth)]
+    planes = [planes[i] for i in sampling_plan.spread(len(planes), min(3, len(planes)))]
+    levels = np.zeros((len(planes), len(rows), len(cols)))
+    for place in np.ndindex(*levels.shape):
+        t, z = planes[place[0]]
+        area = _around(rows[place[1]], height), _around(cols[place[2]], width)
+        raw = [image.read((t, c, z), *area).astype(np.float32) for c in members]
+        found = method.measure(model.forward(np.stack(raw)))
+        if found is None:
+            return {}
+        levels[place] = found
+    relative = level_map.fit(levels * intensity.INFLATION, level)
+    if relative is None:
+        return {}
+    return {"rows": rows, "cols": cols, "log_levels": np.round(relative, 4).tolist()}
+
+
+def _around(centre: float, length: int) -> slice:
+    """At most PILOT px about a centre."""
+    start = max(0, min(round(centre) - PILOT // 2, length - PILOT))
+    return slice(start, min(start + PILOT, length))
 
 
 def _middle(span: slice) -> tuple[int, int]:

@@ -77,6 +77,10 @@ class Method(Protocol):
         """
         ...
 
+    def measure(self, x: np.ndarray) -> float | None:
+        """Noise level of one window (C_net, H, W), each for itself; None: one level serves all."""
+        ...
+
     def __call__(self, batch: Batch, shared: dict[str, Any]) -> np.ndarray:
         """(B, C, H, W) float32 in input units; `shared` is what `prepare` decided."""
         ...

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from restorectl import catalog
+from restorectl.core import level_map
 from restorectl.core.card import Card
 from restorectl.core.jobs import RestoreJob
 from restorectl.core.provenance import record
@@ -34,6 +35,8 @@ class Restoration:
     strength: float
     field: NoiseField
     card: Card
+    gauge: Callable[[np.ndarray], float]  # level of one window
+    varying: bool  # whether the level may vary over an image
 
     @property
     def sigma_max(self) -> float:
@@ -63,9 +66,25 @@ class Restoration:
     def __call__(self, batch: Batch, shared: dict[str, Any]) -> np.ndarray:
         if shared["sigma"] <= 0:
             return np.stack([batch.inverse(x) for x in batch.x])
-        sigma = np.full(len(batch.x), min(shared["sigma"], self.sigma_max), np.float32)
-        x0 = self._sample(lambda problem: self.sampler.run(problem, shared), batch, sigma)
+        if "log_levels" not in shared:
+            return np.stack([batch.inverse(x) for x in self._at(batch, shared, 1.0)])
+        size = batch.x.shape[2:]
+        maps = [level_map.at(shared, top, left, size) for _, top, left in batch.sites]
+        x0 = np.zeros_like(batch.x)
+        for factor, weights in level_map.ladder(maps):
+            x0 += np.stack(weights)[:, None] * self._at(batch, shared, factor)
         return np.stack([batch.inverse(x) for x in x0])
+
+    def _at(self, batch: Batch, shared: dict[str, Any], factor: float) -> np.ndarray:
+        """x0 (B, C_net, H, W) from `factor` times the shared level."""
+        level = min(shared["sigma"] * factor, self.sigma_max)
+        sigma = np.full(len(batch.x), level, np.float32)
+        return self._sample(lambda problem: self.sampler.run(problem, shared), batch, sigma)
+
+    def measure(self, x: np.ndarray) -> float | None:
+        if not self.varying:
+            return None
+        return float(np.sqrt(np.mean([self.gauge(plane) ** 2 for plane in x])))
 
     def _sample(self, run: Callable[[Problem], Any], batch: Batch, sigma: np.ndarray) -> np.ndarray:
         sites = [Site(plane, top, left) for plane, top, left in batch.sites]
@@ -103,6 +122,8 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
         job.strength,
         NoiseField(job.compute.seed),
         weights.card,
+        by_window(calibrator),
+        job.level == "auto" and job.sampler != "rscd" and job.strength > 0,
     )
     precision = str(dtype).removeprefix("torch.")
     parameters = _parameters(job, settings, precision, device.type)
@@ -144,6 +165,7 @@ def _parameters(job: RestoreJob, settings: Settings, precision: str, device: str
         "sampler": job.sampler,
         "loop": asdict(settings) if job.sampler == "rscd" else None,
         "calibrator": job.calibrator,
+        "level": job.level,
         "steps": job.steps,
         "strength": job.strength,
         "noise": asdict(job.noise),
