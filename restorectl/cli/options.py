@@ -14,7 +14,7 @@ Noise = StrEnum("Noise", ["auto", "gaussian", "poisson-gaussian", "none"])
 Precision = StrEnum("Precision", ["auto", "bf16", "fp32"])
 Sampler = StrEnum("Sampler", list(SAMPLERS))  # type: ignore[misc]
 Calibrator = StrEnum("Calibrator", list(CALIBRATORS))  # type: ignore[misc]
-Level = StrEnum("Level", ["auto", "image"])
+Level = StrEnum("Level", ["image", "map"])
 Schedule = StrEnum("Schedule", ["rscd", "cosine", "cosine200", "linear"])
 Preset = StrEnum("Preset", ["restorectl", "paper", "official"])
 

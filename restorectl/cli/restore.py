@@ -48,8 +48,8 @@ ScheduleChoice = Annotated[
 LevelChoice = Annotated[
     opt.Level,
     typer.Option(
-        help="auto: one noise level for the image, or a smooth map where it varies over the image"
-        " · image: always one."
+        help="image: one noise level for the whole image · map: a smooth map of levels, where they"
+        " differ by more than half over the image; fine texture can be taken for noise."
     ),
 ]
 StepMap = Annotated[
@@ -71,7 +71,7 @@ def restore(
     strength: Strength = 1.0,
     calibrator: CalibratorChoice = opt.Calibrator("analytic"),
     calibrator_weights: CalibratorWeights = "calibrator",
-    level: LevelChoice = opt.Level.auto,
+    level: LevelChoice = opt.Level.image,
     preset: PresetChoice = opt.Preset.restorectl,
     recalibrate: Recalibrate = None,
     schedule: ScheduleChoice = None,

@@ -63,5 +63,5 @@ class RestoreJob:
     recalibrate: int | None = None  # steps between calibrations, 0 = off; None = the preset's
     schedule: str | None = None  # whose single steps are taken; None = the preset's
     step_map: str | None = None  # folder of images that show the steps that were left where
-    level: str = "auto"  # auto: a smooth map where the noise varies; image: one level
+    level: str = "image"  # image: one level; map: a smooth map where the noise varies
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)

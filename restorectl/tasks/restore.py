@@ -123,7 +123,7 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
         NoiseField(job.compute.seed),
         weights.card,
         by_window(calibrator),
-        job.level == "auto" and job.sampler != "rscd" and job.strength > 0,
+        job.level == "map" and job.sampler != "rscd" and job.strength > 0,
     )
     precision = str(dtype).removeprefix("torch.")
     parameters = _parameters(job, settings, precision, device.type)

@@ -12,6 +12,8 @@ import tifffile
 from restorectl.core import level_map
 from tests.phantom import scene
 
+FP32 = ("--precision", "fp32")
+
 
 def run(*arguments):
     command = [sys.executable, "-m", "restorectl", *map(str, arguments)]
@@ -34,28 +36,28 @@ def varying(tmp_path_factory):
 def test_a_map_follows_the_noise_and_beats_one_level(varying, tmp_path):
     path, clean, _ = varying
     errors = {}
-    for level in ("auto", "image"):
+    for level in ("map", "image"):
         out = tmp_path / f"{level}.tif"
         done = run("restore", path, "-o", out, "--level", level, "--noise", "gaussian", "--json")
         assert done.returncode == 0, done.stderr
         decided = json.loads(done.stdout)["details"]["method"]["0"]
-        assert ("log_levels" in decided) == (level == "auto")
+        assert ("log_levels" in decided) == (level == "map")
         error = tifffile.imread(out) - clean
         errors[level] = [np.sqrt(np.mean(error[:, part] ** 2))
                          for part in (slice(0, 300), slice(740, None))]  # fmt: skip
-        if level == "auto":
+        if level == "map":
             steps = np.array(decided["log_levels"])[0]
             assert (np.diff(steps) > 0).all()
             assert np.exp(steps[-1] - steps[0]) == pytest.approx(4 ** (3 / 4), rel=0.25)
-    assert errors["auto"][0] < 0.95 * errors["image"][0], errors  # one level smooths the left
-    assert errors["auto"][1] < 1.05 * errors["image"][1], errors
+    assert errors["map"][0] < 0.95 * errors["image"][0], errors  # one level smooths the left
+    assert errors["map"][1] < 1.05 * errors["image"][1], errors
 
 
 def test_grouping_windows_does_not_change_a_mapped_result(varying, tmp_path):
     path, _, _ = varying
     for name, grouping in (("a", ("--batch", 1)), ("b", ("--tile", "whole"))):
         done = run(
-            "restore", path, "-o", tmp_path / f"{name}.tif", "--precision", "fp32", *grouping
+            "restore", path, "-o", tmp_path / f"{name}.tif", "--level", "map", *FP32, *grouping
         )
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
