@@ -151,7 +151,8 @@ def _level_map(
     """Where the level varies over the image, as entries of what windows share; else nothing."""
     times, _, depth, height, width = image.header.canonical_shape
     rows, cols = level_map.places(height), level_map.places(width)
-    if len(rows) * len(cols) == 1 or level <= 0:
+    gauge = method.gauge
+    if gauge is None or len(rows) * len(cols) == 1 or level <= 0:
         return {}
     planes = [(t, z) for t in range(times) for z in range(depth)]
     planes = [planes[i] for i in sampling_plan.spread(len(planes), min(3, len(planes)))]
@@ -160,10 +161,8 @@ def _level_map(
         t, z = planes[place[0]]
         area = _around(rows[place[1]], height), _around(cols[place[2]], width)
         raw = [image.read((t, c, z), *area).astype(np.float32) for c in members]
-        found = method.measure(model.forward(np.stack(raw)))
-        if found is None:
-            return {}
-        levels[place] = found
+        x = model.forward(np.stack(raw))
+        levels[place] = np.sqrt(np.mean([gauge(plane) ** 2 for plane in x]))
     relative = level_map.fit(levels * intensity.INFLATION, level)
     if relative is None:
         return {}

@@ -77,8 +77,9 @@ class Method(Protocol):
         """
         ...
 
-    def measure(self, x: np.ndarray) -> float | None:
-        """Noise level of one window (C_net, H, W), each for itself; None: one level serves all."""
+    @property
+    def gauge(self) -> Callable[[np.ndarray], float] | None:
+        """Noise level of a single window (H, W); None: one level serves the whole image."""
         ...
 
     def __call__(self, batch: Batch, shared: dict[str, Any]) -> np.ndarray:

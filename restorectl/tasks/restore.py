@@ -35,8 +35,7 @@ class Restoration:
     strength: float
     field: NoiseField
     card: Card
-    gauge: Callable[[np.ndarray], float]  # level of one window
-    varying: bool  # whether the level may vary over an image
+    gauge: Callable[[np.ndarray], float] | None  # of single windows, where the level may vary
 
     @property
     def sigma_max(self) -> float:
@@ -81,11 +80,6 @@ class Restoration:
         sigma = np.full(len(batch.x), level, np.float32)
         return self._sample(lambda problem: self.sampler.run(problem, shared), batch, sigma)
 
-    def measure(self, x: np.ndarray) -> float | None:
-        if not self.varying:
-            return None
-        return float(np.sqrt(np.mean([self.gauge(plane) ** 2 for plane in x])))
-
     def _sample(self, run: Callable[[Problem], Any], batch: Batch, sigma: np.ndarray) -> np.ndarray:
         sites = [Site(plane, top, left) for plane, top, left in batch.sites]
         return self.runner.sample(
@@ -122,8 +116,7 @@ def run(job: RestoreJob, report: Report) -> list[Outcome]:
         job.strength,
         NoiseField(job.compute.seed),
         weights.card,
-        by_window(calibrator),
-        job.level == "map" and job.sampler != "rscd" and job.strength > 0,
+        by_window(calibrator) if job.level == "map" and job.sampler != "rscd" else None,
     )
     precision = str(dtype).removeprefix("torch.")
     parameters = _parameters(job, settings, precision, device.type)
