@@ -12,11 +12,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from restorectl.engine.samplers import Calibrator, Problem, Sampler, Settings, Shared, ddim_rule
+from restorectl.engine.samplers import Calibrator, Problem, Sampler, Shared, ddim_rule
 from restorectl.engine.sampling import walk
 from restorectl.engine.schedule import Schedule, schedule
 
 Calibrate = Callable[[Tensor], Tensor]  # x (b, C, H, W) -> step (b,), may be fractional
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of the loop; the published ones are in PRESETS."""
+
+    schedule: str = "rscd"
+    every: int = 10  # d: steps between two calibrations; 0 = calibrate once
+    rounds: int = 15  # calibrations at most: Algorithm 1 as printed need not end
+    cap: int = 200  # largest step, T' of training
+    below: int = 10  # fewer steps left than this are taken without asking again; 0 = always ask
+    ahead: int = 0  # begin a block this many steps later than calibrated ...
+    ahead_last: int = 0  # ... and the last block this many
+    truncate: bool = False  # step counts are cut to whole numbers, else rounded
+    variance: str = "beta-tilde"
+    noise_at_end: bool = False  # also the step to t = 0 adds noise
+    preserving: bool = False  # the image is x_t of the variance-preserving chain, unscaled
 
 
 PRESETS = {
@@ -80,21 +97,20 @@ def replay(problem: Problem, rounds: list[Round], settings: Settings) -> Tensor:
     return x
 
 
-def _prepare(pilot: Problem, calibrate: Calibrator) -> Shared:
-    """Rounds decided on sampled windows, at the image's median step."""
-    settings = pilot.settings
-    _, rounds = follow(pilot, in_steps(calibrate, settings), settings, _median)
-    blocks = [[int(block.start[0]), int(block.count[0])] for block in rounds]
-    level = schedule(settings.schedule).sigma(blocks[0][0]) if blocks else 0.0
-    return {"sigma": float(level), "rounds": blocks}
+def sampler(settings: Settings = PRESETS["restorectl"]) -> Sampler:
+    """Row of catalog.SAMPLERS: rounds decided on sampled windows, at the image's median step."""
 
+    def prepare(pilot: Problem, calibrate: Calibrator) -> Shared:
+        _, rounds = follow(pilot, in_steps(calibrate, settings), settings, _median)
+        blocks = [[int(block.start[0]), int(block.count[0])] for block in rounds]
+        level = schedule(settings.schedule).sigma(blocks[0][0]) if blocks else 0.0
+        return {"sigma": float(level), "rounds": blocks}
 
-def _run(problem: Problem, shared: Shared) -> Tensor:
-    rounds = [Round(torch.tensor([s]), torch.tensor([n])) for s, n in shared["rounds"]]
-    return replay(problem, rounds, problem.settings)
+    def run(problem: Problem, shared: Shared) -> Tensor:
+        rounds = [Round(torch.tensor([s]), torch.tensor([n])) for s, n in shared["rounds"]]
+        return replay(problem, rounds, settings)
 
-
-sampler = Sampler(_run, _prepare)
+    return Sampler(run, prepare)
 
 
 def _median(steps: Tensor) -> Tensor:

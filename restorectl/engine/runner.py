@@ -106,10 +106,12 @@ class Runner:
         sigma: np.ndarray,
         sites: list[Site],
         field: NoiseField,
+        guide: np.ndarray | None = None,
     ) -> np.ndarray:
-        """x (B, 1, H, W) float32 at levels sigma (B,) -> x0 (B, 1, H, W) float32.
+        """x (B, C, H, W) float32 at levels sigma (B,) -> x0 (B, C, H, W) float32.
 
-        A batch that does not fit the memory is halved until it does.
+        guide: (B, C, H, W) float32, what another method makes of x. A batch that does not fit the
+        memory is halved until it does.
         """
         try:
             problem = Problem(
@@ -119,6 +121,7 @@ class Runner:
                 lambda k, tiles: field.draw(
                     [sites[i] for i in tiles.tolist()], (x.shape[2], x.shape[3]), k, x.shape[1]
                 ),
+                guide=None if guide is None else torch.from_numpy(guide).to(self.device),
             )
             return run(problem).cpu().numpy()
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -133,7 +136,13 @@ class Runner:
             )
         half = len(x) // 2
         parts = (slice(0, half), slice(half, None))
-        return np.concatenate([self.sample(run, x[p], sigma[p], sites[p], field) for p in parts])
+        guides = [None if guide is None else guide[p] for p in parts]
+        return np.concatenate(
+            [
+                self.sample(run, x[p], sigma[p], sites[p], field, g)
+                for p, g in zip(parts, guides, strict=True)
+            ]
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,8 +1,8 @@
 """Step rules, paths of levels, and the samplers that combine them (rows of catalog.SAMPLERS).
 
-All rules are written for x = x0 + sigma * n, where DDPM and DDIM need no schedule. A sampler is a
-`Sampler`; it starts from the observation, which *is* a sample at its own noise level once its noise
-is white.
+All rules are written for x = x0 + sigma * n, where DDPM and DDIM need no schedule. A row is a
+function that makes a `Sampler`, from its settings where it has any. A sampler starts from the
+observation, which *is* a sample at its own noise level once its noise is white.
 """
 
 from collections.abc import Callable
@@ -16,23 +16,6 @@ from restorectl.engine.sampling import Denoise, Draw, Rule, Step, walk
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The numbers of RSCD's loop; the published ones are in `rscd.PRESETS`."""
-
-    schedule: str = "rscd"
-    every: int = 10  # d: steps between two calibrations; 0 = calibrate once
-    rounds: int = 15  # calibrations at most: Algorithm 1 as printed need not end
-    cap: int = 200  # largest step, T' of training
-    below: int = 10  # fewer steps left than this are taken without asking again; 0 = always ask
-    ahead: int = 0  # begin a block this many steps later than calibrated ...
-    ahead_last: int = 0  # ... and the last block this many
-    truncate: bool = False  # step counts are cut to whole numbers, else rounded
-    variance: str = "beta-tilde"
-    noise_at_end: bool = False  # also the step to t = 0 adds noise
-    preserving: bool = False  # the image is x_t of the variance-preserving chain, unscaled
-
-
-@dataclass(frozen=True)
 class Problem:
     """One batch to restore and the numbers that steer how."""
 
@@ -42,7 +25,7 @@ class Problem:
     draw: Draw
     steps: int | None = None  # network calls; None = the sampler's own default
     condition: Tensor | None = None
-    settings: Settings = Settings()
+    guide: Tensor | None = None  # (B, C, H, W) another method's prediction, in [-1, 1]
 
 
 Calibrator = Callable[[Tensor], Tensor]  # x (B, C, H, W) in [-1, 1] -> noise level (B,)
@@ -57,10 +40,12 @@ def start_level(pilot: Problem, calibrate: Calibrator) -> Shared:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A row of catalog.SAMPLERS: `prepare` on sampled windows of a channel, `run` on all."""
+    """What restores windows: `prepare` on sampled windows of a channel, `run` on all."""
 
     run: Callable[[Problem, Shared], Tensor]  # -> x0 (B, C, H, W)
     prepare: Callable[[Problem, Calibrator], Shared] = start_level
+    # --steps -> network calls for a window; None = decided for each image
+    calls: Callable[[int | None], int | None] = lambda steps: None
 
 
 # ---- rules ---------------------------------------------------------------------------------------
@@ -116,9 +101,19 @@ def _sampler(rule: Rule, default_steps: int) -> Sampler:
         path = ramp(p.sigma, p.steps or default_steps)
         return walk(p.denoise, p.x, path, rule, p.draw, p.condition)
 
-    return Sampler(run)
+    return Sampler(run, calls=lambda steps: steps or default_steps)
 
 
-ddim = _sampler(ddim_rule(), 1)  # one call is the MMSE estimate; more calls are sharper
-dpmpp = _sampler(dpmpp_rule, 3)
-ancestral = _sampler(ddim_rule(eta=1.0), 10)
+def ddim() -> Sampler:
+    """Row of catalog.SAMPLERS: one call is the MMSE estimate; more calls are sharper."""
+    return _sampler(ddim_rule(), 1)
+
+
+def dpmpp() -> Sampler:
+    """Row of catalog.SAMPLERS."""
+    return _sampler(dpmpp_rule, 3)
+
+
+def ancestral() -> Sampler:
+    """Row of catalog.SAMPLERS."""
+    return _sampler(ddim_rule(eta=1.0), 10)

@@ -131,7 +131,7 @@ def pilot(image: Image, members: Sequence[int], model: Model, method: Method) ->
     """Up to PILOTS windows in the middle of sampled blocks, of one size."""
     blocks = sampling_plan.blocks(image.header.canonical_shape, members[0])
     picked = [blocks[i] for i in sampling_plan.spread(len(blocks), min(PILOTS, len(blocks)))]
-    windows, sites = [], []
+    measured, sites = [], []
     for (t, first, z), rows, cols in picked:
         top, height = _middle(rows)
         left, width = _middle(cols)
@@ -139,10 +139,11 @@ def pilot(image: Image, members: Sequence[int], model: Model, method: Method) ->
         window = tiling.plan((height, width), method.stride, PILOT, 0, method.card.window)[0]
         planes = [image.read((t, c, z), *area).astype(np.float32) for c in members]
         raw = [window.pad(plane[window.read]) for plane in planes]
-        windows.append(model.forward(np.stack(raw)))
+        measured.append(np.stack(raw))
         sites.append(((t, first, z), top, left))
-    sigma = np.full(len(windows), model.sigma, np.float32)
-    return Batch(np.stack(windows), sigma, sites, model.inverse)
+    sigma = np.full(len(measured), model.sigma, np.float32)
+    x = np.stack([model.forward(raw) for raw in measured])
+    return Batch(x, sigma, sites, model.inverse, np.stack(measured))
 
 
 def _level_map(

@@ -3,8 +3,8 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
@@ -13,15 +13,21 @@ from restorectl.errors import InputError, NoInputError, OutputError, UsageError
 from restorectl.io.image import is_image_name
 
 JPEG = (".jpg", ".jpeg")
+Naming = Callable[[PurePath], tuple[PurePath, ...]]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and where its result goes."""
+    """One image and where its results go."""
 
     source: Path
-    target: Path
+    targets: tuple[Path, ...]  # the restored image first
     name: str  # relative path below OUT; what shards, reports and manifests call it
+    guide: Path | None = None  # another method's prediction of the same image
+
+    @property
+    def target(self) -> Path:
+        return self.targets[0]
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,18 @@ class Missing:
     error: InputError
 
 
-def resolve(files: Files) -> tuple[list[Pair], list[Missing]]:
+def same_name(relative: PurePath) -> tuple[PurePath, ...]:
+    """One image of the input's name; JPEG would lose what was restored and becomes PNG."""
+    return (relative.with_suffix(".png") if relative.suffix.lower() in JPEG else relative,)
+
+
+def resolve(
+    files: Files, naming: Naming = same_name, *, folder_only: bool = False
+) -> tuple[list[Pair], list[Missing]]:
     """The pairs of this shard in a fixed order.
+
+    naming: the input's relative path -> paths of its results, below OUT where they are relative.
+    folder_only: OUT cannot be a file.
 
     Raises UsageError for collisions and for outputs inside inputs, NoInputError when nothing
     matches.
@@ -41,16 +57,17 @@ def resolve(files: Files) -> tuple[list[Pair], list[Missing]]:
     output = Path(files.output)
     given = named(files)
     single = len(given) == 1 and not given[0].is_dir() and _is_file_target(output)
+    if folder_only and single:
+        raise UsageError(f"-o {output}: looks like a file, this command writes a folder")
     if not single:
         _check_folder(output)
     for path in given:
         if path.is_dir():
             _refuse_nesting(output, path)
     images, missing = find(given, files.pattern)
+    pairs = [_pair(path, relative, output, naming) for path, relative in images]
     if single:
-        pairs = [Pair(path, output, output.name) for path, _ in images]
-    else:
-        pairs = [_pair(path, relative, output) for path, relative in images]
+        pairs = [replace(p, targets=(output, *p.targets[1:]), name=output.name) for p in pairs]
     _refuse_collisions(pairs)
     index, count = files.shard
     if not 1 <= index <= count:
@@ -137,10 +154,9 @@ def _check_folder(output: Path) -> None:
         raise UsageError(f"-o {output}: looks like an image, but these inputs need a folder")
 
 
-def _pair(source: Path, relative: PurePath, output: Path) -> Pair:
-    if relative.suffix.lower() in JPEG:  # JPEG would lose what was restored
-        relative = relative.with_suffix(".png")
-    return Pair(source, output / relative, str(relative))
+def _pair(source: Path, relative: PurePath, output: Path, naming: Naming) -> Pair:
+    names = naming(relative)
+    return Pair(source, tuple(output / name for name in names), str(same_name(relative)[0]))
 
 
 def _refuse_nesting(output: Path, folder: Path) -> None:
@@ -152,15 +168,13 @@ def _refuse_nesting(output: Path, folder: Path) -> None:
 def _refuse_collisions(pairs: list[Pair]) -> None:
     targets: dict[Path, Path] = {}
     sources = {pair.source.resolve() for pair in pairs}
-    for pair in pairs:
-        target = pair.target.resolve()
+    for source, path in ((pair.source, path) for pair in pairs for path in pair.targets):
+        target = path.resolve()
         if target in sources:
-            raise UsageError(f"{pair.target}: would overwrite an input: choose another -o")
+            raise UsageError(f"{path}: would overwrite an input: choose another -o")
         if target in targets:
-            raise UsageError(
-                f"{targets[target]} and {pair.source} would both be written to {pair.target}"
-            )
-        targets[target] = pair.source
+            raise UsageError(f"{targets[target]} and {source} would both be written to {path}")
+        targets[target] = source
 
 
 def make_folder(folder: Path) -> None:

@@ -18,6 +18,8 @@ class Batch:
     sigma: np.ndarray  # (B,) float32, the model's noise level in the units of x
     sites: list[tuple[Plane, int, int]]  # first plane, row and column of each window
     inverse: Callable[[np.ndarray], np.ndarray]  # (C_net, Y, X) -> (C, Y, X) in input units
+    measured: np.ndarray  # (B, C, H, W) float32, the windows in input units
+    guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's prediction
 
 
 class Model(Protocol):
@@ -56,6 +58,16 @@ class Method(Protocol):
     """A command's way with windows."""
 
     @property
+    def products(self) -> int:
+        """Images that one input becomes; the first is the restored image."""
+        ...
+
+    @property
+    def calls_per_window(self) -> int | None:
+        """Network calls; None where they are decided for each image."""
+        ...
+
+    @property
     def stride(self) -> int:
         """Window sizes are multiples of this."""
         ...
@@ -83,7 +95,7 @@ class Method(Protocol):
         ...
 
     def __call__(self, batch: Batch, shared: dict[str, Any]) -> np.ndarray:
-        """(B, C, H, W) float32 in input units; `shared` is what `prepare` decided."""
+        """(B, products, C, H, W) float32 in input units; `shared` is what `prepare` decided."""
         ...
 
     def calls(self) -> int:

@@ -5,7 +5,7 @@ asked for its noise level, which a schedule turns into a step. Windows are those
 grid, WINDOW px wide and without halo; a remainder shorter than half of that joins the last one.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,13 +16,12 @@ from restorectl.core import tiling
 from restorectl.core.axes import Header, Plane
 from restorectl.core.intensity import Intensity
 from restorectl.core.jobs import NoiseOptions, RestoreJob
-from restorectl.core.provenance import matches
 from restorectl.engine.schedule import schedule
-from restorectl.errors import InputError, OutputError, UsageError
-from restorectl.io.atomic import replacing, sweep
-from restorectl.io.image import Image, create_image, read_provenance, verify_image
+from restorectl.errors import InputError, UsageError
+from restorectl.io.image import Image, create_image, verify_image
 from restorectl.tasks import channels
-from restorectl.tasks.inputs import Pair, make_folder
+from restorectl.tasks.batch import Record
+from restorectl.tasks.planes import Extra
 
 WINDOW = 256  # px
 CELL = 64  # px, what one pixel of a step map stands for
@@ -104,80 +103,51 @@ def _large_enough(x: np.ndarray) -> np.ndarray:
 
 
 # ---- images --------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class StepMaps:
-    """Step maps of the images of one run: STEM_steps.tif, float32, a pixel for CELL x CELL."""
-
-    targets: Mapping[PurePath, Path]  # source -> map
-    gauge: Gauge
-    noise: NoiseOptions
-    overwrite: bool
-
-    def is_current(self, pair: Pair, made: Mapping[str, Any]) -> bool:
-        """Whether the map exists and was made as the restored image with provenance `made` is.
-
-        Raises OutputError for a file that is not ours.
-        """
-        target = self.targets[pair.source]
-        if not target.exists():
-            return False
-        recorded = read_provenance(target)
-        if recorded is None and not self.overwrite:
-            raise OutputError(f"{target}: exists and is not ours: move it or use --overwrite")
-        return matches(recorded, self._record(made))
-
-    def write(
-        self, image: Image, pair: Pair, chosen: Sequence[int], made: Mapping[str, Any]
-    ) -> Path:
-        """Write the map of one image; channels that are not chosen are NaN: not measured."""
-        target = self.targets[pair.source]
-        make_folder(target.parent)
-        header = map_header(image.header)
-        with replacing(target) as part:
-            planes = self._planes(image, header, chosen)
-            create_image(part, header, planes, provenance=self._record(made))
-            verify_image(part, header)
-        return target
-
-    def _planes(self, image: Image, header: Header, chosen: Sequence[int]) -> Iterator[np.ndarray]:
-        windows = grid(image.header)
-        models = {c: channels.fit(image, c, self.noise) for c in chosen}
-        for plane in header.planes:
-            if plane[1] not in models:
-                yield np.full(header.canonical_shape[3:], np.nan, np.float32)
-                continue
-            picked = [(plane, window) for window in windows]
-            found = levels(image, models[plane[1]], picked, self.gauge)
-            yield interpolated(list(found), image.header)
-
-    def _record(self, made: Mapping[str, Any]) -> dict[str, Any]:
-        own = {"schedule": self.gauge.schedule, "window": WINDOW, "cell": CELL}
-        parameters = {**made["parameters"], **own}
-        return {**made, "command": f"{made['command']} --step-map", "parameters": parameters}
-
-
-def into(job: RestoreJob, gauge: Gauge, pairs: Sequence[Pair]) -> StepMaps | None:
-    """The step maps that a job asks for. Raises UsageError where they would be in the way."""
+def folder(job: RestoreJob) -> Path | None:
+    """Where the maps of a job go. Raises UsageError where they would be in the way."""
     if job.step_map is None:
         return None
-    place, files = Path(job.step_map), job.files
+    place = Path(job.step_map)
     if place.exists() and not place.is_dir():
         raise UsageError(f"--step-map {place}: is a file, but a folder is needed")
-    for path in map(Path, files.inputs):
+    for path in map(Path, job.files.inputs):
         if path.is_dir() and path.resolve() in (place.resolve(), *place.resolve().parents):
             raise UsageError(f"--step-map {place}: lies inside the input folder {path}")
-    taken = {path.resolve() for pair in pairs for path in (pair.source, pair.target)}
-    targets: dict[PurePath, Path] = {}
-    for pair in pairs:
-        target = place / PurePath(pair.name).parent / f"{stem(pair.source)}_steps.tif"
-        if target.resolve() in taken:
-            raise UsageError(f"--step-map: {target} would be written for more than one image")
-        taken.add(target.resolve())
-        targets[pair.source] = target
-    if not files.dry_run:
-        for parent in sorted({target.parent for target in targets.values()}):
-            sweep(parent)
-    return StepMaps(targets, gauge, job.noise, files.overwrite)
+    return place.absolute()
+
+
+def target(place: Path, relative: PurePath) -> PurePath:
+    """The map of an image, by its path below the inputs."""
+    return place / relative.parent / f"{stem(relative)}_steps.tif"
+
+
+def parameters(schedule: str) -> dict[str, Any]:
+    """What decides the pixels of a map."""
+    return {"schedule": schedule, "window": WINDOW, "cell": CELL}
+
+
+def writer(gauge: Gauge, noise: NoiseOptions) -> Extra:
+    """Writes the map of one image: float32, a pixel for CELL x CELL, NaN where not measured."""
+
+    def write(
+        image: Image, chosen: Sequence[int], _: Sequence[Path], part: Path, record: Record
+    ) -> None:
+        header, windows = map_header(image.header), grid(image.header)
+        models = {c: channels.fit(image, c, noise) for c in chosen}
+
+        def planes() -> Iterator[np.ndarray]:
+            for plane in header.planes:
+                if plane[1] not in models:
+                    yield np.full(header.canonical_shape[3:], np.nan, np.float32)
+                    continue
+                picked = [(plane, window) for window in windows]
+                found = levels(image, models[plane[1]], picked, gauge)
+                yield interpolated(list(found), image.header)
+
+        create_image(part, header, planes(), provenance=record)
+        verify_image(part, header)
+
+    return write
 
 
 def stem(path: PurePath) -> str:

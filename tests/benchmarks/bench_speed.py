@@ -53,7 +53,7 @@ def speed() -> None:
     runner = Runner(
         lambda: build(loaded.card, dict(loaded.tensors)), device, pick_precision("auto", device)
     )
-    sampler = catalog.SAMPLERS["ddim"].load()
+    sampler = catalog.SAMPLERS["ddim"].load()()
 
     def ours(image: np.ndarray) -> np.ndarray:
         model = intensity.fit([image.astype(np.float32)])

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from restorectl.engine.rscd import PRESETS, follow, replay
-from restorectl.engine.samplers import Problem, Settings
+from restorectl.engine.rscd import PRESETS, Settings, follow, replay
+from restorectl.engine.samplers import Problem
 from restorectl.engine.schedule import schedule
 from tests.engine.test_samplers import draw
 

@@ -21,11 +21,11 @@ def steps(sampler, count):
 
 
 def ddim(count):
-    return steps(samplers.ddim, count)
+    return steps(samplers.ddim(), count)
 
 
 def ancestral(count):
-    return steps(samplers.ancestral, count)
+    return steps(samplers.ancestral(), count)
 
 
 CPU = torch.device("cpu")

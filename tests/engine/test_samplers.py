@@ -31,7 +31,7 @@ def draw(seed, shape):
 
 
 def solve(name, problem):
-    sampler = catalog.SAMPLERS[name].load()
+    sampler = catalog.SAMPLERS[name].load()()
     return sampler.run(problem, sampler.prepare(problem, lambda x: problem.sigma[: len(x)]))
 
 

@@ -1,7 +1,8 @@
 """Levels of windows against noise that is known, and the images made of them."""
 
 import shutil
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -16,8 +17,7 @@ from restorectl.engine.calibration import by_window
 from restorectl.engine.schedule import SCHEDULES, schedule
 from restorectl.errors import EngineError, InputError, UsageError
 from restorectl.io.image import open_image, read_provenance
-from restorectl.tasks import calibrate, channels, step_map
-from restorectl.tasks.inputs import Pair
+from restorectl.tasks import calibrate, channels, inputs, step_map
 from restorectl.tasks.step_map import Gauge, Level
 
 DATA = Path(__file__).parent.parent / "data"
@@ -163,21 +163,14 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
             "PhysicalSizeYUnit": "µm",
         },
     )
-    job = RestoreJob(
-        Files((str(tmp_path / "a.ome.tif"),), "out"),
-        noise=NoiseOptions("gaussian"),
-        step_map=str(tmp_path / "maps"),
-    )
-    pair = Pair(tmp_path / "a.ome.tif", tmp_path / "out/a.ome.tif", "a.ome.tif")
-    maps = step_map.into(job, gauge(), [pair])
+    source, target = tmp_path / "a.ome.tif", tmp_path / "maps/a_steps.tif"
+    assert step_map.target(tmp_path / "maps", PurePath("a.ome.tif")) == target
+    target.parent.mkdir()
+    write = step_map.writer(gauge(), NoiseOptions("gaussian"))
     made = {"command": "restore", "parameters": {"x": 1}, "weights": "w", "input": "i"}
-    assert not maps.is_current(pair, made)
-    with open_image(pair.source) as image:
-        target = maps.write(image, pair, [0], made)
-    assert target == tmp_path / "maps/a_steps.tif"
-    assert maps.is_current(pair, made)
-    assert not maps.is_current(pair, made | {"input": "another"})
-    assert read_provenance(target)["command"] == "restore --step-map"
+    with open_image(source) as image:
+        write(image, [0], [], target, made)
+    assert read_provenance(target) == made
     with open_image(target) as image:
         assert (image.header.axes, image.header.shape) == ("TYX", (2, 8, 16))
         assert image.header.dtype == np.float32
@@ -188,8 +181,8 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
             table = schedule("rscd")
             assert table.sigma(loud) / table.sigma(quiet) == pytest.approx(4, rel=0.15)
     before = target.read_bytes()
-    with open_image(pair.source) as image:
-        maps.write(image, pair, [0], made)
+    with open_image(source) as image:
+        write(image, [0], [], target, made)
     assert target.read_bytes() == before
 
 
@@ -200,16 +193,20 @@ def test_maps_that_would_be_in_the_way_are_refused(tmp_path):
         shutil.copy(DATA / "noisy" / name, source / name)
     files = Files((str(source),), str(tmp_path / "out"))
 
-    def into(folder, *names):
-        pairs = [Pair(source / name, tmp_path / "out" / name, name) for name in names]
-        return step_map.into(RestoreJob(files, step_map=str(folder)), gauge(), pairs)
+    def planned(folder, names=("nuclei.tif",)):
+        job = RestoreJob(replace(files, inputs=tuple(map(str, names))), step_map=str(folder))
+        place = step_map.folder(job)
+        return inputs.resolve(job.files, lambda name: (name, step_map.target(place, name)))
 
     with pytest.raises(UsageError, match="inside the input folder"):
-        into(source / "maps", "nuclei.tif")
+        planned(source / "maps", [source])
     with pytest.raises(UsageError, match="is a file"):
-        into(source / "nuclei.tif", "nuclei.tif")
-    with pytest.raises(UsageError, match="more than one image"):
-        into(tmp_path / "maps", "a.tif", "a.png")
-    with pytest.raises(UsageError, match="more than one image"):
-        into(tmp_path / "out", "a.tif", "a_steps.tif")
-    assert step_map.into(RestoreJob(files), gauge(), []) is None
+        planned(source / "nuclei.tif")
+    for name in ("a.tif", "a.png"):
+        shutil.copy(DATA / "noisy/nuclei.tif", tmp_path / name)
+    with pytest.raises(UsageError, match="would both be written"):
+        planned(tmp_path / "maps", [tmp_path / "a.tif", tmp_path / "a.png"])
+    shutil.copy(DATA / "noisy/nuclei.tif", tmp_path / "a_steps.tif")
+    with pytest.raises(UsageError, match="would both be written"):
+        planned(tmp_path / "out", [tmp_path / "a.tif", tmp_path / "a_steps.tif"])
+    assert step_map.folder(RestoreJob(files)) is None
