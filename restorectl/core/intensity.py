@@ -51,6 +51,15 @@ class Intensity:
             return z.astype(np.float32)
         return anscombe.inverse_unbiased(z, n.gain, n.offset, n.read_noise)
 
+    def noise_std(self, signal: NDArray[Any]) -> NDArray[np.float32]:
+        """Standard deviation of the noise on a clean signal, both (Y, X) in input units."""
+        n = self.noise
+        if n.kind == "none":
+            return np.zeros(signal.shape, np.float32)
+        light = np.maximum(np.asarray(signal, np.float32) - np.float32(n.offset), 0)
+        variance = np.float32(n.gain) * light + np.float32(n.read_noise**2)
+        return np.asarray(np.sqrt(variance) * np.float32(n.level), np.float32)
+
     def describe(self) -> dict[str, Any]:
         """The whole model as plain JSON values (infinite numbers become null)."""
         noise = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.noise).items()}

@@ -65,6 +65,9 @@ class Whitened:
     def inverse(self, x: np.ndarray) -> np.ndarray:
         return np.stack([m.inverse(p) for m, p in zip(self.models, x, strict=True)])
 
+    def noise_std(self, planes: np.ndarray) -> np.ndarray:
+        return np.stack([m.noise_std(p) for m, p in zip(self.models, planes, strict=True)])
+
     def describe(self) -> dict[str, Any]:
         each = [model.describe() for model in self.models]
         return each[0] if len(each) == 1 else {"joint": each}
@@ -85,6 +88,10 @@ class Ranged:
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         return value_range.inverse(x, self.card.value_range, self.card.recipe)
+
+    def noise_std(self, planes: np.ndarray) -> np.ndarray:
+        grey = self.sigma / value_range.slope(self.card.value_range)
+        return np.full(planes.shape, grey, np.float32)
 
     def describe(self) -> dict[str, Any]:
         return {"value_range": self.card.value_range, "sigma": self.sigma}
@@ -110,9 +117,10 @@ def prepare(
     for part in tiling.chunks(chosen, together):
         members = tuple(part)
         model = _model(image, members, noise, method.card)
-        shared = method.prepare(pilot(image, members, model, method))
+        sampled = pilot(image, members, model, method)
+        shared = method.prepare(sampled)
         shared |= _level_map(image, members, model, method, shared["sigma"])
-        groups.append(Group(members, model, shared))
+        groups.append(Group(members, model, sampled.scale, shared))
     return groups
 
 
@@ -143,7 +151,28 @@ def pilot(image: Image, members: Sequence[int], model: Model, method: Method) ->
         sites.append(((t, first, z), top, left))
     sigma = np.full(len(measured), model.sigma, np.float32)
     x = np.stack([model.forward(raw) for raw in measured])
-    return Batch(x, sigma, sites, model.inverse, np.stack(measured))
+    return Batch(
+        x,
+        sigma,
+        sites,
+        model.inverse,
+        np.stack(measured),
+        model.noise_std,
+        scale(image.header.dtype, model, method.card, len(members)),
+    )
+
+
+def scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.ndarray:
+    """(2, C) float32: input units that 8-bit maps of a channel call 0 and 255.
+
+    Those of 8-bit images are their own; of others, the ends of the network's range.
+    """
+    if dtype == np.uint8:
+        return np.array([[0.0], [255.0]], np.float32).repeat(channels, 1)
+    ends = [
+        np.full((value_range.network_channels(card.recipe, channels), 1, 1), e) for e in (-1.0, 1.0)
+    ]
+    return np.stack([model.inverse(end)[:, 0, 0] for end in ends])
 
 
 def _level_map(

@@ -19,6 +19,8 @@ class Batch:
     sites: list[tuple[Plane, int, int]]  # first plane, row and column of each window
     inverse: Callable[[np.ndarray], np.ndarray]  # (C_net, Y, X) -> (C, Y, X) in input units
     measured: np.ndarray  # (B, C, H, W) float32, the windows in input units
+    noise_std: Callable[[np.ndarray], np.ndarray]  # (C, Y, X) signal -> its noise, input units
+    scale: np.ndarray  # (2, C) float32, input units that 8-bit maps call 0 and 255
     guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's prediction
 
 
@@ -38,6 +40,10 @@ class Model(Protocol):
         """(C_net, Y, X) -> (C, Y, X) float32 in input units."""
         ...
 
+    def noise_std(self, planes: np.ndarray) -> np.ndarray:
+        """Standard deviation of the noise on a clean signal: (C, Y, X), input units, float32."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """What was decided, as JSON values."""
         ...
@@ -51,6 +57,7 @@ class Group:
 
     channels: tuple[int, ...]
     model: Model
+    scale: np.ndarray  # (2, C) float32, input units that 8-bit maps call 0 and 255
     shared: dict[str, Any]  # what Method.prepare decided, as JSON values
 
 

@@ -7,8 +7,9 @@ round, cast -> atomic write of every product with metadata and provenance.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,17 @@ PLANE_PIXELS = 4 << 20  # planes are collected up to this many pixels, to fill b
 WINDOW_BYTES = 700  # held for each pixel of the window that the network works on, about
 
 Pixels = Mapping[Plane, np.ndarray]  # (Y, X) of each plane
-# (image, chosen channels, the products' files, this file, provenance): writes the last target
-Extra = Callable[[Image, Sequence[int], Sequence[Path], Path, Record], None]
+# (image, groups of channels, the products' files, this file, provenance): writes the last target,
+# and returns what it found for the outcome's details and warnings
+Extra = Callable[[Image, Sequence[Group], Sequence[Path], Path, Record], "Found"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What making a further file told of an image."""
+
+    details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,9 @@ class Planes:
             for part, made in zip(parts, headers, strict=False):
                 verify_image(part, made)
             if self.extra is not None:
-                self.extra(image, chosen, parts[:-1], parts[-1], record)
+                found = self.extra(image, groups, parts[:-1], parts[-1], record)
+                outcome.details |= found.details
+                outcome.warnings += found.warnings
 
     def windows(self, shape: tuple[int, int]) -> tuple[tiling.Window, ...]:
         return tiling.plan(shape, self.method.stride, window=self.method.card.window)
@@ -193,6 +205,8 @@ def _answers(
             [(planes[0], window.rows[0], window.cols[0]) for planes, window in places],
             group.model.inverse,
             measured,
+            group.model.noise_std,
+            group.scale,
             np.stack([forward(_cut(hints, *place)) for place in places]) if hints else None,
         ),
         group.shared,

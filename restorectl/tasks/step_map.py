@@ -21,7 +21,8 @@ from restorectl.errors import InputError, UsageError
 from restorectl.io.image import Image, create_image, verify_image
 from restorectl.tasks import channels
 from restorectl.tasks.batch import Record
-from restorectl.tasks.planes import Extra
+from restorectl.tasks.method import Group
+from restorectl.tasks.planes import Extra, Found
 
 WINDOW = 256  # px
 CELL = 64  # px, what one pixel of a step map stands for
@@ -130,9 +131,10 @@ def writer(gauge: Gauge, noise: NoiseOptions) -> Extra:
     """Writes the map of one image: float32, a pixel for CELL x CELL, NaN where not measured."""
 
     def write(
-        image: Image, chosen: Sequence[int], _: Sequence[Path], part: Path, record: Record
-    ) -> None:
+        image: Image, groups: Sequence[Group], _: Sequence[Path], part: Path, record: Record
+    ) -> Found:
         header, windows = map_header(image.header), grid(image.header)
+        chosen = [c for group in groups for c in group.channels]
         models = {c: channels.fit(image, c, noise) for c in chosen}
 
         def planes() -> Iterator[np.ndarray]:
@@ -146,6 +148,7 @@ def writer(gauge: Gauge, noise: NoiseOptions) -> Extra:
 
         create_image(part, header, planes(), provenance=record)
         verify_image(part, header)
+        return Found()
 
     return write
 

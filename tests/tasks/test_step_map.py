@@ -18,6 +18,7 @@ from restorectl.engine.schedule import SCHEDULES, schedule
 from restorectl.errors import EngineError, InputError, UsageError
 from restorectl.io.image import open_image, read_provenance
 from restorectl.tasks import calibrate, channels, inputs, step_map
+from restorectl.tasks.method import Group
 from restorectl.tasks.step_map import Gauge, Level
 
 DATA = Path(__file__).parent.parent / "data"
@@ -169,7 +170,7 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
     write = step_map.writer(gauge(), NoiseOptions("gaussian"))
     made = {"command": "restore", "parameters": {"x": 1}, "weights": "w", "input": "i"}
     with open_image(source) as image:
-        write(image, [0], [], target, made)
+        write(image, [Group((0,), None, None, {})], [], target, made)
     assert read_provenance(target) == made
     with open_image(target) as image:
         assert (image.header.axes, image.header.shape) == ("TYX", (2, 8, 16))
@@ -182,7 +183,7 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
             assert table.sigma(loud) / table.sigma(quiet) == pytest.approx(4, rel=0.15)
     before = target.read_bytes()
     with open_image(source) as image:
-        write(image, [0], [], target, made)
+        write(image, [Group((0,), None, None, {})], [], target, made)
     assert target.read_bytes() == before
 
 

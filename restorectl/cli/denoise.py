@@ -1,0 +1,199 @@
+"""`restorectl denoise`: options -> job -> task -> exit code."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from restorectl.catalog import DENOISERS
+from restorectl.cli import options as opt
+from restorectl.cli.engine import ENGINE, Engine
+from restorectl.cli.report import reporting
+from restorectl.cli.shared import SHARED, Shared, expanded
+from restorectl.errors import UsageError
+
+Method = StrEnum("Method", list(DENOISERS))  # type: ignore[misc]
+Preset = StrEnum("Preset", ["restorectl", "paper"])
+Variance = StrEnum("Variance", ["analytic", "ancestral"])
+Weight = StrEnum("Weight", ["constant", "linear", "cosine", "exponential"])
+MixNoise = StrEnum("MixNoise", ["independent", "shared"])
+Renoise = StrEnum("Renoise", ["none", "repaint"])
+
+POSTERIOR = Method("posterior")
+MIXING = "Methods of paper 004 (forward-backward, mixing, repaint)"
+
+MethodChoice = Annotated[Method, typer.Option(help=opt.choices(DENOISERS))]
+OwnWeights = Annotated[
+    str | None,
+    typer.Option(
+        "-w",
+        "--weights",
+        metavar="NAME|FILE|hf://...",
+        help="Model: its name, a file, or hf://org/name[@revision]/file.safetensors. Default:"
+        " `conditional` for that method, else `prior`.",
+    ),
+]
+PresetChoice = Annotated[
+    Preset,
+    typer.Option(help="restorectl: what measured best in few steps · paper: as published."),
+]
+Samples = Annotated[
+    int, typer.Option(metavar="N", help="Restorations that are averaged, in the input's units.")
+]
+Steps = Annotated[
+    str, typer.Option(metavar="auto|N", help="Network calls of one pass over a window.")
+]
+VarianceChoice = Annotated[
+    Variance | None,
+    typer.Option(help="posterior: of the noise in stochastic steps; analytic is Bao et al. 2022."),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="0: deterministic steps, 1: ancestral ones (DDPM)."),
+]
+Strength = Annotated[
+    float, typer.Option(min=0.0, max=10.0, help="Factor on the noise level that is removed.")
+]
+Guide = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Another method's predictions of the same images, named like them: mixed in, or"
+        " started from, in place of the noisy image.",
+    ),
+]
+StartStep = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="Step t' of the linear schedule (1000 steps) that the image is taken to. Default:"
+        " from the image's noise level.",
+        rich_help_panel=MIXING,
+    ),
+]
+Ahead = Annotated[
+    float | None,
+    typer.Option(
+        min=1.0, help="t' as this factor on the image's noise level.", rich_help_panel=MIXING
+    ),
+]
+Mix = Annotated[
+    Weight | None,
+    typer.Option(help="How the weight of the image falls.", rich_help_panel=MIXING),
+]
+MixWeights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIRST,LAST",
+        help="Weight of the image at t' and at the mixing stop, each in [0, 1].",
+        rich_help_panel=MIXING,
+    ),
+]
+MixStop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T", min=0, help="Below this step nothing is mixed in.", rich_help_panel=MIXING
+    ),
+]
+MixNoiseChoice = Annotated[
+    MixNoise | None,
+    typer.Option(
+        help="Noise of the image that is mixed in: new at every step, or the same one.",
+        rich_help_panel=MIXING,
+    ),
+]
+Interval = Annotated[
+    int | None,
+    typer.Option(metavar="U", help="Steps that are repeated together.", rich_help_panel=MIXING),
+]
+Repeats = Annotated[
+    int | None,
+    typer.Option(metavar="R", help="How often each interval is taken.", rich_help_panel=MIXING),
+]
+RenoiseChoice = Annotated[
+    Renoise | None,
+    typer.Option(
+        help="Between repeats: none takes the state as it is, repaint adds the noise again.",
+        rich_help_panel=MIXING,
+    ),
+]
+
+
+@expanded
+def denoise(
+    output: opt.Output,
+    inputs: opt.Inputs = None,
+    method: MethodChoice = POSTERIOR,
+    weights: OwnWeights = None,
+    preset: PresetChoice = Preset.restorectl,
+    samples: Samples = 1,
+    steps: Steps = "auto",
+    strength: Strength = 1.0,
+    guide: Guide = None,
+    eta: Eta = None,
+    variance: VarianceChoice = None,
+    start_step: StartStep = None,
+    ahead: Ahead = None,
+    mix: Mix = None,
+    mix_weights: MixWeights = None,
+    mix_stop: MixStop = None,
+    mix_noise: MixNoiseChoice = None,
+    interval: Interval = None,
+    repeats: Repeats = None,
+    renoise: RenoiseChoice = None,
+    engine: Engine = ENGINE,
+    shared: Shared = SHARED,
+) -> None:
+    """Denoise images by a method of choice: samplers on the prior, or the conditional DDPM.
+
+    Example: restorectl denoise data/ -o denoised/ --method mixing
+    """
+    first, last = _pair(mix_weights)
+    given = {
+        "eta": eta,
+        "variance": None if variance is None else variance.value,
+        "start": start_step,
+        "ahead": ahead,
+        "mix": None if mix is None else mix.value,
+        "first": first,
+        "last": last,
+        "stop": mix_stop,
+        "shared_noise": None if mix_noise is None else mix_noise == MixNoise.shared,
+        "interval": interval,
+        "repeats": repeats,
+        "renoise": None if renoise is None else renoise == Renoise.repaint,
+    }
+    with reporting(**shared.view()) as report:
+        from restorectl.tasks.denoise import DenoiseJob, run
+
+        job = DenoiseJob(
+            opt.files(locals()),
+            engine.compute(),
+            engine.noise_options(),
+            method.value,
+            weights,
+            preset.value,
+            {name: value for name, value in given.items() if value is not None},
+            opt.automatic("--steps", steps),
+            samples,
+            strength,
+            engine.calibrator.value,
+            engine.calibrator_weights,
+            guide,
+            engine.weights_from(),
+        )
+        run(job, report)
+    raise typer.Exit(report.exit_code())
+
+
+def _pair(text: str | None) -> tuple[float | None, float | None]:
+    """--mix-weights as numbers. Raises UsageError."""
+    if text is None:
+        return None, None
+    try:
+        first, last = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--mix-weights {text}: use two numbers such as 0.5,0.1") from error
+    if not 0 <= last <= 1 or not 0 <= first <= 1:
+        raise UsageError(f"--mix-weights {text}: both must lie between 0 and 1")
+    return first, last

@@ -1,0 +1,49 @@
+"""The options of every command that runs the prior or its kin, declared once and taken as one."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from restorectl.catalog import CALIBRATORS
+from restorectl.cli import options as opt
+from restorectl.core.jobs import Compute, NoiseOptions, WeightsOptions
+
+CalibratorChoice = Annotated[
+    opt.Calibrator,
+    typer.Option(help="What decides the level to start from. " + opt.choices(CALIBRATORS)),
+]
+CalibratorWeights = Annotated[
+    str, typer.Option(metavar="NAME|FILE|hf://...", help="Weights of the network calibrator.")
+]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The options of every command that samples images; see `shared.expanded`."""
+
+    calibrator: CalibratorChoice = opt.Calibrator("analytic")
+    calibrator_weights: CalibratorWeights = "calibrator"
+    noise: opt.NoiseChoice = opt.Noise.auto
+    gain: opt.Gain = None
+    offset: opt.Offset = None
+    read_noise: opt.ReadNoise = None
+    device: opt.Device = "auto"
+    precision: opt.PrecisionOption = opt.Precision.auto
+    tile: opt.Tile = "auto"
+    batch: opt.Batch = "auto"
+    seed: opt.Seed = 0
+    registry: opt.Registry = None
+    offline: opt.Offline = False
+
+    def compute(self) -> Compute:
+        return opt.compute(self.device, self.precision, self.tile, self.batch, self.seed)
+
+    def noise_options(self) -> NoiseOptions:
+        return NoiseOptions(self.noise.value, self.gain, self.offset, self.read_noise)
+
+    def weights_from(self) -> WeightsOptions:
+        return WeightsOptions(self.registry, self.offline)
+
+
+ENGINE = Engine()

@@ -1,0 +1,135 @@
+"""`restorectl uncertainty`: options -> job -> task -> exit code."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from restorectl.cli import options as opt
+from restorectl.cli.engine import ENGINE, Engine
+from restorectl.cli.report import reporting
+from restorectl.cli.shared import SHARED, Shared, expanded
+
+Source = StrEnum("Source", ["posterior", "conditional"])
+Variance = StrEnum("Variance", ["analytic", "ancestral"])
+Scale = StrEnum("Scale", ["none", "affine"])
+
+BARS = "Error bars"
+
+Folder = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="Folder (made if needed) of the maps STEM_mean.tif, _std, _entropy, _lower, _upper"
+        " and STEM_overview.png; with --calibrate, a YAML file.",
+    ),
+]
+SourceChoice = Annotated[
+    Source,
+    typer.Option(
+        help="posterior: draws from the unconditional prior, given the image · conditional: the"
+        " conditional DDPM."
+    ),
+]
+OwnWeights = Annotated[
+    str | None,
+    typer.Option(
+        "-w",
+        "--weights",
+        metavar="NAME|FILE|hf://...",
+        help="Model: its name, a file, or hf://org/name[@revision]/file.safetensors. Default:"
+        " the embedded one of the source.",
+    ),
+]
+Samples = Annotated[int, typer.Option(metavar="N", help="Restorations of each image, 2 or more.")]
+Steps = Annotated[
+    str, typer.Option(metavar="auto|N", help="Network calls of one sample; auto: 10.")
+]
+VarianceChoice = Annotated[
+    Variance,
+    typer.Option(
+        help="posterior: of the noise in each step; analytic adds what x0 is uncertain by, without"
+        " which few steps have too little spread."
+    ),
+]
+Interval = Annotated[
+    float,
+    typer.Option(
+        metavar="P", help="Share of pixels whose true value lies inside.", rich_help_panel=BARS
+    ),
+]
+Calibration = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|none|FILE.yaml",
+        help="How much wider than the samples the truth lies; auto: what comes with the weights.",
+        rich_help_panel=BARS,
+    ),
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Do not write maps: measure the error on images named like the inputs in this"
+        " folder, their truth, and write a calibration to OUT.",
+        rich_help_panel=BARS,
+    ),
+]
+ScaleChoice = Annotated[
+    Scale,
+    typer.Option(
+        help="With --calibrate, how the truth is first fitted to the restoration; affine where"
+        " exposures differ in gain or offset.",
+        rich_help_panel=BARS,
+    ),
+]
+
+
+@expanded
+def uncertainty(
+    output: Folder,
+    inputs: opt.Inputs = None,
+    source: SourceChoice = Source.posterior,
+    weights: OwnWeights = None,
+    samples: Samples = 15,
+    steps: Steps = "auto",
+    variance: VarianceChoice = Variance.analytic,
+    interval: Interval = 0.9,
+    calibration: Calibration = "auto",
+    calibrate: Calibrate = None,
+    scale: ScaleChoice = Scale.none,
+    engine: Engine = ENGINE,
+    shared: Shared = SHARED,
+) -> None:
+    """Restore each image many times: the mean, how far the restorations differ, and error bars.
+
+    Example: restorectl uncertainty data/ -o maps/ --samples 15
+    """
+    with reporting(**shared.view()) as report:
+        from restorectl.tasks import error_bars
+        from restorectl.tasks.uncertainty import UncertaintyJob, run
+
+        job = UncertaintyJob(
+            opt.files(locals()),
+            engine.compute(),
+            engine.noise_options(),
+            source.value,
+            weights,
+            samples,
+            opt.automatic("--steps", steps),
+            variance.value,
+            interval,
+            calibration,
+            engine.calibrator.value,
+            engine.calibrator_weights,
+            engine.weights_from(),
+        )
+        if calibrate is None:
+            run(job, report)
+        else:
+            found = error_bars.calibrate(job, calibrate, scale.value, report)
+            sys.stdout.write(error_bars.table(found))
+    raise typer.Exit(report.exit_code())

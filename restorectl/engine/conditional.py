@@ -1,0 +1,43 @@
+"""The conditional DDPM of papers 001 and 002: from pure noise, given the degraded image.
+
+The network sees the state and the image side by side and is told the state's level only, so one
+model serves whatever degradation it was trained on. The level may be any (it was trained on
+continuous ones), so a sample takes far fewer steps than the schedule has.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from restorectl.engine.samplers import Problem, Sampler, Shared, ddim_rule, start_level
+from restorectl.engine.sampling import walk
+from restorectl.engine.schedule import schedule
+
+START_DRAW = 1 << 23  # numbers the draw of the starting noise
+
+
+@dataclass(frozen=True)
+class Settings:
+    schedule: str = "cosine200"
+    steps: int = 10  # network calls of one sample, evenly spread over the schedule's steps
+    eta: float = 1.0  # 1 = DDPM with the posterior's variance, 0 = DDIM
+    clamp: bool = False  # x0 is limited to [-1, 1]
+
+
+def sampler(settings: Settings, samples: int) -> Sampler:
+    """Row of catalog.DENOISERS."""
+
+    def run(p: Problem, shared: Shared) -> Tensor:
+        table, count = schedule(settings.schedule), p.steps or settings.steps
+        steps = torch.linspace(table.steps, 0, count + 1, dtype=torch.float64)
+        levels = torch.from_numpy(table.sigma(steps.numpy())).to(p.sigma)
+        path = levels[:, None].expand(-1, len(p.x)).contiguous()  # (K + 1, B)
+        given = p.x if p.guide is None else p.guide
+        begin = levels[0] * p.draw(START_DRAW, torch.arange(len(p.x))).to(p.x)
+        denoise = p.denoise
+        if settings.clamp:
+            denoise = lambda x, s, c: p.denoise(x, s, c).clamp(-1, 1)  # noqa: E731
+        return walk(denoise, begin, path, ddim_rule(settings.eta), p.draw, given)
+
+    return Sampler(run, start_level, lambda steps: steps or settings.steps)

@@ -1,0 +1,176 @@
+"""Unpaired denoising with an unconditional prior (paper 004): Forward-Backward, Mixing, Repaint.
+
+The image is diffused forward to a step t' and taken back by the prior. Mixing pulls the state
+towards the equally diffused image after every step; Repaint takes each interval of steps several
+times. All three are one program: a path of levels in blocks, a step rule, a hook that mixes.
+
+The published code takes the image for a clean one. Here it *is* a sample at its own noise level:
+diffusing it to t' adds only what is missing (`Settings.known`).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from restorectl.engine.samplers import Problem, Sampler, Shared, ddim_rule, ramp, start_level
+from restorectl.engine.sampling import Denoise, Hook, walk
+from restorectl.engine.schedule import Schedule, schedule
+from restorectl.errors import UsageError
+
+MIX_DRAWS = 1 << 20  # numbers the hook's draws apart from the rule's
+
+# u = 0 at the mixing stop, 1 at t'; steps between them -> share of the way from `last` to `first`
+WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "constant": lambda u, steps: torch.ones_like(u),
+    "linear": lambda u, steps: u,
+    "cosine": lambda u, steps: torch.cos((1 - u) * math.pi / 2),
+    "exponential": lambda u, steps: torch.exp(-0.1 * steps * (1 - u)),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of the program; those of each method are in engine.denoisers."""
+
+    schedule: str = "linear"  # whose steps t', the mixing stop and the interval are counted in
+    start: float | None = None  # t'; None = `ahead` times the image's noise level
+    ahead: float = 1.25
+    steps: int | None = 10  # network calls from t' to 0, once; None = every step of the schedule
+    eta: float = 0.0  # 1 = ancestral sampling, 0 = deterministic
+    known: bool = True  # the image counts as a sample at its noise level; else as clean
+    clamp: bool = False  # x0 is limited to [-1, 1]
+    mix: str | None = None  # key of WEIGHTS; None = no mixing
+    first: float = 0.5  # weight of the image at t' ...
+    last: float = 0.1  # ... and at the mixing stop
+    stop: float | None = None  # step below which nothing is mixed; None = the image's own level
+    shared_noise: bool = False  # the diffused image keeps its noise from step to step
+    interval: int = 1  # U: path steps that are repeated together
+    repeats: int = 1  # R: how often each interval is taken
+    renoise: bool = False  # noise is added between repeats (RePaint); else the state is taken as is
+    repeat_below: bool = True  # also below the mixing stop
+
+
+def sampler(settings: Settings, samples: int) -> Sampler:
+    """The program that these numbers describe."""
+
+    def run(p: Problem, shared: Shared) -> Tensor:
+        return _run(p, settings)
+
+    def calls(steps: int | None) -> int | None:
+        count = steps or settings.steps
+        if count is None or not settings.repeat_below:
+            return None
+        return sum(last - first for first, last, _ in _blocks(count, settings, None))
+
+    return Sampler(run, start_level, calls)
+
+
+def _run(p: Problem, s: Settings) -> Tensor:
+    table = schedule(s.schedule)
+    own = p.sigma if s.known else torch.zeros_like(p.sigma)
+    begin, reference = p.x, p.x
+    if p.guide is not None:  # nearly clean; it starts the chain only where nothing is mixed in
+        reference, own = p.guide, torch.zeros_like(own)
+        begin = p.x if s.mix else p.guide
+    begun = p.sigma if s.known and begin is p.x else torch.zeros_like(p.sigma)
+    levels = _levels(p, s, table)
+    denoise = _clamped(p.denoise) if s.clamp else p.denoise
+    rule, mix = ddim_rule(s.eta), _mixing(p, reference, own, levels[0], table, s)
+    x = walk(denoise, begin, torch.stack([begun, torch.maximum(levels[0], begun)]), rule, p.draw)
+    at = 1
+    for first, last, again in _blocks(len(levels) - 1, s, _stops(levels, p, s, table)):
+        path = levels[first : last + 1]
+        if again and s.renoise:
+            path = torch.cat([levels[last : last + 1], path])
+        elif again and not s.known:  # as published: x_(t-U) of the chain of constant variance
+            x = x * _amplitude(levels[last]) / _amplitude(levels[first])
+
+        def draw(k: int, tiles: Tensor, at: int = at) -> Tensor:
+            return p.draw(at + k, tiles)
+
+        def after(x: Tensor, then: Tensor, k: int, at: int = at) -> Tensor:
+            return mix(x, then, at + k)
+
+        x = walk(denoise, x, path, rule, draw, None, after if s.mix else None)
+        at += len(path)
+    return x
+
+
+def _levels(p: Problem, s: Settings, table: Schedule) -> Tensor:
+    """(K + 1, B) levels from t' down to 0."""
+    if s.start is None:
+        top = p.sigma * s.ahead
+    else:
+        top = torch.full_like(p.sigma, float(table.sigma(s.start)))
+    if s.known:
+        top = torch.maximum(top, p.sigma)
+    count = p.steps or s.steps
+    if count is not None:
+        return ramp(top, count)
+    last = torch.from_numpy(table.step(top.double().cpu().numpy())).round()
+    steps = (last - torch.arange(int(last.max()) + 1)[:, None]).clamp(min=0)
+    return torch.from_numpy(table.sigma(steps.numpy())).to(top)
+
+
+def _blocks(count: int, s: Settings, stop: int | None) -> Iterator[tuple[int, int, bool]]:
+    """(first, last path index, is a repeat) of each stretch; `stop`: index of the mixing stop."""
+    for first in range(0, count, s.interval):
+        last = min(first + s.interval, count)
+        below = stop is not None and first >= stop and not s.repeat_below
+        for number in range(1 if below else s.repeats):
+            yield first, last, number > 0
+
+
+def _stop_step(p: Problem, s: Settings, table: Schedule) -> float:
+    return float(table.step(float(p.sigma.max()))) if s.stop is None else s.stop
+
+
+def _stops(levels: Tensor, p: Problem, s: Settings, table: Schedule) -> int:
+    """Index of the first level at or below the mixing stop."""
+    limit = float(table.sigma(_stop_step(p, s, table)))
+    return int((levels.amax(1) > limit).sum())
+
+
+def _mixing(p: Problem, y: Tensor, own: Tensor, top: Tensor, table: Schedule, s: Settings) -> Hook:
+    """x <- (1 - w) x + w y_t (paper 004, eq. 5), y_t being y with noise up to the state's level."""
+    stop, start = _stop_step(p, s, table), float(table.step(float(top.max())))
+    shape, everyone = (-1, 1, 1, 1), torch.arange(len(y))
+
+    def after(x: Tensor, then: Tensor, k: int) -> Tensor:
+        t = torch.from_numpy(table.step(then.double().cpu().numpy()))
+        u = ((t - stop) / max(start - stop, 1e-9)).clamp(0, 1)
+        weight = s.last + (s.first - s.last) * WEIGHTS[s.mix or "linear"](u, start - stop)
+        weight = torch.where((t >= stop) & (t > 0), weight, 0.0).to(x).reshape(shape)
+        missing = (then.square() - own.square()).clamp_min(0).sqrt().reshape(shape)
+        noise = p.draw(MIX_DRAWS + (0 if s.shared_noise else k), everyone).to(x)
+        return (1 - weight) * x + weight * (y + missing * noise)
+
+    return after
+
+
+def _clamped(denoise: Denoise) -> Denoise:
+    return lambda x, sigma, condition: denoise(x, sigma, condition).clamp(-1, 1)
+
+
+def _amplitude(sigma: Tensor) -> Tensor:
+    """sqrt(abar) of a level."""
+    return (1 + sigma.square()).rsqrt().reshape(-1, 1, 1, 1)
+
+
+def check(settings: Settings, sigma_max: float) -> None:
+    """Raises UsageError for numbers that no run could mean."""
+    s = settings
+    table = schedule(s.schedule)
+    highest = math.floor(float(table.step(sigma_max)))
+    if s.start is not None and not 1 <= s.start <= highest:
+        raise UsageError(
+            f"--start-step {s.start:g}: these weights were trained for steps 1..{highest} of the"
+            f" {s.schedule} schedule"
+        )
+    if s.start is not None and s.stop is not None and s.stop >= s.start:
+        raise UsageError(f"--mix-stop {s.stop:g}: must be below --start-step {s.start:g}")
+    if s.interval < 1 or s.repeats < 1:
+        raise UsageError("--interval and --repeats must be at least 1")
