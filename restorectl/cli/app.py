@@ -1,5 +1,6 @@
 """The command line: mounts the commands and holds the one error boundary."""
 
+import io
 import os
 import signal
 import sys
@@ -9,7 +10,17 @@ from typing import Annotated
 import typer
 
 import restorectl
-from restorectl.cli import calibrate, restore, train, weights
+from restorectl.cli import (
+    calibrate,
+    denoise,
+    evaluate,
+    restore,
+    superres3d,
+    train,
+    uncertainty,
+    weights,
+)
+from restorectl.cli.report import tell_end
 from restorectl.errors import RestorectlError
 
 EPILOG = (
@@ -52,8 +63,12 @@ def _root(
 
 
 app.command("restore", epilog=EPILOG)(restore.restore)
+app.command("denoise", epilog=EPILOG)(denoise.denoise)
+app.command("superres3d", epilog=EPILOG)(superres3d.superres3d)
+app.command("uncertainty", epilog=EPILOG)(uncertainty.uncertainty)
 app.command("train", epilog=EPILOG)(train.train)
 app.command("calibrate", epilog=EPILOG)(calibrate.calibrate)
+app.command("evaluate", epilog=EPILOG)(evaluate.evaluate)
 app.add_typer(weights.app, name="weights", epilog=EPILOG)
 
 
@@ -67,13 +82,19 @@ def main() -> None:
     """Entry point: errors of the tool become one line and an exit code, bugs keep a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
+    if not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR"):
+        # typer takes GITHUB_ACTIONS for a terminal, and would write escape codes into files
+        os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")
+    for stream in (sys.stdout, sys.stderr):  # file names may be no UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except RestorectlError as error:
-        sys.stderr.write(f"restorectl: {error}\n")
+        tell_end(str(error), error.exit_code)
         sys.exit(error.exit_code)
     except Interrupted as stop:
-        sys.stderr.write("restorectl: interrupted\n")
+        tell_end("interrupted", stop.exit_code)
         sys.exit(stop.exit_code)
     except BrokenPipeError:  # the reader of our stdout has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

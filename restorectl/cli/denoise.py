@@ -1,7 +1,8 @@
 """`restorectl denoise`: options -> job -> task -> exit code."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -148,21 +149,7 @@ def denoise(
 
     Example: restorectl denoise data/ -o denoised/ --method mixing
     """
-    first, last = _pair(mix_weights)
-    given = {
-        "eta": eta,
-        "variance": None if variance is None else variance.value,
-        "start": start_step,
-        "ahead": ahead,
-        "mix": None if mix is None else mix.value,
-        "first": first,
-        "last": last,
-        "stop": mix_stop,
-        "shared_noise": None if mix_noise is None else mix_noise == MixNoise.shared,
-        "interval": interval,
-        "repeats": repeats,
-        "renoise": None if renoise is None else renoise == Renoise.repaint,
-    }
+    given = _given(locals())
     with reporting(**shared.view()) as report:
         from restorectl.tasks.denoise import DenoiseJob, run
 
@@ -173,7 +160,7 @@ def denoise(
             method.value,
             weights,
             preset.value,
-            {name: value for name, value in given.items() if value is not None},
+            given,
             opt.automatic("--steps", steps),
             samples,
             strength,
@@ -184,6 +171,34 @@ def denoise(
         )
         run(job, report)
     raise typer.Exit(report.exit_code())
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the user gave, as fields of the methods' settings."""
+    first, last = _pair(options["mix_weights"])
+    given = {
+        "eta": options["eta"],
+        "variance": _value(options["variance"]),
+        "start": options["start_step"],
+        "ahead": options["ahead"],
+        "mix": _value(options["mix"]),
+        "first": first,
+        "last": last,
+        "stop": options["mix_stop"],
+        "shared_noise": _is(options["mix_noise"], MixNoise.shared),
+        "interval": options["interval"],
+        "repeats": options["repeats"],
+        "renoise": _is(options["renoise"], Renoise.repaint),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _value(choice: StrEnum | None) -> str | None:
+    return None if choice is None else choice.value
+
+
+def _is(choice: StrEnum | None, wanted: StrEnum) -> bool | None:
+    return None if choice is None else choice == wanted
 
 
 def _pair(text: str | None) -> tuple[float | None, float | None]:

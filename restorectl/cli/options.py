@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from restorectl.catalog import CALIBRATORS, SAMPLERS, Row
+from restorectl.cli.quantities import shard, size
 from restorectl.core.jobs import Compute, Files
 from restorectl.errors import UsageError
 
@@ -17,6 +18,7 @@ Calibrator = StrEnum("Calibrator", list(CALIBRATORS))  # type: ignore[misc]
 Level = StrEnum("Level", ["image", "map"])
 Schedule = StrEnum("Schedule", ["rscd", "cosine", "cosine200", "linear"])
 Preset = StrEnum("Preset", ["restorectl", "paper", "official"])
+
 
 WHOLE = 1 << 20  # px: no plane is larger
 FILES, COMPUTE, OUTPUT, MODELS = "Files", "Computation", "Reporting", "Models"
@@ -51,9 +53,12 @@ FilesFrom = Annotated[
     ),
 ]
 Shard = Annotated[
-    str,
+    str | None,
     typer.Option(
-        metavar="I/N", help="Work on the I-th of N parts of the files.", rich_help_panel=FILES
+        metavar="I/N",
+        help="Work on the I-th of N parts of the files. Default: the task of a SLURM array, else"
+        " all.",
+        rich_help_panel=FILES,
     ),
 ]
 Overwrite = Annotated[
@@ -192,23 +197,28 @@ def channel_numbers(text: str | None) -> tuple[int, ...] | None:
 
 
 def files(given: Mapping[str, Any]) -> Files:
-    """The Files of a job from a command's options; `given` holds them by name."""
-    shard = given["shard"]
-    try:
-        index, count = (int(part) for part in shard.split("/"))
-    except ValueError as error:
-        raise UsageError(f"--shard {shard}: use I/N, e.g. 1/4") from error
+    """The Files of a job from a command's options by name, or within a `Shared` called shared."""
+    given = {**given, **vars(given["shared"])} if "shared" in given else given
+    inputs = tuple(given["inputs"] or ())
+    limits = [given.get("max_failures"), 1 if given.get("fail_fast") else None]
+    if given.get("probe") and not given["dry_run"]:
+        raise UsageError("--probe: goes with --dry-run")
     return Files(
-        inputs=tuple(given["inputs"] or ()),
+        inputs=inputs,
         output=given["output"],
         pattern=given["pattern"],
         files_from=given["files_from"],
-        shard=(index, count),
+        shard=shard(given["shard"], inputs, given["files_from"]),
         overwrite=given["overwrite"],
         axes=given["axes"],
         channels=channel_numbers(given["channels"]),
         dry_run=given["dry_run"],
         manifest=given["manifest"],
+        min_age=given.get("min_age", 0.0),
+        defer_for=given.get("defer_for", 3600.0),
+        min_free=size("--min-free", given.get("min_free", "0")),
+        max_failures=min((n for n in limits if n is not None), default=None),
+        probe=given.get("probe", False),
     )
 
 

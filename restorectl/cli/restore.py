@@ -7,6 +7,7 @@ import typer
 from restorectl.catalog import CALIBRATORS, SAMPLERS
 from restorectl.cli import options as opt
 from restorectl.cli.report import reporting
+from restorectl.cli.shared import SHARED, Shared, expanded
 from restorectl.core.jobs import NoiseOptions, RestoreJob, WeightsOptions
 
 RSCD = "Step-calibrated diffusion (--sampler rscd)"
@@ -62,6 +63,7 @@ StepMap = Annotated[
 ]
 
 
+@expanded
 def restore(
     output: opt.Output,
     inputs: opt.Inputs = None,
@@ -79,21 +81,12 @@ def restore(
     gain: opt.Gain = None,
     offset: opt.Offset = None,
     read_noise: opt.ReadNoise = None,
-    axes: opt.Axes = None,
-    channels: opt.Channels = None,
-    pattern: opt.Pattern = None,
-    files_from: opt.FilesFrom = None,
-    shard: opt.Shard = "1/1",
-    overwrite: opt.Overwrite = False,
+    shared: Shared = SHARED,
     device: opt.Device = "auto",
     precision: opt.PrecisionOption = opt.Precision.auto,
     tile: opt.Tile = "auto",
     batch: opt.Batch = "auto",
     seed: opt.Seed = 0,
-    dry_run: opt.DryRun = False,
-    json_lines: opt.Json = False,
-    quiet: opt.Quiet = False,
-    manifest: opt.Manifest = None,
     registry: opt.Registry = None,
     offline: opt.Offline = False,
     step_map: StepMap = None,
@@ -119,11 +112,11 @@ def restore(
         level.value,
         weights_from=WeightsOptions(registry, offline),
     )
-    raise typer.Exit(_run(job, quiet, json_lines))
+    raise typer.Exit(_run(job, shared))
 
 
-def _run(job: RestoreJob, quiet: bool, json_lines: bool) -> int:
-    with reporting(quiet=quiet, json_lines=json_lines) as report:
+def _run(job: RestoreJob, shared: Shared) -> int:
+    with reporting(**shared.view()) as report:
         from restorectl.tasks.restore import run
 
         run(job, report)

@@ -22,6 +22,34 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0  # between plain lines
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-s", "--set", metavar="KEY=VALUE", help="Change the recipe, e.g. optimiser.lr=1e-4."
+    ),
+]
+Positives = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POSITIVES",
+        help="Train only on patches that a classifier takes for those of this folder.",
+    ),
+]
+Partner = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="DIR",
+        help="Train on pairs: noisy images with the names of the clean ones below --data.",
+    ),
+]
+Register = Annotated[
+    str | None,
+    typer.Option(
+        metavar="rigid|affine", help="Align the clean images of pairs with the noisy ones."
+    ),
+]
+
 
 def train(
     recipe: Annotated[
@@ -33,25 +61,16 @@ def train(
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE.safetensors", help="Weights to write.")
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-s", "--set", metavar="KEY=VALUE", help="Change the recipe, e.g. optimiser.lr=1e-4."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of this output.")
     ] = False,
     init: Annotated[
         str | None, typer.Option(metavar="NAME|FILE|hf://...", help="Weights to start from.")
     ] = None,
-    select_hq: Annotated[
-        str | None,
-        typer.Option(
-            metavar="POSITIVES",
-            help="Train only on patches that a classifier takes for those of this folder.",
-        ),
-    ] = None,
+    select_hq: Positives = None,
+    partner: Partner = None,
+    register: Register = None,
     axes: opt.Axes = None,
     registry: opt.Registry = None,
     offline: opt.Offline = False,
@@ -64,6 +83,8 @@ def train(
     """Train weights on images of high quality; checkpoints are written on the way.
 
     Example: restorectl train finetune --data clean/ -o mine.safetensors
+
+    On pairs: restorectl train conditional-pairs --data clean/ --input noisy/ -o mine.safetensors
 
     Several processes: torchrun --nproc_per_node 2 -m restorectl train ...
     """
@@ -80,6 +101,8 @@ def train(
             device=device,
             axes=axes,
             select_hq=select_hq,
+            partner=partner,
+            register=register,
             weights_from=WeightsOptions(registry, offline),
         )
         run(job, view)
@@ -129,11 +152,14 @@ class View:
             self.shown = now
             self.note(f"step {step.number}/{self.steps}  {text}")
 
-    def validated(self, number: int, loss: float) -> None:
+    def validated(self, number: int, loss: float, error: float | None) -> None:
         self.validation = loss
+        line, text = {"number": number, "validation": loss}, f"validation loss {loss:.5g}"
+        if error is not None:
+            line["error"], text = error, f"{text}, mean absolute error {error:.5g}"
         if self.json_lines:
-            sys.stdout.write(json.dumps({"number": number, "validation": loss}) + "\n")
-        self.note(f"step {number}: validation loss {loss:.5g}")
+            sys.stdout.write(json.dumps(line) + "\n")
+        self.note(f"step {number}: {text}")
 
     def saved(self, path: Path, number: int) -> None:
         self.note(f"step {number}: saved {path}")

@@ -55,7 +55,7 @@ class Calibration:
         self, spread: np.ndarray, mean: np.ndarray, noise: np.ndarray, coverage: float
     ) -> np.ndarray:
         """(...) float32 in input units; spread, mean and noise likewise."""
-        safe = np.maximum(noise, np.finfo(np.float32).tiny)
+        safe = np.where(noise > 0, noise, 1)  # where there is none, the width is 0
         law = np.exp(_law(self, spread / safe, mean / safe))
         return np.asarray(noise * law * self.factor(coverage), np.float32)
 

@@ -11,10 +11,12 @@ class Crops:
     """Regions of images in input units.
 
     pixels: (B, C, H, W) float32. dark, low, high: (B, C) float32, the smallest value and two
-    robust percentiles of the channel that each region was cut from.
+    robust percentiles of the channel that each region was cut from. Of pairs, pixels and partner
+    (the worse image, likewise (B, C, H, W)) are in network units already.
     """
 
     pixels: NDArray[np.float32]
     dark: NDArray[np.float32]
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    partner: NDArray[np.float32] | None = None

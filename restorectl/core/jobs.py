@@ -17,6 +17,11 @@ class Files:
     channels: tuple[int, ...] | None = None  # None = all; others are copied unchanged
     dry_run: bool = False
     manifest: str | None = None
+    min_age: float = 0.0  # seconds since its last change before an input is taken
+    defer_for: float = 3600.0  # seconds for which an incomplete input is left for a later run
+    min_free: int = 0  # bytes that stay free on the disk of the outputs
+    max_failures: int | None = None  # files that may fail before the run stops; None = all
+    probe: bool = False  # with dry_run: time one window, to say how long the run takes
 
 
 @dataclass(frozen=True)
@@ -64,4 +69,25 @@ class RestoreJob:
     schedule: str | None = None  # whose single steps are taken; None = the preset's
     step_map: str | None = None  # folder of images that show the steps that were left where
     level: str = "image"  # image: one level; map: a smooth map where the noise varies
+    weights_from: WeightsOptions = field(default_factory=WeightsOptions)
+
+
+@dataclass(frozen=True)
+class SuperresJob:
+    files: Files
+    compute: Compute = field(default_factory=Compute)
+    weights: str = "slices"
+    method: str = "diffusion"  # or a row of catalog.INTERPOLATIONS
+    factor: int | None = None  # None = from the spacing
+    spacing: tuple[float | None, float | None, float | None] | None = None  # z, y, x; micrometres
+    sweeps: str = "both"  # both, xz, yz
+    anchor: str = "auto"  # auto, linear, cubic
+    strength: float | None = None  # share of the network's answer; None = measured on the stack
+    sampler: str = "ddim"
+    steps: int | None = None
+    samples: int = 1
+    slice_noise: str = "shared"  # row of catalog.SLICE_NOISE
+    keep_observed: bool = True
+    smooth: bool = False
+    preview: bool = False
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)

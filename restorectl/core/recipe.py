@@ -5,8 +5,6 @@ feature costs days. `-s section.key=value` overrides go through the same checks.
 """
 
 import dataclasses
-import difflib
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from restorectl.core import strict
 from restorectl.core.value_range import RANGES
 from restorectl.errors import UsageError
 
@@ -32,8 +31,9 @@ class Network:
 class Levels:
     """Noise levels of the training images, standard deviations on clean images in [-1, 1].
 
-    With a schedule: a step t, uniform in 1..max_step (paper 000, Algorithms 2 and 3). Without:
-    log sigma is normal(mean, std), limited to [min, max].
+    With a schedule: a step t, uniform in 1..max_step (paper 000, Algorithms 2 and 3); `conditional`
+    takes any level between t and t - 1 (paper 002), limited to [min, max]. Without a schedule: log
+    sigma is normal(mean, std), limited to [min, max].
     """
 
     schedule: str = ""  # row of engine.schedule.SCHEDULES
@@ -46,7 +46,8 @@ class Levels:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise that a calibrator learns to measure; the other objectives use white noise."""
+    """The noise that a calibrator learns to measure; `conditional` takes the correlation of its
+    Gaussian noise from here, the other objectives use white noise."""
 
     target: str = "low-frequency"  # low-frequency, std
     correlated: float = 0.7  # share of samples whose noise is correlated between pixels
@@ -54,6 +55,34 @@ class Noise:
     reach: tuple[float, ...] = (0.3, 1.2)  # px, extent of correlation kernels
     region: float = 0.5  # share of samples with a second, lower level in or around a rectangle
     clip: float = 0.0  # share of samples whose darkest pixels are cut off, as by a detector
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How `conditional` spoils clean images. Of these, pairs take `fusion` and `filter` alone."""
+
+    # noise std, log-uniform; half the clean range is 1; empty = train on pairs only
+    level: tuple[float, ...] = (0.02, 0.6)
+    # noise std of the input that is assumed where it is joined with the state; 0 = not joined
+    fusion: float = 0.0
+    poisson: float = 0.5  # share with counted photons and read noise; the others Gaussian
+    read: tuple[float, ...] = (0.0, 0.5, 2.0)  # photons rms, one of them
+    blur: float = 0.0  # share blurred before the noise
+    blur_sigma: tuple[float, ...] = (0.5, 2.0)  # px
+    binning: float = 0.0  # share with coarser pixels, interpolated back after the noise
+    factors: tuple[int, ...] = (2,)  # px per side, one of them
+    filter: float = 0.0  # share whose input is smoothed after the noise (paper 002)
+    filter_sigma: tuple[float, ...] = (0.5, 3.0)  # px
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Which rows `slices` and `ms-unet` hide, and what `slices` predicts."""
+
+    target: str = "residual"  # residual: around an interpolation; pixels: paper 003
+    anchors: tuple[str, ...] = ("linear", "cubic")  # those interpolations, by chance
+    factors: tuple[int, ...] = (2, 8)  # every so manieth row is observed, from .. to
+    grids: float = 0.7  # share with evenly spaced rows, as at inference; others at random
 
 
 @dataclass(frozen=True)
@@ -92,6 +121,7 @@ class Validation:
     crop: int = 64
     crops: int = 256
     every: int = 500  # steps; 0 = never
+    keep: str = "last"  # released: the last averaged weights, or the best of all validations
 
 
 @dataclass(frozen=True)
@@ -117,6 +147,8 @@ class Recipe:
     init: str = ""  # weights to start from; --init wins
     levels: Levels = field(default_factory=Levels)
     noise: Noise = field(default_factory=Noise)
+    degradation: Degradation = field(default_factory=Degradation)
+    slices: Slices = field(default_factory=Slices)
     data: Data = field(default_factory=Data)
     optimiser: Optimiser = field(default_factory=Optimiser)
     validation: Validation = field(default_factory=Validation)
@@ -144,84 +176,20 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
             f"recipe '{name}': no such file, and bundled recipes are: {', '.join(bundled())}"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"recipe {path}: cannot be read ({_one_line(error)})") from error
+        raise UsageError(f"recipe {path}: cannot be read ({strict.one_line(error)})") from error
     if not isinstance(raw, dict):
         raise UsageError(f"recipe {path}: not a mapping of keys to values")
     for text in overrides:
-        _override(raw, text)
+        strict.override(raw, text)
     return parse(raw, f"recipe {path}")
 
 
 def parse(raw: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from plain values. Raises UsageError for an unknown key, a missing one, a wrong
     type or a value out of range."""
-    recipe: Recipe = _build(Recipe, raw, where, "")
+    recipe: Recipe = strict.build(Recipe, raw, where)
     _check(recipe, where)
     return recipe
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _override(raw: dict[str, Any], text: str) -> None:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise UsageError(f"-s {text}: use key=value, e.g. optimiser.lr=1e-4")
-    *parents, last = key.split(".")
-    block = raw
-    for parent in parents:
-        block = block.setdefault(parent, {})
-        if not isinstance(block, dict):
-            raise UsageError(f"-s {text}: '{parent}' is a value, not a section")
-    try:
-        block[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"-s {text}: not a YAML value ({_one_line(error)})") from error
-
-
-def _build(kind: type, raw: Any, where: str, prefix: str) -> Any:
-    """A dataclass of `kind` from a mapping, checked key by key."""
-    if not isinstance(raw, Mapping):
-        raise UsageError(f"{where}: '{prefix.rstrip('.')}' must hold keys, not {raw!r}")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in raw.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, 1, 0)
-            hint = f"; did you mean '{prefix}{near[0]}'?" if near else ""
-            raise UsageError(f"{where}: unknown key '{prefix}{key}'{hint}")
-        values[key] = _value(hints[key], value, where, prefix + key)
-    for each in dataclasses.fields(kind):
-        required = (
-            each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-        )
-        if required and each.name not in values:
-            raise UsageError(f"{where}: the key '{prefix}{each.name}' is missing")
-    return kind(**values)
-
-
-def _value(hint: Any, value: Any, where: str, key: str) -> Any:
-    """One value of the type `hint`. YAML reads 1e-4 as text; it is a number here."""
-    if dataclasses.is_dataclass(hint):
-        assert isinstance(hint, type)
-        return _build(hint, value, where, key + ".")
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_value(typing.get_args(hint)[0], item, where, key) for item in items)
-    if origin is not None and issubclass(origin, Mapping):
-        if isinstance(value, Mapping):
-            return dict(value)
-    elif hint is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    name = "mapping" if origin is not None else hint.__name__
-    raise UsageError(f"{where}: '{key}' must be a {name}, not {value!r}")
 
 
 def _check(recipe: Recipe, where: str) -> None:
@@ -254,6 +222,10 @@ def _check(recipe: Recipe, where: str) -> None:
         (recipe.levels.max_step >= 0, "levels.max_step", "at least 0"),
         (0 <= v.fraction < 1 and v.every >= 0 and v.crops >= 1, "validation",
          "a fraction in [0, 1), every >= 0 and crops >= 1"),
+        (v.keep == "last" or (v.keep == "best" and v.every > 0 and v.fraction > 0),
+         "validation.keep", "last, or best with validation.every and validation.fraction above 0"),
+        *_spoiling(recipe.degradation),
+        *_hiding(recipe.slices),
         (v.crop >= 16, "validation.crop", "at least 16 px"),
         (s.patch >= 32 and 0 <= s.threshold <= 1 and s.steps >= 1 and s.batch >= 2 and s.lr > 0,
          "select", "a patch from 32 px, a threshold in [0, 1], steps >= 1, batch >= 2, lr > 0"),
@@ -261,6 +233,34 @@ def _check(recipe: Recipe, where: str) -> None:
     for good, key, wanted in rules:
         if not good:
             raise UsageError(f"{where}: '{key}' must be {wanted}")
+
+
+def _spoiling(d: Degradation) -> tuple[tuple[bool, str, str], ...]:
+    """The rules of the section `degradation`."""
+    shares = (("poisson", d.poisson), ("blur", d.blur), ("binning", d.binning),
+              ("filter", d.filter))  # fmt: skip
+    ranges = (("level", d.level or (1.0, 1.0)), ("blur_sigma", d.blur_sigma),
+              ("filter_sigma", d.filter_sigma))  # fmt: skip
+    return (
+        *((0 <= share <= 1, f"degradation.{name}", "between 0 and 1") for name, share in shares),
+        *((len(pair) == 2 and 0 < pair[0] <= pair[1], f"degradation.{name}",
+           "a range above 0: [low, high]") for name, pair in ranges),
+        (d.fusion >= 0, "degradation.fusion", "at least 0"),
+        (bool(d.read) and min(d.read) >= 0, "degradation.read", "photons, 0 or more"),
+        (bool(d.factors) and min(d.factors) >= 2, "degradation.factors", "factors of at least 2"),
+    )  # fmt: skip
+
+
+def _hiding(s: Slices) -> tuple[tuple[bool, str, str], ...]:
+    """The rules of the section `slices`."""
+    return (
+        (s.target in ("residual", "pixels"), "slices.target", "residual or pixels"),
+        (bool(s.anchors) and set(s.anchors) <= {"linear", "cubic"}, "slices.anchors",
+         "linear, cubic or both"),
+        (len(s.factors) == 2 and 2 <= s.factors[0] <= s.factors[1], "slices.factors",
+         "a range from 2: [low, high]"),
+        (0 <= s.grids <= 1, "slices.grids", "between 0 and 1"),
+    )  # fmt: skip
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Raw crops to varied clean images: square-root domain, [-1, 1], random gamma, gain, flips."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,17 @@ def clean(crops: Crops, options: Data, generator: torch.Generator) -> Tensor:
     x = (x - low) * (2 / (high - low)) - 1
     x = x * drawn(options.gain) + drawn(options.offset)
     return _flipped(x, generator) if options.flips else x
+
+
+def paired(crops: Crops, options: Data, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Target and input (B, C, H, W) float32 of pairs, in one orientation, gain and offset."""
+    assert crops.partner is not None
+    x = torch.from_numpy(np.concatenate([crops.pixels, crops.partner], 1)).to(generator.device)
+    if options.range == "whitened":
+        gain = uniform(generator, (len(x), 1, 1, 1), *options.gain)
+        x = x * gain + uniform(generator, (len(x), 1, 1, 1), *options.offset)
+    target, partner = (_flipped(x, generator) if options.flips else x).chunk(2, 1)
+    return target, partner
 
 
 def _flipped(x: Tensor, generator: torch.Generator) -> Tensor:

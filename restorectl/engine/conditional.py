@@ -23,6 +23,7 @@ class Settings:
     steps: int = 10  # network calls of one sample, evenly spread over the schedule's steps
     eta: float = 1.0  # 1 = DDPM with the posterior's variance, 0 = DDIM
     clamp: bool = False  # x0 is limited to [-1, 1]
+    highest: float = 20.0  # level to start from: beyond it a state tells nothing of the image
 
 
 def sampler(settings: Settings, samples: int) -> Sampler:
@@ -30,7 +31,8 @@ def sampler(settings: Settings, samples: int) -> Sampler:
 
     def run(p: Problem, shared: Shared) -> Tensor:
         table, count = schedule(settings.schedule), p.steps or settings.steps
-        steps = torch.linspace(table.steps, 0, count + 1, dtype=torch.float64)
+        first = float(table.step(settings.highest))
+        steps = torch.linspace(first, 0, count + 1, dtype=torch.float64)
         levels = torch.from_numpy(table.sigma(steps.numpy())).to(p.sigma)
         path = levels[:, None].expand(-1, len(p.x)).contiguous()  # (K + 1, B)
         given = p.x if p.guide is None else p.guide

@@ -48,6 +48,18 @@ PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {
 }
 
 
+def fused(x: Tensor, condition: Tensor, sigma: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """The inverse-variance mean of a state (B, C, H, W) at sigma (B,) and a condition with noise of
+    `level`, and its own noise level (B,).
+
+    Of white noise this mean is all that both tell of the image: an unconditional denoiser of it is
+    the conditional one. What the level really is, and other noise, a network learns beside it.
+    """
+    share = level**2 / (sigma.float() ** 2 + level**2)
+    weight = share.reshape(-1, 1, 1, 1)
+    return weight * x + (1 - weight) * condition, sigma * share.sqrt()
+
+
 def _index(sigma: Tensor, table: Schedule | None) -> Tensor:
     """The nearest step, counted from 0 as the published discrete-time networks count."""
     assert table is not None
@@ -78,6 +90,8 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) float32, sigma (B,) float32 > 0 -> x0 (B, C, H, W) float32."""
+        if condition is not None and self.card.fusion > 0:
+            x, sigma = fused(x, condition, sigma, self.card.fusion)
         scales = PARAMETRISATIONS[self.card.parametrisation](sigma.float(), self.card.sigma_data)
         c_in, c_skip, c_out = (c.reshape(-1, 1, 1, 1) for c in scales)
         h = c_in * x

@@ -1,5 +1,6 @@
 """The methods of `denoise` (rows of catalog.DENOISERS): which weights, which numbers."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ _PAPER = baikal.Settings(start=100, steps=None, eta=1.0, known=False, clamp=True
 posterior = Program("prior", {"restorectl": draws.Settings()}, draws.sampler)
 conditional = Program(
     "conditional",
-    {"restorectl": ddpm.Settings(), "paper": ddpm.Settings(steps=200, clamp=True)},
+    {"restorectl": ddpm.Settings(), "paper": ddpm.Settings(steps=200, clamp=True, highest=math.inf)},
     ddpm.sampler,
 )
 forward_backward = Program(

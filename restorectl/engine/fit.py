@@ -50,6 +50,15 @@ class Step:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Best:
+    """Averaged weights as they were when validation went best."""
+
+    tensors: dict[str, Tensor]  # on the CPU
+    step: int
+    error: float
+
+
 class State:
     """Everything that changes while training: weights, their average, the optimiser, the step."""
 
@@ -58,6 +67,13 @@ class State:
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
         self.step = 0
+        self.best: Best | None = None
+
+    def judge(self, error: float) -> None:
+        """Remember the averaged weights of now if their validation error is the lowest so far."""
+        if self.best is None or error < self.best.error:
+            found = {k: v.detach().cpu().clone() for k, v in self.average.state_dict().items()}
+            self.best = Best(found, self.step, error)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name; `load` takes them back."""
@@ -66,10 +82,17 @@ class State:
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimiser.state[parameter].items():
                 found[f"adam.{key}.{name}"] = value
+        if self.best is not None:
+            found |= {f"best.{k}": v for k, v in self.best.tensors.items()}
         return {name: value.detach().cpu().contiguous() for name, value in found.items()}
 
-    def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Go on from `tensors`. Raises WeightsError where they are not this model's."""
+    def load(
+        self, tensors: dict[str, Tensor], step: int, best: tuple[int, float] | None = None
+    ) -> None:
+        """Go on from `tensors`; `best`: step and error of the best weights among them, if any.
+
+        Raises WeightsError where they are not this model's.
+        """
         states = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         states |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         moments: dict[str, Tensor] = {}
@@ -80,6 +103,10 @@ class State:
             state["exp_avg_sq"] = torch.zeros_like(parameter)
             moments |= {f"adam.{key}.{name}": value for key, value in state.items()}
         wanted = states | moments
+        kept = {k: torch.empty_like(v, device="cpu") for k, v in self.average.state_dict().items()}
+        if best is not None:
+            wanted |= {f"best.{k}": v for k, v in kept.items()}
+            self.best = Best(kept, *best)
         if wanted.keys() != tensors.keys():
             odd = sorted(wanted.keys() ^ tensors.keys())
             raise WeightsError(f"the checkpoint is of another network: '{odd[0]}' does not match")

@@ -3,15 +3,17 @@
 The training loop knows none of them by name. All randomness comes from `draw.generator`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restorectl.core.recipe import Levels, Noise
-from restorectl.engine.camera_noise import field, rectangles, uniform
-from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser
+from restorectl.core.recipe import Degradation, Levels, Noise, Slices
+from restorectl.engine import camera_noise
+from restorectl.engine.camera_noise import rectangles, uniform
+from restorectl.engine.degradation import degrade, filtered
+from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser, fused
 from restorectl.engine.schedule import schedule
 from restorectl.errors import UsageError
 
@@ -24,6 +26,9 @@ class Draw:
     levels: Levels
     noise: Noise
     penalty: str  # key of PENALTIES
+    degradation: Degradation = field(default_factory=Degradation)
+    slices: Slices = field(default_factory=Slices)
+    partner: Tensor | None = None  # (B, C, H, W) the inputs of pairs; None = they are simulated
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape of `like`, float32."""
@@ -41,9 +46,27 @@ class Draw:
             step = torch.randint(1, last + 1, (count,), generator=self.generator, device=device)
             grid = torch.from_numpy(table.sigmas().copy()).to(device, torch.float32)
             return grid[step], step.float()
-        normal = torch.randn(count, generator=self.generator, device=device)
-        sigma = (law.mean + law.std * normal).exp().clamp(law.min, law.max)
-        return sigma, torch.zeros_like(sigma)
+        return self._log_normal(count), torch.zeros(count, device=device)
+
+    def between(self, count: int) -> Tensor:
+        """(B,) float32 levels of any value: t uniform in 1..max_step of the schedule, then abar
+        uniform between those of t and t - 1 (paper 002's code, after SR3), limited to the recipe's
+        [min, max]; without a schedule, log-normal."""
+        law, device = self.levels, self.generator.device
+        if not law.schedule:
+            return self._log_normal(count)
+        table = schedule(law.schedule)
+        last = min(law.max_step or table.steps, table.steps)
+        step = torch.randint(1, last + 1, (count,), generator=self.generator, device=device)
+        grid = torch.tensor(table.abar, dtype=torch.float64, device=device)
+        part = uniform(self.generator, count).double()
+        abar = grid[step] + part * (grid[step - 1] - grid[step])
+        return ((1 - abar) / abar).sqrt().float().clamp(law.min, law.max)
+
+    def _log_normal(self, count: int) -> Tensor:
+        law = self.levels
+        normal = torch.randn(count, generator=self.generator, device=self.generator.device)
+        return (law.mean + law.std * normal).exp().clamp(law.min, law.max)
 
 
 PENALTIES = {
@@ -67,7 +90,10 @@ def _denoising(
     |eps - eps_theta|^2 of Ho et al. 2020.
     """
     x = x0 + _column(sigma) * draw.normal(x0)
-    c_out = PARAMETRISATIONS[model.card.parametrisation](sigma, model.card.sigma_data)[2]
+    level = sigma
+    if condition is not None and model.card.fusion > 0:
+        _, level = fused(x, condition, sigma, model.card.fusion)
+    c_out = PARAMETRISATIONS[model.card.parametrisation](level, model.card.sigma_data)[2]
     error = (model(x, sigma, condition) - x0) / _column(c_out)
     return PENALTIES[draw.penalty](error).mean((1, 2, 3))
 
@@ -79,9 +105,37 @@ def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def conditional(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """Denoising from any level, given another image of the same field (paper 002, section 3.2).
+
+    The other image comes from a pair or is x0 spoilt; how much worse it is, the network is not
+    told. x0 (B, C, H, W).
+    """
+    target, condition = _given(x0, draw)
+    return _denoising(model, target, draw.between(len(x0)), condition, draw)
+
+
+def one_call(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """Mean absolute error (B,) of what `conditional` restores in one call from pure noise."""
+    target, condition = _given(x0, draw)
+    sigma = torch.full((len(x0),), model.card.sigma_max, device=x0.device)
+    restored = model(_column(sigma) * draw.normal(x0), sigma, condition)
+    return (restored - target).abs().mean((1, 2, 3))
+
+
+def _given(x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """Target and condition."""
+    if draw.partner is None:
+        return degrade(x0, draw.degradation, draw.noise, draw.generator)
+    return x0, filtered(draw.partner, draw.degradation, draw.generator)
+
+
+MEASURES = {"conditional": one_call}  # what validation judges by, where it is not the loss
+
+
+def baseline(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """Denoising from any level, given the image with noise up to T' (paper 000, Algorithm 4)."""
     if not draw.levels.schedule:
-        raise UsageError("objective 'conditional' needs levels.schedule, e.g. cosine")
+        raise UsageError("objective 'conditional-baseline' needs levels.schedule, e.g. cosine")
     other, _ = draw.sigma(len(x0))
     scale = _column((1 + other.square()).rsqrt())  # sqrt(abar)
     condition = scale * (x0 + _column(other) * draw.normal(x0))
@@ -99,7 +153,7 @@ def calibrator(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """
     count, options = len(x0), draw.noise
     sigma, step = draw.sigma(count)
-    made = field((count, *x0.shape[1:]), options, draw.generator)
+    made = camera_noise.field((count, *x0.shape[1:]), options, draw.generator)
     level = _column(sigma).expand(-1, 1, *x0.shape[2:])
     if options.region > 0:
         second = _column(_lower(sigma, step, draw))

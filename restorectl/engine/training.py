@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -12,10 +13,10 @@ from restorectl import catalog
 from restorectl.core.card import Card
 from restorectl.core.crops import Crops
 from restorectl.core.recipe import Recipe
-from restorectl.engine.augment import clean
+from restorectl.engine.augment import clean, paired
 from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.fit import Loss, State, World
-from restorectl.engine.objectives import Draw
+from restorectl.engine.objectives import MEASURES, Draw
 from restorectl.errors import UsageError
 
 Objective = Callable[[Denoiser, Tensor, Draw], Tensor]
@@ -48,14 +49,48 @@ def objective(name: str) -> Objective:
 
 def loss_of(recipe: Recipe, load: Load) -> Loss:
     """Crops, augmentation and objective as one function of (step, micro-batch, generator)."""
-    work = objective(recipe.objective)
+    return _on_crops(objective(recipe.objective), recipe, load)
 
+
+def measure_of(recipe: Recipe, load: Load) -> Loss | None:
+    """What validation judges this objective by, likewise; None = by its loss."""
+    work = MEASURES.get(recipe.objective)
+    return None if work is None else _on_crops(work, recipe, load)
+
+
+def _on_crops(work: Objective, recipe: Recipe, load: Load) -> Loss:
     def loss(model: nn.Module, step: int, index: int, drawn: torch.Generator) -> Tensor:
         assert isinstance(model, Denoiser)
-        x0 = clean(load(step, index), recipe.data, drawn)
-        return work(model, x0, Draw(drawn, recipe.levels, recipe.noise, recipe.loss))
+        crops = load(step, index)
+        laws = (recipe.levels, recipe.noise, recipe.loss, recipe.degradation, recipe.slices)
+        draw = Draw(drawn, *laws)
+        if crops.partner is None:
+            return work(model, clean(crops, recipe.data, drawn), draw)
+        x0, partner = paired(crops, recipe.data, drawn)
+        return work(model, x0, replace(draw, partner=partner))
 
     return loss
+
+
+def widened(card: Card, tensors: dict[str, Tensor], inputs: int) -> dict[str, Tensor]:
+    """Tensors of a network with more input channels, from one with fewer.
+
+    The columns of the further channels are zero: the network computes what it did before, and
+    learns to use them. Convolutions with normalised filters keep their norm with zero columns.
+    card: that of `tensors`. inputs: the wider network's c_in. Every network takes its image
+    channels first, with constant ones behind.
+    """
+    before = int(card.config.get("c_in", 1))
+    with torch.device("meta"):
+        wider = build(replace(card, config={**card.config, "c_in": inputs})).net.state_dict()
+    found = dict(tensors)
+    for name, value in tensors.items():
+        more = wider[name].shape[1] - value.shape[1] if value.ndim > 1 else 0
+        if more:
+            images = more // (inputs - before) * before  # columns of the image channels
+            zeros = value.new_zeros(value.shape[0], more, *value.shape[2:])
+            found[name] = torch.cat([value[:, :images], zeros, value[:, images:]], 1)
+    return found
 
 
 @contextmanager

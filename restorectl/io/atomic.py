@@ -11,8 +11,9 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from restorectl.errors import DiskFullError, OutputError
@@ -21,6 +22,7 @@ _NAME_BYTES = 255  # the longest file name of all common file systems
 _PART = re.compile(r"\..*\.restorectl-(\d+)(?:-([0-9a-f]{8}))?\.part", re.DOTALL)
 _FOREIGN_SECONDS = 7 * 86400.0  # after which nobody can still be writing on another host
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_CONDITION: ContextVar[Callable[[], None] | None] = ContextVar("condition", default=None)
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # some network shares
 
 
@@ -36,6 +38,19 @@ def part_path(target: Path, pid: int | None = None, host: str | None = None) -> 
         cut = name[: room - 17].decode("utf-8", "ignore")
         return target.with_name(f".{cut}~{digest}{tail}")
     return target.with_name(f".{target.name}{tail}")
+
+
+@contextmanager
+def only_if(condition: Callable[[], None]) -> Iterator[None]:
+    """Within, no file reaches its final path unless `condition` returns: it raises to refuse.
+
+    It is asked when a file is complete, for every file that `replacing` makes in this thread.
+    """
+    token = _CONDITION.set(condition)
+    try:
+        yield
+    finally:
+        _CONDITION.reset(token)
 
 
 @contextmanager
@@ -57,6 +72,8 @@ def replacing(target: Path) -> Iterator[Path]:
         try:
             yield part
             os.fsync(handle)
+            if (condition := _CONDITION.get()) is not None:
+                condition()
             os.replace(part, target)
             done = True
         finally:
@@ -78,11 +95,12 @@ def output_error(exc: OSError, target: Path) -> OutputError:
     return OutputError(f"{target}: cannot be written: {exc.strerror or exc}")
 
 
-def sweep(folder: Path) -> list[Path]:
+def sweep(folder: Path, *, own: bool = False) -> list[Path]:
     """Remove the temporary files that dead processes left in `folder` (not in its subfolders).
 
-    Kept are files of a process that runs here, and for a week those of other hosts. Returns the
-    removed paths. Raises OutputError if one cannot be removed.
+    Kept are files of a process that runs here, and for a week those of other hosts. `own`: remove
+    this process's files instead, when it stops writing. Returns the removed paths. Raises
+    OutputError if one cannot be removed.
     """
     removed = []
     try:
@@ -90,18 +108,24 @@ def sweep(folder: Path) -> list[Path]:
             match = _PART.fullmatch(path.name)
             if match is None or path.is_symlink() or not path.is_file():
                 continue
-            if match[2] in (None, _digest(platform.node())):
-                stale = not _alive(int(match[1]))
-            else:
-                stale = time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
-            if stale:
+            if _is_own(match) if own else _is_stale(match, path):
                 path.unlink(missing_ok=True)
                 removed.append(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return removed  # the folder is made later, or another run is sweeping it
     except OSError as exc:
         raise output_error(exc, folder) from exc
     return removed
+
+
+def _is_own(match: re.Match[str]) -> bool:
+    return int(match[1]) == os.getpid() and match[2] == _digest(platform.node())
+
+
+def _is_stale(match: re.Match[str], path: Path) -> bool:
+    if match[2] in (None, _digest(platform.node())):
+        return not _alive(int(match[1]))
+    return time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
 
 
 def _digest(text: str) -> str:

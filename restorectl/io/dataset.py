@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from restorectl.core import sampling_plan
 from restorectl.core.crops import Crops
 from restorectl.errors import InputError, NoInputError, UsageError
 from restorectl.io.image import is_image_name, open_image
-from restorectl.io.planes import Part, Recent, Source
+from restorectl.io.planes import Part, Source
 
 PERCENTILES = (0.5, 99.9)  # of a channel: what becomes -1 and +1
 PER_BLOCK = 65536  # pixels of each block that the percentiles are taken of
@@ -108,13 +109,20 @@ def parts(
     return found
 
 
+class Reader(Protocol):
+    """Cuts parts out of images."""
+
+    def regions(self, sources: Sequence[Source], wanted: Sequence[Part]) -> Crops: ...
+    def close(self) -> None: ...
+
+
 class Patches:
     """Random crops of parts of images; a part is chosen with probability ~ area ** balance."""
 
     def __init__(
-        self, sources: Sequence[Source], regions: Sequence[Part], balance: float, recent: Recent
+        self, sources: Sequence[Source], regions: Sequence[Part], balance: float, reader: Reader
     ) -> None:
-        self.sources, self.regions, self.recent = sources, list(regions), recent
+        self.sources, self.regions, self.reader = sources, list(regions), reader
         sizes = np.array([r.size for r in self.regions], np.int64).reshape(-1, 2)
         self.height, self.width = sizes.T
         self.weight = sizes.prod(1).astype(np.float64) ** balance
@@ -132,7 +140,7 @@ class Patches:
         binning: pixels are means of so many image pixels squared.
         """
         crops = self._places(seed, step, start, count, side * binning)
-        raw = self.recent.regions(self.sources, crops)
+        raw = self.reader.regions(self.sources, crops)
         if binning == 1:
             return raw
         blocks = (*raw.pixels.shape[:2], side, binning, side, binning)

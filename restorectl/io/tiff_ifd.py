@@ -175,6 +175,8 @@ def _read_ifd(
         " still being written"
     )
     counter, entry, pointer = (8, 20, "Q") if layout.big else (2, 12, "I")
+    if offset >= end:  # 64 bits may be more than a seek can take
+        raise cut
     file.seek(offset)
     head = file.read(counter)
     if len(head) < counter:

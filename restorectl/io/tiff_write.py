@@ -25,6 +25,7 @@ from restorectl.io.tiff_tags import first_tags, page_tags
 
 _STRIP_BYTES = 1 << 20  # of compressed strips, so that a region need not decode a whole page
 _LEVEL = 6
+MARK = b"restorectl".ljust(16, b"\0")  # after the header: tells whose a file is that was cut off
 
 
 def create(
@@ -34,7 +35,7 @@ def create(
     plan = make_plan(path, header)
     first = first_tags(plan, provenance)
     with open(path, "wb") as file:
-        file.write(_file_head(plan.layout, 0))
+        file.write(_file_head(plan.layout, 0) + MARK)
         spans = [_write_page(file, plan, page) for page in _pages(plan, planes)]
         file.write(b"\0" * (file.tell() % 2))
         start = at = file.tell()

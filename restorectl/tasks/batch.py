@@ -1,62 +1,32 @@
-"""All files of one command: what is done, skipped or refused, decided and told in one place.
+"""All files of one command: planned, locked, worked through and told in one place.
 
 What happens inside one image is a `Work`; the ways through an image are `planes` and `volume`.
 """
 
+import shlex
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
 
 from restorectl.core.jobs import Files
-from restorectl.core.provenance import content_hash, matches
-from restorectl.errors import DiskFullError, InputError, OutputError, RestorectlError
-from restorectl.io.atomic import sweep
-from restorectl.io.image import Image, open_image, read_provenance
-from restorectl.tasks import manifest
+from restorectl.core.provenance import content_hash
+from restorectl.errors import BusyError, DiskFullError, OutputError, RestorectlError
+from restorectl.io import lock, resources
+from restorectl.io.atomic import only_if, sweep
+from restorectl.io.image import open_image
+from restorectl.io.settled import require_unchanged
+from restorectl.tasks import manifest, plan
 from restorectl.tasks.inputs import Missing, Pair, make_folder
 from restorectl.tasks.outcome import Outcome, Report
+from restorectl.tasks.plan import Item, Planned, Record, Run, Work
+from restorectl.tasks.probe import seconds_per_window
 
-Record = Mapping[str, Any]  # core.provenance.record of an output
+__all__ = ["Planned", "Record", "Run", "Work", "run"]
 
-
-@dataclass(frozen=True)
-class Planned:
-    """What one image will take; known from its header alone."""
-
-    windows: int
-    calls: int | None  # network calls, counted in windows; None = decided while it runs
-    bytes: int  # of all outputs, uncompressed
-    memory: int  # bytes held at the peak, beyond the program itself
-
-
-class Work(Protocol):
-    """What a command does with one open image."""
-
-    def plan(self, image: Image, pair: Pair) -> Planned:
-        """Raises InputError for an image that the command cannot take. Reads no pixels."""
-        ...
-
-    def write(
-        self, image: Image, pair: Pair, record: Record, outcome: Outcome, report: Report
-    ) -> None:
-        """Make every target of the pair, each complete or not at all, and carrying `record`."""
-        ...
-
-    def calls(self) -> int:
-        """Network calls so far, counted in windows."""
-        ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that is the same for all files of one command."""
-
-    files: Files
-    work: Work
-    summary: Mapping[str, Any]  # command, parameters, weights, device: heads the manifest
-    record: Callable[[str | Mapping[str, str]], dict[str, Any]]  # input sha256 -> provenance
+_COMMAND_LETTERS = 300  # of the command line in the lock file; thousands of names may be in it
 
 
 def run(
@@ -64,89 +34,172 @@ def run(
 ) -> list[Outcome]:
     """Work through every pair; one bad file never stops the others, a full disk stops all.
 
-    The manifest is written in any case, also after a failure or an interruption.
+    The plan is complete before work starts. The manifest is written in any case, also after a
+    failure or an interruption; what was not reached is `pending` in it.
+
+    Raises BusyError if another run holds the output folder, DiskFullError, OutputError.
     """
-    outcomes: list[Outcome] = []
-
-    def note(outcome: Outcome) -> None:
-        outcomes.append(outcome)
+    outcomes = [Outcome(str(m.source), "", "failed", message=str(m.error)) for m in missing]
+    outcomes += [Outcome(str(pair.source), str(pair.target), "pending") for pair in pairs]
+    report.begin(len(outcomes))
+    for outcome in outcomes[: len(missing)]:
         report.done(outcome)
-
-    try:
-        report.begin(len(pairs) + len(missing))
-        for item in missing:
-            note(Outcome(str(item.source), "", "failed", message=str(item.error)))
-        for folder in sorted({target.parent for pair in pairs for target in pair.targets}):
-            if not job.files.dry_run and folder.is_dir():
-                sweep(folder)
-        for pair in pairs:
-            _attempt(job, pair, report, note)
-    finally:
-        if job.files.manifest is not None:
-            manifest.write(job.files.manifest, job.summary, outcomes)
+    if job.files.dry_run:
+        return outcomes[: len(missing)] + _preview(job, pairs, report)
+    warnings: list[str] = []
+    with ExitStack() as stack:
+        try:
+            _lock(stack, job.files, pairs, warnings, report)
+            _all(job, pairs, outcomes, len(missing), report)
+        except BusyError:
+            raise  # a manifest of that name may be the other run's
+        except BaseException as stop:
+            _clean_up(job, pairs)
+            _conclude(job, outcomes, warnings, report, stop)
+            raise
+        _conclude(job, outcomes, warnings, report, None)
     return outcomes
 
 
-def _attempt(job: Run, pair: Pair, report: Report, note: Callable[[Outcome], None]) -> None:
-    """One pair, its outcome noted whatever happens to it; only a full disk goes on upwards."""
-    start, before = time.monotonic(), job.work.calls()
-    outcome = Outcome(str(pair.source), str(pair.target), "done")
-    try:
-        _one(job, pair, outcome, report)
-    except DiskFullError as error:
-        outcome.fail(error)
-        note(outcome)
-        raise
-    except RestorectlError as error:
-        outcome.fail(error)
-    except MemoryError:
-        outcome.fail(InputError(f"{pair.source}: does not fit the memory of this machine"))
+def _lock(
+    stack: ExitStack, files: Files, pairs: Sequence[Pair], warnings: list[str], report: Report
+) -> None:
+    """Hold the output folder. One named output file is only ever replaced, which needs no lock."""
+    output = Path(files.output)
+    if not pairs or any(output == pair.target for pair in pairs):
+        return
+    make_folder(output)
+    command = shlex.join(["restorectl", *sys.argv[1:]])[:_COMMAND_LETTERS]
+    problem = stack.enter_context(lock.holding(output, files.shard, command))
+    if problem is not None:
+        warnings.append(problem)
+        report.note(f"warning: {problem}")
+
+
+def _all(
+    job: Run, pairs: Sequence[Pair], outcomes: list[Outcome], first: int, report: Report
+) -> None:
+    """Plan and work; outcomes from `first` on are those of the pairs."""
+    for folder in _folders(job.files, pairs):
+        sweep(folder)
+    memory, items = resources.available_memory(), []
+    for number, pair in enumerate(pairs, first):
+        items.append(plan.examine(job, pair, memory))
+        outcomes[number] = items[-1].outcome
+    plan.require_room(job.files, items)
+    failures = first
+    for number, item in enumerate(items):
+        if _too_many(job.files, failures):
+            report.note(f"stopped after {failures} failures: {len(items) - number} files are left")
+            return
+        try:
+            if item.todo:
+                _attempt(job, item, report)
+        finally:
+            if not item.todo:  # interrupted in the middle: nothing became of it
+                report.done(item.outcome)
+        failures += item.outcome.status == "failed"
+
+
+def _too_many(files: Files, failures: int) -> bool:
+    return files.max_failures is not None and failures >= files.max_failures
+
+
+def _attempt(job: Run, item: Item, report: Report) -> None:
+    """One pair, its outcome told whatever happens to it; only a full disk goes on upwards."""
+    start, before, outcome = time.monotonic(), job.work.calls(), item.outcome
+    with plan.blaming(job.files, item.pair, outcome):
+        _one(job, item, report)
     outcome.seconds = time.monotonic() - start
     outcome.calls = job.work.calls() - before
-    note(outcome)
 
 
-def _one(job: Run, pair: Pair, outcome: Outcome, report: Report) -> None:
-    record = job.record(_hashes(pair))
-    if _finished(pair, record, job.files.overwrite):
-        outcome.status, outcome.message = "skipped", "up to date"
-        return
-    with open_image(pair.source, axes=job.files.axes) as image:
-        header = image.header
-        outcome.details.update(axes=header.axes, shape=list(header.shape), dtype=str(header.dtype))
-        planned = job.work.plan(image, pair)
-        if job.files.dry_run:
-            outcome.status = "planned"
-            outcome.details |= asdict(planned)
-            return
+def _one(job: Run, item: Item, report: Report) -> None:
+    pair = item.pair
+
+    def unchanged() -> None:
+        for path, seen in item.stamps.items():
+            require_unchanged(path, seen)
+
+    unchanged()
+    record = job.record(item.hashes if item.hashes is not None else plan.hashes(pair))
+    plan.refuse_foreign(job.files, pair)  # one may have been put there since the plan
+    if job.files.min_free and item.planned is not None:
+        _require_free(job.files, pair, item.planned)
+    with open_image(pair.source, axes=job.files.axes) as image, only_if(unchanged):
         for target in pair.targets:
             make_folder(target.parent)
-        job.work.write(image, pair, record, outcome, report)
+        job.work.write(image, pair, record, item.outcome, report)
+    item.outcome.outputs = {str(target): _written(target) for target in pair.targets}
+    item.outcome.status = "done"
 
 
-def _hashes(pair: Pair) -> str | dict[str, str]:
-    """Content hash of the input, by role where there are two."""
-    if pair.guide is None:
-        return _hash(pair.source)
-    return {"image": _hash(pair.source), "guide": _hash(pair.guide)}
+def _require_free(files: Files, pair: Pair, planned: Planned) -> None:
+    free = resources.free_space(pair.target.parent)
+    if planned.bytes + files.min_free > free:
+        raise DiskFullError(
+            f"{pair.target}: takes {plan.size(planned.bytes)} and the disk has {plan.size(free)}"
+            f" free, of which --min-free keeps {plan.size(files.min_free)}: free some space"
+        )
 
 
-def _hash(path: Path) -> str:
+def _written(target: Path) -> str:
     try:
-        return content_hash(path)
+        return content_hash(target)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise OutputError(f"{target}: cannot be read back ({error.strerror})") from error
 
 
-def _finished(pair: Pair, record: Record, overwrite: bool) -> bool:
-    """Whether every target is there as `record` makes it.
+def _folders(files: Files, pairs: Sequence[Pair]) -> list[Path]:
+    """The folders where something is written."""
+    folders = {target.parent for pair in pairs for target in pair.targets}
+    if files.manifest is not None:
+        folders.add(Path(files.manifest).parent)
+    return sorted(folder for folder in folders if folder.is_dir())
 
-    Raises OutputError for a file in the way that is not ours.
-    """
-    current = True
-    for target in pair.targets:
-        recorded = read_provenance(target) if target.exists() else None
-        if target.exists() and recorded is None and not overwrite:
-            raise OutputError(f"{target}: exists and is not ours: move it or use --overwrite")
-        current = current and matches(recorded, record)
-    return current
+
+def _clean_up(job: Run, pairs: Sequence[Pair]) -> None:
+    """After an interruption, which may fall between making a temporary file and guarding it."""
+    for folder in _folders(job.files, pairs):
+        sweep(folder, own=True)
+
+
+def _conclude(
+    job: Run,
+    outcomes: Sequence[Outcome],
+    warnings: Sequence[str],
+    report: Report,
+    stop: BaseException | None,
+) -> None:
+    """Write the manifest. An error of it is told, but hides none that stopped the run."""
+    for outcome in outcomes:
+        if outcome.status == "planned":
+            outcome.status = "pending"
+    if job.files.manifest is None:
+        return
+    try:
+        manifest.write(job.files.manifest, job.summary, outcomes, warnings, stop)
+    except RestorectlError as error:
+        if stop is None:
+            raise
+        report.note(f"warning: {error}")
+
+
+def _preview(job: Run, pairs: Sequence[Pair], report: Report) -> list[Outcome]:
+    """The plan, with what each file takes. Nothing is written and nothing is locked."""
+    memory = resources.available_memory()
+    items = [plan.examine(job, pair, memory) for pair in pairs]
+    todo = [item for item in items if item.todo]
+    pace = seconds_per_window(job, todo[0].pair) if job.files.probe and todo else None
+    for item in items:
+        if item.planned is not None:
+            item.outcome.details |= asdict(item.planned)
+            item.outcome.details["seconds"] = (
+                None if pace is None else round(pace * item.planned.windows, 2)
+            )
+        report.done(item.outcome)
+    try:
+        plan.require_room(job.files, items)
+    except (DiskFullError, OutputError) as error:
+        report.note(f"warning: {error}")
+    return [item.outcome for item in items]

@@ -46,13 +46,17 @@ def write(
     data: Mapping[str, Any],
     initial: Mapping[str, Any],
 ) -> None:
-    """The checkpoint, then the averaged weights (float16) as a file that every command takes.
+    """The checkpoint, then the averaged weights (float16) as a file that every command takes: the
+    last ones, or those of the best validation where `validation.keep` asks for them.
 
     data: what to record of the images, their fingerprint among it. initial: what is known of the
     weights that training started from.
     """
     plain = recipes.plain(recipe)
+    best = state.best
     record = {"step": state.step, "recipe": plain, "data": data["fingerprint"]}
+    if best is not None:
+        record["best"] = [best.step, best.error]
     header = {RESUME_KEY: json.dumps(record, sort_keys=True)}
     with replacing(resume_path(output)) as part:
         part.write_bytes(save(state.tensors(), header))
@@ -65,8 +69,15 @@ def write(
         "data": dict(data),
         "init": dict(initial),
     }
+    released = average.state_dict()
+    if best is not None:
+        training["best"] = {"step": best.step, "error": best.error}
+        released = best.tensors
     card = replace(average.card, training=training)
-    tensors = {k: v.half().cpu().contiguous() for k, v in average.net.state_dict().items()}
+    tensors = {
+        name.removeprefix("net."): value.half().cpu().contiguous()
+        for name, value in released.items()
+    }
     with replacing(output) as part:
         part.write_bytes(save(tensors, {KEY: card.to_json()}))
 
@@ -81,7 +92,9 @@ def restore(state: State, path: Path, recipe: Recipe, data: Mapping[str, Any]) -
         raise WeightsError(f"{path}: not a readable checkpoint ({error})") from error
     if not isinstance(record, dict) or not {"step", "recipe", "data"} <= record.keys():
         raise WeightsError(f"{path}: not a checkpoint of restorectl train")
-    before, now = _flat(record["recipe"]), _flat(recipes.plain(recipe))
+    # parsed, so that a key that is newer than the checkpoint has its default
+    earlier = recipes.parse(record["recipe"], f"checkpoint {path}")
+    before, now = _flat(recipes.plain(earlier)), _flat(recipes.plain(recipe))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and key not in CHANGEABLE:
             raise UsageError(
@@ -93,7 +106,8 @@ def restore(state: State, path: Path, recipe: Recipe, data: Mapping[str, Any]) -
             f"--resume: the images are not those of the checkpoint {path}: start anew, with"
             " --init and its weights to keep what was learnt"
         )
-    state.load(tensors, record["step"])
+    best = record.get("best")
+    state.load(tensors, record["step"], tuple(best) if best else None)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from restorectl.core.jobs import Files
 from restorectl.errors import InputError, NoInputError, OutputError, UsageError
+from restorectl.io.atomic import output_error
 from restorectl.io.image import is_image_name
 
 JPEG = (".jpg", ".jpeg")
@@ -56,13 +57,13 @@ def resolve(
     """
     output = Path(files.output)
     given = named(files)
-    single = len(given) == 1 and not given[0].is_dir() and _is_file_target(output)
+    single = len(given) == 1 and not os.path.isdir(given[0]) and _is_file_target(output)
     if folder_only and single:
         raise UsageError(f"-o {output}: looks like a file, this command writes a folder")
     if not single:
         _check_folder(output)
     for path in given:
-        if path.is_dir():
+        if os.path.isdir(path):
             _refuse_nesting(output, path)
     images, missing = find(given, files.pattern)
     pairs = [_pair(path, relative, output, naming) for path, relative in images]
@@ -93,8 +94,10 @@ def find(
     images: list[tuple[Path, PurePath]] = []
     missing: list[Missing] = []
     for path in given:
-        if path.is_dir():
-            images += ((path / rel, rel) for rel in walk(path, pattern))
+        if os.path.isdir(path):
+            closed: list[OSError] = []
+            images += ((path / rel, rel) for rel in walk(path, pattern, closed.append))
+            missing += (Missing(Path(e.filename), _closed(e)) for e in closed)
         elif not os.path.lexists(path):
             missing.append(Missing(path, InputError(f"{path}: no such file")))
         else:
@@ -111,14 +114,21 @@ def in_shard(name: str, index: int, count: int) -> bool:
     return int.from_bytes(digest, "big") % count == index - 1
 
 
-def walk(folder: Path, pattern: str | None) -> Iterator[Path]:
+def _closed(error: OSError) -> InputError:
+    return InputError(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
+
+def walk(
+    folder: Path, pattern: str | None, closed: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
     """Image paths below folder, relative to it, sorted; hidden and unfinished files are left out.
 
-    Linked folders are followed once each, so a loop of links ends.
+    Linked folders are followed once each, so a loop of links ends. `closed` is told of folders
+    that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
-    for base, folders, names in os.walk(folder, followlinks=True):
+    for base, folders, names in os.walk(folder, onerror=closed, followlinks=True):
         here = os.stat(base)
         if (here.st_dev, here.st_ino) in seen:
             folders.clear()
@@ -136,9 +146,10 @@ def _listed(source: str | None) -> list[str]:
     if source is None:
         return []
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
         raise UsageError(f"--files-from {source}: cannot be read ({error})") from error
+    text = os.fsdecode(data)  # names need not be UTF-8
     separator = "\0" if "\0" in text else "\n"
     return [line for line in text.split(separator) if line.strip()]
 
@@ -160,16 +171,21 @@ def _pair(source: Path, relative: PurePath, output: Path, naming: Naming) -> Pai
 
 
 def _refuse_nesting(output: Path, folder: Path) -> None:
-    inside, outside = output.resolve(), folder.resolve()
+    inside, outside = _real(output), _real(folder)
     if inside == outside or outside in inside.parents:
         raise UsageError(f"-o {output}: lies inside the input folder {folder}: choose another")
 
 
+def _real(path: Path) -> Path:
+    """Without links; unlike Path.resolve it bears links that lead to themselves."""
+    return Path(os.path.realpath(path))
+
+
 def _refuse_collisions(pairs: list[Pair]) -> None:
     targets: dict[Path, Path] = {}
-    sources = {pair.source.resolve() for pair in pairs}
+    sources = {_real(pair.source) for pair in pairs}
     for source, path in ((pair.source, path) for pair in pairs for path in pair.targets):
-        target = path.resolve()
+        target = _real(path)
         if target in sources:
             raise UsageError(f"{path}: would overwrite an input: choose another -o")
         if target in targets:
@@ -178,8 +194,10 @@ def _refuse_collisions(pairs: list[Pair]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create folder and its parents. Raises OutputError when that is not possible."""
+    """Create folder and its parents. Raises OutputError or DiskFullError where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{folder}: is a file where a folder is needed: move it") from error
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be created ({error.strerror})") from error
+        raise output_error(error, folder) from error

@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 from restorectl.errors import RestorectlError
 
+# pending: not reached before the run stopped; deferred: still being written, left for a later run
+STATUSES = ("done", "skipped", "planned", "deferred", "failed", "pending")
+
 
 @dataclass
 class Outcome:
@@ -12,12 +15,13 @@ class Outcome:
 
     source: str
     target: str
-    status: str  # done, skipped, planned, failed
+    status: str  # one of STATUSES
     seconds: float = 0.0
     calls: int = 0  # network calls, counted in windows
     message: str = ""
     warnings: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)  # path -> sha256 of what was written
 
     def fail(self, error: RestorectlError) -> None:
         self.status, self.message = "failed", str(error)
@@ -30,3 +34,4 @@ class Report(Protocol):
     def file(self, name: str, pixels: int) -> None: ...
     def advance(self, pixels: int) -> None: ...
     def done(self, outcome: Outcome) -> None: ...
+    def note(self, text: str) -> None: ...

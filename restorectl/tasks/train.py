@@ -1,34 +1,31 @@
 """`train`: recipe + images -> a weights file, resumable and on several processes."""
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from restorectl.core import recipe as recipes
 from restorectl.core.card import Card
-from restorectl.core.crops import Crops
 from restorectl.core.jobs import WeightsOptions
 from restorectl.core.recipe import Recipe
-from restorectl.engine import training
+from restorectl.engine import slices, training
 from restorectl.engine.denoiser import Denoiser
 from restorectl.engine.fit import Step as Step
-from restorectl.engine.fit import World, fit, mean_loss
+from restorectl.engine.fit import fit, mean_loss
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
-from restorectl.engine.training import Load
 from restorectl.errors import OutputError, UsageError, WeightsError
 from restorectl.io import weights as weights_io
-from restorectl.io.dataset import Folder, Patches, parts, random, scan
-from restorectl.io.planes import Recent
+from restorectl.io.pairs import KINDS
 from restorectl.tasks import checkpoint
-from restorectl.tasks.select import select
+from restorectl.tasks.material import find, gather, loader
+
+# Images that the network of an objective takes for each channel, where it is not one.
+CONDITIONS = {"conditional": 2, "conditional-baseline": 2}
 
 
 @dataclass(frozen=True)
@@ -42,16 +39,9 @@ class TrainJob:
     device: str = "auto"
     axes: str | None = None
     select_hq: str | None = None  # folder of patches of the quality that is wanted
+    partner: str | None = None  # folder of the worse images of pairs; data holds the clean ones
+    register: str | None = None  # align the clean images with them: rigid or affine
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is trained on, what is kept for validation, and what to record of it."""
-
-    train: Patches
-    kept: Patches
-    data: Mapping[str, Any]
 
 
 class Report(Protocol):
@@ -60,7 +50,7 @@ class Report(Protocol):
     def begin(self, steps: int, done: int, batch: int) -> None: ...
     def note(self, text: str) -> None: ...
     def step(self, step: Step) -> None: ...
-    def validated(self, number: int, loss: float) -> None: ...
+    def validated(self, number: int, loss: float, error: float | None) -> None: ...
     def saved(self, path: Path, number: int) -> None: ...
 
 
@@ -69,21 +59,23 @@ def run(job: TrainJob, report: Report) -> Path:
     recipe = recipes.load(job.recipe, job.overrides)
     output, device = _output(job), pick_device(job.device)
     training.objective(recipe.objective)  # an unknown one is refused before any work
-    folder = scan(Path(job.data), recipe.data.channels, job.axes)
-    for warning in folder.warnings:
+    _check_options(job, recipe)
+    found = find(job.data, job.partner, job.register, recipe, job.axes)
+    for warning in found.warnings:
         report.note(f"warning: {warning}")
     model, initial = _model(job, recipe, output.stem)
     _check(recipe, model)
     with (
         training.processes(device) as (world, device),
-        closing(Recent(recipe.data.cache_mb << 20)) as recent,
+        closing(found.reader),
         ThreadPoolExecutor(1) as reader,
     ):
-        material = _material(job, recipe, folder, recent, report)
+        material = gather(found, recipe, job.select_hq, job.axes, report.note)
         state = training.state(model, recipe, device)
         if job.resume:
             checkpoint.restore(state, checkpoint.resume_path(output), recipe, material.data)
-        loss = training.loss_of(recipe, _loader(recipe, material, world, reader))
+        load = loader(recipe, material, world, reader)
+        loss, measure = training.loss_of(recipe, load), training.measure_of(recipe, load)
         report.begin(recipe.optimiser.steps, state.step, recipe.optimiser.batch)
         if state.step >= recipe.optimiser.steps:
             report.note(f"nothing to do: {state.step} steps are done, more with optimiser.steps")
@@ -95,10 +87,15 @@ def run(job: TrainJob, report: Report) -> Path:
         dtype = pick_precision(recipe.optimiser.precision, device)
         steps = fit(state, loss, recipe.optimiser, recipe.seed, dtype, world)
 
-        def validate() -> float:
+        def validate() -> tuple[float, float | None]:
             o, v = recipe.optimiser, recipe.validation
             size = min(o.micro_batch, v.crops)
-            return mean_loss(state, loss, v.crops // size, size, recipe.seed, dtype, world)
+            rest = (v.crops // size, size, recipe.seed, dtype, world)
+            value = mean_loss(state, loss, *rest)
+            error = None if measure is None else mean_loss(state, measure, *rest)
+            if v.keep == "best":
+                state.judge(value if error is None else error)
+            return value, error
 
         _follow(steps, recipe, report, validate, save if world.rank == 0 else None)
     return output
@@ -108,7 +105,7 @@ def _follow(
     steps: Iterator[Step],
     recipe: Recipe,
     report: Report,
-    validate: Callable[[], float],
+    validate: Callable[[], tuple[float, float | None]],
     save: Callable[[], None] | None,
 ) -> None:
     """Go through the steps; report, validate and save when it is time to."""
@@ -118,7 +115,7 @@ def _follow(
         last = step.number == o.steps
         report.step(step)
         if v.every and v.fraction and (last or step.number % v.every == 0):
-            report.validated(step.number, validate())
+            report.validated(step.number, *validate())
         due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
         if save is not None and (due or last):
             save()
@@ -141,13 +138,39 @@ def _output(job: TrainJob) -> Path:
     return path
 
 
+def _check_options(job: TrainJob, recipe: Recipe) -> None:
+    """What pairs and simulated degradations ask for. Raises UsageError."""
+    pairs, objective, d = job.partner is not None, recipe.objective, recipe.data
+    rules = (
+        (not pairs or objective == "conditional",
+         f"--input: only objective 'conditional' trains on pairs, this recipe has '{objective}'"),
+        (pairs or objective != "conditional" or bool(recipe.degradation.level),
+         "this recipe trains on pairs: name the folder of the noisy images, --input DIR"),
+        (not pairs or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
+         f"--input {job.partner}: is the folder of --data; name that of the noisy images"),
+        (job.register is None or pairs, "--register: needs the noisy images of pairs, --input DIR"),
+        (job.register in (None, *KINDS), f"--register {job.register}: use {' or '.join(KINDS)}"),
+        (not pairs or job.select_hq is None, "--select-hq: choose patches or pairs (--input)"),
+        (not pairs or d.range == "whitened", "data.range: pairs are trained on whitened"),
+        (not pairs or d.binning == (1,), "data.binning: pairs are not binned, use 1"),
+    )  # fmt: skip
+    for good, message in rules:
+        if not good:
+            raise UsageError(message)
+
+
 def _model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str, Any]]:
     """The denoiser of the recipe or of the initial weights, and what is known of the latter."""
     common = _common(recipe, name)
     initial = job.init or recipe.init
     if initial:
         weights = weights_io.load(initial, job.weights_from)
-        card = weights.card
+        card, tensors = weights.card, dict(weights.tensors)
+        inputs = _inputs(recipe)
+        fewer = int(card.config.get("c_in", 1)) < inputs
+        if fewer and card.network != "calibrator" and card.channels == recipe.data.channels:
+            tensors = training.widened(card, tensors, inputs)
+            card = replace(card, config={**card.config, "c_in": inputs})
         config = recipes.plain(recipe)["network"]["config"]
         if recipe.network.name and (recipe.network.name, config) != (
             card.network,
@@ -157,9 +180,13 @@ def _model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str
                 f"weights '{initial}': network {card.network} {dict(card.config)} is not the"
                 f" recipe's, {recipe.network.name} {config}"
             )
-        origin = {"name": card.name, "sha256": weights.sha256, "training": dict(card.training)}
+        origin = {
+            "name": weights.card.name,
+            "sha256": weights.sha256,
+            "training": dict(card.training),
+        }
         card = replace(card, **common)
-        return training.denoiser(card, dict(weights.tensors), recipe.seed), origin
+        return training.denoiser(card, tensors, recipe.seed), origin
     if not recipe.network.name:
         raise UsageError("this recipe names no network: give the weights to start from, --init")
     card = Card(
@@ -180,7 +207,7 @@ def _check(recipe: Recipe, model: Denoiser) -> None:
     """Objective, network and crops must belong together. Raises UsageError."""
     card, stride = model.card, model.stride
     measures = recipe.objective == "calibrator"
-    inputs = recipe.data.channels * (2 if recipe.objective == "conditional" else 1)
+    inputs = _inputs(recipe)
     output = "step" if recipe.levels.schedule else "log-sigma"
     odd = [n for n in (*recipe.data.crop, recipe.validation.crop) if n % stride]
     rules = (
@@ -205,76 +232,35 @@ def _check(recipe: Recipe, model: Denoiser) -> None:
             raise UsageError(message)
 
 
+def _inputs(recipe: Recipe) -> int:
+    """How many image channels the network takes."""
+    if recipe.objective == "slices":
+        return slices.inputs(recipe.data.channels, _residual(recipe))
+    if recipe.objective == "e2e-unet":
+        return recipe.data.channels - 1  # of three planes the middle one is made
+    return recipe.data.channels * CONDITIONS.get(recipe.objective, 1)
+
+
+def _residual(recipe: Recipe) -> bool:
+    return recipe.objective == "slices" and recipe.slices.target == "residual"
+
+
 def _common(recipe: Recipe, name: str) -> dict[str, Any]:
     """Entries of the card that come from the recipe, whatever the network."""
     highest = recipe.levels.max
     if recipe.levels.schedule:
         table = schedule(recipe.levels.schedule)
-        highest = float(table.sigma(recipe.levels.max_step or table.steps))
+        last = float(table.sigma(recipe.levels.max_step or table.steps))
+        highest = min(last, highest) if recipe.objective == "conditional" else last
     return {
         "name": name,
         "task": recipe.task,
         "objective": recipe.objective,
         "schedule": recipe.levels.schedule,
-        "channels": recipe.data.channels,
+        "channels": 1 if recipe.objective == "e2e-unet" else recipe.data.channels,
         "value_range": recipe.data.range,
         "sigma_max": highest,
+        "fusion": recipe.degradation.fusion if recipe.objective == "conditional" else 0.0,
+        "anchors": ",".join(recipe.slices.anchors) if _residual(recipe) else "",
         "licence": recipe.licence,
     }
-
-
-def _material(
-    job: TrainJob, recipe: Recipe, folder: Folder, recent: Recent, report: Report
-) -> Material:
-    """The crops of the scanned images; with --select-hq, of their best patches only."""
-    d, v, sources = recipe.data, recipe.validation, folder.sources
-    regions = [parts(sources, d.channels, v.fraction, v.crop, kept) for kept in (False, True)]
-    fingerprint, data = folder.fingerprint(), {"images": len(sources)}
-    if job.select_hq is not None:
-        found = select(Path(job.select_hq), sources, regions, recipe, recent, job.axes)
-        regions, counts = [list(part) for part in found.kept], found.counts
-        data |= {"patches_kept": counts[0], "patches": counts[1]}
-        report.note(f"--select-hq: kept {counts[0]} of {counts[1]} patches")
-        fingerprint = hashlib.sha256((fingerprint + repr(regions)).encode()).hexdigest()
-    train, kept = (Patches(sources, part, d.balance, recent) for part in regions)
-    if v.fraction and v.every and not kept.fits(v.crop):
-        raise UsageError(
-            f"no image is large enough to keep rows for validation crops of {v.crop} px:"
-            " use smaller ones, or -s validation.every=0"
-        )
-    return Material(train, kept, {**data, "fingerprint": fingerprint})
-
-
-def _loader(recipe: Recipe, material: Material, world: World, reader: ThreadPoolExecutor) -> Load:
-    """Crops on demand; step 0 is validation; the next micro-batch of this process is read ahead."""
-    o, d, v = recipe.optimiser, recipe.data, recipe.validation
-    count = o.batch // o.micro_batch
-    if count % world.size:
-        raise UsageError(
-            f"optimiser.batch / optimiser.micro_batch = {o.batch} / {o.micro_batch} must be a"
-            f" multiple of {world.size} processes"
-        )
-    waiting: dict[tuple[int, int], Future[Crops]] = {}
-
-    def read(step: int, index: int) -> Crops:
-        if step == 0:
-            size = min(o.micro_batch, v.crops)
-            return material.kept.batch(recipe.seed, 0, index * size, size, v.crop)
-        at = np.array([index], np.uint64)
-        crop, binning = (
-            choices[int(random(recipe.seed, step, at, stream)[0] * len(choices))]
-            for stream, choices in ((3, d.crop), (4, d.binning))
-        )
-        first = index * o.micro_batch
-        return material.train.batch(recipe.seed, step, first, o.micro_batch, crop, binning)
-
-    def load(step: int, index: int) -> Crops:
-        ready = waiting.pop((step, index), None) or reader.submit(read, step, index)
-        following = (step, index + world.size)
-        if following[1] >= count:
-            following = (step + 1, world.rank)
-        if step > 0 and following[0] <= o.steps:
-            waiting[following] = reader.submit(read, *following)
-        return ready.result()
-
-    return load

@@ -42,8 +42,12 @@ def psnr(a, b):
     return 10 * np.log10(span**2 / np.mean((a.astype(float) - b.astype(float)) ** 2))
 
 
+def images(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def digest(folder):
-    files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+    files = sorted(p for p in Path(folder).rglob("[!.]*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -227,6 +231,8 @@ def test_bad_files_never_stop_the_others(tmp_path):
     pages = np.random.default_rng(0).integers(0, 255, (5, 64, 64), np.uint8)
     tifffile.imwrite(source / "ambiguous.tif", pages, metadata=None, photometric="minisblack")
     (source / "dangling.tif").symlink_to(tmp_path / "nowhere.tif")
+    for name in ("truncated.tif", "empty.tif"):  # nobody is still writing them
+        os.utime(source / name, (0, 0))
     done = run("restore", source, tmp_path / "gone.tif", "-o", tmp_path / "out")
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
@@ -235,7 +241,7 @@ def test_bad_files_never_stop_the_others(tmp_path):
     for word in ("constant", "NaN", "--axes", "0 bytes", "no such file", "not an image"):
         assert any(word in line for line in failed), word
     assert all(".tif" in line for line in failed)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.tif"]
+    assert images(tmp_path / "out") == ["good.tif"]
 
 
 def test_axes_are_asked_for_and_taken(tmp_path):
@@ -293,6 +299,7 @@ def test_files_from_a_list_and_by_pattern(tmp_path):
     listed = "\n".join(str(DATA / "noisy" / name) for name in ("nuclei.tif", "filaments.png"))
     done = run("restore", "--files-from", "-", "-o", tmp_path / "a", "-n", stdin=listed)
     assert "2 planned" in done.stderr
+    assert done.stdout.count("\nplanned ") == 2
     done = run("restore", DATA / "noisy", "-o", tmp_path / "a", "-n", "--pattern", "*.png")
     assert "1 planned" in done.stderr
 
@@ -301,7 +308,7 @@ def test_jpeg_becomes_png(tmp_path):
     iio.imwrite(tmp_path / "a.jpg", iio.imread(DATA / "noisy/filaments.png"), quality=95)
     done = run("restore", tmp_path / "a.jpg", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
+    assert images(tmp_path / "out") == ["a.png"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,12 @@ from restorectl.errors import UsageError
 
 SMALL = {"objective": "prior", "task": "prior"}
 FROM_INITIAL = {"network", "parametrisation", "sigma_data", "time"}
+SLICES = {"slices", "ms-unet", "e2e-unet"}
+READ_BY = {  # sections that only some objectives read; the recipes of others may leave them out
+    "degradation": {"conditional"},
+    "noise": catalog.OBJECTIVES.keys() - SLICES,
+    "slices": SLICES,
+}
 
 
 def keys(kind: type) -> dict[str, object]:
@@ -29,6 +35,8 @@ def test_bundled_recipes_are_valid_and_name_every_key(name):
     for key, inner in keys(Recipe).items():
         if loaded.init and key in FROM_INITIAL:
             assert key not in raw
+        elif key not in raw:
+            assert loaded.objective not in READ_BY.get(key, catalog.OBJECTIVES), key
         elif inner is None:
             assert key in raw
         else:
@@ -37,7 +45,8 @@ def test_bundled_recipes_are_valid_and_name_every_key(name):
 
 def test_the_paper_recipes_are_bundled():
     wanted = {"prior", "calibrator", "finetune", "prior-linear", "calibrator-plain"}
-    assert wanted | {"calibrator-paper", "conditional-baseline"} <= set(recipes.bundled())
+    wanted |= {"calibrator-paper", "conditional-baseline", "conditional", "conditional-pairs"}
+    assert wanted <= set(recipes.bundled())
     assert recipes.load("prior-linear").levels.schedule == "linear"
     assert recipes.load("calibrator-plain").noise.region == 0
     assert recipes.load("calibrator-paper").noise.region == 1
@@ -77,6 +86,11 @@ def test_a_file_and_overrides(tmp_path):
         ("noise.target=mean", "'noise.target' must be low-frequency or std"),
         ("data.gamma=[0.6, 0.4]", "'data.gamma' must be a range"),
         ("levels.min=0", "'levels.min' must be above 0"),
+        ("degradation.level=[0.5, 0.1]", "'degradation.level' must be a range above 0"),
+        ("degradation.poisson=2", "'degradation.poisson' must be between 0 and 1"),
+        ("degradation.factors=1", "'degradation.factors' must be factors of at least 2"),
+        ("validation.keep=first", "'validation.keep' must be last, or best"),
+        ("validation={keep: best, every: 0}", "'validation.keep' must be last, or best with"),
     ],
 )
 def test_what_cannot_be_meant_is_named(override, message):

@@ -167,3 +167,23 @@ def test_generators_depend_on_their_key_alone():
     a, b, c = (torch.rand(3, generator=generator(cpu, *k)) for k in ((0, 1), (0, 1), (0, 2)))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_the_best_weights_survive_a_checkpoint():
+    state = State(model(), OPTIONS)
+    state.judge(2.0)
+    first = {name: value.clone() for name, value in state.average.state_dict().items()}
+    run(state)
+    state.judge(3.0)
+    assert (state.best.step, state.best.error) == (0, 2.0)
+    for name, value in first.items():
+        assert torch.equal(state.best.tensors[name], value)
+    again = State(model(), OPTIONS)
+    again.load(state.tensors(), 6, (0, 2.0))
+    assert again.tensors().keys() == state.tensors().keys()
+    for name, value in state.tensors().items():
+        assert torch.equal(again.tensors()[name], value)
+    again.judge(1.0)
+    assert (again.best.step, again.best.error) == (6, 1.0)
+    with pytest.raises(WeightsError, match="another network"):
+        State(model(), OPTIONS).load(state.tensors(), 6)

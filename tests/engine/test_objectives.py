@@ -1,23 +1,26 @@
 """Objectives: the contract of every row, closed forms of the losses, and the noise they make."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from restorectl import catalog
 from restorectl.core.card import Card
-from restorectl.core.recipe import Levels, Noise
+from restorectl.core.recipe import Degradation, Levels, Noise
 from restorectl.engine.camera_noise import field, random_kernels, rectangles
-from restorectl.engine.denoiser import build
-from restorectl.engine.objectives import Draw, calibrator, conditional, prior
+from restorectl.engine.denoiser import build, fused
+from restorectl.engine.objectives import Draw, baseline, calibrator, conditional, one_call, prior
 from restorectl.engine.schedule import schedule
 
 UNET = {"channels": (8,), "blocks": 1, "embedding": 8}
 NETS = {
     "prior": ("unet", UNET),
     "conditional": ("unet", {**UNET, "c_in": 2}),
+    "conditional-baseline": ("unet", {**UNET, "c_in": 2}),
     "calibrator": ("calibrator", {"filters": 4, "channels": (8, 8), "hidden": 8}),
 }
 WHITE = Noise(correlated=0.0, region=0.0)
@@ -48,7 +51,7 @@ class Spy(nn.Module):
         return self.answer(x, sigma)
 
 
-@pytest.mark.parametrize("name", catalog.OBJECTIVES)
+@pytest.mark.parametrize("name", NETS)
 def test_contract(name):
     torch.manual_seed(0)
     network, config = NETS[name]
@@ -107,11 +110,11 @@ def test_levels_stay_within_their_cap():
     assert sigma.log().median() == pytest.approx(-1.6, abs=0.05)
 
 
-def test_conditional_gives_a_capped_condition_and_any_level():
+def test_the_baseline_gives_a_capped_condition_and_any_level():
     """Algorithm 4: t' <= T' for the condition, t <= T for the image."""
     x0 = torch.zeros(2000, 1, 8, 8)
     model = Spy(Card("m", "conditional", "unet", parametrisation="eps"), lambda x, sigma: x)
-    conditional(model, x0, draw(levels=Levels(schedule="cosine", max_step=200)))
+    baseline(model, x0, draw(levels=Levels(schedule="cosine", max_step=200)))
     _, sigma, condition = model.seen[0]
     table = schedule("cosine")
     spread = condition.flatten(1).std(1)
@@ -119,6 +122,75 @@ def test_conditional_gives_a_capped_condition_and_any_level():
     assert spread.max() < highest * 1.4
     assert spread.mean() == pytest.approx(highest / 2, rel=0.1)
     assert sigma.max() > float(table.sigma(990))
+
+
+def test_conditional_takes_levels_between_the_steps():
+    """Paper 002: t uniform, then abar uniform between its neighbours; limited by the recipe."""
+    law = Levels(schedule="cosine200", min=0.002, max=20.0)
+    sigma = draw(levels=law).between(20_000)
+    table = schedule("cosine200")
+    assert (sigma.min() >= 0.002, sigma.max()) == (True, 20.0)
+    steps = table.step(sigma.numpy())
+    inside = (steps > 1) & (steps < 190)
+    assert abs(steps[inside] - steps[inside].round()).mean() == pytest.approx(0.25, abs=0.01)
+    counts, _ = np.histogram(steps, [0, 50, 100, 150, 200])
+    assert counts == pytest.approx([5000] * 4, rel=0.05)
+    free = draw(levels=Levels(mean=-1.0, std=0.0)).between(4)
+    assert torch.allclose(free, torch.tensor(math.exp(-1)))
+
+
+def test_conditional_shows_the_input_of_the_pair_and_aims_at_its_target():
+    x0, worse = images(), images() + 0.5
+    model = Spy(Card("m", "conditional", "unet", parametrisation="x0"), lambda x, sigma: x0 + 2)
+    drawn = replace(draw(), partner=worse)
+    assert torch.allclose(conditional(model, x0, drawn), torch.tensor(4.0))
+    assert torch.equal(model.seen[0][2], worse)
+
+
+def test_a_joined_condition_makes_the_unconditional_denoiser_the_conditional_one():
+    """Against linear regression on both images: Gaussian pixels, white noise of the level."""
+    drawn = torch.Generator().manual_seed(0)
+    x0 = 0.5 * torch.randn(4, 1, 200, 200, generator=drawn)
+    sigma = torch.tensor([0.05, 0.2, 1.0, 20.0])
+    x = x0 + sigma.reshape(-1, 1, 1, 1) * torch.randn(x0.shape, generator=drawn)
+    y = x0 + 0.2 * torch.randn(x0.shape, generator=drawn)
+    both, level = fused(x, y, sigma, 0.2)
+    wiener = both * (0.25 / (0.25 + level.square())).reshape(-1, 1, 1, 1)
+    for i in range(4):
+        images = torch.stack([x[i].flatten(), y[i].flatten()], 1)
+        best = images @ torch.linalg.lstsq(images, x0[i].flatten()[:, None]).solution
+        assert torch.allclose(wiener[i].flatten(), best[:, 0], atol=0.01)
+    assert torch.allclose(level, (1 / (1 / sigma.square() + 25)).sqrt())
+
+
+def test_the_loss_of_a_joined_condition_is_that_of_the_network_s_output():
+    """With zero columns for the condition itself, and at the level of the joined image."""
+    x0, y = images(), images() + 0.1
+    card = Card("m", "conditional", "unet", {**UNET, "c_in": 2}, fusion=0.2)
+    torch.manual_seed(0)
+    model = build(card)
+    law = Levels(mean=0.0, std=0.0, max=3.0)
+    loss = conditional(model, x0, replace(draw(levels=law), partner=y))
+    # the network starts at zero: what is missing is (x0 - c_skip z) / c_out
+    z, level = fused(x0 + draw(levels=law).normal(x0), y, torch.ones(8), 0.2)
+    level = level[0].item()
+    skip, out = 0.25 / (0.25 + level**2), level * 0.5 / math.sqrt(0.25 + level**2)
+    expected = ((x0 - skip * z) / out).square().mean((1, 2, 3))
+    assert loss.mean().item() == pytest.approx(expected.mean().item(), rel=0.01)
+
+
+def test_conditional_spoils_clean_images_where_there_are_no_pairs():
+    card = Card("m", "conditional", "unet", parametrisation="x0", sigma_max=7.0)
+    model = Spy(card, lambda x, sigma: torch.zeros_like(x))
+    options = Degradation(level=(0.1, 0.1), poisson=0.0)
+    error = one_call(model, torch.ones(8, 1, 64, 64), replace(draw(), degradation=options))
+    target = (2 + 0.03) / 1.1 - 1  # what widens the percentiles shrinks the image
+    assert torch.allclose(error, torch.tensor(target))
+    x, sigma, condition = model.seen[0]
+    assert torch.equal(sigma, torch.full((8,), 7.0))
+    assert x.std().item() == pytest.approx(7, rel=0.05)
+    assert condition.std().item() == pytest.approx(0.1 / 1.1, rel=0.05)
+    assert condition.mean().item() == pytest.approx(target, abs=0.01)
 
 
 def test_noise_has_unit_variance_and_the_promised_low_frequency_level():

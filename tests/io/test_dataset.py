@@ -153,13 +153,13 @@ def test_the_cache_is_bounded_and_large_planes_are_read_in_parts(folder, monkeyp
     monkeypatch.setattr(planes, "open_image", spying)
     for step in range(1, 6):
         source.batch(0, step, 0, 16, 16)
-        assert source.recent.held <= 4 * plane
+        assert source.reader.held <= 4 * plane
     assert {len(a) for a in asked if a[0] == "b.tif"} == {1}  # whole planes, once each
     assert len([a for a in asked if a[0] == "b.tif"]) == 4
     parts_read = [a for a in asked if a[0] == "one.tif"]
     assert all(a[1].stop - a[1].start == 16 for a in parts_read)
-    source.recent.close()
-    assert source.recent.held == 0
+    source.reader.close()
+    assert source.reader.held == 0
 
 
 def test_several_channels_are_cut_together(tmp_path, patches):

@@ -56,6 +56,7 @@ class Memory:
     def __init__(self, stop_after=None):
         self.stop_after = stop_after
         self.losses, self.validations, self.saves, self.notes = {}, {}, [], []
+        self.errors = {}
 
     def begin(self, steps, done, batch):
         self.start = done
@@ -68,8 +69,8 @@ class Memory:
             raise KeyboardInterrupt
         self.losses[step.number] = step.loss
 
-    def validated(self, number, loss):
-        self.validations[number] = loss
+    def validated(self, number, loss, error):
+        self.validations[number], self.errors[number] = loss, error
 
     def saved(self, path, number):
         self.saves.append(number)

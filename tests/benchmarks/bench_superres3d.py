@@ -1,0 +1,168 @@
+"""superres3d against interpolation, on real images and stacks whose planes are known.
+
+    python -m tests.benchmarks.bench_superres3d [2d] [3d] [stripes] [speed]
+
+2d      clean fields with every 2nd, 4th or 8th row kept (paper 003, Table 1's task)
+3d      every 2nd or 4th plane of each stack kept, judged on the dropped ones
+stripes differences of neighbouring YZ columns of an XZ-only reconstruction, over the truth's
+speed   seconds and peak memory, and how they grow with each axis
+"""
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
+
+from restorectl.core import volume
+from restorectl.core.metrics.distribution import Moments, frechet, nothing
+from tests import phantom
+from tests.benchmarks.common import DATA, FIELDS, need_data, pair, restorectl, table
+
+PLAIN = {"nearest": volume.nearest, "linear": volume.linear, "cubic": volume.cubic}
+SIDE = 256  # px of the 2-D crops: the middle of each field
+DRAWS = ("--steps", 8, "--sampler", "ddim")
+
+
+def made(observed: np.ndarray, factor: int, *options: object) -> np.ndarray:
+    """The real command on planes (N, Y, X), float32: (M, Y, X)."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "in.tif"), Path(folder, "out.tif")
+        tifffile.imwrite(source, observed.astype(np.float32), photometric="minisblack",
+                         metadata={"axes": "ZYX"})  # fmt: skip
+        restorectl("superres3d", source, "-o", target, "--factor", factor, "--axes", "ZYX",
+                   "-q", *options)  # fmt: skip
+        return tifffile.imread(target).reshape(-1, *observed.shape[1:])
+
+
+def decibels(image: np.ndarray, truth: np.ndarray, span: float) -> float:
+    error = np.mean((image.astype(np.float64) - truth) ** 2)
+    return 10 * math.log10(span**2 / max(error, 1e-12))
+
+
+def contrast(image: np.ndarray) -> float:
+    """High-pass contrast: what a Gaussian of 2 px takes away."""
+    return float(np.std(image - gaussian_filter(image, 2.0)))
+
+
+def paired() -> None:
+    rows = []
+    ways = {
+        "estimate": ("--sweeps", "xz"),
+        "mean of 4": ("--sweeps", "xz", "--samples", 4, *DRAWS),
+        "one draw": ("--sweeps", "xz", "--strength", 1, *DRAWS),
+    }
+    for factor in (2, 4, 8):
+        sums = {name: np.zeros(3) for name in (*PLAIN, *ways)}
+        for field in FIELDS:
+            clean = pair(field)[1].astype(np.float32)
+            start = (512 - SIDE) // 2
+            crop = clean[start : start + (SIDE - 1) // factor * factor + 1, start : start + SIDE]
+            for name in sums:
+                if name in PLAIN:
+                    image = volume.interpolated(crop[::factor], factor, PLAIN[name])
+                else:
+                    image = made(crop[::factor, None], factor, *ways[name])[:, 0]
+                similar = structural_similarity(image, crop, data_range=255)
+                share = contrast(image) / contrast(crop)
+                sums[name] += (decibels(image, crop, 255), similar, share)
+        rows += [[f"x{factor} {name}", *(s / len(FIELDS))] for name, s in sums.items()]
+    rows = [[name, a, f"{b:.3f}", c] for name, a, b, c in rows]
+    table(["rows kept, method", "PSNR", "SSIM", "contrast"], rows)
+
+
+def slice_distance(image: np.ndarray, truth: np.ndarray, span: float) -> float:
+    """Frechet distance of 4x8 patches of XZ and YZ slices, both as Gaussians; span is 10."""
+
+    def moments(image: np.ndarray, axis: int) -> Moments:
+        slices = np.moveaxis(image, axis, 0) * (10 / span)
+        n, h, w = len(slices), slices.shape[1] // 4, slices.shape[2] // 8
+        cut = slices[:, : 4 * h, : 8 * w].reshape(n, h, 4, w, 8).transpose(0, 1, 3, 2, 4)
+        return nothing(32).joined(cut.reshape(-1, 32).astype(np.float64))
+
+    return float(np.mean([frechet(moments(image, a), moments(truth, a)) for a in (1, 2)]))
+
+
+def stacks() -> dict[str, np.ndarray]:
+    found = {}
+    for path in sorted((DATA / "stacks").glob("*.tif")):
+        planes = tifffile.imread(path).astype(np.float32)
+        if planes.ndim == 4:
+            planes = planes[0] if path.stem.startswith("plantseg") else planes[:, 0]
+        found[path.stem[:26]] = planes
+    return found
+
+
+def dropped() -> None:
+    rows = []
+    for name, planes in stacks().items():
+        for factor in (2, 4):
+            count = (len(planes) - 1) // factor * factor + 1
+            if count <= 2 * factor:
+                continue
+            truth, hidden = planes[:count], np.arange(count) % factor != 0
+            span = float(np.percentile(truth, 99.9) - np.percentile(truth, 0.5))
+            cells: list[object] = [f"{name} x{factor}"]
+            scores = {}
+            for way in (*PLAIN, "diffusion"):
+                if way in PLAIN:
+                    image = volume.interpolated(truth[::factor], factor, PLAIN[way])
+                else:
+                    image = made(truth[::factor], factor)
+                assert np.array_equal(image[~hidden], truth[::factor]), name
+                both = zip(image[hidden], truth[hidden], strict=True)
+                similar = np.mean([structural_similarity(a, b, data_range=span) for a, b in both])
+                scores[way] = decibels(image[hidden], truth[hidden], span)
+                distance = slice_distance(image, truth, span)
+                cells.append(f"{scores[way]:.2f} {similar:.3f} {distance:.2f}")
+            gain = scores["diffusion"] - max(scores[way] for way in PLAIN)
+            rows.append([*cells, f"{gain:+.2f}"])
+            print(*rows[-1], flush=True)
+    table(["stack (PSNR SSIM distance)", *PLAIN, "diffusion", "over the best"], rows)
+
+
+def stripes() -> None:
+    rows = []
+    for name in ("xyz_8bit__chromosomes", "flybrain"):
+        planes = next(v for n, v in stacks().items() if n.startswith(name[:20]))
+        factor = 4
+        count = (len(planes) - 1) // factor * factor + 1
+        y, x = ((n - 64) // 2 for n in planes.shape[1:])
+        truth = planes[:count, y : y + 64, x : x + 64]
+        hidden = np.arange(count) % factor != 0
+
+        def step(image: np.ndarray) -> float:
+            return float(np.std(np.diff(image[hidden], axis=1)))  # noqa: B023
+
+        for noise in ("independent", "slerp", "shared"):
+            options = (*DRAWS, "--strength", 1, "--anchor", "linear", "--slice-noise", noise)
+            one, both = (made(truth[::factor], factor, *options, "--sweeps", s)
+                         for s in ("xz", "both"))  # fmt: skip
+            rows.append([f"{name} {noise}", step(one) / step(truth), step(both) / step(truth)])
+        rows.append([f"{name} default", "", step(made(truth[::factor], factor)) / step(truth)])
+    table(["std of the step across XZ slices, over the truth's", "XZ only", "averaged"], rows)
+
+
+def speed() -> None:
+    rows = []
+    for shape in ((20, 256, 256), (40, 256, 256), (20, 512, 256), (20, 256, 512)):
+        planes = phantom.volume((4, *shape[1:]), 0, 2.0).repeat(-(-shape[0] // 4), 0)[: shape[0]]
+        start = time.perf_counter()
+        made(planes * 1000, 2)
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        rows.append(["x".join(map(str, shape)), 2 * shape[0] - 1, seconds, f"{peak:.0f}"])
+    table(["Z x Y x X", "planes", "seconds", "peak MiB so far"], rows)
+
+
+if __name__ == "__main__":
+    need_data()
+    parts = {"2d": paired, "3d": dropped, "stripes": stripes, "speed": speed}
+    for chosen in sys.argv[1:] or parts:
+        parts[chosen]()
