@@ -25,7 +25,10 @@ _PAPER = baikal.Settings(start=100, steps=None, eta=1.0, known=False, clamp=True
 posterior = Program("prior", {"restorectl": draws.Settings()}, draws.sampler)
 conditional = Program(
     "conditional",
-    {"restorectl": ddpm.Settings(), "paper": ddpm.Settings(steps=200, clamp=True, highest=math.inf)},
+    {
+        "restorectl": ddpm.Settings(),
+        "paper": ddpm.Settings(steps=200, clamp=True, highest=math.inf),
+    },
     ddpm.sampler,
 )
 forward_backward = Program(

@@ -140,6 +140,6 @@ def _blocks(stack: Stack) -> list[np.ndarray]:
 
 
 def _starts(length: int) -> list[int]:
-    """Up to four starts of blocks, evenly spread."""
-    count = max(1, min(4, length // SIDE))
+    """Up to four starts of blocks, evenly spread; they overlap where it takes that to cover."""
+    count = min(4, -(-length // SIDE))
     return [round(start) for start in np.linspace(0, max(0, length - SIDE), count)]

@@ -95,6 +95,9 @@ def _all(
         try:
             if item.todo:
                 _attempt(job, item, report)
+            elif item.outcome.status == "skipped" and job.files.manifest is not None:
+                with plan.blaming(job.files, item.pair, item.outcome):
+                    _hash_outputs(item)
         finally:
             if not item.todo:  # interrupted in the middle: nothing became of it
                 report.done(item.outcome)
@@ -130,7 +133,7 @@ def _one(job: Run, item: Item, report: Report) -> None:
         for target in pair.targets:
             make_folder(target.parent)
         job.work.write(image, pair, record, item.outcome, report)
-    item.outcome.outputs = {str(target): _written(target) for target in pair.targets}
+    _hash_outputs(item)
     item.outcome.status = "done"
 
 
@@ -143,11 +146,12 @@ def _require_free(files: Files, pair: Pair, planned: Planned) -> None:
         )
 
 
-def _written(target: Path) -> str:
-    try:
-        return content_hash(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be read back ({error.strerror})") from error
+def _hash_outputs(item: Item) -> None:
+    for target in item.pair.targets:
+        try:
+            item.outcome.outputs[str(target)] = content_hash(target)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be read back ({error.strerror})") from error
 
 
 def _folders(files: Files, pairs: Sequence[Pair]) -> list[Path]:

@@ -20,7 +20,8 @@ from restorectl.errors import (
     RestorectlError,
     UsageError,
 )
-from restorectl.io import existing, resources, tiff
+from restorectl.io import existing, resources
+from restorectl.io.appetite import held_when_open
 from restorectl.io.image import Image, open_image
 from restorectl.io.settled import Stamp, stamp
 from restorectl.tasks.inputs import Pair
@@ -105,28 +106,22 @@ def _examine(job: Run, item: Item, memory: int | None) -> None:
     if _up_to_date(job, item):
         outcome.status, outcome.message = "skipped", "up to date"
         return
-    _require_loadable(pair.source, item.stamps[pair.source], memory)
+    held = held_when_open(pair.source, item.stamps[pair.source].size)
+    _require_memory(pair.source, held, memory, "save it as TIFF, which is read piece by piece")
     with open_image(pair.source, axes=job.files.axes) as image:
         header = image.header
         outcome.details.update(axes=header.axes, shape=list(header.shape), dtype=str(header.dtype))
         item.planned = job.work.plan(image, pair)
-    if memory is not None and item.planned.memory > memory:
+    taken = item.planned.memory
+    _require_memory(pair.source, taken, memory, "use a smaller --tile, or a machine with more")
+
+
+def _require_memory(path: Path, taken: int, memory: int | None, remedy: str) -> None:
+    if memory is not None and taken > memory:
         raise InputError(
-            f"{pair.source}: takes about {size(item.planned.memory)} of memory and"
-            f" {size(memory)} are available: use a smaller --tile, or a machine with more"
+            f"{path}: takes about {size(taken)} of memory and {size(memory)} are available:"
+            f" {remedy}"
         )
-
-
-def _require_loadable(path: Path, seen: Stamp, memory: int | None) -> None:
-    """Only TIFF is read piece by piece. Raises InputError for others that are too large."""
-    if memory is not None and seen.size > memory:
-        with open(path, "rb") as file:
-            lazy = tiff.probe(file.read(8))
-        if not lazy:
-            raise InputError(
-                f"{path}: has {size(seen.size)} and {size(memory)} of memory are available: save it"
-                " as TIFF"
-            )
 
 
 def _up_to_date(job: Run, item: Item) -> bool:

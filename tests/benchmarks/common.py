@@ -1,9 +1,11 @@
 """What the benchmarks share: the real pairs, scores, the tool as a process, tables."""
 
+import json
 import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -52,6 +54,55 @@ def restorectl(*arguments: object, check: bool = True) -> tuple[subprocess.Compl
     if check and done.returncode:
         sys.exit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr}")
     return done, time.perf_counter() - start
+
+
+def ssim(image: np.ndarray, target: np.ndarray) -> float:
+    from skimage.metrics import structural_similarity
+
+    return float(structural_similarity(image, target.astype(np.float64), data_range=255))
+
+
+def compare(
+    command: str,
+    variants: dict[str, list[object]],
+    crop: int = 512,
+    only: str | None = None,
+    output: str = "{}.png",
+) -> None:
+    """Each variant's options on the middle of the FMD fields: quality, network calls, seconds.
+
+    output: name of the restored image, from the field's.
+    """
+    need_data()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        source, truth = Path(folder, "in"), {}
+        source.mkdir()
+        start = (512 - crop) // 2
+        part = slice(start, start + crop)
+        for field in FIELDS:
+            noisy, clean = (image[part, part] for image in pair(field))
+            iio.imwrite(source / f"{field}.png", noisy)
+            truth[field] = clean
+        for number, (name, options) in enumerate(variants.items()):
+            if only and only not in name:
+                continue
+            out = Path(folder, f"out{number}")
+            done, _ = restorectl(command, source, "-o", out, "--json", *options)
+            made = {Path(j["source"]).stem: j for j in map(json.loads, done.stdout.splitlines())}
+            results = {field: iio.imread(out / output.format(field)) for field in FIELDS}
+            scores = [affine_psnr(results[field], truth[field]) for field in FIELDS]
+            plain = [psnr(results[field], truth[field]) for field in FIELDS]
+            likeness = [ssim(affine(results[f], truth[f]), truth[f]) for f in FIELDS]
+            calls = np.mean([made[field]["calls"] for field in FIELDS])
+            seconds = float(np.mean([made[field]["seconds"] for field in FIELDS]))
+            rows.append([name, float(np.mean(scores[:4])), scores[4]])
+            rows[-1] += [float(np.mean(plain[:4])), plain[4], f"{np.mean(likeness):.4f}"]
+            rows[-1] += [f"{calls:.0f}", seconds]
+            print(name, *(f"{score:.2f}" for score in scores), flush=True)
+    print()
+    quality = ["confocal dB", "widefield dB", "confocal absolute", "widefield absolute", "SSIM"]
+    table(["variant", *quality, "calls", "s"], rows)
 
 
 def bm3d_whitened(image: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 import tifffile
 
@@ -175,7 +176,7 @@ def test_a_small_disk_that_fills_up(server, tmp_path, figure):
 def test_an_input_that_changes_while_it_is_read(server, tmp_path, how):
     source = tmp_path / "in" / "stack.tif"
     source.parent.mkdir()
-    stack = [image(k) for k in range(40)]
+    stack = np.stack([image(k) for k in range(40)])
     tifffile.imwrite(source, stack, imagej=True, metadata={"axes": "ZYX"})
     tifffile.imwrite(source.parent / "other.tif", image(99))
     tifffile.imwrite(tmp_path / "new.tif", stack[::-1], imagej=True, metadata={"axes": "ZYX"})

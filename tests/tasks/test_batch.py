@@ -334,6 +334,16 @@ def test_a_dry_run_touches_nothing(folder):
     assert details["seconds"] >= 0
 
 
+def test_a_manifest_has_the_hashes_of_what_was_skipped(folder):
+    files = settings(folder, manifest=str(folder / "run.json"))
+    told = []
+    for _ in range(2):
+        go(files)
+        told.append([f["outputs"] for f in json.loads(Path(files.manifest).read_text())["files"]])
+    assert told[0] == told[1]
+    assert all(len(outputs) == 1 for outputs in told[0])
+
+
 def test_a_second_run_is_refused_and_leaves_the_manifest_alone(folder):
     (folder / "out").mkdir()
     (folder / "run.json").write_text("of the first run")
