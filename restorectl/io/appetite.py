@@ -27,4 +27,5 @@ def held_when_open(path: Path, size: int) -> int:
     if not head.startswith(SIGNATURE) or len(head) < _HEAD:
         return size
     width, height, depth, colour = struct.unpack_from(">IIBB", head, 16)
-    return size + width * height * _SAMPLES.get(colour, 1) * depth // 8
+    decoded: int = width * height * _SAMPLES.get(colour, 1) * depth // 8
+    return size + decoded

@@ -20,9 +20,9 @@ from restorectl.tasks.sweep import Mix, Network, every_nth, lattice
 
 SIDE = 96  # px of a block; lateral
 EVERY = 4  # px between the slices of a block that are restored
-BLOCKS = 3  # of highest contrast
+BLOCKS = 3  # of highest contrast: those that the network is tried on
 DEPTH = 25  # observed planes of a block
-BOTH = 9  # observed planes up to which odd and even planes are left out in turn
+BOTH = 9  # observed planes up to which it is tried with odd and with even planes left out
 CLEAR = 0.2  # dB by which linear is ahead of cubic where the network counts in full
 
 
@@ -31,6 +31,7 @@ class LeftOut:
     """One block with planes left out: what was kept, and the truth at the lattice's pixels."""
 
     kept: np.ndarray  # (C, n, h, w)
+    tried: bool  # by the network too
     truth: np.ndarray  # (C, n - 1, h', w')
     linear: np.ndarray  # likewise
     cubic: np.ndarray
@@ -80,19 +81,20 @@ def decide(
 
 
 def _tests(stack: Stack, doubled: int) -> list[LeftOut]:
-    """Every second plane left out, in blocks of high contrast."""
+    """Every second plane left out, in blocks all over the stack."""
     middle = slice(doubled // 2, None, doubled)
     kinds = [catalog.INTERPOLATIONS[kind].load() for kind in ("linear", "cubic")]
     made = []
-    for block in _blocks(stack):
+    for block, contrast in _blocks(stack):
         rows, cols = (every_nth(n, EVERY) for n in block.shape[2:])
-        for phase in (0, 1) if stack.planes <= BOTH else (0,):
+        for phase in (0, 1):
             kept = block[:, phase::2]
             truth = block[:, phase + 1 :: 2, rows, cols][:, : kept.shape[1] - 1]
             if truth.size:
                 sparse = np.moveaxis(kept[:, :, rows, cols], 1, 0)
                 plain = [volume.interpolated(sparse, doubled, k)[middle] for k in kinds]
-                made.append(LeftOut(kept, truth, *(p.swapaxes(0, 1) for p in plain)))
+                tried = contrast and (phase == 0 or stack.planes <= BOTH)
+                made.append(LeftOut(kept, tried, truth, *(p.swapaxes(0, 1) for p in plain)))
     return made
 
 
@@ -113,7 +115,7 @@ def _share(
 ) -> float:
     """The least-squares share of the network beside cubic interpolation, limited to 0..1."""
     gained = size = 0.0
-    for test in tests:
+    for test in (t for t in tests if t.tried):
         made = lattice(network, units, test.kept, doubled, directions, EVERY, anchor)
         step = made[:, doubled // 2 :: doubled] - test.cubic
         gained += float(np.sum(step * (test.truth - test.cubic), dtype=np.float64))
@@ -125,18 +127,14 @@ def _square(values: np.ndarray) -> float:
     return float(np.sum(np.square(values), dtype=np.float64))
 
 
-def _blocks(stack: Stack) -> list[np.ndarray]:
-    """The blocks (C, n, h, w) of highest contrast among those of a grid, in a fixed order."""
+def _blocks(stack: Stack) -> list[tuple[np.ndarray, bool]]:
+    """The blocks (C, n, h, w) of a grid, and whether each is among those of highest contrast."""
     first = max(0, (stack.planes - DEPTH) // 2)
     rows, cols = (_starts(n) for n in (stack.height, stack.width))
-    found = []
-    for top in rows:
-        for left in cols:
-            area = slice(top, top + SIDE), slice(left, left + SIDE)
-            block = stack.read(*area)[:, first : first + DEPTH]
-            found.append((float(block.std()), block))
-    order = np.argsort([-contrast for contrast, _ in found], kind="stable")
-    return [found[k][1] for k in sorted(order[:BLOCKS])]
+    areas = [(slice(y, y + SIDE), slice(x, x + SIDE)) for y in rows for x in cols]
+    found = [stack.read(*area)[:, first : first + DEPTH] for area in areas]
+    order = np.argsort([-float(block.std()) for block in found], kind="stable")[:BLOCKS]
+    return [(block, k in order) for k, block in enumerate(found)]
 
 
 def _starts(length: int) -> list[int]:

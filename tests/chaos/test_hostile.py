@@ -61,13 +61,13 @@ def classic(path, rows, columns, compression=1, size=4096):
     os.truncate(path, 200 + size)
 
 
-def png(path, width, height, data=b"x" * 99, colour=0):
+def png(path, width, height, data=b"x" * 99, depth=16, colour=0):
     def chunk(kind, body):
         return (
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    head = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
@@ -95,8 +95,9 @@ def counts_that_lie(folder):
     classic(folder / "terabytes.tif", 800_000, 800_000, 8, 1 << 30)  # sparse, and could be true
     for width, height in ((0, 5), (2_000_000, 2_000_000), (2**31 - 1, 2**31 - 1)):
         png(folder / f"claims{width}x{height}.png", width, height)
-    for colour in (0, 6):  # alpha is decoded when a file is opened
-        png(folder / f"bomb{colour}.png", 90_000, 90_000, bytes(200_000_000), colour)
+    zeros = bytes(140_000_000)
+    png(folder / "bomb.png", 8_000, 8_000, zeros)
+    png(folder / "alpha.png", 12_000, 12_000, zeros, 8, 6)  # decoded when it is opened
     (folder / "sparse.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     os.truncate(folder / "sparse.png", 1 << 42)
     (folder / "sparse2.jpg").write_bytes(b"\xff\xd8\xff\xe0")
