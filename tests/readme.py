@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from restorectl.catalog import DENOISERS, FORMATS, SAMPLERS, Row
+from restorectl.catalog import DENOISERS, FORMATS, METRICS, SAMPLERS, Row
 from restorectl.io.registry import packaged, read
 
 README = Path(__file__).parent.parent / "README.md"
@@ -34,6 +34,7 @@ def generated() -> dict[str, str]:
     return {
         "samplers": catalog_table(SAMPLERS, "sampler"),
         "denoisers": catalog_table(DENOISERS, "method"),
+        "metrics": catalog_table(METRICS, "metric"),
         "formats": catalog_table(FORMATS, "format"),
         "weights": weights_table(),
     }
