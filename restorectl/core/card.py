@@ -29,7 +29,7 @@ class Card:
     channels: int = 1  # image channels restored jointly
     sigma_max: float = 80.0  # largest noise level it was trained on, in units of [-1, 1]
     window: int = 0  # fixed input size of networks with non-local operations; 0 = any
-    fusion: float = 0.0  # noise level assumed of a condition that is joined with the state; 0: not
+    fusion: bool = False  # the condition carries its noise level and is joined with the state
     value_range: str = "whitened"  # [-1, 1] after the intensity model; or core.value_range's
     anchors: str = ""  # slices: interpolations that residuals are around, by commas; "" = pixels
     recipe: str = "identity"  # how image channels become network channels: core.value_range

@@ -64,7 +64,7 @@ class Degradation:
     # noise std, log-uniform; half the clean range is 1; empty = train on pairs only
     level: tuple[float, ...] = (0.02, 0.6)
     # noise std of the input that is assumed where it is joined with the state; 0 = not joined
-    fusion: float = 0.0
+    fusion: bool = False
     poisson: float = 0.5  # share with counted photons and read noise; the others Gaussian
     read: tuple[float, ...] = (0.0, 0.5, 2.0)  # photons rms, one of them
     blur: float = 0.0  # share blurred before the noise
@@ -245,7 +245,6 @@ def _spoiling(d: Degradation) -> tuple[tuple[bool, str, str], ...]:
         *((0 <= share <= 1, f"degradation.{name}", "between 0 and 1") for name, share in shares),
         *((len(pair) == 2 and 0 < pair[0] <= pair[1], f"degradation.{name}",
            "a range above 0: [low, high]") for name, pair in ranges),
-        (d.fusion >= 0, "degradation.fusion", "at least 0"),
         (bool(d.read) and min(d.read) >= 0, "degradation.read", "photons, 0 or more"),
         (bool(d.factors) and min(d.factors) >= 2, "degradation.factors", "factors of at least 2"),
     )  # fmt: skip

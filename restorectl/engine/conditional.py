@@ -36,6 +36,9 @@ def sampler(settings: Settings, samples: int) -> Sampler:
         levels = torch.from_numpy(table.sigma(steps.numpy())).to(p.sigma)
         path = levels[:, None].expand(-1, len(p.x)).contiguous()  # (K + 1, B)
         given = p.x if p.guide is None else p.guide
+        if p.joined:
+            level = p.sigma.reshape(-1, 1, 1, 1).expand_as(given[:, :1])
+            given = torch.cat([given, level], 1)  # (B, C + 1, H, W)
         begin = levels[0] * p.draw(START_DRAW, torch.arange(len(p.x))).to(p.x)
         denoise = p.denoise
         if settings.clamp:

@@ -48,16 +48,17 @@ PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {
 }
 
 
-def fused(x: Tensor, condition: Tensor, sigma: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """The inverse-variance mean of a state (B, C, H, W) at sigma (B,) and a condition with noise of
-    `level`, and its own noise level (B,).
+def fused(x: Tensor, condition: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The inverse-variance mean of a state (B, C, H, W) at sigma (B,) and a condition (B, C + 1, H,
+    W), whose last channel is its own noise level; the mean's level (B,); the bare condition.
 
     Of white noise this mean is all that both tell of the image: an unconditional denoiser of it is
-    the conditional one. What the level really is, and other noise, a network learns beside it.
+    the conditional one. Other noise, and a level that is not quite right, a network learns.
     """
+    bare, level = condition[:, :-1], condition[:, -1].mean((1, 2))
     share = level**2 / (sigma.float() ** 2 + level**2)
     weight = share.reshape(-1, 1, 1, 1)
-    return weight * x + (1 - weight) * condition, sigma * share.sqrt()
+    return weight * x + (1 - weight) * bare, sigma * share.sqrt(), bare
 
 
 def _index(sigma: Tensor, table: Schedule | None) -> Tensor:
@@ -89,9 +90,12 @@ class Denoiser(nn.Module):
         return int(getattr(self.net, "stride", 1))
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W) float32, sigma (B,) float32 > 0 -> x0 (B, C, H, W) float32."""
-        if condition is not None and self.card.fusion > 0:
-            x, sigma = fused(x, condition, sigma, self.card.fusion)
+        """x (B, C, H, W) float32, sigma (B,) float32 > 0 -> x0 (B, C, H, W) float32.
+
+        condition: (B, ., H, W) float32, what the network sees beside x; see `fused`.
+        """
+        if condition is not None and self.card.fusion:
+            x, sigma, condition = fused(x, condition, sigma)
         scales = PARAMETRISATIONS[self.card.parametrisation](sigma.float(), self.card.sigma_data)
         c_in, c_skip, c_out = (c.reshape(-1, 1, 1, 1) for c in scales)
         h = c_in * x

@@ -76,6 +76,11 @@ PENALTIES = {
 }
 
 
+CELL = 8  # px, side of the squares that a noise level is taken of
+LEVEL_ERROR = 0.05  # of log sigma: estimates of the level are that good
+LEAST_LEVEL = 1e-3  # network units
+
+
 def _column(values: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1, 1)
 
@@ -91,8 +96,8 @@ def _denoising(
     """
     x = x0 + _column(sigma) * draw.normal(x0)
     level = sigma
-    if condition is not None and model.card.fusion > 0:
-        _, level = fused(x, condition, sigma, model.card.fusion)
+    if condition is not None and model.card.fusion:
+        _, level, _ = fused(x, condition, sigma)
     c_out = PARAMETRISATIONS[model.card.parametrisation](level, model.card.sigma_data)[2]
     error = (model(x, sigma, condition) - x0) / _column(c_out)
     return PENALTIES[draw.penalty](error).mean((1, 2, 3))
@@ -107,26 +112,38 @@ def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 def conditional(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """Denoising from any level, given another image of the same field (paper 002, section 3.2).
 
-    The other image comes from a pair or is x0 spoilt; how much worse it is, the network is not
-    told. x0 (B, C, H, W).
+    The other image comes from a pair or is x0 spoilt. x0 (B, C, H, W).
     """
-    target, condition = _given(x0, draw)
+    target, condition = _given(model, x0, draw)
     return _denoising(model, target, draw.between(len(x0)), condition, draw)
 
 
 def one_call(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """Mean absolute error (B,) of what `conditional` restores in one call from pure noise."""
-    target, condition = _given(x0, draw)
+    target, condition = _given(model, x0, draw)
     sigma = torch.full((len(x0),), model.card.sigma_max, device=x0.device)
     restored = model(_column(sigma) * draw.normal(x0), sigma, condition)
     return (restored - target).abs().mean((1, 2, 3))
 
 
-def _given(x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Target and condition."""
+def _given(model: Denoiser, x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """Target and condition, which carries its noise level where the network wants it."""
     if draw.partner is None:
-        return degrade(x0, draw.degradation, draw.noise, draw.generator)
-    return x0, filtered(draw.partner, draw.degradation, draw.generator)
+        target, y = degrade(x0, draw.degradation, draw.noise, draw.generator)
+    else:
+        target, y = x0, filtered(draw.partner, draw.degradation, draw.generator)
+    if not model.card.fusion:
+        return target, y
+    jitter = torch.randn(len(y), generator=draw.generator, device=y.device) * LEVEL_ERROR
+    level = (noise_level(y - target) * jitter.exp()).clamp_min(LEAST_LEVEL)
+    return target, torch.cat([y, _column(level).expand_as(y[:, :1])], 1)
+
+
+def noise_level(error: Tensor) -> Tensor:
+    """What a denoiser for white noise is told of an error (B, C, H, W): (B,), from its low
+    frequencies, which decide where noise is correlated between pixels."""
+    cells = F.avg_pool2d(error, CELL)
+    return CELL * cells.var((1, 2, 3), unbiased=True).sqrt()
 
 
 MEASURES = {"conditional": one_call}  # what validation judges by, where it is not the loss

@@ -25,6 +25,7 @@ class Problem:
     draw: Draw
     steps: int | None = None  # network calls; None = the sampler's own default
     condition: Tensor | None = None
+    joined: bool = False  # the network takes the condition's noise level as its last channel
     guide: Tensor | None = None  # (B, C, H, W) another method's prediction, in [-1, 1]
 
 

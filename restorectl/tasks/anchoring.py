@@ -76,7 +76,8 @@ def decide(
     found = Found(ahead, _share(network, units, tests, doubled, directions, chosen))
     share = found.share
     if ahead is not None and anchor == "auto" and chosen == "linear":
-        share *= min(max(-ahead / CLEAR, 0.0), 1.0)
+        # squared: a share that is too small costs little, one that is too large costs the most
+        share *= min(max(-ahead / CLEAR, 0.0), 1.0) ** 2
     return Mix(chosen, share=round(share, 2)), found
 
 

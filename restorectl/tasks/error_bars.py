@@ -1,6 +1,7 @@
 """`uncertainty --calibrate`: how far the truth lies from the mean, measured on pairs of images."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     if not Path(truth).is_dir():
         raise UsageError(f"--calibrate {truth}: is no folder of true images")
     images, missing = inputs.find(inputs.named(job.files), job.files.pattern)
+    if len({relative for _, relative in images}) < len(images):
+        raise UsageError("--calibrate: two inputs have one name: name a single folder")
     ready = prepared(job, uncalibrated(job))
     report.begin(len(images) + len(missing))
     for item in missing:
@@ -44,18 +47,19 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
         outcome = Outcome(str(source), "", "done")
         try:
             clean = Path(truth) / relative
-            measured.append(_measured(job, ready, source, clean, scale, report))
+            found = _measured(job, ready, source, clean, scale, report)
+            measured.append(replace(found, name=str(relative)))
         except RestorectlError as error:
             outcome.fail(error)
         report.done(outcome)
-    found = coverage.fit(measured, ready.weights_sha256, sampling(job), scale)
-    if not found.guarantee:
+    made = coverage.fit(measured, ready.weights_sha256, sampling(job), scale)
+    if not made.guarantee:
         report.note(
-            f"warning: {found.images} images are too few for a finite-sample bound at 90 % (it"
+            f"warning: {made.images} images are too few for a finite-sample bound at 90 % (it"
             f" takes {coverage.ENOUGH}): coverage is what was measured, not what is guaranteed"
         )
-    error_bars.write(output, found)
-    return found
+    error_bars.write(output, made)
+    return made
 
 
 def table(calibration: Calibration) -> str:

@@ -28,7 +28,8 @@ from restorectl.tasks.method import Batch, Group, Method
 from restorectl.tasks.outcome import Outcome, Report
 
 PLANE_PIXELS = 4 << 20  # planes are collected up to this many pixels, to fill batches
-WINDOW_BYTES = 700  # held for each pixel of the window that the network works on, about
+WINDOW_BYTES = 1000  # held for each pixel of the window that the network works on, about
+AROUND_BYTES = 16  # held for each pixel of a plane by what goes before and after, about
 
 Pixels = Mapping[Plane, np.ndarray]  # (Y, X) of each plane
 # (image, groups of channels, the products' files, this file, provenance): writes the last target,
@@ -68,6 +69,7 @@ class Planes:
         outputs = self._headers(header, pair)
         together = min(len(windows), _together(self.compute, windows[0].shape))
         held = sum(max(PLANE_PIXELS, height * width) * h.dtype.itemsize for h in outputs) * 2
+        held += height * width * AROUND_BYTES
         return Planned(
             units,
             None if calls is None else calls * units,

@@ -128,7 +128,7 @@ class Restoration:
     ) -> np.ndarray:
         sites = [Site(plane, top, left) for plane, top, left in batch.sites]
         return self.runner.sample(
-            lambda problem: run(replace(problem, steps=self.steps)),
+            lambda problem: run(replace(problem, steps=self.steps, joined=self.card.fusion)),
             batch.x,
             sigma,
             sites,

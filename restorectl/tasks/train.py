@@ -260,7 +260,7 @@ def _common(recipe: Recipe, name: str) -> dict[str, Any]:
         "channels": 1 if recipe.objective == "e2e-unet" else recipe.data.channels,
         "value_range": recipe.data.range,
         "sigma_max": highest,
-        "fusion": recipe.degradation.fusion if recipe.objective == "conditional" else 0.0,
+        "fusion": recipe.objective == "conditional" and recipe.degradation.fusion,
         "anchors": ",".join(recipe.slices.anchors) if _residual(recipe) else "",
         "licence": recipe.licence,
     }

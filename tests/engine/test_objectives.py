@@ -13,7 +13,15 @@ from restorectl.core.card import Card
 from restorectl.core.recipe import Degradation, Levels, Noise
 from restorectl.engine.camera_noise import field, random_kernels, rectangles
 from restorectl.engine.denoiser import build, fused
-from restorectl.engine.objectives import Draw, baseline, calibrator, conditional, one_call, prior
+from restorectl.engine.objectives import (
+    Draw,
+    baseline,
+    calibrator,
+    conditional,
+    noise_level,
+    one_call,
+    prior,
+)
 from restorectl.engine.schedule import schedule
 
 UNET = {"channels": (8,), "blocks": 1, "embedding": 8}
@@ -154,7 +162,9 @@ def test_a_joined_condition_makes_the_unconditional_denoiser_the_conditional_one
     sigma = torch.tensor([0.05, 0.2, 1.0, 20.0])
     x = x0 + sigma.reshape(-1, 1, 1, 1) * torch.randn(x0.shape, generator=drawn)
     y = x0 + 0.2 * torch.randn(x0.shape, generator=drawn)
-    both, level = fused(x, y, sigma, 0.2)
+    told = torch.cat([y, torch.full_like(y, 0.2)], 1)
+    both, level, bare = fused(x, told, sigma)
+    assert torch.equal(bare, y)
     wiener = both * (0.25 / (0.25 + level.square())).reshape(-1, 1, 1, 1)
     for i in range(4):
         images = torch.stack([x[i].flatten(), y[i].flatten()], 1)
@@ -165,18 +175,28 @@ def test_a_joined_condition_makes_the_unconditional_denoiser_the_conditional_one
 
 def test_the_loss_of_a_joined_condition_is_that_of_the_network_s_output():
     """With zero columns for the condition itself, and at the level of the joined image."""
-    x0, y = images(), images() + 0.1
-    card = Card("m", "conditional", "unet", {**UNET, "c_in": 2}, fusion=0.2)
+    x0 = images()
+    y = x0 + 0.3 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
+    card = Card("m", "conditional", "unet", {**UNET, "c_in": 2}, fusion=True)
     torch.manual_seed(0)
     model = build(card)
     law = Levels(mean=0.0, std=0.0, max=3.0)
     loss = conditional(model, x0, replace(draw(levels=law), partner=y))
     # the network starts at zero: what is missing is (x0 - c_skip z) / c_out
-    z, level = fused(x0 + draw(levels=law).normal(x0), y, torch.ones(8), 0.2)
-    level = level[0].item()
+    level = 1 / math.sqrt(1 + 1 / 0.3**2)
+    z = x0 + level * torch.randn(x0.shape, generator=torch.Generator().manual_seed(6))
     skip, out = 0.25 / (0.25 + level**2), level * 0.5 / math.sqrt(0.25 + level**2)
     expected = ((x0 - skip * z) / out).square().mean((1, 2, 3))
-    assert loss.mean().item() == pytest.approx(expected.mean().item(), rel=0.01)
+    assert loss.mean().item() == pytest.approx(expected.mean().item(), rel=0.12)
+
+
+@pytest.mark.parametrize("correlated", [0.0, 1.0])
+def test_the_level_of_an_error_is_that_of_its_low_frequencies(correlated):
+    noise = Noise(correlated=correlated, mixed=0.0)
+    made = field((16, 1, 256, 256), noise, torch.Generator().manual_seed(2))
+    ratio = noise_level(0.2 * made.noise) / (0.2 * made.low_frequency)
+    assert ratio.min() > 0.7  # kernels that reach beyond a cell hide some of it
+    assert ratio.max() < 1.15
 
 
 def test_conditional_spoils_clean_images_where_there_are_no_pairs():

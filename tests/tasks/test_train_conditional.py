@@ -89,14 +89,15 @@ def test_both_recipes_start_from_an_unconditional_network(folders, prior, tmp_pa
     card, best = weights.card, weights.card.training["best"]
     assert (card.task, card.objective, card.channels) == ("conditional", "conditional", 1)
     assert (card.config["c_in"], card.schedule, card.sigma_max) == (2, "cosine200", 20.0)
-    assert card.fusion == 0.2
+    assert card.fusion
     assert best["error"] == min(report.errors.values())
     assert report.errors[best["step"]] == best["error"]
     assert ("pairs" in card.training["data"]) == pairs
     assert card.training["init"]["name"] == "first"
     x = torch.zeros(1, 1, 16, 16)
     denoiser = build(card, dict(weights.tensors))
-    assert not torch.equal(denoiser(x, torch.ones(1), x), denoiser(x, torch.ones(1), x + 0.5))
+    one, two = (torch.cat([x + shift, torch.ones_like(x)], 1) for shift in (0.0, 0.5))
+    assert not torch.equal(denoiser(x, torch.ones(1), one), denoiser(x, torch.ones(1), two))
 
 
 def test_zero_columns_leave_the_function_as_it_was(prior):
@@ -184,7 +185,7 @@ def test_training_on_pairs_learns_to_look_at_the_input(folders, tmp_path):
         "init=''",
         NET,
         "optimiser={steps: 120, batch: 8, micro_batch: 8, lr: 0.01, warmup: 10, ema: 0.9}",
-        "degradation.fusion=0",  # else the start is as good as the input
+        "degradation.fusion=false",  # else the start is as good as the input
         "data.crop=32",
         "validation={fraction: 0.3, crop: 16, crops: 32, every: 5, keep: best}",
     )
