@@ -8,7 +8,7 @@ import typer
 
 from restorectl.catalog import DENOISERS
 from restorectl.cli import options as opt
-from restorectl.cli.engine import ENGINE, Engine
+from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine
 from restorectl.cli.report import reporting
 from restorectl.cli.shared import SHARED, Shared, expanded
 from restorectl.errors import UsageError
@@ -142,7 +142,8 @@ def denoise(
     interval: Interval = None,
     repeats: Repeats = None,
     renoise: RenoiseChoice = None,
-    engine: Engine = ENGINE,
+    camera: Camera = CAMERA,
+    machine: Machine = MACHINE,
     shared: Shared = SHARED,
 ) -> None:
     """Denoise images by a method of choice: samplers on the prior, or the conditional DDPM.
@@ -155,8 +156,8 @@ def denoise(
 
         job = DenoiseJob(
             opt.files(locals()),
-            engine.compute(),
-            engine.noise_options(),
+            machine.compute(),
+            camera.noise_options(),
             method.value,
             weights,
             preset.value,
@@ -164,10 +165,10 @@ def denoise(
             opt.automatic("--steps", steps),
             samples,
             strength,
-            engine.calibrator.value,
-            engine.calibrator_weights,
+            camera.calibrator.value,
+            camera.calibrator_weights,
             guide,
-            engine.weights_from(),
+            machine.weights_from(),
         )
         run(job, report)
     raise typer.Exit(report.exit_code())

@@ -1,4 +1,4 @@
-"""The options of every command that runs the prior or its kin, declared once and taken as one."""
+"""The options of every command that runs a model, declared once and taken as one."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,15 +19,9 @@ CalibratorWeights = Annotated[
 
 
 @dataclass(frozen=True)
-class Engine:
-    """The options of every command that samples images; see `shared.expanded`."""
+class Machine:
+    """Where and how to compute, and where models come from; see `shared.expanded`."""
 
-    calibrator: CalibratorChoice = opt.Calibrator("analytic")
-    calibrator_weights: CalibratorWeights = "calibrator"
-    noise: opt.NoiseChoice = opt.Noise.auto
-    gain: opt.Gain = None
-    offset: opt.Offset = None
-    read_noise: opt.ReadNoise = None
     device: opt.Device = "auto"
     precision: opt.PrecisionOption = opt.Precision.auto
     tile: opt.Tile = "auto"
@@ -39,11 +33,23 @@ class Engine:
     def compute(self) -> Compute:
         return opt.compute(self.device, self.precision, self.tile, self.batch, self.seed)
 
-    def noise_options(self) -> NoiseOptions:
-        return NoiseOptions(self.noise.value, self.gain, self.offset, self.read_noise)
-
     def weights_from(self) -> WeightsOptions:
         return WeightsOptions(self.registry, self.offline)
 
 
-ENGINE = Engine()
+@dataclass(frozen=True)
+class Camera:
+    """The noise of the image, and what measures its level; see `shared.expanded`."""
+
+    calibrator: CalibratorChoice = opt.Calibrator("analytic")
+    calibrator_weights: CalibratorWeights = "calibrator"
+    noise: opt.NoiseChoice = opt.Noise.auto
+    gain: opt.Gain = None
+    offset: opt.Offset = None
+    read_noise: opt.ReadNoise = None
+
+    def noise_options(self) -> NoiseOptions:
+        return NoiseOptions(self.noise.value, self.gain, self.offset, self.read_noise)
+
+
+MACHINE, CAMERA = Machine(), Camera()

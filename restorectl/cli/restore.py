@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from restorectl.catalog import CALIBRATORS, SAMPLERS
+from restorectl.catalog import SAMPLERS
 from restorectl.cli import options as opt
+from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine
 from restorectl.cli.report import reporting
 from restorectl.cli.shared import SHARED, Shared, expanded
-from restorectl.core.jobs import NoiseOptions, RestoreJob, WeightsOptions
+from restorectl.core.jobs import RestoreJob
 
 RSCD = "Step-calibrated diffusion (--sampler rscd)"
 
@@ -19,13 +20,6 @@ Steps = Annotated[
 ]
 Strength = Annotated[
     float, typer.Option(min=0.0, max=10.0, help="Factor on the noise level that is removed.")
-]
-CalibratorChoice = Annotated[
-    opt.Calibrator,
-    typer.Option(help="What decides the level to start from. " + opt.choices(CALIBRATORS)),
-]
-CalibratorWeights = Annotated[
-    str, typer.Option(metavar="NAME|FILE|hf://...", help="Weights of the network calibrator.")
 ]
 PresetChoice = Annotated[
     opt.Preset,
@@ -71,24 +65,13 @@ def restore(
     sampler: SamplerChoice = opt.Sampler("ddim"),
     steps: Steps = "auto",
     strength: Strength = 1.0,
-    calibrator: CalibratorChoice = opt.Calibrator("analytic"),
-    calibrator_weights: CalibratorWeights = "calibrator",
     level: LevelChoice = opt.Level.image,
     preset: PresetChoice = opt.Preset.restorectl,
     recalibrate: Recalibrate = None,
     schedule: ScheduleChoice = None,
-    noise: opt.NoiseChoice = opt.Noise.auto,
-    gain: opt.Gain = None,
-    offset: opt.Offset = None,
-    read_noise: opt.ReadNoise = None,
+    camera: Camera = CAMERA,
+    machine: Machine = MACHINE,
     shared: Shared = SHARED,
-    device: opt.Device = "auto",
-    precision: opt.PrecisionOption = opt.Precision.auto,
-    tile: opt.Tile = "auto",
-    batch: opt.Batch = "auto",
-    seed: opt.Seed = 0,
-    registry: opt.Registry = None,
-    offline: opt.Offline = False,
     step_map: StepMap = None,
 ) -> None:
     """Restore images: remove the noise that the image model finds, keep dtype and metadata.
@@ -97,27 +80,23 @@ def restore(
     """
     job = RestoreJob(
         opt.files(locals()),
-        opt.compute(device, precision, tile, batch, seed),
-        NoiseOptions(noise.value, gain, offset, read_noise),
+        machine.compute(),
+        camera.noise_options(),
         weights,
         sampler.value,
         opt.automatic("--steps", steps),
         strength,
-        calibrator.value,
-        calibrator_weights,
+        camera.calibrator.value,
+        camera.calibrator_weights,
         preset.value,
         recalibrate,
         None if schedule is None else schedule.value,
         step_map,
         level.value,
-        weights_from=WeightsOptions(registry, offline),
+        machine.weights_from(),
     )
-    raise typer.Exit(_run(job, shared))
-
-
-def _run(job: RestoreJob, shared: Shared) -> int:
     with reporting(**shared.view()) as report:
         from restorectl.tasks.restore import run
 
         run(job, report)
-    return report.exit_code()
+    raise typer.Exit(report.exit_code())

@@ -9,8 +9,10 @@ import typer
 
 from restorectl.catalog import INTERPOLATIONS, SAMPLERS, SLICE_NOISE
 from restorectl.cli import options as opt
+from restorectl.cli.engine import MACHINE, Machine
 from restorectl.cli.report import reporting
-from restorectl.core.jobs import SuperresJob, WeightsOptions
+from restorectl.cli.shared import SHARED, Shared, expanded
+from restorectl.core.jobs import SuperresJob
 from restorectl.errors import UsageError
 
 STACK, MODEL = "The stack", "The model"
@@ -19,7 +21,7 @@ Method = StrEnum("Method", ["diffusion", *INTERPOLATIONS])  # type: ignore[misc]
 FEW = {name: SAMPLERS[name] for name in ("ddim", "dpmpp", "ancestral")}
 Few = StrEnum("Few", list(FEW))  # type: ignore[misc]
 SliceNoise = StrEnum("SliceNoise", list(SLICE_NOISE))  # type: ignore[misc]
-DIFFUSION, DDIM, SHARED = Method("diffusion"), Few("ddim"), SliceNoise("shared")
+DIFFUSION, DDIM, ONE = Method("diffusion"), Few("ddim"), SliceNoise("shared")
 Sweeps = StrEnum("Sweeps", ["both", "xz", "yz"])
 Anchor = StrEnum("Anchor", ["auto", "linear", "cubic"])
 
@@ -111,6 +113,7 @@ Preview = Annotated[
 ]
 
 
+@expanded
 def superres3d(
     output: opt.Output,
     inputs: opt.Inputs = None,
@@ -126,24 +129,9 @@ def superres3d(
     sampler: SamplerChoice = DDIM,
     steps: Steps = "auto",
     samples: Samples = 1,
-    slice_noise: NoiseChoice = SHARED,
-    axes: opt.Axes = None,
-    channels: opt.Channels = None,
-    pattern: opt.Pattern = None,
-    files_from: opt.FilesFrom = None,
-    shard: opt.Shard = "1/1",
-    overwrite: opt.Overwrite = False,
-    device: opt.Device = "auto",
-    precision: opt.PrecisionOption = opt.Precision.auto,
-    tile: opt.Tile = "auto",
-    batch: opt.Batch = "auto",
-    seed: opt.Seed = 0,
-    dry_run: opt.DryRun = False,
-    json_lines: opt.Json = False,
-    quiet: opt.Quiet = False,
-    manifest: opt.Manifest = None,
-    registry: opt.Registry = None,
-    offline: opt.Offline = False,
+    slice_noise: NoiseChoice = ONE,
+    machine: Machine = MACHINE,
+    shared: Shared = SHARED,
     preview: Preview = False,
 ) -> None:
     """Make stacks isotropic: restore the planes between the observed ones.
@@ -152,7 +140,12 @@ def superres3d(
 
     Example: restorectl superres3d stacks/ -o isotropic/ --spacing 1,0.25,0.25
     """
-    raise typer.Exit(_run(_job(locals()), quiet, json_lines))
+    job = _job(locals())
+    with reporting(**shared.view()) as report:
+        from restorectl.tasks.superres3d import run
+
+        run(job, report)
+    raise typer.Exit(report.exit_code())
 
 
 def _job(given: Mapping[str, Any]) -> SuperresJob:
@@ -160,7 +153,7 @@ def _job(given: Mapping[str, Any]) -> SuperresJob:
     g = SimpleNamespace(**given)
     return SuperresJob(
         opt.files(given),
-        opt.compute(g.device, g.precision, g.tile, g.batch, g.seed),
+        g.machine.compute(),
         g.weights,
         g.method.value,
         opt.automatic("--factor", g.factor),
@@ -175,7 +168,7 @@ def _job(given: Mapping[str, Any]) -> SuperresJob:
         g.keep_observed,
         g.smooth,
         g.preview,
-        WeightsOptions(g.registry, g.offline),
+        g.machine.weights_from(),
     )
 
 
@@ -193,11 +186,3 @@ def _number(option: str, text: str) -> float:
         return float(text)
     except ValueError as error:
         raise UsageError(f"{option} {text}: not a number") from error
-
-
-def _run(job: SuperresJob, quiet: bool, json_lines: bool) -> int:
-    with reporting(quiet=quiet, json_lines=json_lines) as report:
-        from restorectl.tasks.superres3d import run
-
-        run(job, report)
-    return report.exit_code()

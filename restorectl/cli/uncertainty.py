@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from restorectl.cli import options as opt
-from restorectl.cli.engine import ENGINE, Engine
+from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine
 from restorectl.cli.report import reporting
 from restorectl.cli.shared import SHARED, Shared, expanded
 
@@ -101,7 +101,8 @@ def uncertainty(
     calibration: Calibration = "auto",
     calibrate: Calibrate = None,
     scale: ScaleChoice = Scale.none,
-    engine: Engine = ENGINE,
+    camera: Camera = CAMERA,
+    machine: Machine = MACHINE,
     shared: Shared = SHARED,
 ) -> None:
     """Restore each image many times: the mean, how far the restorations differ, and error bars.
@@ -114,8 +115,8 @@ def uncertainty(
 
         job = UncertaintyJob(
             opt.files(locals()),
-            engine.compute(),
-            engine.noise_options(),
+            machine.compute(),
+            camera.noise_options(),
             source.value,
             weights,
             samples,
@@ -123,9 +124,9 @@ def uncertainty(
             variance.value,
             interval,
             calibration,
-            engine.calibrator.value,
-            engine.calibrator_weights,
-            engine.weights_from(),
+            camera.calibrator.value,
+            camera.calibrator_weights,
+            machine.weights_from(),
         )
         if calibrate is None:
             run(job, report)
