@@ -11,7 +11,7 @@ from restorectl.core.jobs import WeightsOptions
 from restorectl.errors import GateError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from restorectl.tasks.comparison import Comparison
+    from restorectl.tasks.evaluation.comparison import Comparison
 
 STDOUT = "-"
 FAILED = InputError.exit_code  # some files were not done
@@ -73,9 +73,9 @@ def _score(given: dict[str, Any]) -> int:
     """Score, show, write; returns the exit code. Raises GateError."""
     from restorectl.cli import evaluate_tables as tables
     from restorectl.cli.evaluate_checks import failures
-    from restorectl.tasks import evaluate_write as write
     from restorectl.tasks.evaluate import run
-    from restorectl.tasks.evaluate_plan import EvaluateJob, plan
+    from restorectl.tasks.evaluation import write
+    from restorectl.tasks.evaluation.plan import EvaluateJob, plan
 
     gates = write.gates(given["fail_under"] or (), given["fail_over"] or ())
     job = EvaluateJob(
@@ -113,7 +113,7 @@ def _score(given: dict[str, Any]) -> int:
     if given["csv_target"] is not None:
         write.write_csv(given["csv_target"], comparison)
     if given["report"] is not None:
-        from restorectl.tasks.evaluate_report import write as write_report
+        from restorectl.tasks.evaluation.report import write as write_report
 
         write_report(given["report"], comparison)
     if missed:
@@ -129,13 +129,13 @@ def _downstream(given: dict[str, Any], comparison: "Comparison") -> dict[str, An
     found: dict[str, Any] = {}
     tables = STDOUT not in (given["json_target"], given["csv_target"])
     if given["segment"]:
-        from restorectl.tasks.downstream import segment
+        from restorectl.tasks.evaluation.downstream import segment
 
         found["segment"] = segment(comparison)
         if tables:
             checks.segmented(found["segment"])
     if given["classifier"] is not None:
-        from restorectl.tasks.downstream import confusion
+        from restorectl.tasks.evaluation.downstream import confusion
 
         names = [name.strip() for name in (given["classes"] or "").split(",") if name.strip()]
         program, labels = given["classifier"], given["labels"]
@@ -146,8 +146,8 @@ def _downstream(given: dict[str, Any], comparison: "Comparison") -> dict[str, An
 
 
 def _study(path: str, predictions: list[str], inputs: str | None, seed: int) -> None:
-    from restorectl.tasks.evaluate_write import check_target
-    from restorectl.tasks.preference import study
+    from restorectl.tasks.evaluation.preference import study
+    from restorectl.tasks.evaluation.write import check_target
 
     check_target("--preference", path)
     if inputs is None:
@@ -158,8 +158,8 @@ def _study(path: str, predictions: list[str], inputs: str | None, seed: int) -> 
 def _preference_results(files: list[str], target: str | None) -> int:
     """Show or write what the answers say; returns the exit code."""
     from restorectl.cli import evaluate_checks as checks
-    from restorectl.tasks.evaluate_write import check_target, write_json
-    from restorectl.tasks.preference import results
+    from restorectl.tasks.evaluation.preference import results
+    from restorectl.tasks.evaluation.write import check_target, write_json
 
     check_target("--json", target)
     found = results(files)

@@ -12,7 +12,7 @@ from restorectl.catalog import METRICS
 from restorectl.core.metrics.compare import Summary, ranking
 
 if TYPE_CHECKING:
-    from restorectl.tasks.comparison import Comparison
+    from restorectl.tasks.evaluation.comparison import Comparison
 
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "": ""}
 STYLES = {0: "bold", 1: "underline"}  # of the best and the second
@@ -21,7 +21,7 @@ MARKS = {0: "best", 1: "second"}
 
 def show(comparison: "Comparison") -> None:
     """Everything that was scored; the data range and the scale stand above the tables."""
-    from restorectl.tasks.evaluate_write import summaries
+    from restorectl.tasks.evaluation.write import summaries
 
     console = _console()
     found = summaries(comparison)
@@ -127,7 +127,7 @@ def _compared(
     console: Console, comparison: "Comparison", metric: str, found: Mapping[str, Summary]
 ) -> None:
     """Methods as rows; p of the median test against the best, or the first where none is."""
-    from restorectl.tasks.evaluate_write import tests
+    from restorectl.tasks.evaluation.write import tests
 
     better = comparison.better[metric]
     order = ranking({method: each.median for method, each in found.items()}, better)
@@ -172,7 +172,7 @@ def _sets(console: Console, comparison: "Comparison") -> None:
 
 def _depths(console: Console, comparison: "Comparison") -> None:
     """Median over the files at each depth z."""
-    from restorectl.tasks.evaluate_write import depths
+    from restorectl.tasks.evaluation.write import depths
 
     for metric, columns in depths(comparison).items():
         title = f"{_about(metric, comparison.better[metric])} · median by depth"

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from restorectl.core.metrics.metric import Calibration, Metric
-from restorectl.tasks.comparison import Comparison, FileScore
-from restorectl.tasks.evaluate_file import Failure, Ruler, Scored, mean_of, score
-from restorectl.tasks.evaluate_match import Case
-from restorectl.tasks.evaluate_plan import Plan
-from restorectl.tasks.evaluate_sets import Found, Lens, distances
+from restorectl.tasks.evaluation.comparison import Comparison, FileScore
+from restorectl.tasks.evaluation.match import Case
+from restorectl.tasks.evaluation.plan import Plan
+from restorectl.tasks.evaluation.scores import Failure, Ruler, Scored, mean_of, score
+from restorectl.tasks.evaluation.sets import Found, Lens, distances
 from restorectl.tasks.outcome import Outcome, Report
 
 THREADS = 8  # at most; each holds one target and one prediction

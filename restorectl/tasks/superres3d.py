@@ -13,8 +13,8 @@ from restorectl.errors import UsageError
 from restorectl.io.weights import Weights
 from restorectl.tasks import batch, inputs, models
 from restorectl.tasks.outcome import Outcome, Report
-from restorectl.tasks.sweep import Network
-from restorectl.tasks.volume import Options, Volumes
+from restorectl.tasks.stacks.sweep import Network
+from restorectl.tasks.stacks.volume import Options, Volumes
 
 PIXEL_STEPS = 50  # pixels drawn from noise need many; the code of paper 003 takes 200
 TIFF = (".tif", ".tiff", ".btf", ".tf8")

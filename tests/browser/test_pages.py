@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from restorectl.tasks import evaluate_report
-from restorectl.tasks.preference import results, study
+from restorectl.tasks.evaluation import report
+from restorectl.tasks.evaluation.preference import results, study
 from tests.pages import METHODS, NAMES, comparison, images
 
 WAIT = 20.0  # seconds until something that should happen has not
@@ -85,7 +85,7 @@ def downloaded(browser, known) -> Path:
 
 
 def test_the_report_opens_without_a_word_on_the_console(browser, root, tmp_path):
-    evaluate_report.write(str(tmp_path / "r.html"), comparison(root))
+    report.write(str(tmp_path / "r.html"), comparison(root))
     browser.get((tmp_path / "r.html").as_uri())
     quiet(browser)
     assert one(browser, "h1").text == f"Evaluation of {METHODS[0]} and {METHODS[1]}"
@@ -99,7 +99,7 @@ def test_the_report_opens_without_a_word_on_the_console(browser, root, tmp_path)
 
 
 def test_a_picture_opens_large_and_the_arrows_flip_through_its_row(browser, root, tmp_path):
-    evaluate_report.write(str(tmp_path / "r.html"), comparison(root))
+    report.write(str(tmp_path / "r.html"), comparison(root))
     browser.get((tmp_path / "r.html").as_uri())
     every(browser, ".zoom")[1].click()
     told = one(browser, "dialog span")
@@ -117,7 +117,7 @@ def test_a_picture_opens_large_and_the_arrows_flip_through_its_row(browser, root
 
 def test_the_table_of_files_sorts(browser, root, tmp_path):
     made = comparison(root)
-    evaluate_report.write(str(tmp_path / "r.html"), made)
+    report.write(str(tmp_path / "r.html"), made)
     browser.get((tmp_path / "r.html").as_uri())
     one(browser, "details summary").click()
     heads = every(browser, ".sortable thead button")

@@ -181,7 +181,7 @@ RESULTS = {
 
 
 def test_results_of_a_study(monkeypatch, tmp_path):
-    from restorectl.tasks import preference
+    from restorectl.tasks.evaluation import preference
 
     monkeypatch.setattr(preference, "results", lambda files: RESULTS | {"study": " ".join(files)})
     found = invoke("--preference-results", "a.json", "b.json", "--json", tmp_path / "out.json")
@@ -193,7 +193,7 @@ def test_results_of_a_study(monkeypatch, tmp_path):
 
 
 def test_a_classifier_s_confusion(folder, monkeypatch):
-    from restorectl.tasks import downstream
+    from restorectl.tasks.evaluation import downstream
 
     asked = {}
 

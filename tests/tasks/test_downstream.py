@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from restorectl.errors import UsageError, WeightsError
-from restorectl.tasks.downstream import confusion, segment
+from restorectl.tasks.evaluation.downstream import confusion, segment
 from tests.pages import comparison, write
 
 PLACES = ((12, 12), (12, 40), (40, 14), (45, 50), (25, 27))

@@ -15,9 +15,9 @@ from restorectl.core.card import KEY, Card
 from restorectl.core.metrics.paired import psnr
 from restorectl.errors import NoInputError, UsageError, WeightsError
 from restorectl.tasks.evaluate import run
-from restorectl.tasks.evaluate_match import match
-from restorectl.tasks.evaluate_plan import EvaluateJob, plan
-from restorectl.tasks.evaluate_write import as_dict, depths, gates, unmet
+from restorectl.tasks.evaluation.match import match
+from restorectl.tasks.evaluation.plan import EvaluateJob, plan
+from restorectl.tasks.evaluation.write import as_dict, depths, gates, unmet
 from tests import phantom
 
 
@@ -334,7 +334,7 @@ def test_fid_and_slice_fid(tmp_path):
 
 
 def test_slices_are_cut_along_all_directions():
-    from restorectl.tasks.evaluate_sets import _slices
+    from restorectl.tasks.evaluation.sets import _slices
 
     volume = np.arange(24.0).reshape(2, 3, 4)
     found = dict(_slices(volume, (1, 1, 2, 3, 4)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from restorectl.errors import NoInputError, UsageError
-from restorectl.tasks.preference import results, study
+from restorectl.tasks.evaluation.preference import results, study
 from tests.pages import images, write
 
 NAMES = ("a/one.tif", "two.tif", "three.tif")
@@ -106,7 +106,7 @@ def test_uncertainty_sets_stand_for_their_means(root, tmp_path):
 
 
 def test_methods_of_very_different_scale_are_shown_in_their_own_range(root, tmp_path):
-    from restorectl.tasks.volumes import volume
+    from restorectl.tasks.evaluation.reread import volume
 
     for name in NAMES:
         image = volume(root / "m1" / name)[0, 0, 0]

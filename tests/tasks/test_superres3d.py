@@ -21,9 +21,10 @@ from restorectl.errors import UsageError
 from restorectl.io import spool
 from restorectl.io import weights as weights_io
 from restorectl.io.image import open_image, read_provenance
-from restorectl.tasks import stack, superres3d
-from restorectl.tasks import volume as volumes
-from restorectl.tasks.sweep import Mix, Network, Sweep
+from restorectl.tasks import superres3d
+from restorectl.tasks.stacks import stack
+from restorectl.tasks.stacks import volume as volumes
+from restorectl.tasks.stacks.sweep import Mix, Network, Sweep
 from tests import phantom
 
 CONFIG = {"channels": [8, 8], "blocks": 1, "embedding": 8}

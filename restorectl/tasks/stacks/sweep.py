@@ -17,7 +17,7 @@ from restorectl.engine.noise import Site
 from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Sampler
 from restorectl.engine.slice_noise import Share, SliceNoise
-from restorectl.tasks.stack import Units
+from restorectl.tasks.stacks.stack import Units
 
 SWEEPS = {"both": ("xz", "yz"), "xz": ("xz",), "yz": ("yz",)}
 

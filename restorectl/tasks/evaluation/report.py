@@ -15,8 +15,8 @@ from restorectl.io.html_page import number
 from restorectl.io.html_report import ARROW, Cell, Column, Report, Table, render
 from restorectl.io.html_svg import Group, role
 from restorectl.io.image import read_provenance
-from restorectl.tasks import examples, report_curves, report_uncertainty
-from restorectl.tasks.comparison import Comparison
+from restorectl.tasks.evaluation import curves, examples, reliability
+from restorectl.tasks.evaluation.comparison import Comparison
 
 FITS = {
     "none": "as they are",
@@ -43,7 +43,7 @@ def report(comparison: Comparison) -> Report:
     metric, choices = examples.choose(comparison)
     shown = [examples.build(comparison, metric, choice, roles) for choice in choices]
     hidden = tuple(problem for _, problem in shown if problem)
-    spread = report_uncertainty.measure(comparison, roles)
+    spread = reliability.measure(comparison, roles)
     notes = (
         ("Targets without a prediction", comparison.missing),
         ("Predictions without a target, not scored", comparison.extra),
@@ -62,7 +62,7 @@ def report(comparison: Comparison) -> Report:
         ranked_by=f"{metric}, its mean over the methods" if metric else "",
         spread=spread.table,
         uncertainty=spread.charts,
-        curves=report_curves.charts(comparison, roles),
+        curves=curves.charts(comparison, roles),
         provenance=tuple(
             (method, roles[method], _provenance(comparison, method))
             for method in comparison.methods

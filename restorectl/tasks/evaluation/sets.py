@@ -10,7 +10,7 @@ from restorectl.core.metrics.distribution import Moments, frechet, nothing
 from restorectl.core.metrics.metric import Array, Distribution, Features, Undefined
 from restorectl.core.metrics.scaling import HIGH, LOW
 from restorectl.errors import InputError
-from restorectl.tasks.comparison import Shape, pixels
+from restorectl.tasks.evaluation.comparison import Shape, pixels
 
 Cut = Callable[[Array, Shape], Iterator[tuple[str, Array]]]  # volume -> (kind, planes (P, Y, X))
 DIRECTIONS = ("xy", "xz", "yz")

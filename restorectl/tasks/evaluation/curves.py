@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from restorectl.io.html_svg import Chart, Series
-from restorectl.tasks.comparison import Comparison
-from restorectl.tasks.volumes import averaged
+from restorectl.tasks.evaluation.comparison import Comparison
+from restorectl.tasks.evaluation.reread import averaged
 
 
 def charts(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:

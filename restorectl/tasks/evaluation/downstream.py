@@ -14,9 +14,9 @@ import numpy as np
 from restorectl.core.objects import OVERLAP, Labels, Match, areas, match
 from restorectl.engine import classifier
 from restorectl.errors import EngineError, InputError, UsageError
-from restorectl.tasks import segmentation
-from restorectl.tasks.comparison import Comparison, FileScore
-from restorectl.tasks.volumes import input_of, predicted, require_shape, volume
+from restorectl.tasks.evaluation import segmentation
+from restorectl.tasks.evaluation.comparison import Comparison, FileScore
+from restorectl.tasks.evaluation.reread import input_of, predicted, require_shape, volume
 
 OUTCOMES = ("correct", "wrong", "undecided")
 

@@ -9,8 +9,8 @@ from restorectl.catalog import METRICS
 from restorectl.core.jobs import WeightsOptions
 from restorectl.core.metrics.metric import Calibration, Distribution, Metric, Network
 from restorectl.errors import NoInputError, UsageError, WeightsError
-from restorectl.tasks.evaluate_file import Ruler
-from restorectl.tasks.evaluate_match import Matches, companions, match
+from restorectl.tasks.evaluation.match import Matches, companions, match
+from restorectl.tasks.evaluation.scores import Ruler
 from restorectl.tasks.inputs import walk
 
 DEFAULT = ("mae", "nrmse", "psnr", "ssim", "pearson")

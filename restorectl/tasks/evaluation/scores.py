@@ -11,8 +11,8 @@ from restorectl.core.metrics.calibrated import sparsification
 from restorectl.core.metrics.metric import Array, Calibration, Compute, Spread, Undefined
 from restorectl.core.metrics.scaling import SCALES
 from restorectl.errors import InputError
-from restorectl.tasks.comparison import FileScore, Shape, pixels, planes
-from restorectl.tasks.evaluate_match import Case, check_shape, companions
+from restorectl.tasks.evaluation.comparison import FileScore, Shape, pixels, planes
+from restorectl.tasks.evaluation.match import Case, check_shape, companions
 
 EIGHT_BIT = 255.0
 PROJECTIONS: dict[str, Callable[..., Array]] = {"max": np.max, "mean": np.mean}

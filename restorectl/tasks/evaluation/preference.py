@@ -16,8 +16,8 @@ from restorectl.errors import InputError, NoInputError, UsageError
 from restorectl.io.atomic import replacing
 from restorectl.io.html_study import FLAGS, KIND, SIDES, Task, read_key, render
 from restorectl.io.panels import grey
-from restorectl.tasks import volumes
-from restorectl.tasks.evaluate_match import PARTS, companions
+from restorectl.tasks.evaluation import reread
+from restorectl.tasks.evaluation.match import PARTS, companions
 from restorectl.tasks.inputs import walk
 
 PANEL = 512  # px, the largest side of a picture
@@ -98,10 +98,10 @@ def _tasks(
 
 def _pictures(source: Path, have: Mapping[str, Path]) -> tuple[dict[str, bytes], str]:
     """PNG by method, "" for the input: one plane, the same window and range. Raises InputError."""
-    read = {"": volumes.volume(source), **{m: volumes.volume(path) for m, path in have.items()}}
+    read = {"": reread.volume(source), **{m: reread.volume(path) for m, path in have.items()}}
     for method, path in have.items():
-        volumes.require_shape(path, read[method], source, read[""])
-    every = volumes.frames(read[""].shape, volumes.colours(source))
+        reread.require_shape(path, read[method], source, read[""])
+    every = reread.frames(read[""].shape, reread.colours(source))
     frame = every[len(every) // 2]
     seen = {name: frame.of(image) for name, image in read.items()}  # (Y, X, K)
     rows, cols = interesting_window(np.mean([seen[m].mean(axis=-1) for m in have], axis=0), PANEL)

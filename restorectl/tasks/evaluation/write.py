@@ -17,7 +17,7 @@ from restorectl.core.metrics.compare import Summary, median_test, summary
 from restorectl.errors import UsageError
 from restorectl.io.atomic import replacing
 from restorectl.io.image import is_image_name
-from restorectl.tasks.comparison import Comparison, FileScore
+from restorectl.tasks.evaluation.comparison import Comparison, FileScore
 
 STDOUT = "-"
 

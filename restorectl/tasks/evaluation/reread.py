@@ -9,8 +9,8 @@ from restorectl.core.metrics.metric import Undefined
 from restorectl.core.metrics.scaling import SCALES
 from restorectl.errors import InputError
 from restorectl.io.image import is_image_name, open_image
-from restorectl.tasks.comparison import Comparison, FileScore, planes
-from restorectl.tasks.evaluate_file import PROJECTIONS, mean_of
+from restorectl.tasks.evaluation.comparison import Comparison, FileScore, planes
+from restorectl.tasks.evaluation.scores import PROJECTIONS, mean_of
 
 
 def volume(path: Path, axes: str | None = None, project: str = "none") -> np.ndarray:

@@ -11,10 +11,10 @@ from restorectl.io.html_page import number
 from restorectl.io.html_report import Example, Picture, Strip
 from restorectl.io.html_svg import Chart, Series
 from restorectl.io.panels import difference, grey, heat
-from restorectl.tasks import volumes
-from restorectl.tasks.comparison import Comparison, FileScore
-from restorectl.tasks.evaluate_match import companions
-from restorectl.tasks.volumes import Frame
+from restorectl.tasks.evaluation import reread
+from restorectl.tasks.evaluation.comparison import Comparison, FileScore
+from restorectl.tasks.evaluation.match import companions
+from restorectl.tasks.evaluation.reread import Frame
 
 PANEL = 512  # px, the largest side of a picture
 SHOWN = (0.5, 99.8)  # percentiles of the target: black and white of all pictures of a row
@@ -83,11 +83,11 @@ def build(
     everyone = [s for s in comparison.scores if s.name == choice.name]
     scores = _spread(everyone)
     path = scores[0].target
-    target = volumes.volume(path, comparison.axes, comparison.project)
+    target = reread.volume(path, comparison.axes, comparison.project)
     found = [
-        volumes.fitted(volumes.predicted(s, comparison), target, comparison.scale) for s in scores
+        reread.fitted(reread.predicted(s, comparison), target, comparison.scale) for s in scores
     ]
-    frame = _median_frame(found[0][0], target, volumes.colours(path, comparison.axes))
+    frame = _median_frame(found[0][0], target, reread.colours(path, comparison.axes))
     rows, cols = interesting_window(frame.of(target).mean(axis=-1), PANEL)
     window = (frame, rows, cols)
     truth = View("Target", "target", _cut(target, window))
@@ -125,22 +125,22 @@ def _spread(scores: list[FileScore]) -> list[FileScore]:
 
 def _input(comparison: Comparison, name: str, target: np.ndarray) -> tuple[np.ndarray | None, str]:
     """The unrestored image in the target's units, or why there is none to show."""
-    path = volumes.input_of(comparison.inputs, name)
+    path = reread.input_of(comparison.inputs, name)
     if path is None:
         missing = comparison.inputs is not None
         return None, f"{name}: no input of this name in {comparison.inputs}" if missing else ""
     try:
-        image = volumes.volume(path, comparison.axes, comparison.project)
+        image = reread.volume(path, comparison.axes, comparison.project)
     except InputError as error:
         return None, f"{name}: its input is not shown: {error}"
     if image.shape != target.shape:
         return None, f"{name}: its input is not shown: it has another shape than the target"
-    return volumes.fitted(image, target, comparison.scale)[0], ""
+    return reread.fitted(image, target, comparison.scale)[0], ""
 
 
 def _median_frame(prediction: np.ndarray, target: np.ndarray, colours: int) -> Frame:
     """The frame whose squared error is the median of the file's."""
-    every = volumes.frames(target.shape, colours)
+    every = reread.frames(target.shape, colours)
     errors = [float(np.mean((frame.of(prediction) - frame.of(target)) ** 2)) for frame in every]
     return every[int(np.argsort(errors, kind="stable")[len(errors) // 2])]
 
@@ -204,23 +204,23 @@ def _spreads(
     window: Window,
 ) -> list[Strip]:
     """The predicted deviation beside the error, of each method that has one."""
-    if comparison.project != "none" or volumes.averaged(comparison):
+    if comparison.project != "none" or reread.averaged(comparison):
         return []  # the deviation of planes or samples is not one of what was made of them
-    pictures: list[tuple[str, np.ndarray]] = []
+    shown: list[tuple[str, np.ndarray]] = []
     for score, view in zip(scores, views, strict=True):
         files = companions(score.prediction)
         if files is None:
             continue
-        std = _cut(volumes.volume(files["std"], comparison.axes), window).mean(axis=-1)
+        std = _cut(reread.volume(files["std"], comparison.axes), window).mean(axis=-1)
         std = std * abs(view.gain)
-        pictures.append((f"{score.method}: predicted deviation", std))
-        pictures.append((f"{score.method}: absolute error", np.abs(view.grey - truth.grey)))
-    if not pictures:
+        shown.append((f"{score.method}: predicted deviation", std))
+        shown.append((f"{score.method}: absolute error", np.abs(view.grey - truth.grey)))
+    if not shown:
         return []
-    top = float(np.percentile(np.stack([image for _, image in pictures]), STRAY))
+    top = float(np.percentile(np.stack([image for _, image in shown]), STRAY))
     drawn = tuple(
         Picture(title, title, heat(image, top), (image.shape[0], image.shape[1]))
-        for title, image in pictures
+        for title, image in shown
     )
     return [Strip(drawn, f"Uncertainty and error: black 0 to bright {number(top)}.", "heat")]
 

@@ -15,8 +15,8 @@ import numpy as np
 from restorectl import catalog
 from restorectl.core import volume
 from restorectl.engine import slices
-from restorectl.tasks.stack import Stack, Units
-from restorectl.tasks.sweep import Mix, Network, every_nth, lattice
+from restorectl.tasks.stacks.stack import Stack, Units
+from restorectl.tasks.stacks.sweep import Mix, Network, every_nth, lattice
 
 SIDE = 96  # px of a block; lateral
 EVERY = 4  # px between the slices of a block that are restored

@@ -9,9 +9,9 @@ from restorectl.core.inspection import reliability
 from restorectl.io.html_report import Cell, Table
 from restorectl.io.html_svg import Chart, Series
 from restorectl.io.image import read_provenance
-from restorectl.tasks.comparison import Comparison, FileScore, planes
-from restorectl.tasks.evaluate_match import companions
-from restorectl.tasks.volumes import averaged
+from restorectl.tasks.evaluation.comparison import Comparison, FileScore, planes
+from restorectl.tasks.evaluation.match import companions
+from restorectl.tasks.evaluation.reread import averaged
 
 PIXELS = 2_000_000  # of all files of a method that the curve is made of
 BINS = 20

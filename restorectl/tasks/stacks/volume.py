@@ -21,13 +21,14 @@ from restorectl.errors import InputError
 from restorectl.io import spool
 from restorectl.io.atomic import replacing
 from restorectl.io.image import Image, create_image, verify_image
-from restorectl.tasks import channels, preview
-from restorectl.tasks.anchoring import Found, decide
+from restorectl.tasks import channels
 from restorectl.tasks.batch import Planned, Record
 from restorectl.tasks.inputs import Pair
 from restorectl.tasks.outcome import Outcome, Report
-from restorectl.tasks.stack import Stack, Units, units
-from restorectl.tasks.sweep import SWEEPS, Mix, Network, Sweep
+from restorectl.tasks.stacks import preview
+from restorectl.tasks.stacks.anchoring import Found, decide
+from restorectl.tasks.stacks.stack import Stack, Units, units
+from restorectl.tasks.stacks.sweep import SWEEPS, Mix, Network, Sweep
 
 CHUNK = 128 << 20  # bytes of a chunk of slices, its result included
 WINDOW_BYTES = 700  # held for each pixel of the window that the network works on, about
