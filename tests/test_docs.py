@@ -21,7 +21,10 @@ COMMANDS = [
     if (commands := [m[1] for m in re.finditer(r"^(?:.*&& )?(restorectl .*)$", block, re.M)])
 ]
 FOLDERS = {"clean_images": "clean", "noisy_images": "noisy", "my_images": "noisy"}
-STEP = ["optimiser.steps=1", "optimiser.batch=2", "optimiser.micro_batch=2", "validation.every=0"]
+STEP = [
+    *("optimiser.steps=1", "optimiser.batch=2", "optimiser.micro_batch=2"),
+    *("validation.every=0", "validation.keep=last"),
+]
 QUICK = {  # options that only cut what a command takes
     "train": [word for setting in STEP for word in ("-s", setting)],
     "uncertainty": ["--samples", "2", "--steps", "1", "--pattern", "[fn]*"],
