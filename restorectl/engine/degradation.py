@@ -60,10 +60,11 @@ def _noisy(
     """Counted photons in a share of the samples, Gaussian noise as of a camera in the others."""
     y = x.clone()
     counted = uniform(generator, len(x)) < options.poisson
-    y[counted] = counts(x[counted], level[counted], options.read, generator)
-    _, channels, height, width = x.shape
-    made = field((int((~counted).sum()), channels, height, width), noise, generator)
-    y[~counted] += level[~counted] * made.noise
+    if counted.any():
+        y[counted] = counts(x[counted], level[counted], options.read, generator)
+    if not counted.all():
+        made = field((int((~counted).sum()), *x.shape[1:]), noise, generator)
+        y[~counted] += level[~counted] * made.noise
     return y
 
 

@@ -213,3 +213,26 @@ def test_options_that_have_no_effect_are_refused(options, code, message, pair, t
     assert message in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "a.tif").exists()
+
+
+def test_correlated_residuals_are_told(tmp_path):
+    names = [DATA / "noisy" / name for name in ("widefield.tif", "nuclei.tif")]
+    options = ("--samples", 2, "--steps", 1, "--json")
+    done = run("uncertainty", *names, "-o", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    lines = {Path(j["source"]).stem: j for j in map(json.loads, done.stdout.splitlines())}
+    told = {stem: " ".join(line["warnings"]) for stem, line in lines.items()}
+    assert "residuals are correlated" in told["widefield"]
+    assert "residuals" not in told["nuclei"]
+    found = lines["widefield"]["details"]["uncertainty"]["0"]["residual_correlation"]
+    assert found == pytest.approx(0.56, abs=0.1)
+
+
+def test_the_conditional_model_is_a_source_of_its_own(pair, tmp_path):
+    options = ("--source", "conditional", "--samples", 3, "--steps", 3, "--interval", 0.8)
+    done = run("uncertainty", pair / "noisy/0.tif", "-o", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    clean, mean = read(pair / "clean/0.tif"), read(tmp_path / "out/0_mean.tif")
+    noisy = read(pair / "noisy/0.tif")
+    assert np.mean((mean - clean) ** 2) < 0.6 * np.mean((noisy - clean) ** 2)
+    assert read(tmp_path / "out/0_std.tif").mean() > 0

@@ -108,3 +108,10 @@ def test_only_a_share_of_the_inputs_is_filtered():
     expected = 1 / (2 * math.sqrt(math.pi))  # what a Gaussian of 1 px leaves of white noise
     assert y[~same].std().item() == pytest.approx(expected, rel=0.05)
     assert filtered(noise, Degradation(), generator()) is noise
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_batch_may_be_all_of_one_kind(share):
+    target, y = both(waves(2), level=(0.2, 0.2), poisson=share)
+    assert torch.isfinite(y).all()
+    assert (y - target).std() > 0.05
