@@ -28,7 +28,7 @@ STEP = [
 QUICK = {  # options that only cut what a command takes
     "train": [word for setting in STEP for word in ("-s", setting)],
     "uncertainty": ["--samples", "2", "--steps", "1", "--pattern", "[fn]*"],
-    "denoise": ["--pattern", "[fn]*"],
+    "denoise": ["--steps", "2", "--pattern", "[fn]*"],
 }
 
 
