@@ -84,7 +84,7 @@ class Terminal:
             self._line(outcome)
 
     def _line(self, outcome: "Outcome") -> None:
-        text = f"[{len(self.outcomes)}/{self.files}] {outcome.status} "
+        text = f"[{len(self.outcomes)}/{max(self.files, len(self.outcomes))}] {outcome.status} "
         if outcome.status in ("failed", "deferred"):
             text += printable(outcome.message)
         else:
