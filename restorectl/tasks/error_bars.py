@@ -16,7 +16,14 @@ from restorectl.tasks import channels, inputs
 from restorectl.tasks.outcome import Outcome, Report
 from restorectl.tasks.planes import Planes, restored_planes
 from restorectl.tasks.restoration import Assembled
-from restorectl.tasks.uncertainty import UncertaintyJob, check, prepared, sampling, uncalibrated
+from restorectl.tasks.uncertainty import (
+    UncertaintyJob,
+    check,
+    prepared,
+    reduced,
+    sampling,
+    uncalibrated,
+)
 
 PIXELS = 250_000  # of one image, evenly spread over its planes
 
@@ -38,7 +45,7 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     images, missing = inputs.find(inputs.named(job.files), job.files.pattern)
     if len({relative for _, relative in images}) < len(images):
         raise UsageError("--calibrate: two inputs have one name: name a single folder")
-    ready = prepared(job, uncalibrated(job))
+    ready = reduced(prepared(job), uncalibrated(job), sampling(job))
     report.begin(len(images) + len(missing))
     for item in missing:
         report.done(Outcome(str(item.source), "", "failed", message=str(item.error)))

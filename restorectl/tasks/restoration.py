@@ -20,6 +20,7 @@ from restorectl.engine.noise import NoiseField, Site
 from restorectl.engine.runner import Runner, pick_device, pick_precision
 from restorectl.engine.samplers import Calibrator, Problem, Sampler
 from restorectl.errors import UsageError
+from restorectl.io.weights import Weights
 from restorectl.tasks import models
 from restorectl.tasks.method import Batch
 
@@ -151,7 +152,6 @@ class Setup:
     steps: int | None = None
     strength: float = 1.0
     samples: int = 1
-    reduction: Reduction = MEAN
     calibrator: str = "analytic"  # row of catalog.CALIBRATORS
     calibrator_weights: str = "calibrator"
     level: str = "image"
@@ -163,11 +163,54 @@ class Setup:
 class Assembled:
     """A method that is ready, and how its outputs are described."""
 
+    setup: Setup
     method: Restoration
     measure: Callable[[np.ndarray], float]  # the calibrator's level of one window
-    summary: dict[str, Any]
-    record: Callable[[str | Mapping[str, str]], dict[str, Any]]
-    weights_sha256: str
+    used: Mapping[str, Weights]  # by role
+
+    @property
+    def weights_sha256(self) -> str:
+        return " + ".join(w.sha256 for w in self.used.values())
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything that can change a pixel."""
+        setup, runner = self.setup, self.method.runner
+        return {
+            **setup.own,
+            "steps": setup.steps,
+            "strength": setup.strength,
+            "samples": setup.samples,
+            "calibrator": setup.calibrator,
+            "level": setup.level,
+            "noise": asdict(setup.noise),
+            "seed": setup.compute.seed,
+            "precision": str(runner.dtype).removeprefix("torch."),
+            "device": runner.device.type,
+            "axes": setup.files.axes,
+            "channels": setup.files.channels,
+        }
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What heads the manifest."""
+        used = {role: {"name": w.card.name, "sha256": w.sha256} for role, w in self.used.items()}
+        return {
+            "command": self.setup.command,
+            "parameters": self.parameters,
+            "weights": used,
+            "device": str(self.method.runner.device),
+        }
+
+    def record(self, input_sha256: str | Mapping[str, str]) -> dict[str, Any]:
+        """The provenance of an output."""
+        return record(
+            command=self.setup.command,
+            parameters=self.parameters,
+            weights=" + ".join(w.card.name for w in self.used.values()),
+            weights_sha256=self.weights_sha256,
+            input_sha256=input_sha256,
+        )
 
 
 def assemble(setup: Setup) -> Assembled:
@@ -195,44 +238,6 @@ def assemble(setup: Setup) -> Assembled:
         setup.steps,
         setup.strength,
         setup.samples,
-        setup.reduction,
-        measure if setup.level == "map" else None,
+        gauge=measure if setup.level == "map" else None,
     )
-    parameters = _parameters(setup, str(dtype).removeprefix("torch."), device.type)
-    names = " + ".join(w.card.name for w in used.values())
-    hashes = " + ".join(w.sha256 for w in used.values())
-
-    def made(input_sha256: str | Mapping[str, str]) -> dict[str, Any]:
-        return record(
-            command=setup.command,
-            parameters=parameters,
-            weights=names,
-            weights_sha256=hashes,
-            input_sha256=input_sha256,
-        )
-
-    summary = {
-        "command": setup.command,
-        "parameters": parameters,
-        "weights": {role: {"name": w.card.name, "sha256": w.sha256} for role, w in used.items()},
-        "device": str(device),
-    }
-    return Assembled(method, measure, summary, made, hashes)
-
-
-def _parameters(setup: Setup, precision: str, device: str) -> dict[str, Any]:
-    """Everything that can change a pixel."""
-    return {
-        **setup.own,
-        "steps": setup.steps,
-        "strength": setup.strength,
-        "samples": setup.samples,
-        "calibrator": setup.calibrator,
-        "level": setup.level,
-        "noise": asdict(setup.noise),
-        "seed": setup.compute.seed,
-        "precision": precision,
-        "device": device,
-        "axes": setup.files.axes,
-        "channels": setup.files.channels,
-    }
+    return Assembled(setup, method, measure, used)

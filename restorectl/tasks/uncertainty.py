@@ -50,7 +50,7 @@ def run(job: UncertaintyJob, report: Report) -> list[Outcome]:
     ready = prepared(job)
     calibration = _calibration(job, ready, report)
     own = {**sampling(job), "interval": job.interval, "calibration": _named(calibration)}
-    ready = prepared(job, _error_bars(job, calibration), own)
+    ready = reduced(ready, _error_bars(job, calibration), own)
     work = Planes(ready.method, job.compute, job.noise, job.files.channels, overview)
     return batch.run(
         batch.Run(job.files, work, ready.summary, ready.record), pairs, missing, report
@@ -64,30 +64,34 @@ def targets(relative: PurePath) -> tuple[PurePath, ...]:
     return (*maps, relative.with_name(f"{name}_overview.png"))
 
 
-def prepared(
-    job: UncertaintyJob, reduction: Reduction | None = None, own: Mapping[str, Any] | None = None
-) -> Assembled:
-    """The models and the sampler of a job; without a reduction only to be asked for its weights."""
+def prepared(job: UncertaintyJob) -> Assembled:
+    """The models and the sampler of a job; what becomes of the samples is still open."""
     program = SOURCES[job.source]
     settings = program.presets["restorectl"]
     if job.source == "posterior":
         settings = replace(settings, variance=job.variance, single=False)
-    setup = Setup(
-        "uncertainty",
-        job.files,
-        job.compute,
-        job.noise,
-        job.weights or program.task,
-        program.make(settings, job.samples),
-        task=program.task,
-        steps=job.steps,
-        samples=job.samples,
-        calibrator=job.calibrator,
-        calibrator_weights=job.calibrator_weights,
-        own=own or {},
-        weights_from=job.weights_from,
+    return assemble(
+        Setup(
+            "uncertainty",
+            job.files,
+            job.compute,
+            job.noise,
+            job.weights or program.task,
+            program.make(settings, job.samples),
+            task=program.task,
+            steps=job.steps,
+            samples=job.samples,
+            calibrator=job.calibrator,
+            calibrator_weights=job.calibrator_weights,
+            weights_from=job.weights_from,
+        )
     )
-    return assemble(setup if reduction is None else replace(setup, reduction=reduction))
+
+
+def reduced(ready: Assembled, reduction: Reduction, own: Mapping[str, Any]) -> Assembled:
+    """The same with what becomes of the samples, and the parameters that decide it."""
+    method = replace(ready.method, reduction=reduction)
+    return replace(ready, method=method, setup=replace(ready.setup, own=own))
 
 
 def sampling(job: UncertaintyJob) -> dict[str, Any]:
