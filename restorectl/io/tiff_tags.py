@@ -90,10 +90,20 @@ def _imagej_description(was: bytes, old: Header, new: Header) -> bytes:
             unit, changes["unit"] = 1.0, "micron"
         z = new.spacing[0]
         changes["spacing"] = None if z is None else ome.number(z / unit)
+    elif new.size("Z") != old.size("Z"):
+        changes["spacing"] = _rescaled(imagej.fields(was).get("spacing"), old, new)
     if new.dtype != old.dtype:  # a calibration of grey values belongs to the old type
         found = imagej.fields(was)
         changes |= {k: None for k in ("cf", "c0", "c1", "c2", "c3", "c4", "vunit") if k in found}
     return imagej.edited(was, changes) if changes else was
+
+
+def _rescaled(spacing: str | None, old: Header, new: Header) -> str | None:
+    """A distance between planes in a unit that the file does not name; the depth stays."""
+    try:
+        return ome.number(float(spacing or "") * (old.size("Z") - 1) / (new.size("Z") - 1))
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def _comments(source: TiffSource | None, was: bytes) -> tuple[str, ...]:

@@ -626,3 +626,17 @@ def test_what_was_not_written_correctly_is_found(tmp_path: Path) -> None:
     source.write_bytes(source.read_bytes()[:-40])
     with pytest.raises(OutputError, match="not written correctly"):
         verify_image(source, header)
+
+
+def test_a_spacing_without_a_unit_follows_the_number_of_planes(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.tif", tmp_path / "out.tif"
+    stack = np.zeros((6, 8, 9), np.uint16)
+    tifffile.imwrite(source, stack, imagej=True, metadata={"axes": "ZYX", "spacing": 2.0})
+    with open_image(source) as image:
+        assert image.header.spacing[0] is None
+        header = image.header.with_z(11, None)
+    planes = (np.zeros((8, 9), np.uint16) for _ in range(11))
+    create_image(target, header, planes, provenance={})
+    with tifffile.TiffFile(target) as tiff:
+        assert tiff.imagej_metadata["spacing"] == 1.0
+        assert tiff.imagej_metadata["slices"] == 11
