@@ -1,5 +1,6 @@
 """`restorectl evaluate`: options -> job -> task; tables on stdout, gates as the exit code."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -99,6 +100,7 @@ def _score(given: dict[str, Any]) -> int:
     )
     for option in ("json_target", "csv_target", "report"):
         write.check_target(f"--{option.removesuffix('_target')}", given[option])
+    _check_downstream(given)
     ready = plan(job)
     with reporting(quiet=given["quiet"], json_lines=False) as view:
         comparison = run(ready, view)
@@ -120,6 +122,19 @@ def _score(given: dict[str, Any]) -> int:
         raise GateError("; ".join(missed))
     failed = sum(failures(each) for each in found.values())
     return FAILED if failed else view.exit_code()
+
+
+def _check_downstream(given: dict[str, Any]) -> None:
+    """Raises UsageError for what would stop the checks after all files were scored."""
+    if given["segment"]:
+        from restorectl.tasks.evaluation.segmentation import require
+
+        require()
+    if given["classifier"] is not None:
+        from restorectl.tasks.evaluation.downstream import classified_by
+
+        inputs = None if given["input_folder"] is None else Path(given["input_folder"])
+        classified_by(given["classifier"], given["labels"], given["trust"], inputs)
 
 
 def _downstream(given: dict[str, Any], comparison: "Comparison") -> dict[str, Any]:

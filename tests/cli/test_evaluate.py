@@ -192,7 +192,7 @@ def test_results_of_a_study(monkeypatch, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text("utf-8"))["methods"] == RESULTS["methods"]
 
 
-def test_a_classifier_s_confusion(folder, monkeypatch):
+def test_a_classifier_s_confusion(folder, monkeypatch, tmp_path):
     from restorectl.tasks.evaluation import downstream
 
     asked = {}
@@ -207,7 +207,13 @@ def test_a_classifier_s_confusion(folder, monkeypatch):
 
     monkeypatch.setattr(downstream, "confusion", confusion)
     given = [folder / "sharp", "--target", folder / "clean", "--classifier", "c.pt2", "--trust"]
-    found = invoke(*given, "--labels", "l.csv", "--classes", "benign, tumour")
+    labels = tmp_path / "l.csv"
+    given += ["--input", folder / "clean", "--labels", labels]
+    missing = invoke(*given)  # said before any file is scored
+    assert "cannot be read as a CSV" in str(missing.exception)
+    assert not asked
+    labels.write_text("a.tif,benign\n")
+    found = invoke(*given, "--classes", "benign, tumour")
     assert found.exit_code == 0
     assert asked["classes"] == ["benign", "tumour"]
     assert asked["trusted"]

@@ -117,6 +117,21 @@ def _labels(image: np.ndarray) -> list[Labels]:
     return [segmentation.objects(stack[0] if len(stack) == 1 else stack) for stack in stacks]
 
 
+def classified_by(program: str, labels: str, trusted: bool, inputs: Path | None) -> dict[str, str]:
+    """The labels by name; to be called before long work.
+
+    Raises UsageError without trust, inputs or labels that can be read.
+    """
+    if not trusted:
+        raise UsageError(
+            f"--classifier {program}: an exported program can run any code: add --trust if you"
+            " trust whoever made it"
+        )
+    if inputs is None:
+        raise UsageError("--classifier compares before and after: name the inputs with --input DIR")
+    return _read_labels(Path(labels))
+
+
 def confusion(
     program: str,
     comparison: Comparison,
@@ -141,14 +156,7 @@ def confusion(
     Raises UsageError without trust, inputs or fitting labels, WeightsError for a file that is no
     program.
     """
-    if not trusted:
-        raise UsageError(
-            f"--classifier {program}: an exported program can run any code: add --trust if you"
-            " trust whoever made it"
-        )
-    if comparison.inputs is None:
-        raise UsageError("--classifier compares before and after: name the inputs with --input DIR")
-    told = _read_labels(Path(labels))
+    told = classified_by(program, labels, trusted, comparison.inputs)
     known = sorted({*told.values()})
     if classes and not set(known) <= set(classes):
         extra = sorted(set(known) - set(classes))[0]
