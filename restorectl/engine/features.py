@@ -114,7 +114,6 @@ LPIPS = Metric(
     "lpips",
     "lower",
     None,
-    ranged=True,
     network=Network("alexnet-lpips", "--alexnet", "distance", perceptual),
 )
 FID = Distribution("fid", Network("inception-fid", "--inception", "features", inception))

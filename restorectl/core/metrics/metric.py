@@ -33,7 +33,6 @@ class Metric:
     better: str  # higher, lower; "" where neither is
     compute: Compute | None  # None: `network.make` gives it
     unit: str = ""
-    ranged: bool = False  # the data range changes the score
     alone: bool = False  # the target is not looked at
     network: Network | None = None
 

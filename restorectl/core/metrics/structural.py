@@ -90,5 +90,5 @@ def _halved(image: Array) -> Array:
     return means
 
 
-SSIM = Metric("ssim", "higher", ssim, ranged=True)
-MS_SSIM = Metric("ms-ssim", "higher", ms_ssim, ranged=True)
+SSIM = Metric("ssim", "higher", ssim)
+MS_SSIM = Metric("ms-ssim", "higher", ms_ssim)
