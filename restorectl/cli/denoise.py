@@ -8,14 +8,21 @@ import typer
 
 from restorectl.catalog import DENOISERS
 from restorectl.cli import options as opt
-from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine
+from restorectl.cli.engine import (
+    CAMERA,
+    MACHINE,
+    Camera,
+    Machine,
+    OwnWeights,
+    Strength,
+    Variance,
+)
 from restorectl.cli.report import reporting
 from restorectl.cli.shared import SHARED, Shared, expanded
 from restorectl.errors import UsageError
 
 Method = StrEnum("Method", list(DENOISERS))  # type: ignore[misc]
 Preset = StrEnum("Preset", ["restorectl", "paper"])
-Variance = StrEnum("Variance", ["analytic", "ancestral"])
 Weight = StrEnum("Weight", ["constant", "linear", "cosine", "exponential"])
 MixNoise = StrEnum("MixNoise", ["independent", "shared"])
 Renoise = StrEnum("Renoise", ["none", "repaint"])
@@ -24,16 +31,6 @@ POSTERIOR = Method("posterior")
 MIXING = "Methods of paper 004 (forward-backward, mixing, repaint)"
 
 MethodChoice = Annotated[Method, typer.Option(help=opt.choices(DENOISERS))]
-OwnWeights = Annotated[
-    str | None,
-    typer.Option(
-        "-w",
-        "--weights",
-        metavar="NAME|FILE|hf://...",
-        help="Model: its name, a file, or hf://org/name[@revision]/file.safetensors. Default:"
-        " `conditional` for that method, else `prior`.",
-    ),
-]
 PresetChoice = Annotated[
     Preset,
     typer.Option(help="restorectl: what measured best in few steps · paper: as published."),
@@ -51,9 +48,6 @@ VarianceChoice = Annotated[
 Eta = Annotated[
     float | None,
     typer.Option(min=0.0, max=1.0, help="0: deterministic steps, 1: ancestral ones (DDPM)."),
-]
-Strength = Annotated[
-    float, typer.Option(min=0.0, max=10.0, help="Factor on the noise level that is removed.")
 ]
 Guide = Annotated[
     str | None,

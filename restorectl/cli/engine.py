@@ -1,6 +1,7 @@
 """The options of every command that runs a model, declared once and taken as one."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,6 +10,21 @@ from restorectl.catalog import CALIBRATORS
 from restorectl.cli import options as opt
 from restorectl.core.jobs import Compute, NoiseOptions, WeightsOptions
 
+Variance = StrEnum("Variance", ["analytic", "ancestral"])
+
+Strength = Annotated[
+    float, typer.Option(min=0.0, max=10.0, help="Factor on the noise level that is removed.")
+]
+OwnWeights = Annotated[
+    str | None,
+    typer.Option(
+        "-w",
+        "--weights",
+        metavar="NAME|FILE|hf://...",
+        help="Model: its name, a file, or hf://org/name[@revision]/file.safetensors. Default: the"
+        " embedded one, `conditional` for what is called so, else `prior`.",
+    ),
+]
 CalibratorChoice = Annotated[
     opt.Calibrator,
     typer.Option(help="What decides the level to start from. " + opt.choices(CALIBRATORS)),

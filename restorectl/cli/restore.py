@@ -6,7 +6,7 @@ import typer
 
 from restorectl.catalog import SAMPLERS
 from restorectl.cli import options as opt
-from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine
+from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine, Strength
 from restorectl.cli.report import reporting
 from restorectl.cli.shared import SHARED, Shared, expanded
 from restorectl.core.jobs import RestoreJob
@@ -17,9 +17,6 @@ SamplerChoice = Annotated[opt.Sampler, typer.Option(help=opt.choices(SAMPLERS))]
 Steps = Annotated[
     str,
     typer.Option(metavar="auto|N", help="Network calls for each window; rscd counts its own."),
-]
-Strength = Annotated[
-    float, typer.Option(min=0.0, max=10.0, help="Factor on the noise level that is removed.")
 ]
 PresetChoice = Annotated[
     opt.Preset,

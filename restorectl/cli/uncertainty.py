@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from restorectl.cli import options as opt
-from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine
+from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine, OwnWeights, Variance
 from restorectl.cli.report import reporting
 from restorectl.cli.shared import SHARED, Shared, expanded
 
 Source = StrEnum("Source", ["posterior", "conditional"])
-Variance = StrEnum("Variance", ["analytic", "ancestral"])
 Scale = StrEnum("Scale", ["none", "affine"])
 
 BARS = "Error bars"
@@ -32,16 +31,6 @@ SourceChoice = Annotated[
     typer.Option(
         help="posterior: draws from the unconditional prior, given the image · conditional: the"
         " conditional DDPM."
-    ),
-]
-OwnWeights = Annotated[
-    str | None,
-    typer.Option(
-        "-w",
-        "--weights",
-        metavar="NAME|FILE|hf://...",
-        help="Model: its name, a file, or hf://org/name[@revision]/file.safetensors. Default:"
-        " the embedded one of the source.",
     ),
 ]
 Samples = Annotated[int, typer.Option(metavar="N", help="Restorations of each image, 2 or more.")]

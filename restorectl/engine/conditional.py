@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from restorectl.engine.samplers import Problem, Sampler, Shared, ddim_rule, start_level
-from restorectl.engine.sampling import walk
+from restorectl.engine.sampling import clamped, walk
 from restorectl.engine.schedule import schedule
 
 START_DRAW = 1 << 23  # numbers the draw of the starting noise
@@ -40,9 +40,7 @@ def sampler(settings: Settings, samples: int) -> Sampler:
             level = p.sigma.reshape(-1, 1, 1, 1).expand_as(given[:, :1])
             given = torch.cat([given, level], 1)  # (B, C + 1, H, W)
         begin = levels[0] * p.draw(START_DRAW, torch.arange(len(p.x))).to(p.x)
-        denoise = p.denoise
-        if settings.clamp:
-            denoise = lambda x, s, c: p.denoise(x, s, c).clamp(-1, 1)  # noqa: E731
+        denoise = clamped(p.denoise) if settings.clamp else p.denoise
         return walk(denoise, begin, path, ddim_rule(settings.eta), p.draw, given)
 
     return Sampler(run, start_level, lambda steps: steps or settings.steps)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from restorectl.engine.samplers import Problem, Sampler, Shared, ddim_rule, ramp, start_level
-from restorectl.engine.sampling import Denoise, Hook, walk
+from restorectl.engine.sampling import Hook, clamped, walk
 from restorectl.engine.schedule import Schedule, schedule
 from restorectl.errors import UsageError
 
@@ -77,7 +77,7 @@ def _run(p: Problem, s: Settings) -> Tensor:
         begin = p.x if s.mix else p.guide
     begun = p.sigma if s.known and begin is p.x else torch.zeros_like(p.sigma)
     levels = _levels(p, s, table)
-    denoise = _clamped(p.denoise) if s.clamp else p.denoise
+    denoise = clamped(p.denoise) if s.clamp else p.denoise
     rule, mix = ddim_rule(s.eta), _mixing(p, reference, own, levels[0], table, s)
     x = walk(denoise, begin, torch.stack([begun, torch.maximum(levels[0], begun)]), rule, p.draw)
     at = 1
@@ -149,10 +149,6 @@ def _mixing(p: Problem, y: Tensor, own: Tensor, top: Tensor, table: Schedule, s:
         return (1 - weight) * x + weight * (y + missing * noise)
 
     return after
-
-
-def _clamped(denoise: Denoise) -> Denoise:
-    return lambda x, sigma, condition: denoise(x, sigma, condition).clamp(-1, 1)
 
 
 def _amplitude(sigma: Tensor) -> Tensor:

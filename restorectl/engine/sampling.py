@@ -75,5 +75,10 @@ def walk(
     return x
 
 
+def clamped(denoise: Denoise) -> Denoise:
+    """A denoiser whose x0 is limited to [-1, 1], as in most published samplers."""
+    return lambda x, sigma, condition: denoise(x, sigma, condition).clamp(-1, 1)
+
+
 def _numbers(draw: Draw, k: int, tiles: Tensor, like: Tensor) -> Tensor:
     return draw(k, tiles).to(like)

@@ -6,8 +6,6 @@ Per method: PSNR (affine-fitted and absolute, peak 255) on the confocal fields a
 SSIM, network calls and seconds per field. Every row is the real command with the options printed.
 """
 
-import argparse
-
 from common import compare
 
 VARIANTS: dict[str, list[object]] = {
@@ -31,13 +29,5 @@ VARIANTS: dict[str, list[object]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--crop", type=int, default=512, help="side of the middle part in use")
-    parser.add_argument("--variants", help="only those whose name contains this")
-    args = parser.parse_args()
-    compare("denoise", VARIANTS, args.crop, args.variants)
-
-
 if __name__ == "__main__":
-    main()
+    compare("denoise", VARIANTS, __doc__)

@@ -7,8 +7,6 @@ SSIM, network calls and seconds per field. Every variant is the real command wit
 row.
 """
 
-import argparse
-
 from common import compare
 
 VARIANTS = {
@@ -29,13 +27,5 @@ VARIANTS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--crop", type=int, default=512, help="side of the middle part in use")
-    parser.add_argument("--variants", help="only those whose name contains this")
-    args = parser.parse_args()
-    compare("restore", VARIANTS, args.crop, args.variants)
-
-
 if __name__ == "__main__":
-    main()
+    compare("restore", VARIANTS, __doc__)

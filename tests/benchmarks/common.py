@@ -1,5 +1,6 @@
 """What the benchmarks share: the real pairs, scores, the tool as a process, tables."""
 
+import argparse
 import json
 import math
 import os
@@ -62,17 +63,13 @@ def ssim(image: np.ndarray, target: np.ndarray) -> float:
     return float(structural_similarity(image, target.astype(np.float64), data_range=255))
 
 
-def compare(
-    command: str,
-    variants: dict[str, list[object]],
-    crop: int = 512,
-    only: str | None = None,
-    output: str = "{}.png",
-) -> None:
-    """Each variant's options on the middle of the FMD fields: quality, network calls, seconds.
-
-    output: name of the restored image, from the field's.
-    """
+def compare(command: str, variants: dict[str, list[object]], doc: str | None) -> None:
+    """Each variant's options on the middle of the FMD fields: quality, network calls, seconds."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--crop", type=int, default=512, help="side of the middle part in use")
+    parser.add_argument("--variants", help="only those whose name contains this")
+    args = parser.parse_args()
+    crop, only = args.crop, args.variants
     need_data()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +87,7 @@ def compare(
             out = Path(folder, f"out{number}")
             done, _ = restorectl(command, source, "-o", out, "--json", *options)
             made = {Path(j["source"]).stem: j for j in map(json.loads, done.stdout.splitlines())}
-            results = {field: iio.imread(out / output.format(field)) for field in FIELDS}
+            results = {field: iio.imread(out / f"{field}.png") for field in FIELDS}
             scores = [affine_psnr(results[field], truth[field]) for field in FIELDS]
             plain = [psnr(results[field], truth[field]) for field in FIELDS]
             likeness = [ssim(affine(results[f], truth[f]), truth[f]) for f in FIELDS]
