@@ -25,12 +25,12 @@ class Row:
 
 FORMATS: dict[str, Row] = {
     "tiff": Row(
-        "io.tiff:FORMAT",
+        "images.tiff.format:FORMAT",
         "TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF",
         (".tif", ".tiff", ".btf", ".tf8"),
     ),
-    "png": Row("io.raster:PNG", "PNG, 8 or 16 bit, grey or RGB", (".png",)),
-    "jpeg": Row("io.raster:JPEG", "JPEG, read only: results become PNG", (".jpg", ".jpeg")),
+    "png": Row("images.raster:PNG", "PNG, 8 or 16 bit, grey or RGB", (".png",)),
+    "jpeg": Row("images.raster:JPEG", "JPEG, read only: results become PNG", (".jpg", ".jpeg")),
 }
 
 NETWORKS: dict[str, Row] = {
@@ -57,25 +57,21 @@ NETWORKS: dict[str, Row] = {
 }
 
 OBJECTIVES: dict[str, Row] = {
-    "prior": Row("engine.objectives:prior", "denoise clean images at any level (Algorithm 3)"),
+    "prior": Row("training.objectives:prior", "denoise clean images at any level (Algorithm 3)"),
     "conditional": Row(
-        "engine.objectives:conditional", "generate, given a spoilt image or that of a pair"
+        "training.objectives:conditional", "generate, given a spoilt image or that of a pair"
     ),
     "conditional-baseline": Row(
-        "engine.objectives:baseline", "generate, given a noisy image (Algorithm 4)"
+        "training.objectives:baseline", "generate, given a noisy image (Algorithm 4)"
     ),
     "calibrator": Row(
-        "engine.objectives:calibrator", "tell the noise level of an image (Algorithm 2)"
+        "training.objectives:calibrator", "tell the noise level of an image (Algorithm 2)"
     ),
-    "slices": Row(
-        "engine.slice_objectives:slices", "fill in the hidden rows of an image (paper 003)"
-    ),
+    "slices": Row("training.objectives:slices", "fill in the hidden rows of an image (paper 003)"),
     "ms-unet": Row(
-        "engine.slice_objectives:ms_unet", "the same in one step, without diffusion (paper 003)"
+        "training.objectives:ms_unet", "the same in one step, without diffusion (paper 003)"
     ),
-    "e2e-unet": Row(
-        "engine.slice_objectives:e2e_unet", "the plane between two neighbours (paper 003)"
-    ),
+    "e2e-unet": Row("training.objectives:e2e_unet", "the plane between two neighbours (paper 003)"),
 }
 
 SAMPLERS: dict[str, Row] = {
@@ -91,80 +87,94 @@ SAMPLERS: dict[str, Row] = {
 }
 
 CALIBRATORS: dict[str, Row] = {
-    "analytic": Row("engine.calibration:analytic", "the level of the intensity model"),
-    "network": Row("engine.calibration:network", "a trained calibrator network (paper 000)"),
+    "analytic": Row("engine.calibrators:analytic", "the level of the intensity model"),
+    "network": Row("engine.calibrators:network", "a trained calibrator network (paper 000)"),
     "nonparametric": Row(
-        "engine.calibration:nonparametric", "eigenvalues of patches (Chen et al. 2015)"
+        "engine.calibrators:nonparametric", "eigenvalues of patches (Chen et al. 2015)"
     ),
 }
 
 INTERPOLATIONS: dict[str, Row] = {
-    "nearest": Row("core.volume:nearest", "the nearest plane"),
-    "linear": Row("core.volume:linear", "straight lines between planes"),
-    "cubic": Row("core.volume:cubic", "cubic convolution through four planes (Keys 1981)"),
+    "nearest": Row("volumes.interpolation:nearest", "the nearest plane"),
+    "linear": Row("volumes.interpolation:linear", "straight lines between planes"),
+    "cubic": Row(
+        "volumes.interpolation:cubic", "cubic convolution through four planes (Keys 1981)"
+    ),
 }
 
 SLICE_NOISE: dict[str, Row] = {
-    "shared": Row("engine.slice_noise:shared", "every slice draws the same numbers"),
-    "slerp": Row("engine.slice_noise:slerp", "they turn slowly from slice to slice (ISCS)"),
-    "independent": Row("engine.slice_noise:independent", "every slice its own (paper 003)"),
+    "shared": Row("engine.noise_field:shared", "every slice draws the same numbers"),
+    "slerp": Row("engine.noise_field:slerp", "they turn slowly from slice to slice (ISCS)"),
+    "independent": Row("engine.noise_field:independent", "every slice its own (paper 003)"),
 }
 
 METRICS: dict[str, Row] = {
-    "mae": Row("core.metrics.paired:MAE", "mean absolute error"),
-    "mse": Row("core.metrics.paired:MSE", "mean squared error"),
-    "rmse": Row("core.metrics.paired:RMSE", "root mean squared error"),
-    "nrmse": Row("core.metrics.paired:NRMSE", "RMSE over the target's mean (paper 002)"),
-    "nrmse-range": Row("core.metrics.paired:NRMSE_RANGE", "RMSE over the target's max - min"),
-    "nrmse-norm": Row("core.metrics.paired:NRMSE_NORM", "RMSE over the target's root mean square"),
-    "psnr": Row("core.metrics.paired:PSNR", "peak signal-to-noise ratio, dB"),
-    "ssim": Row("core.metrics.structural:SSIM", "structural similarity, Gaussian window"),
-    "ms-ssim": Row("core.metrics.structural:MS_SSIM", "the same on five scales, from 176 px"),
-    "pearson": Row("core.metrics.paired:PEARSON", "correlation of the pixels"),
-    "lpips": Row("engine.features:LPIPS", "perceptual distance; needs --alexnet weights"),
+    "mae": Row("evaluation.metrics.paired:MAE", "mean absolute error"),
+    "mse": Row("evaluation.metrics.paired:MSE", "mean squared error"),
+    "rmse": Row("evaluation.metrics.paired:RMSE", "root mean squared error"),
+    "nrmse": Row("evaluation.metrics.paired:NRMSE", "RMSE over the target's mean (paper 002)"),
+    "nrmse-range": Row("evaluation.metrics.paired:NRMSE_RANGE", "RMSE over the target's max - min"),
+    "nrmse-norm": Row(
+        "evaluation.metrics.paired:NRMSE_NORM", "RMSE over the target's root mean square"
+    ),
+    "psnr": Row("evaluation.metrics.paired:PSNR", "peak signal-to-noise ratio, dB"),
+    "ssim": Row("evaluation.metrics.structural:SSIM", "structural similarity, Gaussian window"),
+    "ms-ssim": Row("evaluation.metrics.structural:MS_SSIM", "the same on five scales, from 176 px"),
+    "pearson": Row("evaluation.metrics.paired:PEARSON", "correlation of the pixels"),
+    "lpips": Row(
+        "evaluation.metrics.features:LPIPS", "perceptual distance; needs --alexnet weights"
+    ),
     "resolution": Row(
-        "core.metrics.decorrelation:RESOLUTION", "of the prediction, px, by decorrelation analysis"
+        "evaluation.metrics.decorrelation:RESOLUTION",
+        "of the prediction, px, by decorrelation analysis",
     ),
     "resolution-ratio": Row(
-        "core.metrics.decorrelation:RESOLUTION_RATIO", "the same over the target's (paper 002)"
+        "evaluation.metrics.decorrelation:RESOLUTION_RATIO",
+        "the same over the target's (paper 002)",
     ),
-    "coverage": Row("core.metrics.calibrated:COVERAGE", "share of targets in lower..upper"),
-    "width": Row("core.metrics.calibrated:WIDTH", "mean width of lower..upper"),
+    "coverage": Row("evaluation.metrics.calibrated:COVERAGE", "share of targets in lower..upper"),
+    "width": Row("evaluation.metrics.calibrated:WIDTH", "mean width of lower..upper"),
     "interval-score": Row(
-        "core.metrics.calibrated:INTERVAL_SCORE", "width and misses in one (Gneiting, Raftery 2007)"
+        "evaluation.metrics.calibrated:INTERVAL_SCORE",
+        "width and misses in one (Gneiting, Raftery 2007)",
     ),
-    "spearman": Row("core.metrics.calibrated:SPEARMAN", "rank correlation of std and error"),
+    "spearman": Row("evaluation.metrics.calibrated:SPEARMAN", "rank correlation of std and error"),
     "partial-spearman": Row(
-        "core.metrics.calibrated:PARTIAL_SPEARMAN", "the same with the intensity held fixed"
+        "evaluation.metrics.calibrated:PARTIAL_SPEARMAN", "the same with the intensity held fixed"
     ),
-    "ause": Row("core.metrics.calibrated:AUSE", "area between sparsification curve and oracle"),
+    "ause": Row(
+        "evaluation.metrics.calibrated:AUSE", "area between sparsification curve and oracle"
+    ),
     "fid": Row(
-        "engine.features:FID", "Frechet inception distance to --reference; needs --inception"
+        "evaluation.metrics.features:FID",
+        "Frechet inception distance to --reference; needs --inception",
     ),
     "slice-fid": Row(
-        "engine.features:SLICE_FID", "mean FID of XY, XZ and YZ slices of volumes (paper 003)"
+        "evaluation.metrics.features:SLICE_FID",
+        "mean FID of XY, XZ and YZ slices of volumes (paper 003)",
     ),
     "frechet-prior": Row(
-        "engine.features:FRECHET_PRIOR", "Frechet distance in features of the embedded prior"
+        "evaluation.metrics.features:FRECHET_PRIOR",
+        "Frechet distance in features of the embedded prior",
     ),
 }
 
 DENOISERS: dict[str, Row] = {
     "posterior": Row(
-        "engine.denoisers:posterior",
+        "engine.methods:posterior",
         "the default of `restore`; with --samples, the mean of draws from the posterior",
     ),
     "conditional": Row(
-        "engine.denoisers:conditional",
+        "engine.methods:conditional",
         "conditional DDPM, from pure noise, given the image (papers 001, 002)",
     ),
     "forward-backward": Row(
-        "engine.denoisers:forward_backward", "some noise on, then all of it off (paper 004)"
+        "engine.methods:forward_backward", "some noise on, then all of it off (paper 004)"
     ),
     "mixing": Row(
-        "engine.denoisers:mix", "the same, drawn to the image after every step (paper 004)"
+        "engine.methods:mix", "the same, drawn to the image after every step (paper 004)"
     ),
     "repaint": Row(
-        "engine.denoisers:repaint", "mixing that takes each interval several times (paper 004)"
+        "engine.methods:repaint", "mixing that takes each interval several times (paper 004)"
     ),
 }

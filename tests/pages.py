@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from restorectl.tasks.evaluation.comparison import Comparison, FileScore, planes
+from restorectl.evaluation.read import Comparison, FileScore, planes
 from tests.phantom import camera, scene
 
 NAMES = ("a/first.tif", "<img src=x onerror=alert(1)>.tif", "<!--<script>.tif", "plain.tif")

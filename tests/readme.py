@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from restorectl.catalog import DENOISERS, FORMATS, METRICS, SAMPLERS, Row
-from restorectl.io.registry import packaged, read
+from restorectl.weights.registry import packaged, read_registry
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -24,7 +24,7 @@ def weights_table() -> str:
     lines = [
         f"| `{entry.name}` | {entry.task} | {entry.domain} | {entry.network} |"
         f" {entry.bytes / 1e6:.0f} MB | {entry.source.kind} | {entry.licence} |"
-        for entry in read(packaged()).values()
+        for entry in read_registry(packaged()).values()
     ]
     return rows("| name | task | domain | network | size | where | licence |", lines)
 

@@ -20,7 +20,7 @@ from restorectl.cli import (
     uncertainty,
     weights,
 )
-from restorectl.cli.report import tell_end
+from restorectl.cli.progress import tell_end
 from restorectl.errors import RestorectlError
 
 EPILOG = (

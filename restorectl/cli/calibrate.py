@@ -9,13 +9,13 @@ import typer
 
 from restorectl.catalog import CALIBRATORS
 from restorectl.cli import options as opt
-from restorectl.cli.report import reporting
+from restorectl.cli.progress import reporting
 from restorectl.cli.train import viewing
-from restorectl.core.jobs import Files, NoiseOptions, WeightsOptions
 from restorectl.errors import UsageError
+from restorectl.jobs import Files, NoiseOptions, WeightsOptions
 
 if TYPE_CHECKING:
-    from restorectl.tasks.calibrate import Plan, Row
+    from restorectl.restoration.calibrate import Plan, Row
 
 FIT = "A calibrator of your own"
 HEADER = (
@@ -108,7 +108,7 @@ class Training:
 
     def run(self, quiet: bool) -> None:
         """Train; raises what `train` raises."""
-        from restorectl.tasks.train import TrainJob, run
+        from restorectl.training.train import TrainJob, run
 
         assert self.data is not None
         assert self.output is not None  # `_method` has seen to it
@@ -159,7 +159,7 @@ def calibrate(
     chosen, used = _method(method, weights, training)
     numbers = opt.channel_numbers(channels)
     count = _count(windows)
-    from restorectl.tasks import calibrate as task
+    from restorectl.restoration import calibrate as task
 
     plan = None
     if fit is None or inputs or files_from is not None:
@@ -186,7 +186,7 @@ def calibrate(
 
 def _measure(plan: "Plan", json_lines: bool, quiet: bool) -> int:
     """Measure, print the table and T'; returns the exit code."""
-    from restorectl.tasks.calibrate import COVERED, run
+    from restorectl.restoration.calibrate import COVERED, run
 
     with reporting(quiet=quiet, json_lines=json_lines) as report:
         summary = run(plan, report)

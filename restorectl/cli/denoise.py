@@ -8,17 +8,19 @@ import typer
 
 from restorectl.catalog import DENOISERS
 from restorectl.cli import options as opt
-from restorectl.cli.engine import (
+from restorectl.cli.options import (
     CAMERA,
     MACHINE,
+    SHARED,
     Camera,
     Machine,
     OwnWeights,
+    Shared,
     Strength,
     Variance,
+    expanded,
 )
-from restorectl.cli.report import reporting
-from restorectl.cli.shared import SHARED, Shared, expanded
+from restorectl.cli.progress import reporting
 from restorectl.errors import UsageError
 
 Method = StrEnum("Method", list(DENOISERS))  # type: ignore[misc]
@@ -146,7 +148,7 @@ def denoise(
     """
     given = _given(locals())
     with reporting(**shared.view()) as report:
-        from restorectl.tasks.denoise import DenoiseJob, run
+        from restorectl.restoration.denoise import DenoiseJob, run
 
         job = DenoiseJob(
             opt.files(locals()),

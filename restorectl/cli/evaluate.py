@@ -1,51 +1,231 @@
-"""`restorectl evaluate`: options -> job -> task; tables on stdout, gates as the exit code."""
+"""`restorectl evaluate`: options -> job -> task; tables on stdout, gates as the exit code.
 
+The options of `evaluate`; the metrics and their help come from the catalog.
+"""
+
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from restorectl.cli import evaluate_options as own
+from restorectl.catalog import METRICS
 from restorectl.cli import options as opt
-from restorectl.cli.report import reporting
-from restorectl.core.jobs import WeightsOptions
+from restorectl.cli.progress import reporting
 from restorectl.errors import GateError, InputError, UsageError
+from restorectl.jobs import WeightsOptions
+
+Scale = StrEnum("Scale", ["none", "affine", "percentile"])
+Project = StrEnum("Project", ["none", "max", "mean"])
+By = StrEnum("By", ["z"])
+SCORING, UNPAIRED, GATES = "Scoring", "Without pairs", "Quality gates"
+STUDY, DOWNSTREAM = "Blind preference study", "Downstream checks"
+
+Predictions = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PRED...",
+        help="A folder for each method, or files; folders that `uncertainty` wrote are recognised.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|FILE", help="The true images, matched by relative path (or its stem)."
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="a,b,c",
+        help="What is computed, for each plane, then averaged over the planes of a file. Default:"
+        " mae,nrmse,psnr,ssim,pearson, and what fits the other options. " + opt.choices(METRICS),
+        rich_help_panel=SCORING,
+    ),
+]
+DataRange = Annotated[
+    float | None,
+    typer.Option(
+        help="Grey levels from black to white for PSNR, SSIM, LPIPS. Default: of each target, 255"
+        " where it has 8 bits, else its largest minus its smallest value.",
+        rich_help_panel=SCORING,
+    ),
+]
+ScaleChoice = Annotated[
+    Scale,
+    typer.Option(
+        help="Fit each channel of a prediction to its target first: affine, by least squares;"
+        " percentile, the 0.1 and 99.9 percentiles.",
+        rich_help_panel=SCORING,
+    ),
+]
+ProjectChoice = Annotated[
+    Project, typer.Option(help="Project stacks over z before scoring.", rich_help_panel=SCORING)
+]
+ByChoice = Annotated[
+    By | None, typer.Option("--by", help="Also a score for each depth.", rich_help_panel=SCORING)
+]
+Average = Annotated[
+    bool,
+    typer.Option(
+        "--average",
+        help="PRED are folders of samples, or one folder of such folders: score the mean of the"
+        " first 1, 2, 3 ...",
+        rich_help_panel=SCORING,
+    ),
+]
+Interval = Annotated[
+    float,
+    typer.Option(
+        help="Nominal share of pixels in STEM_lower..STEM_upper.", rich_help_panel=SCORING
+    ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HQ_DIR",
+        help="Images of high quality, of other fields, for the Frechet distances. Networks see each"
+        " file from its 0.1 to its 99.9 percentile or, where it is given, from 0 to --data-range.",
+        rich_help_panel=UNPAIRED,
+    ),
+]
+Inception = Annotated[
+    str,
+    typer.Option(metavar="NAME|FILE", help="Weights for fid, slice-fid.", rich_help_panel=UNPAIRED),
+]
+Alexnet = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="Weights for lpips.", rich_help_panel=SCORING)
+]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE|-",
+        help="Write every score in full precision; - takes the place of the tables.",
+        rich_help_panel=opt.OUTPUT,
+    ),
+]
+Csv = Annotated[
+    str | None,
+    typer.Option(
+        "--csv", metavar="FILE|-", help="Write one row a prediction.", rich_help_panel=opt.OUTPUT
+    ),
+]
+Report = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.html", help="Write a report with figures.", rich_help_panel=opt.OUTPUT
+    ),
+]
+InputDir = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="DIR",
+        help="The unrestored images, shown in reports and studies.",
+        rich_help_panel=opt.OUTPUT,
+    ),
+]
+FailUnder = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="METRIC=N",
+        help="Exit 6 if the median of any method is under N, e.g. psnr=30. May be repeated.",
+        rich_help_panel=GATES,
+    ),
+]
+FailOver = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="METRIC=N", help="The same for over N, e.g. mae=5.", rich_help_panel=GATES
+    ),
+]
+Preference = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.html",
+        help="Write a page on which people choose between methods blindly; needs --input.",
+        rich_help_panel=STUDY,
+    ),
+]
+PreferenceResults = Annotated[
+    bool,
+    typer.Option(
+        "--preference-results",
+        help="PRED are the JSON files of such studies: show shares and agreement.",
+        rich_help_panel=STUDY,
+    ),
+]
+Segment = Annotated[
+    bool,
+    typer.Option(
+        "--segment",
+        help="Count objects in input, prediction and target.",
+        rich_help_panel=DOWNSTREAM,
+    ),
+]
+Classifier = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.pt2",
+        help="An exported classifier: what it says before and after. Needs --labels and --trust.",
+        rich_help_panel=DOWNSTREAM,
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.csv", help="name,label of each file.", rich_help_panel=DOWNSTREAM),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="a,b",
+        help="Names of the classifier's outputs in order. Default: the labels, sorted.",
+        rich_help_panel=DOWNSTREAM,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="The classifier may run: it is a program.", rich_help_panel=DOWNSTREAM
+    ),
+]
 
 if TYPE_CHECKING:
-    from restorectl.tasks.evaluation.comparison import Comparison
+    from restorectl.evaluation.read import Comparison
 
 STDOUT = "-"
 FAILED = InputError.exit_code  # some files were not done
 
 
 def evaluate(
-    predictions: own.Predictions = None,
-    target: own.Target = None,
-    metrics: own.Metrics = None,
-    data_range: own.DataRange = None,
-    scale: own.ScaleChoice = own.Scale.none,
-    project: own.ProjectChoice = own.Project.none,
-    by: own.ByChoice = None,
-    average: own.Average = False,
-    interval: own.Interval = 0.9,
-    alexnet: own.Alexnet = "alexnet-lpips",
-    reference: own.Reference = None,
-    inception: own.Inception = "inception-fid",
-    fail_under: own.FailUnder = None,
-    fail_over: own.FailOver = None,
-    preference: own.Preference = None,
-    preference_results: own.PreferenceResults = False,
-    segment: own.Segment = False,
-    classifier: own.Classifier = None,
-    labels: own.Labels = None,
-    classes: own.Classes = None,
-    trust: own.Trust = False,
+    predictions: Predictions = None,
+    target: Target = None,
+    metrics: Metrics = None,
+    data_range: DataRange = None,
+    scale: ScaleChoice = Scale.none,
+    project: ProjectChoice = Project.none,
+    by: ByChoice = None,
+    average: Average = False,
+    interval: Interval = 0.9,
+    alexnet: Alexnet = "alexnet-lpips",
+    reference: Reference = None,
+    inception: Inception = "inception-fid",
+    fail_under: FailUnder = None,
+    fail_over: FailOver = None,
+    preference: Preference = None,
+    preference_results: PreferenceResults = False,
+    segment: Segment = False,
+    classifier: Classifier = None,
+    labels: Labels = None,
+    classes: Classes = None,
+    trust: Trust = False,
     axes: opt.Axes = None,
     pattern: opt.Pattern = None,
-    json_target: own.Json = None,
-    csv_target: own.Csv = None,
-    report: own.Report = None,
-    input_folder: own.InputDir = None,
+    json_target: Json = None,
+    csv_target: Csv = None,
+    report: Report = None,
+    input_folder: InputDir = None,
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     registry: opt.Registry = None,
@@ -72,11 +252,11 @@ def evaluate(
 
 def _score(given: dict[str, Any]) -> int:
     """Score, show, write; returns the exit code. Raises GateError."""
-    from restorectl.cli import evaluate_tables as tables
-    from restorectl.cli.evaluate_checks import failures
-    from restorectl.tasks.evaluate import run
-    from restorectl.tasks.evaluation import write
-    from restorectl.tasks.evaluation.plan import EvaluateJob, plan
+    from restorectl.cli import tables
+    from restorectl.cli.tables import failures
+    from restorectl.evaluation import write
+    from restorectl.evaluation.evaluate import run
+    from restorectl.evaluation.plan import EvaluateJob, plan
 
     gates = write.gates(given["fail_under"] or (), given["fail_over"] or ())
     job = EvaluateJob(
@@ -115,7 +295,7 @@ def _score(given: dict[str, Any]) -> int:
     if given["csv_target"] is not None:
         write.write_csv(given["csv_target"], comparison)
     if given["report"] is not None:
-        from restorectl.tasks.evaluation.report import write as write_report
+        from restorectl.evaluation.report import write as write_report
 
         write_report(given["report"], comparison)
     if missed:
@@ -127,11 +307,11 @@ def _score(given: dict[str, Any]) -> int:
 def _check_downstream(given: dict[str, Any]) -> None:
     """Raises UsageError for what would stop the checks after all files were scored."""
     if given["segment"]:
-        from restorectl.tasks.evaluation.segmentation import require
+        from restorectl.evaluation.downstream import require_segmentation
 
-        require()
+        require_segmentation()
     if given["classifier"] is not None:
-        from restorectl.tasks.evaluation.downstream import classified_by
+        from restorectl.evaluation.downstream import classified_by
 
         inputs = None if given["input_folder"] is None else Path(given["input_folder"])
         classified_by(given["classifier"], given["labels"], given["trust"], inputs)
@@ -139,18 +319,18 @@ def _check_downstream(given: dict[str, Any]) -> None:
 
 def _downstream(given: dict[str, Any], comparison: "Comparison") -> dict[str, Any]:
     """What changes for who works on with the images; empty where not asked for."""
-    from restorectl.cli import evaluate_checks as checks
+    from restorectl.cli import tables as checks
 
     found: dict[str, Any] = {}
     tables = STDOUT not in (given["json_target"], given["csv_target"])
     if given["segment"]:
-        from restorectl.tasks.evaluation.downstream import segment
+        from restorectl.evaluation.downstream import segment
 
         found["segment"] = segment(comparison)
         if tables:
             checks.segmented(found["segment"])
     if given["classifier"] is not None:
-        from restorectl.tasks.evaluation.downstream import confusion
+        from restorectl.evaluation.downstream import confusion
 
         names = [name.strip() for name in (given["classes"] or "").split(",") if name.strip()]
         program, labels = given["classifier"], given["labels"]
@@ -161,8 +341,8 @@ def _downstream(given: dict[str, Any], comparison: "Comparison") -> dict[str, An
 
 
 def _study(path: str, predictions: list[str], inputs: str | None, seed: int) -> None:
-    from restorectl.tasks.evaluation.preference import study
-    from restorectl.tasks.evaluation.write import check_target
+    from restorectl.evaluation.study import study
+    from restorectl.evaluation.write import check_target
 
     check_target("--preference", path)
     if inputs is None:
@@ -172,9 +352,9 @@ def _study(path: str, predictions: list[str], inputs: str | None, seed: int) -> 
 
 def _preference_results(files: list[str], target: str | None) -> int:
     """Show or write what the answers say; returns the exit code."""
-    from restorectl.cli import evaluate_checks as checks
-    from restorectl.tasks.evaluation.preference import results
-    from restorectl.tasks.evaluation.write import check_target, write_json
+    from restorectl.cli import tables as checks
+    from restorectl.evaluation.study import results
+    from restorectl.evaluation.write import check_target, write_json
 
     check_target("--json", target)
     found = results(files)

@@ -6,10 +6,18 @@ import typer
 
 from restorectl.catalog import SAMPLERS
 from restorectl.cli import options as opt
-from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine, Strength
-from restorectl.cli.report import reporting
-from restorectl.cli.shared import SHARED, Shared, expanded
-from restorectl.core.jobs import RestoreJob
+from restorectl.cli.options import (
+    CAMERA,
+    MACHINE,
+    SHARED,
+    Camera,
+    Machine,
+    Shared,
+    Strength,
+    expanded,
+)
+from restorectl.cli.progress import reporting
+from restorectl.jobs import RestoreJob
 
 RSCD = "Step-calibrated diffusion (--sampler rscd)"
 
@@ -93,7 +101,7 @@ def restore(
         machine.weights_from(),
     )
     with reporting(**shared.view()) as report:
-        from restorectl.tasks.restore import run
+        from restorectl.restoration.restore import run
 
         run(job, report)
     raise typer.Exit(report.exit_code())

@@ -9,11 +9,10 @@ import typer
 
 from restorectl.catalog import INTERPOLATIONS, SAMPLERS, SLICE_NOISE
 from restorectl.cli import options as opt
-from restorectl.cli.engine import MACHINE, Machine
-from restorectl.cli.report import reporting
-from restorectl.cli.shared import SHARED, Shared, expanded
-from restorectl.core.jobs import SuperresJob
+from restorectl.cli.options import MACHINE, SHARED, Machine, Shared, expanded
+from restorectl.cli.progress import reporting
 from restorectl.errors import UsageError
+from restorectl.jobs import SuperresJob
 
 STACK, MODEL = "The stack", "The model"
 
@@ -142,7 +141,7 @@ def superres3d(
     """
     job = _job(locals())
     with reporting(**shared.view()) as report:
-        from restorectl.tasks.superres3d import run
+        from restorectl.volumes.superres3d import run
 
         run(job, report)
     raise typer.Exit(report.exit_code())

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from restorectl.cli import options as opt
-from restorectl.core.jobs import WeightsOptions
+from restorectl.jobs import WeightsOptions
 
 if TYPE_CHECKING:
-    from restorectl.tasks.train import Step
+    from restorectl.training.loop import Step
 
 SECONDS = 10.0  # between plain lines
 
@@ -89,7 +89,7 @@ def train(
     Several processes: torchrun --nproc_per_node 2 -m restorectl train ...
     """
     with viewing(quiet, json_lines) as view:
-        from restorectl.tasks.train import TrainJob, run
+        from restorectl.training.train import TrainJob, run
 
         job = TrainJob(
             recipe,

@@ -7,9 +7,18 @@ from typing import Annotated
 import typer
 
 from restorectl.cli import options as opt
-from restorectl.cli.engine import CAMERA, MACHINE, Camera, Machine, OwnWeights, Variance
-from restorectl.cli.report import reporting
-from restorectl.cli.shared import SHARED, Shared, expanded
+from restorectl.cli.options import (
+    CAMERA,
+    MACHINE,
+    SHARED,
+    Camera,
+    Machine,
+    OwnWeights,
+    Shared,
+    Variance,
+    expanded,
+)
+from restorectl.cli.progress import reporting
 
 Source = StrEnum("Source", ["posterior", "conditional"])
 Scale = StrEnum("Scale", ["none", "affine"])
@@ -99,8 +108,8 @@ def uncertainty(
     Example: restorectl uncertainty data/ -o maps/ --samples 15
     """
     with reporting(**shared.view()) as report:
-        from restorectl.tasks import error_bars
-        from restorectl.tasks.uncertainty import UncertaintyJob, run
+        from restorectl.restoration import error_bars
+        from restorectl.restoration.uncertainty import UncertaintyJob, run
 
         job = UncertaintyJob(
             opt.files(locals()),

@@ -14,11 +14,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from restorectl.cli import options as opt
-from restorectl.core.jobs import WeightsOptions
 from restorectl.errors import WeightsError
+from restorectl.jobs import WeightsOptions
 
 if TYPE_CHECKING:
-    from restorectl.tasks.weights import Checked, Listed
+    from restorectl.weights.inventory import Checked, Listed
 
 app = typer.Typer(
     help="List, pull, verify, locate, import and export models.",
@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON line a model on std
 @app.command("list")
 def show(registry: opt.Registry = None, offline: opt.Offline = False, lines: Json = False) -> None:
     """The models known by name, and whether they are here. Never uses the network."""
-    from restorectl.tasks.weights import listed
+    from restorectl.weights.inventory import listed
 
     rows = listed(WeightsOptions(registry, offline))
     if lines:
@@ -59,10 +59,10 @@ def pull(
 
     Example, on a machine with internet: restorectl weights pull --all
     """
-    from restorectl.tasks import weights
+    from restorectl.weights import inventory
 
     with _bars(quiet) as bars:
-        _finish(weights.pull(names or [], every, WeightsOptions(registry, offline), bars), lines)
+        _finish(inventory.pull(names or [], every, WeightsOptions(registry, offline), bars), lines)
 
 
 @app.command()
@@ -76,17 +76,17 @@ def verify(
 
     Never uses the network.
     """
-    from restorectl.tasks import weights
+    from restorectl.weights import inventory
 
-    _finish(weights.verify(names or [], WeightsOptions(registry, offline)), lines)
+    _finish(inventory.verify(names or [], WeightsOptions(registry, offline)), lines)
 
 
 @app.command()
 def path(name: Name, registry: opt.Registry = None, offline: opt.Offline = False) -> None:
     """Where a model lies on this machine, for scripts. Never uses the network."""
-    from restorectl.tasks import weights
+    from restorectl.weights import inventory
 
-    typer.echo(str(weights.path(name, WeightsOptions(registry, offline))))
+    typer.echo(str(inventory.path(name, WeightsOptions(registry, offline))))
 
 
 @app.command()
@@ -98,7 +98,7 @@ def export(
     quiet: opt.Quiet = False,
 ) -> None:
     """Write a folder for upload to a hub: the weights, their card and their registry block."""
-    from restorectl.tasks.weights_export import export as run
+    from restorectl.weights.export import export as run
 
     with _bars(quiet) as bars:
         written = run(name, hub, WeightsOptions(registry, offline), bars)
@@ -122,7 +122,7 @@ def take(
 
     Example: restorectl weights import d17986ac.ckpt --as msdsr -o msdsr.safetensors
     """
-    from restorectl.tasks.weights_import import run
+    from restorectl.weights.published import run
 
     done = run(files, kind, output, overwrite)
     if lines:

@@ -10,8 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from restorectl.engine.samplers import Problem, Sampler, Shared, ddim_rule, start_level
-from restorectl.engine.sampling import clamped, walk
+from restorectl.engine.samplers import (
+    Problem,
+    Sampler,
+    Shared,
+    clamped,
+    ddim_rule,
+    start_level,
+    walk,
+)
 from restorectl.engine.schedule import schedule
 
 START_DRAW = 1 << 23  # numbers the draw of the starting noise

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from restorectl import catalog
-from restorectl.core.card import Card
+from restorectl.engine.card import Card
 from restorectl.engine.schedule import Schedule, schedule
 from restorectl.errors import WeightsError
 

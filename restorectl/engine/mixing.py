@@ -15,8 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from restorectl.engine.samplers import Problem, Sampler, Shared, ddim_rule, ramp, start_level
-from restorectl.engine.sampling import Hook, clamped, walk
+from restorectl.engine.samplers import (
+    Hook,
+    Problem,
+    Sampler,
+    Shared,
+    clamped,
+    ddim_rule,
+    ramp,
+    start_level,
+    walk,
+)
 from restorectl.engine.schedule import Schedule, schedule
 from restorectl.errors import UsageError
 

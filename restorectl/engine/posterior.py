@@ -16,14 +16,16 @@ from torch import Tensor
 from restorectl.engine.samplers import (
     Calibrator,
     Problem,
+    Rule,
     Sampler,
     Shared,
+    Step,
     ddim,
     ddim_rule,
     ramp,
     start_level,
+    walk,
 )
-from restorectl.engine.sampling import Rule, Step, walk
 
 PROBE_DRAWS = 1 << 22  # numbers the draws that levels are probed with
 AROUND = 7  # px, side of the square that texture is taken of

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from restorectl.engine.samplers import Calibrator, Problem, Sampler, Shared, ddim_rule
-from restorectl.engine.sampling import walk
+from restorectl.engine.samplers import Calibrator, Problem, Sampler, Shared, ddim_rule, walk
 from restorectl.engine.schedule import Schedule, schedule
 
 Calibrate = Callable[[Tensor], Tensor]  # x (b, C, H, W) -> step (b,), may be fractional

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from restorectl.engine.denoiser import Denoiser
-from restorectl.engine.noise import NoiseField, Site
+from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.samplers import Problem
 from restorectl.errors import EngineError, UsageError
 

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restorectl.core.card import Card
+from restorectl.engine.card import Card
 from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser
 from restorectl.engine.runner import Runner
-from restorectl.engine.samplers import Problem, Sampler
-from restorectl.engine.sampling import Denoise
+from restorectl.engine.samplers import Denoise, Problem, Sampler
 
 CODES = {"linear": 0.0, "cubic": -1.0}  # what hidden rows are marked with
 START = 2.0  # noise level to start residuals from: 17 times their standard deviation

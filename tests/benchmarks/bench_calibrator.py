@@ -64,12 +64,12 @@ def main() -> None:
     import torch
 
     from restorectl.catalog import CALIBRATORS
-    from restorectl.core import intensity
-    from restorectl.engine.calibration import by_window
-    from restorectl.tasks import models
+    from restorectl.engine.calibrators import by_window
+    from restorectl.intensity import whitening
+    from restorectl.weights import file
 
     def load():
-        found = models.load(args.weights, "calibrator")
+        found = file.load_for(args.weights, "calibrator")
         return found.card, found.tensors
 
     cpu = torch.device("cpu")
@@ -96,7 +96,7 @@ def main() -> None:
         for k in range(1, 5):
             noisy, clean = (image.astype(np.float32) for image in pair(field, k))
             fit = np.polyfit(clean.ravel(), noisy.ravel(), 1)
-            model = intensity.fit([noisy])
+            model = whitening.fit([noisy])
             x, truth = model.forward(noisy), model.forward(fit[0] * clean + fit[1])
             level = low_frequency(x - truth)
             parts = [x[i : i + SIDE, j : j + SIDE] for i in (0, 256) for j in (0, 256)]

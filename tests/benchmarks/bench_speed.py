@@ -40,15 +40,15 @@ def speed() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from restorectl import catalog
-    from restorectl.core import intensity
-    from restorectl.core.photometry import keep_local_mean
     from restorectl.engine.denoiser import build
-    from restorectl.engine.noise import NoiseField, Site
+    from restorectl.engine.noise_field import NoiseField, Site
     from restorectl.engine.runner import Runner, pick_precision
-    from restorectl.io import weights
+    from restorectl.intensity import whitening
+    from restorectl.intensity.photometry import keep_local_mean
+    from restorectl.weights import file
 
     need_data()
-    loaded = weights.load("prior")
+    loaded = file.load("prior")
     device = torch.device("cpu")
     runner = Runner(
         lambda: build(loaded.card, dict(loaded.tensors)), device, pick_precision("auto", device)
@@ -56,7 +56,7 @@ def speed() -> None:
     sampler = catalog.SAMPLERS["ddim"].load()()
 
     def ours(image: np.ndarray) -> np.ndarray:
-        model = intensity.fit([image.astype(np.float32)])
+        model = whitening.fit([image.astype(np.float32)])
         x = model.forward(image.astype(np.float32))[None, None]
         sigma = np.array([model.sigma], np.float32)
         site = Site((0, 0, 0), 0, 0)

@@ -21,12 +21,16 @@ from skimage.metrics import structural_similarity
 from typer.testing import CliRunner
 
 from restorectl.cli.app import app
-from restorectl.core import volume
-from restorectl.core.metrics.distribution import Moments, frechet, nothing
+from restorectl.evaluation.metrics.distribution import Moments, frechet, nothing
+from restorectl.volumes import interpolation
 from tests import phantom
 from tests.benchmarks.common import DATA, FIELDS, need_data, pair, restorectl, table
 
-PLAIN = {"nearest": volume.nearest, "linear": volume.linear, "cubic": volume.cubic}
+PLAIN = {
+    "nearest": interpolation.nearest,
+    "linear": interpolation.linear,
+    "cubic": interpolation.cubic,
+}
 SIDE = 256  # px of the 2-D crops: the middle of each field
 DRAWS = ("--steps", 8, "--sampler", "ddim")
 
@@ -69,7 +73,7 @@ def paired() -> None:
             crop = clean[start : start + (SIDE - 1) // factor * factor + 1, start : start + SIDE]
             for name in sums:
                 if name in PLAIN:
-                    image = volume.interpolated(crop[::factor], factor, PLAIN[name])
+                    image = interpolation.interpolated(crop[::factor], factor, PLAIN[name])
                 else:
                     image = made(crop[::factor, None], factor, *ways[name])[:, 0]
                 similar = structural_similarity(image, crop, data_range=255)
@@ -115,7 +119,7 @@ def dropped() -> None:
             scores = {}
             for way in (*PLAIN, "diffusion"):
                 if way in PLAIN:
-                    image = volume.interpolated(truth[::factor], factor, PLAIN[way])
+                    image = interpolation.interpolated(truth[::factor], factor, PLAIN[way])
                 else:
                     image = made(truth[::factor], factor)
                 assert np.array_equal(image[~hidden], truth[::factor]), name

@@ -23,14 +23,12 @@ from bench_speed import convolution_peak
 from common import table
 from torch.utils.flop_counter import FlopCounterMode
 
-from restorectl.core import recipe as recipes
-from restorectl.core.recipe import Recipe
-from restorectl.engine import training
-from restorectl.engine.fit import World, fit, generator, precision
 from restorectl.engine.runner import pick_device, pick_precision
-from restorectl.io.dataset import scan
-from restorectl.io.planes import Recent
-from restorectl.tasks import train
+from restorectl.training import loop, train
+from restorectl.training import recipe as recipes
+from restorectl.training.dataset import Recent, scan
+from restorectl.training.loop import World, fit, generator, precision
+from restorectl.training.recipe import Recipe
 
 STEPS = 4  # timed; one more warms up
 
@@ -50,9 +48,9 @@ def measure(recipe: Recipe, job: train.TrainJob) -> dict[str, Any]:
     with closing(Recent(1 << 30)) as recent, ThreadPoolExecutor(1) as reader:
         material = train._material(job, recipe, folder, recent, None)
         model, _ = train._model(job, recipe, "bench")
-        state = training.state(model, recipe, device)
+        state = loop.state(model, recipe, device)
         load = train._loader(recipe, material, World(), reader)
-        loss = training.loss_of(recipe, load)
+        loss = loop.loss_of(recipe, load)
         with FlopCounterMode(display=False) as counter:
             with precision(device, dtype):
                 each = loss(model, 1, 0, generator(device, 0))

@@ -21,8 +21,8 @@ import numpy as np
 import tifffile
 from common import FIELDS, need_data, pair, restorectl, table
 
-from restorectl.core import coverage
-from restorectl.core.coverage import Pixels
+from restorectl.restoration import intervals
+from restorectl.restoration.intervals import Pixels
 
 MISS = 0.1
 
@@ -71,7 +71,7 @@ def real(crop: int, samples: int) -> None:
             found[field] = (*pixels, float(raw))
     for field, (error, std, mean, noise, raw) in found.items():
         others = {k: v for k, v in found.items() if k != field}
-        fit = coverage.fit(
+        fit = intervals.fit(
             [Pixels(k, e / n, s / n, m / n) for k, (e, s, m, n, _) in others.items()], "", {}
         )
         half = fit.half_width(std, mean, noise, 0.9)

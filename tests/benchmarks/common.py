@@ -109,9 +109,9 @@ def bm3d_whitened(image: np.ndarray) -> np.ndarray:
     """
     from bm3d import bm3d
 
-    from restorectl.core import intensity
+    from restorectl.intensity import whitening
 
-    model = intensity.fit([image.astype(np.float32)])
+    model = whitening.fit([image.astype(np.float32)])
     x = model.forward(image.astype(np.float32))
     return model.inverse(bm3d(x, model.sigma))
 

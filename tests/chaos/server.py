@@ -65,11 +65,12 @@ def serve():
 
     from restorectl.cli import app
     from restorectl.engine import denoiser
-    from restorectl.tasks import models, restoration, restore  # noqa: F401 (loaded for the forks)
+    from restorectl.restoration import restoration, restore  # noqa: F401 (loaded for the forks)
+    from restorectl.weights import file
 
     torch.set_num_threads(1)
-    models.load = functools.cache(models.load)
-    warm = models.load("prior", "prior", restoration.WeightsOptions())
+    file.load_for = functools.cache(file.load_for)
+    warm = file.load_for("prior", "prior", restoration.WeightsOptions())
     denoiser.build(warm.card, dict(warm.tensors))
     for line in sys.stdin:
         request = json.loads(line)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from restorectl.cli.app import app
 from restorectl.errors import RestorectlError
-from restorectl.io.image import open_image
+from restorectl.images.image import open_image
 
 DATA = Path(__file__).parent.parent / "data"
 NUCLEI = DATA / "noisy/nuclei.tif"

@@ -181,9 +181,11 @@ RESULTS = {
 
 
 def test_results_of_a_study(monkeypatch, tmp_path):
-    from restorectl.tasks.evaluation import preference
+    from restorectl.evaluation import study as preference_study
 
-    monkeypatch.setattr(preference, "results", lambda files: RESULTS | {"study": " ".join(files)})
+    monkeypatch.setattr(
+        preference_study, "results", lambda files: RESULTS | {"study": " ".join(files)}
+    )
     found = invoke("--preference-results", "a.json", "b.json", "--json", tmp_path / "out.json")
     assert found.exit_code == 3  # one file was no answers
     assert "a.json b.json · 2 raters" in found.output
@@ -193,7 +195,7 @@ def test_results_of_a_study(monkeypatch, tmp_path):
 
 
 def test_a_classifier_s_confusion(folder, monkeypatch, tmp_path):
-    from restorectl.tasks.evaluation import downstream
+    from restorectl.evaluation import downstream
 
     asked = {}
 

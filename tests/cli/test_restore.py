@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from restorectl.io.image import open_image, read_provenance
+from restorectl.images.image import open_image, read_provenance
 
 DATA = Path(__file__).parent.parent / "data"
 NAMES = sorted(str(p.relative_to(DATA / "noisy")) for p in (DATA / "noisy").rglob("*.*"))

@@ -7,8 +7,8 @@ import pytest
 import tifffile
 
 from restorectl.cli import superres3d
-from restorectl.core import volume
 from restorectl.errors import UsageError
+from restorectl.volumes import interpolation
 from tests.cli.test_restore import pixels, psnr, run
 from tests.phantom import camera
 from tests.phantom import volume as phantom
@@ -37,8 +37,8 @@ def test_hidden_planes_are_as_near_to_the_truth_as_by_the_best_interpolation(don
     assert made.shape == truth.shape
     assert np.array_equal(made[::4], truth[::4])
     plain = max(
-        psnr(volume.interpolated(truth[::4], 4, kind)[hidden], truth[hidden])
-        for kind in (volume.nearest, volume.linear, volume.cubic)
+        psnr(interpolation.interpolated(truth[::4], 4, kind)[hidden], truth[hidden])
+        for kind in (interpolation.nearest, interpolation.linear, interpolation.cubic)
     )
     assert psnr(made[hidden], truth[hidden]) > plain - 0.3
     assert line["details"]["factor"] == 4

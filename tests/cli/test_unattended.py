@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from restorectl.cli import quantities
+from restorectl.cli import options
 from restorectl.errors import UsageError
 from tests.chaos.folders import fill
 
@@ -130,13 +130,13 @@ def test_the_shard_of_a_slurm_array(place, monkeypatch, environment, shard):
     for name, value in environment.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     folder = (str(place / "in"),)
-    assert quantities.shard("2/5", folder, None) == (2, 5)
-    assert quantities.shard(None, (str(place / "in/00.tif"),), None) == (1, 1)
+    assert options.shard("2/5", folder, None) == (2, 5)
+    assert options.shard(None, (str(place / "in/00.tif"),), None) == (1, 1)
     if shard is None:
         with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_ID"):
-            quantities.shard(None, folder, None)
+            options.shard(None, folder, None)
     else:
-        assert quantities.shard(None, folder, None) == shard
+        assert options.shard(None, folder, None) == shard
 
 
 @pytest.mark.parametrize(
@@ -144,10 +144,10 @@ def test_the_shard_of_a_slurm_array(place, monkeypatch, environment, shard):
     [("0", 0), ("512", 512), ("5G", 5 << 30), ("1.5k", 1536), ("2MiB", 2 << 20), ("1TB", 1 << 40)],
 )
 def test_sizes(text, value):
-    assert quantities.size("--min-free", text) == value
+    assert options.size("--min-free", text) == value
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1", "5X", "nan", "inf"])
 def test_sizes_that_are_none(text):
     with pytest.raises(UsageError, match="--min-free"):
-        quantities.size("--min-free", text)
+        options.size("--min-free", text)

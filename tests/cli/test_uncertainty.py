@@ -13,7 +13,7 @@ import tifffile
 import yaml
 
 from restorectl import catalog
-from restorectl.io.image import open_image
+from restorectl.images.image import open_image
 from tests.phantom import scene
 
 DATA = Path(__file__).parent.parent / "data"
@@ -78,7 +78,7 @@ def test_every_image_becomes_five_maps_and_a_picture(maps, pair):
 
 
 def test_the_interval_is_the_prediction_of_one_more_sample(maps, pair, tmp_path):
-    from restorectl.core.spread import prediction_factor
+    from restorectl.restoration.intervals import prediction_factor
 
     out, _, _ = maps
     done = run("uncertainty", pair / "noisy/0.tif", "-o", tmp_path, *FAST, "--calibration", "none")

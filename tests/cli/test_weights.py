@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from restorectl.cli.app import main
-from restorectl.core.jobs import WeightsOptions
-from restorectl.io import locate, registry, weights
-from restorectl.tasks.weights_export import export
+from restorectl.jobs import WeightsOptions
+from restorectl.weights import file, registry
+from restorectl.weights.export import export
 from tests.hub_server import COMMIT, REPO, serving
 
 IMAGES = sorted((Path(__file__).parent.parent / "data" / "noisy").glob("*.png"))
@@ -58,7 +58,7 @@ def test_list_is_a_table_or_json(run):
     assert lines[1].split() == ["prior", "prior", "18.1", "MB", "MIT", "embedded"]
     rows = [json.loads(line) for line in run("weights", "list", "--json")[1].splitlines()]
     assert [row["name"] for row in rows] == list(registry.entries())
-    assert rows[0]["sha256"] == locate.file_sha256(PRIOR)
+    assert rows[0]["sha256"] == registry.file_sha256(PRIOR)
 
 
 def test_path_is_for_scripts(run):
@@ -129,9 +129,9 @@ def test_the_model_card_is_one_for_the_hub(exported):
 
 
 def test_the_registry_block_of_an_export_works_where_it_lies(exported):
-    block = registry.read(exported / "weights.yaml")["prior"]
+    block = registry.read_registry(exported / "weights.yaml")["prior"]
     assert block.source.file == str(exported / "prior.safetensors")
-    assert block.sha256 == locate.file_sha256(exported / "prior.safetensors")
+    assert block.sha256 == registry.file_sha256(exported / "prior.safetensors")
     assert block.training == registry.entries()["prior"].training
 
 
@@ -153,7 +153,7 @@ def test_an_uploaded_export_is_the_same_model_by_address_and_by_registry(
     assert (results[0] == results[1]).all()
     got = hub.run("weights", "pull", "lab", "--registry", own, "--offline").stdout.split()
     assert got[1] == "intact"
-    assert weights.read(Path(got[2]))[0] == weights.read(PRIOR)[0]
+    assert file.read(Path(got[2]))[0] == file.read(PRIOR)[0]
 
 
 def test_restore_and_train_take_the_options(run, tmp_path):
@@ -178,7 +178,7 @@ def test_restore_and_train_take_the_options(run, tmp_path):
 
 def test_the_hub_library_is_not_imported_without_need():
     code = (
-        "import sys; from restorectl.io import weights; weights.load('prior');"
+        "import sys; from restorectl.weights import file; file.load('prior');"
         "print([m for m in ('huggingface_hub', 'httpx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from restorectl.core.card import Card, from_json
+from restorectl.engine.card import Card, from_json
 from restorectl.engine.denoiser import PARAMETRISATIONS, TIMES, Denoiser, build
 from restorectl.engine.nets.unet import UNet
 from restorectl.engine.schedule import schedule

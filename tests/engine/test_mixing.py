@@ -7,9 +7,8 @@ import torch
 
 from restorectl.engine import mixing
 from restorectl.engine.mixing import WEIGHTS, Settings
-from restorectl.engine.noise import NoiseField, Site
-from restorectl.engine.samplers import Problem, ddim_rule, ramp
-from restorectl.engine.sampling import walk
+from restorectl.engine.noise_field import NoiseField, Site
+from restorectl.engine.samplers import Problem, ddim_rule, ramp, walk
 from restorectl.engine.schedule import schedule
 from restorectl.errors import UsageError
 

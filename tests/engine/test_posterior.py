@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from restorectl.core.spread import gather, prediction_factor
 from restorectl.engine import conditional, posterior
-from restorectl.engine.noise import NoiseField, Site
+from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.samplers import Problem, ddim
+from restorectl.restoration.intervals import gather, prediction_factor
 
 CLEAN, NOISE, SIDE = 0.3, 0.2, 160
 

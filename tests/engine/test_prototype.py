@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from restorectl.engine.denoiser import build
-from restorectl.io import weights
-from restorectl.io.image import open_image
+from restorectl.images.image import open_image
+from restorectl.weights import file
 
 pytestmark = pytest.mark.realdata
 
@@ -24,7 +24,7 @@ def test_the_prototype_s_output_is_reproduced(real_data):
         pixels = image.read((0, 0, 0), slice(0, 128), slice(0, 160)).astype(np.float32)
     x = torch.from_numpy(np.sqrt(pixels) / 8 - 1)[None, None]
     sigma = torch.tensor([0.35])
-    loaded = weights.load("prior")
+    loaded = file.load("prior")
     ours = build(loaded.card, dict(loaded.tensors)).prepared(torch.device("cpu"), torch.float32)
     with torch.inference_mode():
         expected = prototype.load("prior")(x, sigma)

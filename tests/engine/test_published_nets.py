@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from restorectl import catalog
-from restorectl.core.card import Card
+from restorectl.engine.card import Card
 from restorectl.engine.denoiser import Denoiser, build
 from tests.engine import reference_nets as reference
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from restorectl.core.card import Card
 from restorectl.engine import samplers
+from restorectl.engine.card import Card
 from restorectl.engine.denoiser import Denoiser, build
-from restorectl.engine.noise import NoiseField, Site
+from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.runner import Runner, pick_device, pick_precision
 from restorectl.errors import EngineError, UsageError
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from restorectl import catalog
-from restorectl.engine.samplers import Problem, ddim_rule, dpmpp_rule, ramp
-from restorectl.engine.sampling import walk
+from restorectl.engine.samplers import Problem, ddim_rule, dpmpp_rule, ramp, walk
 
 MEAN, STD = 0.7, 0.4
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from restorectl.core import volume
 from restorectl.engine.denoiser import build
 from restorectl.engine.slices import marks
-from restorectl.io import weights
-from restorectl.io.image import open_image
+from restorectl.images.image import open_image
+from restorectl.volumes import interpolation
+from restorectl.weights import file
 
 pytestmark = pytest.mark.realdata
 
@@ -24,13 +24,15 @@ def test_the_prototype_s_residuals_are_reproduced(real_data):
     spec.loader.exec_module(prototype)
     with open_image(real_data / "pairs/clean/fmd/Confocal_FISH_noisy_1.png") as image:
         pixels = image.read((0, 0, 0), slice(0, 65), slice(0, 96)).astype(np.float32)
-    lines = volume.interpolated(np.sqrt(pixels[::4] / 255) * 2 - 1, 4, volume.linear)[:64]
+    lines = interpolation.interpolated(np.sqrt(pixels[::4] / 255) * 2 - 1, 4, interpolation.linear)[
+        :64
+    ]
     anchor = torch.from_numpy(lines)[None, None]
     rows = torch.zeros(1, 1, 64, 96)
     rows[:, :, ::4] = 1
     condition = torch.cat([anchor, marks(rows, "linear")], 1)
     noise = torch.randn(1, 1, 64, 96, generator=torch.Generator().manual_seed(0)) * (1 - rows)
-    loaded = weights.load("slices")
+    loaded = file.load("slices")
     ours = build(loaded.card, dict(loaded.tensors)).prepared(torch.device("cpu"), torch.float32)
     theirs = prototype.load("rows", cin=3, sigma_data=0.12)
     with torch.inference_mode():

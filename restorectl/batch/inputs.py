@@ -1,0 +1,203 @@
+"""Inputs to ordered (source, target) pairs; everything that cannot be meant is refused here."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path, PurePath
+
+from restorectl.errors import InputError, NoInputError, OutputError, UsageError
+from restorectl.files.atomic import output_error
+from restorectl.images.image import is_image_name
+from restorectl.jobs import Files
+
+JPEG = (".jpg", ".jpeg")
+Naming = Callable[[PurePath], tuple[PurePath, ...]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and where its results go."""
+
+    source: Path
+    targets: tuple[Path, ...]  # the restored image first
+    name: str  # relative path below OUT; what shards, reports and manifests call it
+    guide: Path | None = None  # another method's prediction of the same image
+
+    @property
+    def target(self) -> Path:
+        return self.targets[0]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An input that was named but is not there: a failed file, not a reason to stop."""
+
+    source: Path
+    error: InputError
+
+
+def same_name(relative: PurePath) -> tuple[PurePath, ...]:
+    """One image of the input's name; JPEG would lose what was restored and becomes PNG."""
+    return (relative.with_suffix(".png") if relative.suffix.lower() in JPEG else relative,)
+
+
+def resolve(
+    files: Files, naming: Naming = same_name, *, folder_only: bool = False
+) -> tuple[list[Pair], list[Missing]]:
+    """The pairs of this shard in a fixed order.
+
+    naming: the input's relative path -> paths of its results, below OUT where they are relative.
+    folder_only: OUT cannot be a file.
+
+    Raises UsageError for collisions and for outputs inside inputs, NoInputError when nothing
+    matches.
+    """
+    output = Path(files.output)
+    given = named(files)
+    single = len(given) == 1 and not os.path.isdir(given[0]) and _is_file_target(output)
+    if folder_only and single:
+        raise UsageError(f"-o {output}: looks like a file, this command writes a folder")
+    if not single:
+        _check_folder(output)
+    for path in given:
+        if os.path.isdir(path):
+            _refuse_nesting(output, path)
+    images, missing = find(given, files.pattern)
+    pairs = [_pair(path, relative, output, naming) for path, relative in images]
+    if single:
+        pairs = [replace(p, targets=(output, *p.targets[1:]), name=output.name) for p in pairs]
+    _refuse_collisions(pairs)
+    index, count = files.shard
+    if not 1 <= index <= count:
+        raise UsageError(f"--shard {index}/{count}: I must be between 1 and N")
+    return [pair for pair in pairs if in_shard(pair.name, index, count)], missing
+
+
+def named(files: Files) -> list[Path]:
+    """What the user named, here and in --files-from. Raises NoInputError where that is nothing."""
+    found = [Path(text) for text in (*files.inputs, *_listed(files.files_from))]
+    if not found:
+        raise NoInputError("no inputs were given: name files or folders, or use --files-from")
+    return found
+
+
+def find(
+    given: list[Path], pattern: str | None
+) -> tuple[list[tuple[Path, PurePath]], list[Missing]]:
+    """The images of files and folders, each with its path relative to what was named.
+
+    Raises NoInputError when nothing matches.
+    """
+    images: list[tuple[Path, PurePath]] = []
+    missing: list[Missing] = []
+    for path in given:
+        if os.path.isdir(path):
+            closed: list[OSError] = []
+            images += ((path / rel, rel) for rel in walk(path, pattern, closed.append))
+            missing += (Missing(Path(e.filename), _closed(e)) for e in closed)
+        elif not os.path.lexists(path):
+            missing.append(Missing(path, InputError(f"{path}: no such file")))
+        else:
+            images.append((path, PurePath(path.name)))
+    if not images and not missing:
+        what = f" named like '{pattern}'" if pattern else ""
+        raise NoInputError(f"no images{what} in: {', '.join(map(str, given))}")
+    return images, missing
+
+
+def in_shard(name: str, index: int, count: int) -> bool:
+    """Whether shard `index` of 1..count takes this file: by name, so new files move no other."""
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % count == index - 1
+
+
+def _closed(error: OSError) -> InputError:
+    return InputError(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
+
+def walk(
+    folder: Path, pattern: str | None, closed: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
+    """Image paths below folder, relative to it, sorted; hidden and unfinished files are left out.
+
+    Linked folders are followed once each, so a loop of links ends. `closed` is told of folders
+    that cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+    found: list[Path] = []
+    for base, folders, names in os.walk(folder, onerror=closed, followlinks=True):
+        here = os.stat(base)
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            wanted = fnmatch(name, pattern) if pattern else is_image_name(Path(name))
+            if wanted and not name.startswith(".") and not name.endswith((".part", ".tmp", "~")):
+                found.append(Path(base, name).relative_to(folder))
+    yield from sorted(found)
+
+
+def _listed(source: str | None) -> list[str]:
+    if source is None:
+        return []
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--files-from {source}: cannot be read ({error})") from error
+    text = os.fsdecode(data)  # names need not be UTF-8
+    separator = "\0" if "\0" in text else "\n"
+    return [line for line in text.split(separator) if line.strip()]
+
+
+def _is_file_target(output: Path) -> bool:
+    return is_image_name(output) and not output.is_dir()
+
+
+def _check_folder(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"-o {output}: is a file, but these inputs need a folder")
+    if not output.exists() and is_image_name(output):
+        raise UsageError(f"-o {output}: looks like an image, but these inputs need a folder")
+
+
+def _pair(source: Path, relative: PurePath, output: Path, naming: Naming) -> Pair:
+    names = naming(relative)
+    return Pair(source, tuple(output / name for name in names), str(same_name(relative)[0]))
+
+
+def _refuse_nesting(output: Path, folder: Path) -> None:
+    inside, outside = _real(output), _real(folder)
+    if inside == outside or outside in inside.parents:
+        raise UsageError(f"-o {output}: lies inside the input folder {folder}: choose another")
+
+
+def _real(path: Path) -> Path:
+    """Without links; unlike Path.resolve it bears links that lead to themselves."""
+    return Path(os.path.realpath(path))
+
+
+def _refuse_collisions(pairs: list[Pair]) -> None:
+    targets: dict[Path, Path] = {}
+    sources = {_real(pair.source) for pair in pairs}
+    for source, path in ((pair.source, path) for pair in pairs for path in pair.targets):
+        target = _real(path)
+        if target in sources:
+            raise UsageError(f"{path}: would overwrite an input: choose another -o")
+        if target in targets:
+            raise UsageError(f"{targets[target]} and {source} would both be written to {path}")
+        targets[target] = source
+
+
+def make_folder(folder: Path) -> None:
+    """Create folder and its parents. Raises OutputError or DiskFullError where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{folder}: is a file where a folder is needed: move it") from error
+    except OSError as error:
+        raise output_error(error, folder) from error

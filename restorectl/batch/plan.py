@@ -1,0 +1,254 @@
+"""What a run will do: complete before any of it is done, from headers and existing outputs alone.
+
+Nothing here writes. A file that cannot be taken has an outcome that says why.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from restorectl.batch.inputs import Pair
+from restorectl.batch.outcome import Outcome, Report
+from restorectl.errors import (
+    DiskFullError,
+    IncompleteError,
+    InputError,
+    OutputError,
+    RestorectlError,
+    UsageError,
+)
+from restorectl.files import machine
+from restorectl.files.provenance import content_hash, matches
+from restorectl.files.stamp import Stamp, stamp
+from restorectl.images import existing
+from restorectl.images.existing import held_when_open
+from restorectl.images.image import Image, open_image
+from restorectl.jobs import Files
+
+Record = Mapping[str, Any]  # core.provenance.record of an output
+Hashes = str | Mapping[str, str]  # content hash of an input, by role where there are two
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one image will take; known from its header alone."""
+
+    windows: int
+    calls: int | None  # network calls, counted in windows; None = decided while it runs
+    bytes: int  # of all outputs, uncompressed
+    memory: int  # bytes held at the peak, beyond the program itself
+
+
+class Work(Protocol):
+    """What a command does with one open image."""
+
+    def plan(self, image: Image, pair: Pair) -> Planned:
+        """Raises InputError for an image that the command cannot take. Reads no pixels."""
+        ...
+
+    def write(
+        self, image: Image, pair: Pair, record: Record, outcome: Outcome, report: Report
+    ) -> None:
+        """Make every target of the pair, each complete or not at all, and carrying `record`."""
+        ...
+
+    def calls(self) -> int:
+        """Network calls so far, counted in windows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is the same for all files of one command."""
+
+    files: Files
+    work: Work
+    summary: Mapping[str, Any]  # command, parameters, weights, device: heads the manifest
+    record: Callable[[Hashes], dict[str, Any]]  # input sha256 -> provenance
+
+
+@dataclass
+class Item:
+    """One pair of a plan. What is still to be done has the status `planned`."""
+
+    pair: Pair
+    outcome: Outcome
+    stamps: dict[Path, Stamp] = field(default_factory=dict)  # of every input, before it was read
+    planned: Planned | None = None
+    hashes: Hashes | None = None  # None = not needed yet
+
+    @property
+    def todo(self) -> bool:
+        return self.outcome.status == "planned"
+
+
+def examine(job: Run, pair: Pair, memory: int | None) -> Item:
+    """Decide about one pair; its header is opened once, its pixels are not read.
+
+    An input is hashed only where an output might be up to date. `memory`: bytes available.
+    """
+    item = Item(pair, Outcome(str(pair.source), str(pair.target), "planned"))
+    with blaming(job.files, pair, item.outcome):
+        _examine(job, item, memory)
+    return item
+
+
+def _examine(job: Run, item: Item, memory: int | None) -> None:
+    pair, outcome = item.pair, item.outcome
+    item.stamps = {path: stamp(path) for path in _inputs(pair)}
+    for path, seen in item.stamps.items():
+        if seen.age < job.files.min_age:
+            outcome.status = "deferred"
+            outcome.message = f"{path}: was changed {seen.age:.0f} s ago: too young for --min-age"
+            return
+    if _up_to_date(job, item):
+        outcome.status, outcome.message = "skipped", "up to date"
+        return
+    held = held_when_open(pair.source, item.stamps[pair.source].size)
+    _require_memory(pair.source, held, memory, "save it as TIFF, which is read piece by piece")
+    with open_image(pair.source, axes=job.files.axes) as image:
+        header = image.header
+        outcome.details.update(axes=header.axes, shape=list(header.shape), dtype=str(header.dtype))
+        item.planned = job.work.plan(image, pair)
+    taken = item.planned.memory
+    _require_memory(pair.source, taken, memory, "use a smaller --tile, or a machine with more")
+
+
+def _require_memory(path: Path, taken: int, memory: int | None, remedy: str) -> None:
+    if memory is not None and taken > memory:
+        raise InputError(
+            f"{path}: takes about {size(taken)} of memory and {size(memory)} are available:"
+            f" {remedy}"
+        )
+
+
+def _up_to_date(job: Run, item: Item) -> bool:
+    """Whether every target is there and whole, as this run would make it."""
+    records = [found.record if found else None for found in refuse_foreign(job.files, item.pair)]
+    made_alike = all(
+        record is not None and "input" in record and matches(record, job.record(record["input"]))
+        for record in records
+    )
+    if not made_alike:
+        return False
+    item.hashes = hashes(item.pair)
+    return all(record is not None and record["input"] == item.hashes for record in records)
+
+
+def refuse_foreign(files: Files, pair: Pair) -> list[existing.Existing | None]:
+    """What stands at each target. Raises OutputError for a file that is not ours."""
+    found = [existing.look(target) for target in pair.targets]
+    for target, each in zip(pair.targets, found, strict=True):
+        if each is not None and not each.ours and not files.overwrite:
+            raise OutputError(f"{target}: exists and is not ours: move it or use --overwrite")
+    return found
+
+
+def hashes(pair: Pair) -> Hashes:
+    """Content hash of the inputs. Raises InputError."""
+    if pair.guide is None:
+        return _hash(pair.source)
+    return {"image": _hash(pair.source), "guide": _hash(pair.guide)}
+
+
+def _hash(path: Path) -> str:
+    try:
+        return content_hash(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _inputs(pair: Pair) -> list[Path]:
+    return [pair.source] if pair.guide is None else [pair.source, pair.guide]
+
+
+@contextmanager
+def blaming(files: Files, pair: Pair, outcome: Outcome) -> Iterator[None]:
+    """Errors of one file into its outcome; only a full disk goes on upwards.
+
+    An incomplete input that was changed lately is deferred: its writer may still be at it.
+    """
+    try:
+        yield
+    except DiskFullError as error:
+        outcome.fail(error)
+        raise
+    except IncompleteError as error:
+        outcome.fail(error)
+        if any(_age(path) < files.defer_for for path in _inputs(pair)):
+            outcome.status = "deferred"
+    except RestorectlError as error:
+        outcome.fail(error)
+    except MemoryError:
+        outcome.fail(InputError(f"{pair.source}: does not fit the memory of this machine"))
+
+
+def _age(path: Path) -> float:
+    """Seconds since the last change; 0 for a file that is just being replaced."""
+    try:
+        return stamp(path).age
+    except InputError:
+        return 0.0
+
+
+# ---- before the work -----------------------------------------------------------------------------
+def require_room(files: Files, items: Sequence[Item]) -> None:
+    """Check that the outputs can be written, before the first of them is.
+
+    Raises OutputError for a folder that cannot be written to, UsageError for a manifest that would
+    replace an image, DiskFullError if a disk has less room than all outputs still to be made take
+    uncompressed, and --min-free.
+    """
+    _check_manifest(files, items)
+    todo = [item for item in items if item.todo]
+    folders = {target.parent for item in todo for target in item.pair.targets}
+    for folder in sorted({machine.existing_folder(folder) for folder in folders}):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"{folder}: cannot be written to: check its owner, or another -o")
+    disks: dict[int, list[Item]] = {}
+    for item in todo:  # the targets of one image lie together
+        folder = machine.existing_folder(item.pair.target.parent)
+        disks.setdefault(os.stat(folder).st_dev, []).append(item)
+    for together in disks.values():
+        needed, free = _growth(together), machine.free_space(together[0].pair.target.parent)
+        if needed + files.min_free > free:
+            reserve = f" beside --min-free {size(files.min_free)}" if files.min_free else ""
+            raise DiskFullError(
+                f"{files.output}: {len(together)} outputs take {size(needed)}{reserve}, the disk"
+                f" has {size(free)} free: free some space and run again"
+            )
+
+
+def _growth(items: Sequence[Item]) -> int:
+    """The most bytes that the disk holds more at any time; an output replaces its predecessor."""
+    total = overlap = 0
+    for item in items:
+        new = item.planned.bytes if item.planned is not None else 0
+        old = sum(path.stat().st_size for path in item.pair.targets if path.is_file())
+        total += max(0, new - old)
+        overlap = max(overlap, min(new, old))
+    return total + overlap
+
+
+def _check_manifest(files: Files, items: Sequence[Item]) -> None:
+    if files.manifest is None:
+        return
+    path = Path(files.manifest)
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"--manifest {path}: the folder {path.parent} does not exist")
+    taken = {os.path.realpath(p) for i in items for p in (*_inputs(i.pair), *i.pair.targets)}
+    if os.path.realpath(path) in taken:
+        raise UsageError(f"--manifest {path}: is an image of this run: choose another name")
+
+
+def size(count: int) -> str:
+    """Bytes for people: 3.2 GB."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

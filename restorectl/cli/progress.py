@@ -1,0 +1,223 @@
+"""Progress and results: rich bars on a terminal, a plain line a file elsewhere, JSON on request.
+
+Messages go to stderr, data (--json, the plan of --dry-run) to stdout.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from restorectl.batch.outcome import Outcome
+
+MARK = {"done": "✓", "skipped": "=", "planned": "·", "deferred": "…", "failed": "✗"}
+COLOUR = {
+    "done": "green",
+    "skipped": "dim",
+    "planned": "cyan",
+    "deferred": "yellow",
+    "failed": "red",
+}
+COLUMNS = ("status", "shape", "axes", "dtype", "windows", "calls", "bytes", "memory", "seconds")
+
+
+@dataclass
+class Terminal:
+    """Implements tasks.outcome.Report."""
+
+    console: Console
+    quiet: bool
+    json_lines: bool
+    bars: Progress | None
+    json_log: bool = False  # JSON lines on stderr in place of text
+    plan: bool = False  # what is told is a plan: every file matters, done or not
+    outcomes: list["Outcome"] = field(default_factory=list)
+    total: TaskID | None = None
+    current: TaskID | None = None
+    files: int = 0
+
+    def begin(self, files: int) -> None:
+        self.files = files
+        if self.bars is not None:
+            self.total = self.bars.add_task("files", total=files)
+
+    def file(self, name: str, pixels: int) -> None:
+        if self.bars is not None:
+            self.current = self.bars.add_task(escape(name), total=pixels)
+
+    def advance(self, pixels: int) -> None:
+        if self.bars is not None and self.current is not None:
+            self.bars.advance(self.current, pixels)
+
+    def done(self, outcome: "Outcome") -> None:
+        self.outcomes.append(outcome)
+        if self.bars is not None:
+            if self.current is not None:
+                self.bars.remove_task(self.current)
+                self.current = None
+            if self.total is not None:
+                self.bars.advance(self.total)
+        if self.json_lines:
+            data(json.dumps(asdict(outcome), sort_keys=True) + "\n")
+        failed = outcome.status == "failed"
+        if self.json_log:
+            level = "error" if failed else "warning" if outcome.warnings else "info"
+            if failed or not self.quiet:
+                log("file", level, **asdict(outcome))
+        elif failed or not (self.quiet or self.plan or outcome.status == "skipped"):
+            self._line(outcome)
+
+    def _line(self, outcome: "Outcome") -> None:
+        text = f"[{len(self.outcomes)}/{max(self.files, len(self.outcomes))}] {outcome.status} "
+        if outcome.status in ("failed", "deferred"):
+            text += printable(outcome.message)
+        else:
+            arrow = f" -> {outcome.target}" if outcome.target else ""
+            text += printable(outcome.source + arrow)
+            text += f" ({outcome.message})" if outcome.message else f" ({outcome.seconds:.1f} s)"
+        for warning in outcome.warnings:
+            text += f"\n    warning: {printable(warning)}"
+        self.console.print(
+            f"{MARK[outcome.status]} {text}" if self.console.is_terminal else text,
+            style=COLOUR[outcome.status] if self.console.is_terminal else None,
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def note(self, text: str) -> None:
+        """A message that belongs to no file."""
+        if self.quiet:
+            return
+        if self.json_log:
+            log("note", "warning" if text.startswith("warning") else "info", message=text)
+        else:
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def summary(self) -> None:
+        if self.plan and not self.json_lines and not self.quiet:
+            data(plan_table(self.outcomes))
+        counts = {s: sum(o.status == s for o in self.outcomes) for s in MARK}
+        text = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+        if not text or self.quiet:
+            return
+        if counts["skipped"] == len(self.outcomes):
+            text = f"nothing to do: {text}, every output is up to date"
+        if self.plan and counts["planned"]:
+            text += f": {totals(self.outcomes)}"
+        if self.json_log:
+            log("summary", "info", message=text, counts=counts, exit_code=self.exit_code())
+        else:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def exit_code(self) -> int:
+        return 3 if any(outcome.status == "failed" for outcome in self.outcomes) else 0
+
+
+def data(text: str) -> None:
+    """Write to stdout. A reader that has gone, as in `| head`, wants no more: the work goes on."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def log(event: str, level: str, **values: Any) -> None:
+    """One JSON line on stderr."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    line = {"time": now, "level": level, "event": event, **values}
+    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.flush()
+
+
+def tell_end(message: str, exit_code: int) -> None:
+    """What ended the program, in the form that the command line asked for."""
+    given = " ".join(sys.argv)
+    if "--log-format json" in given or "--log-format=json" in given:
+        log("end", "error", message=message, exit_code=exit_code)
+    else:
+        sys.stderr.write(f"restorectl: {printable(message)}\n")
+
+
+def printable(text: str) -> str:
+    """One line without control characters, which file names may hold."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def plan_table(outcomes: Sequence["Outcome"]) -> str:
+    """Aligned columns; input, output and reason, the free texts, come last."""
+    lines: list[tuple[str, ...]] = [(*COLUMNS, "file")]
+    for outcome in outcomes:
+        found = outcome.details
+        shape = "x".join(map(str, found.get("shape", ()))) or "-"
+        numbers = (found.get(name) for name in COLUMNS[4:])
+        cells = ("-" if n is None else str(n) for n in numbers)
+        arrow = f" -> {outcome.target}" if outcome.target else ""
+        free = printable(outcome.source + arrow)
+        free += f" ({printable(outcome.message)})" if outcome.message else ""
+        words = (outcome.status, shape, found.get("axes", "-"), found.get("dtype", "-"))
+        lines.append((*words, *cells, free))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    text = ""
+    for line in lines:
+        left = (cell.ljust(width) for cell, width in zip(line[:4], widths[:4], strict=True))
+        right = (cell.rjust(width) for cell, width in zip(line[4:-1], widths[4:], strict=True))
+        text += "  ".join([*left, *right, line[-1]]) + "\n"
+    return text
+
+
+def totals(outcomes: Sequence["Outcome"]) -> str:
+    """What all planned files take together."""
+    planned = [outcome.details for outcome in outcomes if outcome.status == "planned"]
+    windows, size = (sum(each[name] for each in planned) for name in ("windows", "bytes"))
+    calls, seconds = ([each.get(name) for each in planned] for name in ("calls", "seconds"))
+    known = [n for n in calls if n is not None]
+    text = f"{windows} windows, {sum(known)} network calls"
+    text += f", {len(calls) - len(known)} files decide theirs" if len(known) < len(calls) else ""
+    text += f", {size / 1e6:.1f} MB of outputs"
+    text += f", peak memory {max(each['memory'] for each in planned) / 1e6:.0f} MB"
+    if None in seconds:
+        return text
+    return f"{text}, {sum(n for n in seconds if n is not None):.0f} s"
+
+
+@contextmanager
+def reporting(
+    *, quiet: bool, json_lines: bool, json_log: bool = False, plan: bool = False
+) -> Iterator[Terminal]:
+    """A report for one run; the summary is printed when all files were gone through."""
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+    bars = None
+    if console.is_terminal and not (quiet or json_log):
+        bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+    report = Terminal(console, quiet, json_lines, bars, json_log, plan)
+    if bars is None:
+        yield report
+    else:
+        with bars:
+            yield report
+    report.summary()

@@ -1,0 +1,121 @@
+"""The noise field: every random number is a function of where it is used, of nothing else.
+
+A value depends on (seed, sample, plane, step, absolute pixel position) alone, so results do not
+change with tile size, batch size, order, shard, file name or device count. Blocks of an absolute
+grid are drawn from the counter-based Philox generator (Salmon et al. 2011) on the CPU.
+
+How the noise of neighbouring slices hangs together (rows of catalog.SLICE_NOISE).
+
+Slices that are sampled one by one with noise of their own disagree in what they make up: stripes
+across them (paper 003, Table 3). Noise that neighbours share removes these without any training.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 128  # px; part of the definition of the field: changing it changes results
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a window lies: canonical plane (t, c, z) and the absolute pixel of its first corner."""
+
+    plane: tuple[int, int, int]
+    top: int
+    left: int
+
+    def shifted(self, channels: int) -> "Site":
+        """The same place, some channels on."""
+        t, c, z = self.plane
+        return Site((t, c + channels, z), self.top, self.left)
+
+
+@dataclass(frozen=True)
+class NoiseField:
+    """Standard normal numbers for one run; `sample` tells repeated restorations apart."""
+
+    seed: int = 0
+    sample: int = 0
+
+    def draw(
+        self, sites: list[Site], shape: tuple[int, int], step: int, channels: int = 1
+    ) -> Tensor:
+        """One (B, C, h, w) float32 normal field for windows at `sites`; negative pixels allowed.
+
+        Jointly sampled channels are told apart as the planes c, c + 1, ... of the site's plane.
+        """
+        fields = [
+            [self._window(site.shifted(k), shape, step) for k in range(channels)] for site in sites
+        ]
+        return torch.from_numpy(np.stack(fields))  # (B, C, h, w) float32
+
+    def _window(self, site: Site, shape: tuple[int, int], step: int) -> np.ndarray:
+        out = np.empty(shape, np.float32)
+        height, width = shape
+        for row in range(site.top // BLOCK, (site.top + height - 1) // BLOCK + 1):
+            for col in range(site.left // BLOCK, (site.left + width - 1) // BLOCK + 1):
+                block = self._block((*site.plane, step, row, col))
+                top, left = row * BLOCK - site.top, col * BLOCK - site.left
+                y0, x0 = max(top, 0), max(left, 0)
+                y1, x1 = min(top + BLOCK, height), min(left + BLOCK, width)
+                out[y0:y1, x0:x1] = block[y0 - top : y1 - top, x0 - left : x1 - left]
+        return out
+
+    def _block(self, position: tuple[int, ...]) -> np.ndarray:
+        name = np.array((self.seed, self.sample, *position), np.int64).tobytes()
+        key = int.from_bytes(blake2b(name, digest_size=16).digest(), "little")
+        generator = np.random.Generator(np.random.Philox(key=key))
+        return generator.standard_normal((BLOCK, BLOCK), np.float32)
+
+
+TURN = math.pi / 32  # the whole angle over a volume: a sixteenth of that between two fields
+
+# (slice, slices in all) -> weights of up to two fields, each with its own number
+Share = Callable[[int, int], list[tuple[int, float]]]
+
+
+def shared(_slice: int, _slices: int) -> list[tuple[int, float]]:
+    """One field for all slices of a sweep."""
+    return [(0, 1.0)]
+
+
+def slerp(index: int, slices: int) -> list[tuple[int, float]]:
+    """A slow turn between two independent fields, so neighbours are almost equal (ISCS, 2026)."""
+    angle = math.pi / 4 + TURN * ((index + 0.5) / slices - 0.5)
+    return [(0, math.cos(angle)), (1, math.sin(angle))]
+
+
+def independent(index: int, _slices: int) -> list[tuple[int, float]]:
+    """A field for each slice."""
+    return [(index, 1.0)]
+
+
+@dataclass(frozen=True)
+class SliceNoise(NoiseField):
+    """The noise of one sweep: a site's plane is (time, channel, slice)."""
+
+    share: Share = shared
+    slices: int = 1
+    sweep: int = 0  # tells the directions apart
+
+    def draw(
+        self, sites: list[Site], shape: tuple[int, int], step: int, channels: int = 1
+    ) -> Tensor:
+        """One (B, C, h, w) float32 field of unit variance for windows of slices."""
+        made = [self._slice(site, shape, step, channels) for site in sites]
+        return torch.from_numpy(np.stack(made))
+
+    def _slice(self, site: Site, shape: tuple[int, int], step: int, channels: int) -> np.ndarray:
+        t, c, index = site.plane
+        total = np.zeros((channels, *shape), np.float32)
+        for number, weight in self.share(index, self.slices):
+            place = Site((t, c, 2 * number + self.sweep), site.top, site.left)
+            for k in range(channels):
+                total[k] += np.float32(weight) * self._window(place.shifted(k), shape, step)
+        return total

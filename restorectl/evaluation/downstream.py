@@ -1,0 +1,385 @@
+"""Does restoration change what is concluded: classes of a classifier, and objects that are counted.
+
+Nothing here decides whether a change is for the better but the target and the labels do.
+
+The plain way to count objects: smooth, Otsu's threshold, connected regions (scikit-image).
+
+Counts and compares labelled objects; labels are integer arrays with 0 for the background.
+"""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from restorectl.errors import EngineError, InputError, UsageError
+from restorectl.evaluation import classifier
+from restorectl.evaluation.read import Comparison, FileScore
+from restorectl.evaluation.reread import input_of, predicted, require_shape, volume
+
+Labels = NDArray[np.integer]
+OVERLAP = 0.5  # IoU from which two objects are one: above it a match is unique
+
+
+@dataclass(frozen=True)
+class Match:
+    """Objects of one image against those of the target."""
+
+    objects: int
+    targets: int
+    matched: int
+    iou: float  # sum over the matches
+
+    def __add__(self, other: "Match") -> "Match":
+        return Match(
+            self.objects + other.objects,
+            self.targets + other.targets,
+            self.matched + other.matched,
+            self.iou + other.iou,
+        )
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the objects that the target has too, 0..1; None without objects."""
+        return self.matched / self.objects if self.objects else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the target's objects that were found, 0..1; None without targets."""
+        return self.matched / self.targets if self.targets else None
+
+    @property
+    def f1(self) -> float | None:
+        """2 matched / (objects + targets), 0..1; None where neither has an object."""
+        total = self.objects + self.targets
+        return 2 * self.matched / total if total else None
+
+    @property
+    def mean_iou(self) -> float | None:
+        """Mean intersection over union of the matches, 0.5..1; None without one."""
+        return self.iou / self.matched if self.matched else None
+
+
+def areas(labels: Labels) -> NDArray[np.int64]:
+    """Pixels of each object, in the order of their labels; (n,)."""
+    counts = np.bincount(labels.ravel())[1:].astype(np.int64)
+    return counts[counts > 0]
+
+
+def without_small(labels: Labels, least: int) -> Labels:
+    """The same labels without objects of fewer than `least` pixels."""
+    counts = np.bincount(labels.ravel())
+    kept = counts >= least
+    kept[0] = False
+    return np.where(kept[labels], labels, 0)
+
+
+def match_objects(labels: Labels, target: Labels) -> Match:
+    """Objects of two label images of one shape that overlap with an IoU above OVERLAP.
+
+    An IoU above one half cannot be had by two objects at once, so no assignment is needed
+    (Kirillov et al. 2019, section 4.1).
+    """
+    ours, theirs = np.bincount(labels.ravel()), np.bincount(target.ravel())
+    both = (labels > 0) & (target > 0)
+    pairs, shared = np.unique(
+        np.stack([labels[both], target[both]]).astype(np.int64), axis=1, return_counts=True
+    )
+    iou = shared / (ours[pairs[0]] + theirs[pairs[1]] - shared)
+    good = iou > OVERLAP
+    counts = int(np.count_nonzero(ours[1:])), int(np.count_nonzero(theirs[1:]))
+    return Match(*counts, int(good.sum()), float(iou[good].sum()))
+
+
+SMOOTHING = 1.0  # px, in the plane: without it every noisy pixel would be an object
+LEAST = 16  # px, the smallest object that counts
+
+
+def require_segmentation() -> None:
+    """Raises UsageError where scikit-image is not installed; to be called before long work."""
+    _library()
+
+
+def segmented(image: np.ndarray) -> Labels:
+    """Labels of the bright objects of (Y, X) or, touching through depth too, (Z, Y, X).
+
+    Otsu's threshold is the image's own, so gain and offset do not matter; objects that touch by
+    a corner are one; smaller than LEAST pixels is noise. A constant image has none.
+    """
+    filters, measure = _library()
+    sigma = (0.0,) * (image.ndim - 2) + (SMOOTHING, SMOOTHING)
+    smooth = filters.gaussian(image.astype(np.float64), sigma=sigma, preserve_range=True)
+    if smooth.min() == smooth.max():
+        return np.zeros(image.shape, np.int64)
+    found = measure.label(smooth > filters.threshold_otsu(smooth), connectivity=image.ndim)
+    return without_small(found, LEAST)
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        from skimage import filters, measure
+    except ImportError as error:
+        raise UsageError(
+            '--segment needs scikit-image: python -m pip install "restorectl[evaluate]"'
+        ) from error
+    return filters, measure
+
+
+OUTCOMES = ("correct", "wrong", "undecided")
+
+
+def segment(comparison: Comparison) -> dict[str, Any]:
+    """Count the objects of input, prediction and target, and match them to the target's.
+
+    Every (t, c) of an image is segmented by itself, through its depth. Returns `parameters`;
+    `files`: method, name, and for "input" (None where there is none), "prediction", "target":
+    `objects`, `area` (pixels in all), `median_area`, and but for the target `matched`, `precision`,
+    `recall`, `f1`, `iou` (mean of the matches), None where undefined; `methods`: the same pooled
+    over the files, with `input` only of files that have one; `failures`: a line each.
+
+    Raises UsageError where scikit-image is not installed.
+    """
+    require_segmentation()
+    files, failures = [], []
+    pools: dict[str, dict[str, list[_Counted]]] = {}
+    for score in comparison.scores:
+        try:
+            found = _counted(score, comparison)
+        except InputError as error:
+            failures.append(str(error))
+            continue
+        shown = {k: None if each is None else each.describe() for k, each in found.items()}
+        files.append({"method": score.method, "name": score.name, **shown})
+        pool = pools.setdefault(score.method, {})
+        for kind, each in found.items():
+            if each is not None:
+                pool.setdefault(kind, []).append(each)
+    return {
+        "parameters": {
+            "smoothing_px": SMOOTHING,
+            "least_px": LEAST,
+            "overlap": OVERLAP,
+        },
+        "files": files,
+        "methods": {
+            method: {kind: _pooled(each).describe() for kind, each in pool.items()}
+            for method, pool in pools.items()
+        },
+        "failures": failures,
+    }
+
+
+@dataclass(frozen=True)
+class _Counted:
+    sizes: np.ndarray  # pixels of each object
+    match: Match | None  # None for the target itself
+
+    def describe(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "objects": len(self.sizes),
+            "area": int(self.sizes.sum()),
+            "median_area": float(np.median(self.sizes)) if len(self.sizes) else None,
+        }
+        if self.match is not None:
+            names = ("matched", "precision", "recall", "f1")
+            found |= {name: getattr(self.match, name) for name in names}
+            found["iou"] = self.match.mean_iou
+        return found
+
+
+def _pooled(each: Sequence[_Counted]) -> _Counted:
+    matches = [one.match for one in each if one.match is not None]
+    total = sum(matches, Match(0, 0, 0, 0.0)) if matches else None
+    return _Counted(np.concatenate([one.sizes for one in each]), total)
+
+
+def _counted(score: FileScore, comparison: Comparison) -> dict[str, _Counted | None]:
+    goal = _image(score.target, comparison)
+    target = _labels(goal)
+    found: dict[str, _Counted | None] = {"input": None}
+    source = input_of(comparison.inputs, score.name)
+    images = {"prediction": (score.prediction, predicted(score, comparison))}
+    if source is not None:
+        images["input"] = (source, _image(source, comparison))
+    for kind, (path, image) in images.items():
+        require_shape(path, image, score.target, goal)
+        labels = _labels(image)
+        matches = [match_objects(a, b) for a, b in zip(labels, target, strict=True)]
+        found[kind] = _Counted(_sizes(labels), sum(matches, Match(0, 0, 0, 0.0)))
+    found["target"] = _Counted(_sizes(target), None)
+    return found
+
+
+def _image(path: Path, comparison: Comparison) -> np.ndarray:
+    return volume(path, comparison.axes, comparison.project)
+
+
+def _sizes(labels: Sequence[Labels]) -> np.ndarray:
+    return np.concatenate([areas(each) for each in labels])
+
+
+def _labels(image: np.ndarray) -> list[Labels]:
+    """The objects of every (t, c) of (T, C, Z, Y, X)."""
+    stacks = image.reshape(-1, *image.shape[2:])
+    return [segmented(stack[0] if len(stack) == 1 else stack) for stack in stacks]
+
+
+def classified_by(program: str, labels: str, trusted: bool, inputs: Path | None) -> dict[str, str]:
+    """The labels by name; to be called before long work.
+
+    Raises UsageError without trust, inputs or labels that can be read.
+    """
+    if not trusted:
+        raise UsageError(
+            f"--classifier {program}: an exported program can run any code: add --trust if you"
+            " trust whoever made it"
+        )
+    if inputs is None:
+        raise UsageError("--classifier compares before and after: name the inputs with --input DIR")
+    return _read_labels(Path(labels))
+
+
+def confusion(
+    program: str,
+    comparison: Comparison,
+    labels: str,
+    trusted: bool,
+    classes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What a classifier makes of the images before and after restoration (paper 000, E.1).
+
+    `program`: an exported program (torch.export.save) that maps (1, C, H, W) float32, pixels over
+    the file's data range clipped to [0, 1], to logits (1, K); those of a stack's planes are
+    averaged. `labels`: a CSV of name,label; a name is a file's relative path or its stem. `classes`
+    names the K logits in order; by default they are the labels in alphabetical order, and logits
+    beyond them "other 1", ... A class that no label carries is "undecided", such as the paper's
+    non-diagnostic.
+
+    Returns `classes`; `labels` (those that occur); `methods`: for each, over the files that have
+    an input, `files`, `before`, `after` and `target`, each with `confusion` (labels by classes,
+    counts) and the counts of OUTCOMES, and `changes` (3 by 3, from the outcome before to that
+    after); `files`: method, name, label, before, after, target; `failures`: a line each.
+
+    Raises UsageError without trust, inputs or fitting labels, WeightsError for a file that is no
+    program.
+    """
+    told = classified_by(program, labels, trusted, comparison.inputs)
+    known = sorted({*told.values()})
+    if classes and not set(known) <= set(classes):
+        extra = sorted(set(known) - set(classes))[0]
+        raise UsageError(f"{labels}: '{extra}' is not one of the classes {', '.join(classes)}")
+    judge = _Judge(classifier.load(Path(program)), comparison, list(classes) or known)
+    files, failures = [], []
+    for score in comparison.scores:
+        label = told.get(score.name, told.get(PurePath(score.name).with_suffix("").as_posix()))
+        try:
+            if label is None:
+                raise InputError(f"no label in {labels}: not classified")
+            found = _classified(score, judge, comparison)
+        except (InputError, EngineError) as error:
+            failures.append(f"{score.method}: {score.name}: {error}")
+            continue
+        files.append({"method": score.method, "name": score.name, "label": label, **found})
+    return {
+        "classes": judge.classes,
+        "labels": known,
+        "methods": {
+            method: _confused([f for f in files if f["method"] == method], known, judge.classes)
+            for method in comparison.methods
+        },
+        "files": files,
+        "failures": failures,
+    }
+
+
+def _classified(score: FileScore, judge: "_Judge", comparison: Comparison) -> dict[str, str]:
+    """The classes before and after, and of the target. Raises InputError, EngineError."""
+    source = input_of(comparison.inputs, score.name)
+    if source is None:
+        raise InputError(f"no input in {comparison.inputs}: not classified")
+    return {
+        "before": judge(source, _image(source, comparison), score.name),
+        "after": judge(None, predicted(score, comparison), score.name),
+        "target": judge(score.target, _image(score.target, comparison), score.name),
+    }
+
+
+class _Judge:
+    """Names the class of an image; an image that several methods share is asked about once."""
+
+    def __init__(
+        self, classify: Callable[[np.ndarray], np.ndarray], comparison: Comparison, names: list[str]
+    ) -> None:
+        self.classes = names
+        self._classify = classify
+        self._comparison = comparison
+        self._known: dict[Path, str] = {}
+
+    def __call__(self, path: Path | None, image: np.ndarray, name: str) -> str:
+        """`path`: where other methods meet the image again."""
+        if path is not None and path in self._known:
+            return self._known[path]
+        found = self.classes[int(np.argmax(np.mean(list(self._logits(image, name)), axis=0)))]
+        if path is not None:
+            self._known[path] = found
+        return found
+
+    def _logits(self, image: np.ndarray, name: str) -> Iterator[np.ndarray]:
+        image = image / self._comparison.data_range[name]
+        frames = np.moveaxis(image, 1, 2).reshape(-1, image.shape[1], *image.shape[3:])
+        for frame in np.clip(frames, 0, 1):  # (C, Y, X)
+            logits = self._classify(frame)
+            if len(logits) < len(self.classes):
+                raise EngineError(
+                    f"the classifier has {len(logits)} classes, but {len(self.classes)} are named"
+                )
+            others = len(logits) - len(self.classes)
+            self.classes += [f"other {i + 1}" for i in range(others)]
+            yield logits
+
+
+def _read_labels(path: Path) -> dict[str, str]:
+    """Name -> label of a CSV; a first line name,label is a heading. Raises UsageError."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read as a CSV of name,label ({error})") from error
+    if rows and [cell.strip().lower() for cell in rows[0][:2]] == ["name", "label"]:
+        rows = rows[1:]
+    told: dict[str, str] = {}
+    for row in rows:
+        cells = [cell.strip() for cell in row]
+        if len(cells) < 2 or not cells[0] or not cells[1]:
+            raise UsageError(f"{path}: '{','.join(row)}' is not name,label")
+        if told.setdefault(cells[0], cells[1]) != cells[1]:
+            raise UsageError(f"{path}: {cells[0]} has two labels")
+    if not told:
+        raise UsageError(f"{path}: holds no name,label")
+    return told
+
+
+def _outcome(label: str, predicted: str, known: Sequence[str]) -> str:
+    if predicted == label:
+        return "correct"
+    return "wrong" if predicted in known else "undecided"
+
+
+def _confused(
+    files: Sequence[Mapping[str, str]], known: Sequence[str], classes: Sequence[str]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"files": len(files)}
+    for kind in ("before", "after", "target"):
+        counts = [
+            [sum(f["label"] == label and f[kind] == name for f in files) for name in classes]
+            for label in known
+        ]
+        outcomes = [_outcome(f["label"], f[kind], known) for f in files]
+        found[kind] = {"confusion": counts, **{name: outcomes.count(name) for name in OUTCOMES}}
+    pairs = [tuple(_outcome(f["label"], f[k], known) for k in ("before", "after")) for f in files]
+    found["changes"] = [[pairs.count((a, b)) for b in OUTCOMES] for a in OUTCOMES]
+    return found

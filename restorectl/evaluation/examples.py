@@ -1,0 +1,250 @@
+"""The files that a report shows in pictures: the worst, the median and the best."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from restorectl.errors import InputError
+from restorectl.evaluation import reread
+from restorectl.evaluation.charts import (
+    Chart,
+    Series,
+    interesting_row,
+    interesting_window,
+    number,
+    radial_power,
+)
+from restorectl.evaluation.pages import Example, Picture, Strip
+from restorectl.evaluation.read import Comparison, FileScore, companions
+from restorectl.evaluation.reread import Frame
+from restorectl.images.pictures import difference, grey, heat
+
+PANEL = 512  # px, the largest side of a picture
+SHOWN = (0.5, 99.8)  # percentiles of the target: black and white of all pictures of a row
+STRAY = 99.5  # percentile of the absolute differences: the ends of the colours
+PROFILE = 160  # px, the longest line
+MOST = 6  # methods side by side; of more, an even spread with the first and the last
+
+
+@dataclass(frozen=True)
+class Choice:
+    label: str  # Worst, Median, Best
+    name: str  # of the file
+    score: float  # mean over the methods
+
+
+@dataclass(frozen=True)
+class View:
+    """One image of an example in the units of the target, cut to the window that is shown."""
+
+    title: str
+    role: str
+    colours: np.ndarray  # (Y, X, K) float64
+    gain: float = 1.0  # of the fit to the target
+
+    @property
+    def grey(self) -> np.ndarray:
+        """(Y, X)."""
+        found: np.ndarray = self.colours.mean(axis=-1)
+        return found
+
+
+def choose(comparison: Comparison) -> tuple[str, list[Choice]]:
+    """The metric that decides, and at most three files by their mean over the methods.
+
+    The first metric with a better direction decides; ties go to the first name. None where
+    predictions were scored without targets.
+    """
+    if all(score.target == score.prediction for score in comparison.scores):
+        return "", []
+    for metric in comparison.metrics:
+        better = comparison.better.get(metric, "")
+        found: dict[str, list[float]] = {}
+        for score in comparison.scores:
+            if metric in score.values:
+                found.setdefault(score.name, []).append(score.values[metric])
+        if not better or not found:
+            continue
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        ordered = sorted(means, key=lambda name: (means[name], name), reverse=better == "lower")
+        picked = {"Worst": 0, "Best": len(ordered) - 1}
+        if len(ordered) > 2:
+            picked = {"Worst": 0, "Median": len(ordered) // 2, "Best": len(ordered) - 1}
+        if len(ordered) == 1:
+            picked = {"The only file": 0}
+        return metric, [Choice(k, ordered[i], means[ordered[i]]) for k, i in picked.items()]
+    return "", []
+
+
+def build(
+    comparison: Comparison, metric: str, choice: Choice, role: Mapping[str, str]
+) -> tuple[Example, str]:
+    """The pictures and curves of one file; and why its input is not shown ("" where it is).
+
+    Raises InputError for a file that can no longer be read.
+    """
+    everyone = [s for s in comparison.scores if s.name == choice.name]
+    scores = _spread(everyone)
+    path = scores[0].target
+    target = reread.volume(path, comparison.axes, comparison.project)
+    found = [
+        reread.fitted(reread.predicted(s, comparison), target, comparison.scale) for s in scores
+    ]
+    frame = _median_frame(found[0][0], target, reread.colours(path, comparison.axes))
+    rows, cols = interesting_window(frame.of(target).mean(axis=-1), PANEL)
+    window = (frame, rows, cols)
+    truth = View("Target", "target", _cut(target, window))
+    views = [
+        View(s.method, role[s.method], _cut(image, window), float(gains[frame.channels].mean()))
+        for s, (image, gains) in zip(scores, found, strict=True)
+    ]
+    raw, problem = _input(comparison, choice.name, target)
+    before = [] if raw is None else [View("Input", "input", _cut(raw, window))]
+    line = _line(truth.grey)
+    strips = [
+        _images([*before, *views, truth], line),
+        _differences([*before, *views], truth, views),
+    ]
+    strips += _spreads(comparison, scores, views, truth, window)
+    charts = _charts([*before, *views, truth], line, cols.start)
+    told = [f"{s.method} {number(s.values[metric])}" for s in everyone if metric in s.values]
+    shown = f" Shown are {len(scores)} of {len(everyone)} methods." if scores != everyone else ""
+    caption = f"{metric}: {', '.join(told)}.{shown} {_place(target.shape, *window)}"
+    return Example(f"{choice.label}: {choice.name}", caption, tuple(strips), charts), problem
+
+
+Window = tuple[Frame, slice, slice]
+
+
+def _cut(image: np.ndarray, window: Window) -> np.ndarray:
+    frame, rows, cols = window
+    return frame.of(image)[rows, cols]
+
+
+def _spread(scores: list[FileScore]) -> list[FileScore]:
+    chosen = np.unique(np.rint(np.linspace(0, len(scores) - 1, min(len(scores), MOST))))
+    return [scores[int(i)] for i in chosen]
+
+
+def _input(comparison: Comparison, name: str, target: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """The unrestored image in the target's units, or why there is none to show."""
+    path = reread.input_of(comparison.inputs, name)
+    if path is None:
+        missing = comparison.inputs is not None
+        return None, f"{name}: no input of this name in {comparison.inputs}" if missing else ""
+    try:
+        image = reread.volume(path, comparison.axes, comparison.project)
+    except InputError as error:
+        return None, f"{name}: its input is not shown: {error}"
+    if image.shape != target.shape:
+        return None, f"{name}: its input is not shown: it has another shape than the target"
+    return reread.fitted(image, target, comparison.scale)[0], ""
+
+
+def _median_frame(prediction: np.ndarray, target: np.ndarray, colours: int) -> Frame:
+    """The frame whose squared error is the median of the file's."""
+    every = reread.frames(target.shape, colours)
+    errors = [float(np.mean((frame.of(prediction) - frame.of(target)) ** 2)) for frame in every]
+    return every[int(np.argsort(errors, kind="stable")[len(errors) // 2])]
+
+
+def _place(shape: tuple[int, ...], frame: Frame, rows: slice, cols: slice) -> str:
+    height, width = shape[3:]
+    parts = []
+    if frame.label:
+        parts.append(f"Plane {frame.label}, the one of median error.")
+    if (rows.stop - rows.start, cols.stop - cols.start) != (height, width):
+        parts.append(
+            f"A crop of {rows.stop - rows.start} × {cols.stop - cols.start} px at row {rows.start},"
+            f" column {cols.start} of {height} × {width} px, at full resolution."
+        )
+    return " ".join(parts)
+
+
+def _line(target: np.ndarray) -> tuple[int, int, int]:
+    """Row, first and last column of the profile: around the brightest place of its row."""
+    row, width = interesting_row(target), target.shape[1]
+    length = min(PROFILE, width)
+    first = int(np.clip(int(np.argmax(target[row])) - length // 2, 0, width - length))
+    return row, first, first + length - 1
+
+
+def _images(views: list[View], line: tuple[int, int, int]) -> Strip:
+    low, high = (float(v) for v in np.percentile(views[-1].colours, SHOWN))
+    pictures = []
+    for view in views:
+        shown = view.colours if view.colours.shape[-1] == 3 else view.colours[..., 0]
+        png = grey(shown, (low, high))
+        alt = f"{view.title}, {shown.shape[0]} by {shown.shape[1]} pixels"
+        pictures.append(Picture(view.title, alt, png, (shown.shape[0], shown.shape[1]), line))
+    percentiles = f"the target's {SHOWN[0]} and {SHOWN[1]} percentiles"
+    told = (
+        f"Images: black {number(low)} to white {number(high)}, {percentiles}. Dashed: the profile."
+    )
+    return Strip(tuple(pictures), told)
+
+
+def _differences(shown: list[View], truth: View, methods: list[View]) -> Strip:
+    limit = float(np.percentile(np.abs(np.stack([v.grey - truth.grey for v in methods])), STRAY))
+    pictures = []
+    for view in shown:
+        away = view.grey - truth.grey
+        title = f"{view.title} − target"
+        alt = f"{view.title} minus target, blue where too dark, red where too bright"
+        pictures.append(
+            Picture(title, alt, difference(away, limit), (away.shape[0], away.shape[1]))
+        )
+    ends = number(limit)
+    told = f"Differences: blue −{ends} (too dark) to white 0 to red +{ends} (too bright)."
+    return Strip(tuple(pictures), told, "difference")
+
+
+def _spreads(
+    comparison: Comparison,
+    scores: list[FileScore],
+    views: list[View],
+    truth: View,
+    window: Window,
+) -> list[Strip]:
+    """The predicted deviation beside the error, of each method that has one."""
+    if comparison.project != "none" or reread.averaged(comparison):
+        return []  # the deviation of planes or samples is not one of what was made of them
+    shown: list[tuple[str, np.ndarray]] = []
+    for score, view in zip(scores, views, strict=True):
+        files = companions(score.prediction)
+        if files is None:
+            continue
+        std = _cut(reread.volume(files["std"], comparison.axes), window).mean(axis=-1)
+        std = std * abs(view.gain)
+        shown.append((f"{score.method}: predicted deviation", std))
+        shown.append((f"{score.method}: absolute error", np.abs(view.grey - truth.grey)))
+    if not shown:
+        return []
+    top = float(np.percentile(np.stack([image for _, image in shown]), STRAY))
+    drawn = tuple(
+        Picture(title, title, heat(image, top), (image.shape[0], image.shape[1]))
+        for title, image in shown
+    )
+    return [Strip(drawn, f"Uncertainty and error: black 0 to bright {number(top)}.", "heat")]
+
+
+def _charts(views: list[View], line: tuple[int, int, int], left: int) -> tuple[Chart, Chart]:
+    """Profile and spectra; `left` is the image's column where the window begins."""
+    row, first, last = line
+    columns = np.arange(left + first, left + last + 1, dtype=np.float64)
+    profile, spectra = [], []
+    for view in views:
+        values = view.grey[row, first : last + 1]
+        profile.append(Series(view.title, view.role, columns, values))
+        spectra.append(Series(view.title, view.role, *radial_power(view.grey)))
+    return (
+        Chart("Intensity along the dashed line", "column in px", "grey levels", tuple(profile)),
+        Chart(
+            "Power spectrum, averaged over directions",
+            "frequency in cycles per px",
+            "power in grey levels²",
+            tuple(spectra),
+            log=True,
+        ),
+    )

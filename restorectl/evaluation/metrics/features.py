@@ -1,0 +1,123 @@
+"""Networks as measures: LPIPS of a pair, and the features whose distributions FID compares."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restorectl.engine.card import Card
+from restorectl.engine.denoiser import Denoiser, build
+from restorectl.engine.runner import pick_device
+from restorectl.evaluation.metrics.metric import (
+    Array,
+    Compute,
+    Distribution,
+    Features,
+    Metric,
+    Network,
+    Undefined,
+)
+from restorectl.evaluation.metrics.paired import require_range
+
+Tensors = Mapping[str, Tensor]
+BATCH = 16
+SMALLEST = 31  # px, of LPIPS
+LEVEL = 0.1  # noise level that the prior is told; the image is shown as it is
+WINDOW = 256  # px: larger planes pass the prior in windows of this side
+
+
+def perceptual(card: Card, tensors: Tensors, device: str) -> Compute:
+    """LPIPS of grey planes: 0..data range becomes [-1, 1] (from the target's least value where the
+    target exceeds the range), clipped; three equal channels."""
+    where = pick_device(device)
+    net = build(card, dict(tensors)).net.to(where).eval()
+
+    def compute(prediction: Array, target: Array, data_range: float) -> float:
+        """planes (Y, X) in grey levels -> distance, 0 for equal planes."""
+        require_range(data_range)
+        if min(target.shape) < SMALLEST:
+            raise Undefined(f"planes under {SMALLEST} px are too small for LPIPS")
+        dark = float(target.min()) if target.max() > data_range else 0.0
+        both = torch.from_numpy(np.stack([prediction, target])[:, None].astype(np.float32))
+        x = ((both - dark) / data_range * 2 - 1).clamp(-1, 1).expand(-1, 3, -1, -1).to(where)
+        with torch.inference_mode():
+            return float(net(x[:1], x[1:])[0])
+
+    return compute
+
+
+def inception(card: Card, tensors: Tensors, device: str) -> Features:
+    """The 2048 pooled features of Inception-v3; grey becomes three equal channels."""
+    where = pick_device(device)
+    net = build(card, dict(tensors)).net.to(where).eval()
+    return partial(_batched, lambda x: net(x.expand(-1, 3, -1, -1)), where)
+
+
+def prior(card: Card, tensors: Tensors, device: str) -> Features:
+    """Spatial means of the prior's activations at its coarsest level, told the noise level 0.1.
+
+    Planes of over 256 px are cut into windows that touch, and the means of the windows averaged;
+    what is left over at the right and the bottom is not looked at.
+    """
+    where = pick_device(device)
+    denoiser = build(card, dict(tensors)).prepared(where, torch.float32)
+    return partial(_batched, partial(_coarsest, denoiser), where)
+
+
+def _coarsest(denoiser: Denoiser, x: Tensor) -> Tensor:
+    """x (B, 1, H, W) in [0, 1] -> (B, D)."""
+    if min(x.shape[-2:]) < denoiser.stride:
+        raise Undefined(f"planes under {denoiser.stride} px are too small for the prior's features")
+    rows, cols = (min(WINDOW, n // denoiser.stride * denoiser.stride) for n in x.shape[-2:])
+    tiles = F.unfold(x, (rows, cols), stride=(rows, cols))  # (B, rows * cols, N)
+    windows = tiles.transpose(1, 2).reshape(-1, 1, rows, cols) * 2 - 1
+    means = torch.cat([_middle(denoiser, part) for part in windows.split(BATCH)])
+    return means.reshape(len(x), -1, means.shape[1]).mean(1)
+
+
+class _Reached(Exception):
+    """Ends a forward pass where its activations (B, D, h, w) are known: the rest is not needed."""
+
+
+def _middle(denoiser: Denoiser, x: Tensor) -> Tensor:
+    """x (B, 1, H, W) in [-1, 1] -> spatial means (B, D) after the last middle block."""
+
+    def stop(_block: nn.Module, _inputs: object, out: Tensor) -> None:
+        raise _Reached(out)
+
+    *_, last = denoiser.net.get_submodule("middle").children()
+    hook = last.register_forward_hook(stop)
+    try:
+        denoiser(x, torch.full((len(x),), LEVEL, device=x.device))
+    except _Reached as reached:
+        activations: Tensor = reached.args[0]
+    finally:
+        hook.remove()
+    return activations.float().mean((2, 3))
+
+
+def _batched(run: Callable[[Tensor], Tensor], where: torch.device, planes: Array) -> Array:
+    """planes (P, Y, X) float64 in [0, 1] -> (P, D) float64."""
+    parts: list[Any] = []
+    with torch.inference_mode():
+        for start in range(0, len(planes), BATCH):
+            x = torch.from_numpy(planes[start : start + BATCH, None].astype(np.float32))
+            parts.append(run(x.to(where)).double().cpu().numpy())
+    return np.concatenate(parts)
+
+
+LPIPS = Metric(
+    "lpips",
+    "lower",
+    None,
+    network=Network("alexnet-lpips", "--alexnet", "distance", perceptual),
+)
+FID = Distribution("fid", Network("inception-fid", "--inception", "features", inception))
+SLICE_FID = Distribution(
+    "slice-fid", Network("inception-fid", "--inception", "features", inception), slices=True
+)
+FRECHET_PRIOR = Distribution("frechet-prior", Network("prior", "", "prior", prior))

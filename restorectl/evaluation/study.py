@@ -1,0 +1,324 @@
+"""Blind preference studies: the page that asks (paper 000, D.6), and what the answers say.
+
+Do raters agree, and how sure is a share: percent agreement, Cohen's kappa, Wilson's interval.
+
+Labels may be anything that can be compared and hashed; position i of both raters is the same task.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from restorectl.batch.inputs import walk
+from restorectl.errors import InputError, NoInputError, UsageError
+from restorectl.evaluation import reread
+from restorectl.evaluation.charts import interesting_window
+from restorectl.evaluation.pages import FLAGS, KIND, SIDES, Task, read_key, render_study
+from restorectl.evaluation.read import PARTS, companions
+from restorectl.files.atomic import replacing
+from restorectl.images.pictures import grey
+
+Z95 = 1.959963984540054  # the normal quantile of a two-sided interval of 95 %
+
+
+def percent(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
+    """Share in 0..1 of the tasks that got equal labels. Raises ValueError for no or unpaired."""
+    _check(first, second)
+    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+
+
+def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
+    """(p_o - p_e) / (1 - p_e) in -1..1: agreement beyond that of chance (Cohen 1960, eq. 1).
+
+    None where both raters gave one and the same label throughout: chance alone then explains it all
+    and the quotient is 0/0. Raises ValueError for no or unpaired labels.
+    """
+    observed = percent(first, second)
+    counts, others = Counter(first), Counter(second)
+    matches = sum(counts[label] * others[label] for label in counts)  # integers, so 1 is exact
+    if matches == len(first) ** 2:
+        return None
+    expected = matches / len(first) ** 2
+    return (observed - expected) / (1 - expected)
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927). Raises ValueError without trials."""
+    if not 0 <= hits <= trials or trials == 0:
+        raise ValueError(f"{hits} of {trials}")
+    share, z2 = hits / trials, Z95**2
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    spread = share * (1 - share) / trials + z2 / (4 * trials**2)
+    half = Z95 / (1 + z2 / trials) * math.sqrt(spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def agreement_between(ratings: dict[str, dict[str, Hashable]]) -> dict[str, Any]:
+    """Agreement of all pairs of raters over the tasks that both did.
+
+    `ratings`: rater -> task -> label. Returns `pairs` (raters, tasks, percent, kappa) and, over the
+    pairs, the mean percent weighted by tasks and Light's kappa: the mean of the defined kappas.
+    Both are None where nothing was shared.
+    """
+    pairs: list[dict[str, Any]] = []
+    for one, two in combinations(sorted(ratings), 2):
+        shared = sorted(ratings[one].keys() & ratings[two].keys())
+        if shared:
+            labels = [[ratings[rater][task] for task in shared] for rater in (one, two)]
+            pairs.append(
+                {
+                    "raters": [one, two],
+                    "tasks": len(shared),
+                    "percent": percent(*labels),
+                    "kappa": cohen_kappa(*labels),
+                }
+            )
+    tasks = sum(pair["tasks"] for pair in pairs)
+    kappas = [pair["kappa"] for pair in pairs if pair["kappa"] is not None]
+    return {
+        "pairs": pairs,
+        "percent": sum(p["percent"] * p["tasks"] for p in pairs) / tasks if tasks else None,
+        "kappa": sum(kappas) / len(kappas) if kappas else None,
+    }
+
+
+def _check(first: Sequence[Hashable], second: Sequence[Hashable]) -> None:
+    if len(first) != len(second) or not first:
+        raise ValueError(f"{len(first)} and {len(second)} labels are no ratings of the same tasks")
+
+
+PANEL = 512  # px, the largest side of a picture
+SHOWN = (0.5, 99.8)  # percentiles that become black and white
+ALIKE = 3.0  # methods whose ranges differ more are shown in their own range each
+
+
+def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
+    """Write a self-contained page that compares every two folders on every image both have.
+
+    Files belong together by relative path without suffix; STEM_mean of an uncertainty set stands
+    for STEM; of a stack the middle plane is shown. The order of the tasks and of A and B follows
+    from `seed`: equal arguments and images give equal bytes. A file that cannot be shown is named
+    on the page's first screen.
+
+    Raises UsageError for fewer than two folders, NoInputError where no image is in the inputs and
+    in two folders, OutputError, DiskFullError.
+    """
+    if len(folders) < 2:
+        raise UsageError("--preference compares restorations: name at least two folders")
+    for folder in (*folders, inputs):
+        if not Path(folder).is_dir():
+            raise UsageError(f"{folder}: is no folder of images")
+    methods = _labels(folders)
+    found = {m: _images(Path(f)) for m, f in zip(methods, folders, strict=True)}
+    tasks: list[tuple[str, Task]] = []
+    notes: list[str] = []
+    for stem, source in sorted(_images(Path(inputs)).items()):
+        have = {method: found[method][stem] for method in methods if stem in found[method]}
+        if len(have) < 2:
+            notes.append(f"{stem}: fewer than two restorations, left out")
+            continue
+        try:
+            tasks += _tasks(stem, source, have, seed)
+        except InputError as error:
+            notes.append(f"left out: {error}")
+    if not tasks:
+        first = f"; first: {notes[0]}" if notes else ""
+        raise NoInputError(f"no image of {inputs} can be compared in two folders{first}")
+    tasks.sort(key=lambda item: item[0])
+    document = render_study([task for _, task in tasks], notes)
+    with replacing(Path(path)) as part:
+        part.write_text(document, "utf-8", newline="\n")
+
+
+def _labels(folders: Sequence[str]) -> list[str]:
+    """Folder names, or the paths as given where two names are equal."""
+    names = [Path(folder).resolve().name for folder in folders]
+    labels = names if len(set(names)) == len(names) else list(folders)
+    if len(set(labels)) != len(labels):
+        raise UsageError(f"--preference: a folder is named twice: {', '.join(labels)}")
+    return labels
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Relative path without suffix -> image; of an uncertainty set, STEM -> STEM_mean."""
+    found = {path.with_suffix("").as_posix(): folder / path for path in walk(folder, None)}
+    for name, path in list(found.items()):
+        if companions(path) is not None:
+            stem = name.removesuffix("_mean")
+            for part in PARTS:
+                found.pop(f"{stem}_{part}", None)
+            found[stem] = path
+    return found
+
+
+def _tasks(
+    stem: str, source: Path, have: Mapping[str, Path], seed: int
+) -> Iterator[tuple[str, Task]]:
+    """The tasks of one image, each with the key of its place. Raises InputError."""
+    pictures, note = _pictures(source, have)
+    for pair in combinations(have, 2):
+        digest = hashlib.sha256(json.dumps([seed, stem, sorted(pair)]).encode()).hexdigest()
+        one, two = sorted(pair) if int(digest[:2], 16) % 2 else sorted(pair, reverse=True)
+        sides = (pictures[one], pictures[two])
+        yield digest[2:], Task(stem, (one, two), pictures[""], sides, note)
+
+
+def _pictures(source: Path, have: Mapping[str, Path]) -> tuple[dict[str, bytes], str]:
+    """PNG by method, "" for the input: one plane, the same window and range. Raises InputError."""
+    read = {"": reread.volume(source), **{m: reread.volume(path) for m, path in have.items()}}
+    for method, path in have.items():
+        reread.require_shape(path, read[method], source, read[""])
+    every = reread.frames(read[""].shape, reread.colours(source))
+    frame = every[len(every) // 2]
+    seen = {name: frame.of(image) for name, image in read.items()}  # (Y, X, K)
+    rows, cols = interesting_window(np.mean([seen[m].mean(axis=-1) for m in have], axis=0), PANEL)
+    cut = {name: image[rows, cols] for name, image in seen.items()}
+    ranges = {m: np.percentile(cut[m], SHOWN) for m in have}
+    widths = [float(high - low) for low, high in ranges.values()]
+    together = max(widths) <= ALIKE * min(widths)
+    pooled = np.percentile(np.stack([cut[m] for m in have]), SHOWN)
+    drawn = {}
+    for name, image in cut.items():
+        low, high = pooled if together else ranges.get(name, np.percentile(image, SHOWN))
+        shown = image if image.shape[-1] == 3 else image[..., 0]
+        drawn[name] = grey(shown, (float(low), float(high)))
+    parts = [frame.label and f"plane {frame.label}"]
+    if cut[""].shape != seen[""].shape:
+        parts.append(f"crop of {cut[''].shape[0]} × {cut[''].shape[1]} px")
+    if not together:
+        parts.append("each picture in its own range")
+    return drawn, ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One exported file."""
+
+    file: str
+    study: str
+    rater: str
+    tasks: tuple[dict[str, str], ...]  # file, A, B
+    given: Mapping[int, tuple[str, str]]  # task -> better, hallucination
+
+
+def results(files: Sequence[str]) -> dict[str, Any]:
+    """What the exported answers of one study say.
+
+    Returns `study`, `raters` (name, answers), `tasks`; `methods`: for each the preferred share of
+    its comparisons and the share of its showings that were called hallucinated, with 95 % Wilson
+    intervals; `pairs`: the same preference for each two methods; `agreement` of `better` and of
+    `hallucination` between raters, in percent of 0..1 and as Cohen's kappa; `failures`: files that
+    are no answers.
+
+    Raises NoInputError if no file can be read, UsageError for files of different studies and for a
+    rater in two files.
+    """
+    read: list[Answers] = []
+    failures = []
+    for file in files:
+        try:
+            read.append(_read(file))
+        except InputError as error:
+            failures.append(str(error))
+    if not read:
+        raise NoInputError("; ".join(failures) or "no files of answers were given")
+    _check_together(read)
+    given = [
+        (answers.tasks[task], better, flagged)
+        for answers in read
+        for task, (better, flagged) in sorted(answers.given.items())
+    ]
+    labels = [
+        {a.rater: {str(task): pick[kind] for task, pick in a.given.items()} for a in read}
+        for kind in range(2)
+    ]
+    return {
+        "study": read[0].study,
+        "tasks": len(read[0].tasks),
+        "raters": [{"name": a.rater, "answers": len(a.given)} for a in read],
+        "methods": _methods(given),
+        "pairs": _pairs(given),
+        "agreement": {"better": _agree(labels[0]), "hallucination": _agree(labels[1])},
+        "failures": failures,
+    }
+
+
+Given = list[tuple[dict[str, str], str, str]]  # task, better side, hallucinated
+
+
+def _methods(given: Given) -> dict[str, dict[str, Any]]:
+    found = {}
+    for method in sorted({task[side] for task, _, _ in given for side in SIDES}):
+        mine = [
+            (side == better, flagged in (side, "both"))
+            for task, better, flagged in given
+            for side in SIDES
+            if task[side] == method
+        ]
+        preferred, flagged = (sum(pick[kind] for pick in mine) for kind in range(2))
+        found[method] = {
+            "comparisons": len(mine),
+            "preferred": preferred,
+            "share": preferred / len(mine),
+            "interval": list(wilson(preferred, len(mine))),
+            "hallucinated": flagged,
+            "hallucination_rate": flagged / len(mine),
+            "hallucination_interval": list(wilson(flagged, len(mine))),
+        }
+    return found
+
+
+def _pairs(given: Given) -> list[dict[str, Any]]:
+    """How often the first of each two methods, in the order of their names, was preferred."""
+    wins: dict[tuple[str, str], list[bool]] = {}
+    for task, better, _ in given:
+        one, two = sorted((task["A"], task["B"]))
+        wins.setdefault((one, two), []).append(task[better] == one)
+    return [
+        {
+            "methods": list(pair),
+            "comparisons": len(won),
+            "preferred": sum(won),
+            "share": sum(won) / len(won),
+            "interval": list(wilson(sum(won), len(won))),
+        }
+        for pair, won in sorted(wins.items())
+    ]
+
+
+def _agree(labels: dict[str, dict[str, str]]) -> dict[str, Any]:
+    ratings: dict[str, dict[str, Hashable]] = {rater: {**own} for rater, own in labels.items()}
+    return agreement_between(ratings)
+
+
+def _check_together(read: list[Answers]) -> None:
+    for one, two in combinations(read, 2):
+        if (one.study, one.tasks) != (two.study, two.tasks):
+            raise UsageError(f"{one.file} and {two.file} are answers to different studies")
+        if one.rater == two.rater:
+            raise UsageError(f"{one.file} and {two.file} are both of rater '{one.rater}': give one")
+
+
+def _read(file: str) -> Answers:
+    try:
+        raw = json.loads(Path(file).read_text("utf-8"))
+        if not isinstance(raw, dict) or raw.get("kind") != KIND:
+            raise ValueError(f"no {KIND}")
+        tasks = tuple(read_key(raw["key"]))
+        given = {int(task): (a["better"], a["hallucination"]) for task, a in raw["answers"].items()}
+        for task, (better, flagged) in given.items():
+            if not 0 <= task < len(tasks) or better not in SIDES or flagged not in FLAGS:
+                raise ValueError(f"the answer to task {task}")
+        return Answers(PurePath(file).name, str(raw["study"]), str(raw["rater"]), tasks, given)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: no exported answers of a preference study ({error})") from error

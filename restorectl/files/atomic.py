@@ -1,0 +1,195 @@
+"""Files appear at their final path complete or not at all.
+
+A file is written to a hidden sibling `.NAME.restorectl-PID-HOST.part`, synced, then renamed. HOST
+is a digest of the host's name: machines that share a folder must not sweep each other's work away,
+and a lock on the file itself would keep its own writer out on SMB shares.
+
+Arrays that may be larger than memory: in an unnamed temporary file beside the output.
+"""
+
+import errno
+import hashlib
+import math
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from restorectl.errors import DiskFullError, OutputError
+
+_NAME_BYTES = 255  # the longest file name of all common file systems
+_PART = re.compile(r"\..*\.restorectl-(\d+)(?:-([0-9a-f]{8}))?\.part", re.DOTALL)
+_FOREIGN_SECONDS = 7 * 86400.0  # after which nobody can still be writing on another host
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_CONDITION: ContextVar[Callable[[], None] | None] = ContextVar("condition", default=None)
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # some network shares
+
+
+def part_path(target: Path, pid: int | None = None, host: str | None = None) -> Path:
+    """The temporary sibling of `target` for a process; names too long for the disk are cut."""
+    pid = os.getpid() if pid is None else pid
+    tail = f".restorectl-{pid}-{_digest(platform.node() if host is None else host)}.part"
+    name = os.fsencode(target.name)
+    room = _NAME_BYTES - 1 - len(tail)
+    if len(name) > room:
+        digest = hashlib.sha256(name).hexdigest()[:16]
+        # A cut inside a UTF-8 character would not be a valid name everywhere.
+        cut = name[: room - 17].decode("utf-8", "ignore")
+        return target.with_name(f".{cut}~{digest}{tail}")
+    return target.with_name(f".{target.name}{tail}")
+
+
+@contextmanager
+def only_if(condition: Callable[[], None]) -> Iterator[None]:
+    """Within, no file reaches its final path unless `condition` returns: it raises to refuse.
+
+    It is asked when a file is complete, for every file that `replacing` makes in this thread.
+    """
+    token = _CONDITION.set(condition)
+    try:
+        yield
+    finally:
+        _CONDITION.reset(token)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield an existing empty temporary sibling of `target`; on success it becomes `target`.
+
+    The body writes to the path it is given. On any exception, KeyboardInterrupt included, the
+    temporary file is removed and `target` stays as it was.
+
+    Raises DiskFullError when the disk or quota is full, OutputError when the file cannot be made,
+    written or renamed.
+    """
+    part = part_path(target)
+    done = False
+    try:
+        # The kernel applies the umask to 0666; tempfile would leave files that only we can read.
+        part.unlink(missing_ok=True)
+        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        try:
+            yield part
+            os.fsync(handle)
+            if (condition := _CONDITION.get()) is not None:
+                condition()
+            os.replace(part, target)
+            done = True
+        finally:
+            os.close(handle)
+        _sync_folder(target.parent)
+    except OSError as exc:
+        raise output_error(exc, target) from exc
+    finally:
+        if not done:
+            _discard(part)
+
+
+def output_error(exc: OSError, target: Path) -> OutputError:
+    """The one-line error for an OSError met while writing `target`."""
+    if exc.errno in _FULL:
+        return DiskFullError(
+            f"{target}: the disk or quota is full ({exc.strerror}): free some space and run again"
+        )
+    return OutputError(f"{target}: cannot be written: {exc.strerror or exc}")
+
+
+def sweep(folder: Path, *, own: bool = False) -> list[Path]:
+    """Remove the temporary files that dead processes left in `folder` (not in its subfolders).
+
+    Kept are files of a process that runs here, and for a week those of other hosts. `own`: remove
+    this process's files instead, when it stops writing. Returns the removed paths. Raises
+    OutputError if one cannot be removed.
+    """
+    removed = []
+    try:
+        for path in sorted(folder.iterdir()):
+            match = _PART.fullmatch(path.name)
+            if match is None or path.is_symlink() or not path.is_file():
+                continue
+            if _is_own(match) if own else _is_stale(match, path):
+                path.unlink(missing_ok=True)
+                removed.append(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return removed  # the folder is made later, or another run is sweeping it
+    except OSError as exc:
+        raise output_error(exc, folder) from exc
+    return removed
+
+
+def _is_own(match: re.Match[str]) -> bool:
+    return int(match[1]) == os.getpid() and match[2] == _digest(platform.node())
+
+
+def _is_stale(match: re.Match[str], path: Path) -> bool:
+    if match[2] in (None, _digest(platform.node())):
+        return not _alive(int(match[1]))
+    return time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _discard(part: Path) -> None:
+    try:
+        part.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return  # the folder never existed, so neither did the file
+    except PermissionError:
+        return  # it could not be made either; an existing one is left for sweep
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True  # someone else's process, or no process id of this host
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows cannot open folders
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as exc:
+        if exc.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+SPOOL_HELD = 1 << 30  # bytes; larger arrays go to the disk
+
+
+def spooled_zeros(
+    shape: tuple[int, ...], folder: Path, held: int = SPOOL_HELD
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float32 zeros. A file has no name and goes with the process; its room is reserved at once.
+
+    Raises DiskFullError or OutputError where there is no room.
+    """
+    size = math.prod(shape) * 4
+    if size <= held:
+        return np.zeros(shape, np.float32)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would be met as a bus error
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise output_error(error, folder) from error

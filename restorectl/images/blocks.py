@@ -1,0 +1,47 @@
+"""Which pixels an intensity model is fitted on: a fixed spread over the planes of one channel."""
+
+import numpy as np
+
+BLOCK = 512  # px
+BUDGET = 4 << 20  # px in all
+
+
+def sampled(
+    shape: tuple[int, int, int, int, int], channel: int
+) -> list[tuple[tuple[int, int, int], slice, slice]]:
+    """(plane, rows, cols) of at most BUDGET pixels of a (T, C, Z, Y, X) image.
+
+    A function of the shape alone, so shards and repeated runs fit the same model.
+    """
+    times, _, depth, height, width = shape
+    planes = [(t, channel, z) for t in range(times) for z in range(depth)]
+    per_plane = min(height, BLOCK) * min(width, BLOCK)
+    corners = [(top, left) for top in _starts(height) for left in _starts(width)]
+    room = max(1, BUDGET // per_plane)
+    n_planes = min(len(planes), max(1, room // len(corners)) if len(corners) <= room else 1)
+    n_planes = max(n_planes, min(len(planes), 8, room))
+    n_corners = max(1, min(len(corners), room // n_planes))
+    picked = []
+    for k, p in enumerate(spread(len(planes), n_planes)):
+        for q in spread(len(corners), n_corners, shift=k):
+            top, left = corners[q]
+            picked.append(
+                (
+                    planes[p],
+                    slice(top, min(top + BLOCK, height)),
+                    slice(left, min(left + BLOCK, width)),
+                )
+            )
+    return picked
+
+
+def _starts(length: int) -> list[int]:
+    """Starts of blocks along an axis; the last block ends with the image."""
+    count = max(1, length // BLOCK)
+    return [round(start) for start in np.linspace(0, max(0, length - BLOCK), count)]
+
+
+def spread(total: int, count: int, shift: int = 0) -> list[int]:
+    """At most `count` of range(total), evenly spaced; `shift` moves the choice."""
+    step = total / count
+    return sorted({int((k + 0.5) * step + shift * 0.618 * step) % total for k in range(count)})

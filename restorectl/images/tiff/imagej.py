@@ -1,0 +1,188 @@
+"""ImageJ's TIFF dialect: the description's key=value lines and the two private metadata tags.
+
+Lines and blocks that need no change are kept byte for byte.
+"""
+
+import struct
+from collections.abc import Mapping
+
+from restorectl.errors import InputError
+from restorectl.images.header import Spacing
+from restorectl.images.tiff.ifd import Tag
+
+COUNTS, BLOCKS = 50838, 50839  # IJMetadataByteCounts, IJMetadata
+DTYPES = frozenset({"uint8", "uint16", "float32"})  # what ImageJ stores
+# The order of the hyperstack in the file, slowest first; ImageJ itself writes czt.
+_ORDERS = {
+    "czt": "TZC",
+    "default": "TZC",
+    "ctz": "ZTC",
+    "zct": "TCZ",
+    "ztc": "CTZ",
+    "tcz": "ZCT",
+    "tzc": "CZT",
+}
+_AXIS_KEYS = {"T": "frames", "Z": "slices", "C": "channels"}
+MICROMETRES = {
+    "micron": 1.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "micrometers": 1.0,
+    "um": 1.0,
+    "\u00b5m": 1.0,
+    "\u03bcm": 1.0,
+    "nm": 1e-3,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+    "inch": 25400.0,
+    "in": 25400.0,
+}
+
+
+def is_imagej(description: bytes) -> bool:
+    return description.startswith(b"ImageJ=")
+
+
+def fields(description: bytes) -> dict[str, str]:
+    """The description's lines as key -> value."""
+    pairs = (line.partition("=") for line in description.decode("cp1252", "replace").splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs if value}
+
+
+def outer_axes(
+    description: bytes, samples: int, planar: bool, n_pages: int
+) -> tuple[str, tuple[int, ...], int]:
+    """The hyperstack's axes above YX, their lengths, and the number of images that are declared.
+
+    `samples` are those of one page, `planar` if stored one after another; `n_pages` are the pages
+    of the file. Axes of length 1 are left out. A stack of undeclared kind has the axis I.
+
+    Raises InputError for counts that are not positive numbers.
+    """
+    found = fields(description)
+    sizes = {axis: _count(found, key) for axis, key in _AXIS_KEYS.items()}
+    images = _count(found, "images")
+    counted_twice = planar or images == sizes["T"] * sizes["Z"]
+    if samples > 1 and sizes["C"] == samples and counted_twice:
+        sizes["C"] = 1  # Bio-Formats may count the samples of a pixel as channels too
+    declared = sizes["T"] * sizes["Z"] * sizes["C"]
+    order = _ORDERS.get(found.get("order", "czt").lower(), "TZC")
+    axes = "".join(axis for axis in order if sizes[axis] > 1)
+    shape = tuple(sizes[axis] for axis in axes)
+    if declared == 1:
+        declared = images if images > 1 else n_pages
+        if declared > 1:
+            axes, shape = "I", (declared,)
+    return axes, shape, declared
+
+
+def spacing(description: bytes, resolution: tuple[float, float]) -> Spacing:
+    """(z, y, x) in micrometres from the description and the resolution tags.
+
+    `resolution`: pixels per unit in y and x, 0 = not given. The unit is the description's.
+    """
+    found = fields(description)
+    factor = MICROMETRES.get(unit_name(found.get("unit", "")))
+    if factor is None:
+        return (None, None, None)
+    z = found.get("spacing", "")
+    y, x = (factor / value if value > 0 else None for value in resolution)
+    try:
+        return (abs(float(z)) * factor or None if z else None, y, x)
+    except ValueError:
+        return (None, y, x)
+
+
+def unit_name(text: str) -> str:
+    """A unit as a key of MICROMETRES; ImageJ escapes the micro sign."""
+    return text.replace("\\u00B5", "\u00b5").replace("\\u00b5", "\u00b5").strip().lower()
+
+
+def edited(description: bytes, changes: Mapping[str, str | None]) -> bytes:
+    """The description with lines set, added at the end, or (None) removed."""
+    left = dict(changes)
+    lines = []
+    for line in description.splitlines(keepends=True):
+        key = line.partition(b"=")[0].decode("cp1252", "replace").strip()
+        if key not in left:
+            lines.append(line)
+            continue
+        value = left.pop(key)
+        if value is not None:
+            lines.append(f"{key}={value}\n".encode())
+    if lines and not lines[-1].endswith(b"\n"):
+        lines[-1] += b"\n"
+    lines += [f"{key}={value}\n".encode() for key, value in left.items() if value is not None]
+    return b"".join(lines)
+
+
+def stack_changes(axes: str, shape: tuple[int, ...], images: int) -> dict[str, str | None]:
+    """The description lines that tell the stack's counts."""
+    sizes = dict(zip(axes, shape, strict=True))
+    changes: dict[str, str | None] = {"images": str(images) if images > 1 else None}
+    for axis, key in _AXIS_KEYS.items():
+        count = sizes.get(axis, 1)
+        changes[key] = str(count) if count > 1 else None
+    return changes
+
+
+def labels(tags: Mapping[int, Tag], order: str) -> tuple[str, ...]:
+    """The labels of the slices; () if the file has none."""
+    return tuple(
+        data.decode("utf-16-le" if order == "<" else "utf-16-be", "replace")
+        for kind, data in _blocks(tags, order)
+        if kind == b"labl"
+    )
+
+
+def info(tags: Mapping[int, Tag], order: str) -> str:
+    """The image's Info text; "" if the file has none."""
+    codec = "utf-16-le" if order == "<" else "utf-16-be"
+    found = [
+        data.decode(codec, "replace") for kind, data in _blocks(tags, order) if kind == b"info"
+    ]
+    return found[0] if found else ""
+
+
+def without_slices(tags: Mapping[int, Tag], order: str) -> dict[int, Tag]:
+    """The private tags without what belongs to single slices: labels and overlays."""
+    kept = [item for item in _blocks(tags, order) if item[0] not in (b"labl", b"over")]
+    rest = {code: tag for code, tag in tags.items() if code not in (COUNTS, BLOCKS)}
+    if not kept:
+        return rest
+    kinds: list[bytes] = list(dict.fromkeys(kind for kind, _ in kept))
+    head = b"IJIJ" if order == ">" else b"JIJI"
+    for kind in kinds:
+        name = kind if order == ">" else kind[::-1]
+        head += name + struct.pack(order + "I", sum(k == kind for k, _ in kept))
+    counts = (len(head), *(len(data) for _, data in kept))
+    rest[COUNTS] = Tag(4, struct.pack(f"{order}{len(counts)}I", *counts))
+    rest[BLOCKS] = Tag(1, head + b"".join(data for _, data in kept))
+    return rest
+
+
+def _blocks(tags: Mapping[int, Tag], order: str) -> list[tuple[bytes, bytes]]:
+    """(kind, bytes) of every metadata block; [] if the tags are absent or not ImageJ's."""
+    if COUNTS not in tags or BLOCKS not in tags:
+        return []
+    counts, data = tags[COUNTS].integers(order), tags[BLOCKS].data
+    if not counts or data[:4] not in (b"IJIJ", b"JIJI") or sum(counts) > len(data):
+        return []
+    kinds: list[bytes] = []
+    for at in range(4, counts[0] - 7, 8):
+        name = data[at : at + 4] if order == ">" else data[at : at + 4][::-1]
+        repeat = struct.unpack_from(order + "I", data, at + 4)[0]
+        kinds += [name] * min(repeat, len(counts))
+    found, at = [], counts[0]
+    for kind, n in zip(kinds, counts[1:], strict=False):
+        found.append((kind, data[at : at + n]))
+        at += n
+    return found
+
+
+def _count(found: Mapping[str, str], key: str) -> int:
+    text = found.get(key, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"the ImageJ header says {key}={text}: damaged")
+    return int(text)

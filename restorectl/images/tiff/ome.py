@@ -1,0 +1,358 @@
+"""OME-XML: what an image needs to know of it, and the few edits that keep it true.
+
+The XML is never re-serialised: edits replace byte ranges that the parser reported, so instruments,
+channels, annotations, comments and the digits of every number stay as they were.
+
+XML as byte ranges, so that a document can be edited in place and stay as it was elsewhere.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
+
+from restorectl.errors import InputError
+from restorectl.images.header import Header, Spacing
+
+_ATTRIBUTE = re.compile(rb"""\s+([\w:.-]+)\s*=\s*("[^"]*"|'[^']*')""")
+
+
+@dataclass
+class Element:
+    name: bytes  # as written, with its prefix
+    attributes: dict[str, str]
+    start: int
+    head_end: int  # after the start tag
+    end: int = 0
+    text: str = ""
+    children: list["Element"] = field(default_factory=list)
+
+    @property
+    def tag(self) -> str:
+        return self.name.rpartition(b":")[2].decode()
+
+    def find(self, tag: str) -> list["Element"]:
+        """All descendants of that name, in document order."""
+        found = []
+        for child in self.children:
+            found += [child] if child.tag == tag else []
+            found += child.find(tag)
+        return found
+
+
+def parse_xml(xml: bytes) -> Element:
+    """The document's elements with their byte ranges."""
+    parser = expat.ParserCreate("UTF-8")
+    parser.buffer_text = True
+    document = Element(b"", {}, 0, 0)
+    stack = [document]
+
+    def start(_: str, attributes: dict[str, str]) -> None:
+        at = parser.CurrentByteIndex
+        head_end = _head_end(xml, at)
+        name = re.split(rb"[\s/>]", xml[at + 1 : head_end], maxsplit=1)[0]
+        element = Element(name, attributes, at, head_end)
+        stack[-1].children.append(element)
+        stack.append(element)
+
+    def end(_: str) -> None:
+        element = stack.pop()
+        empty = xml[element.head_end - 2 : element.head_end] == b"/>"
+        after = xml.find(b">", parser.CurrentByteIndex) + 1
+        element.end = element.head_end if empty else after
+
+    def text(data: str) -> None:
+        stack[-1].text += data
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = text
+    try:
+        parser.Parse(xml, True)
+    except expat.ExpatError as exc:
+        raise InputError(f"its OME-XML is malformed ({exc}): convert it again") from exc
+    return document.children[0]
+
+
+def _head_end(xml: bytes, at: int) -> int:
+    """The end of the start tag at `at`: the first '>' outside quotes."""
+    quote = 0
+    for i in range(at, len(xml)):
+        c = xml[i]
+        if quote:
+            quote = 0 if c == quote else quote
+        elif c in b"\"'":
+            quote = c
+        elif c == 0x3E:
+            return i + 1
+    return len(xml)
+
+
+def start_tag(xml: bytes, element: Element, values: Mapping[str, str | None]) -> bytes:
+    """The element's start tag with attributes set, added or (None) removed; the rest untouched."""
+    head, left = xml[element.start : element.head_end], dict(values)
+
+    def replaced(match: re.Match[bytes]) -> bytes:
+        name = match[1].decode()
+        if name not in left:
+            return match[0]
+        value = left.pop(name)
+        if value is None:
+            return b""
+        if value == element.attributes.get(name):
+            return match[0]
+        return match[0][: match.start(2) - match.start()] + quoteattr(value).encode()
+
+    head = _ATTRIBUTE.sub(replaced, head)
+    added = b"".join(
+        f" {name}={quoteattr(value)}".encode() for name, value in left.items() if value is not None
+    )
+    at = len(head) - (2 if head.endswith(b"/>") else 1)
+    return head[:at] + added + head[at:]
+
+
+def utf8(xml: bytes) -> bytes:
+    """UTF-8 bytes; some writers declare UTF-8 and write the micro sign in Windows' code page."""
+    try:
+        xml.decode("utf-8")
+    except UnicodeDecodeError:
+        return xml.decode("cp1252", "replace").encode()
+    return xml
+
+
+TYPES = {
+    "int8": "int8",
+    "int16": "int16",
+    "int32": "int32",
+    "uint8": "uint8",
+    "uint16": "uint16",
+    "uint32": "uint32",
+    "float32": "float",
+    "float64": "double",
+}
+_MICROMETRES = {
+    "m": 1e6,
+    "cm": 1e4,
+    "mm": 1e3,
+    "\u00b5m": 1.0,
+    "\u03bcm": 1.0,
+    "um": 1.0,
+    "nm": 1e-3,
+    "\u00c5": 1e-4,
+    "pm": 1e-6,
+    "in": 25400.0,
+}
+_XMLNS = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
+
+@dataclass(frozen=True)
+class OmeImage:
+    """One image of an OME-XML document."""
+
+    axes: str  # outer axes, slowest first: some order of TZC
+    shape: tuple[int, ...]  # their lengths; C without the samples of a pixel
+    spacing: Spacing
+    channels: tuple[str, ...]
+    pages: tuple[int, ...]  # the page of each plane in the order of `axes`; -1 = not in the file
+
+
+def parse(xml: bytes, samples: int, n_pages: int) -> OmeImage:
+    """Read the one image that an OME-XML document describes.
+
+    `samples` are those of one page; `n_pages` the pages of the file.
+
+    Raises InputError if the XML is malformed, describes no image or several, or keeps its pixels
+    in several files.
+    """
+    _, pixels = _pixels(xml)
+    order = pixels.attributes.get("DimensionOrder", "XYCZT")
+    axes = order[:1:-1]
+    if sorted(axes) != ["C", "T", "Z"]:
+        raise InputError(f"the OME-XML has the dimension order {order!r}: damaged")
+    sizes = {axis: _positive(pixels, f"Size{axis}") for axis in axes}
+    sizes["C"] = sizes["C"] // samples if sizes["C"] % samples == 0 else sizes["C"]
+    shape = tuple(sizes[axis] for axis in axes)
+    names = tuple(child.attributes.get("Name", "") for child in pixels.find("Channel"))
+    usable = any(names) and samples == 1 and len(names) == sizes["C"]
+    return OmeImage(
+        axes=axes,
+        shape=shape,
+        spacing=(_length(pixels, "Z"), _length(pixels, "Y"), _length(pixels, "X")),
+        channels=names if usable else (),
+        pages=_pages(pixels, axes, shape, n_pages),
+    )
+
+
+def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
+    """The document made true for a new file with the pixels of `new` instead of those of `old`.
+
+    `order`: the file's byte order. All planes lie in one file, in the order of `new.planes`.
+    """
+    xml = utf8(xml)
+    root, pixels = _pixels(xml)
+    wanted = _pixel_attributes(pixels, old, new, order)
+    edits = [(root.start, root.head_end, start_tag(xml, root, {"UUID": None}))]
+    edits.append((pixels.start, pixels.head_end, start_tag(xml, pixels, wanted)))
+    prefix = pixels.name[: pixels.name.rfind(b":") + 1]
+    count = len(new.planes) // new.size("S")
+    data = b'<%sTiffData IFD="0" PlaneCount="%d"/>' % (prefix, count)
+    dropped = {"TiffData", "MetadataOnly", "BinData"}
+    if new.size("Z") != old.size("Z") or new.axes != old.axes:
+        dropped.add("Plane")
+    if new.canonical_shape[1] != old.canonical_shape[1] or new.size("C") != old.size("C"):
+        dropped.add("Channel")
+    spot = _spot(pixels, dropped)
+    for child in pixels.children:
+        if child.tag in dropped:
+            edits.append((child.start, child.end, b""))
+    if xml[pixels.head_end - 2 : pixels.head_end] == b"/>":  # an element without children
+        head = edits[1][2][:-2].rstrip() + b">" + data + b"</" + pixels.name + b">"
+        edits[1] = (pixels.start, pixels.head_end, head)
+    else:
+        edits.append((spot, spot, data))
+    for start, end, text in sorted(edits, reverse=True):
+        xml = xml[:start] + text + xml[end:]
+    return xml
+
+
+def _spot(pixels: Element, dropped: set[str]) -> int:
+    """Where TiffData belongs: before the first old one, else after the channels."""
+    old = [child.start for child in pixels.children if child.tag in {"TiffData", "MetadataOnly"}]
+    if old:
+        return old[0]
+    ahead = [child.end for child in pixels.children if child.tag in {"Channel", "BinData"}]
+    return ahead[-1] if ahead else pixels.head_end
+
+
+def _pixel_attributes(
+    pixels: Element, old: Header, new: Header, order: str
+) -> dict[str, str | None]:
+    shape = dict(zip("TCZYX", new.canonical_shape, strict=True))
+    wanted: dict[str, str | None] = {f"Size{axis}": str(n) for axis, n in shape.items()}
+    if new.axes != old.axes:
+        outer = [axis for axis in new.axes if axis in "TCZ"]
+        wanted["DimensionOrder"] = dimension_order("".join(outer))
+    if new.dtype != old.dtype:
+        wanted["Type"] = TYPES[new.dtype.name]
+        if "SignificantBits" in pixels.attributes:
+            wanted["SignificantBits"] = str(new.dtype.itemsize * 8)
+    if "BigEndian" in pixels.attributes:
+        wanted["BigEndian"] = "true" if order == ">" else "false"
+    for axis, was, now in zip("ZYX", old.spacing, new.spacing, strict=True):
+        if was != now:
+            unit = pixels.attributes.get(f"PhysicalSize{axis}Unit", "\u00b5m")
+            if unit not in _MICROMETRES:
+                unit = "\u00b5m"
+            wanted[f"PhysicalSize{axis}"] = (
+                None if now is None else number(now / _MICROMETRES[unit])
+            )
+            if f"PhysicalSize{axis}Unit" in pixels.attributes or unit != "\u00b5m":
+                wanted[f"PhysicalSize{axis}Unit"] = unit
+    return wanted
+
+
+def new_document(header: Header, order: str, comments: tuple[str, ...] = ()) -> bytes:
+    """An OME-XML document for an image that has none; `comments` become annotations."""
+    outer = "".join(axis for axis in header.axes if axis in "TCZ")
+    size = dict(zip("TCZYX", header.canonical_shape, strict=True))
+    samples = header.size("S")
+    attributes = {"ID": "Pixels:0", "DimensionOrder": dimension_order(outer)}
+    attributes["Type"] = TYPES[header.dtype.name]
+    attributes |= {f"Size{axis}": str(size[axis]) for axis in "XYZCT"}
+    attributes["BigEndian"] = "true" if order == ">" else "false"
+    for axis, length in zip("ZYX", header.spacing, strict=True):
+        if length is not None:
+            attributes[f"PhysicalSize{axis}"] = number(length)
+            attributes[f"PhysicalSize{axis}Unit"] = "\u00b5m"
+    channels = []
+    for c in range(size["C"] // samples):
+        name = f" Name={quoteattr(header.channels[c])}" if samples == 1 and header.channels else ""
+        channels.append(f'<Channel ID="Channel:0:{c}"{name} SamplesPerPixel="{samples}"/>')
+    pages = len(header.planes) // samples
+    refs = "".join(f'<AnnotationRef ID="Annotation:{i}"/>' for i in range(len(comments)))
+    notes = "".join(
+        f'<CommentAnnotation ID="Annotation:{i}" Namespace="restorectl/input">'
+        f"<Value>{escape(_printable(text))}</Value></CommentAnnotation>"
+        for i, text in enumerate(comments)
+    )
+    notes = f"<StructuredAnnotations>{notes}</StructuredAnnotations>" if notes else ""
+    listed = " ".join(f"{key}={quoteattr(value)}" for key, value in attributes.items())
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="{_XMLNS}"'
+        ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
+        f' xsi:schemaLocation="{_XMLNS} {_XMLNS}/ome.xsd">'
+        f'<Image ID="Image:0"><Pixels {listed}>{"".join(channels)}'
+        f'<TiffData IFD="0" PlaneCount="{pages}"/></Pixels>{refs}</Image>{notes}</OME>'
+    ).encode()
+
+
+def dimension_order(outer: str) -> str:
+    """OME's name of the order of outer axes (slowest first), with those that are not there."""
+    return "XY" + outer[::-1] + "".join(axis for axis in "CZT" if axis not in outer)
+
+
+def number(value: float) -> str:
+    """The shortest digits that give the number back; no noise of a unit's conversion."""
+    short = f"{value:.15g}"
+    return short if abs(float(short) - value) <= 1e-14 * abs(value) else repr(value)
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c in "\t\n\r" or (c >= " " and not 0xD800 <= ord(c) < 0xE000))
+
+
+def _pixels(xml: bytes) -> tuple[Element, Element]:
+    root = parse_xml(utf8(xml))
+    if root.find("BinaryOnly"):
+        raise InputError("its metadata are in another file of an OME data set: merge them into one")
+    images = root.find("Image")
+    found = [pixels for image in images for pixels in image.find("Pixels")]
+    if not found:
+        raise InputError("its OME-XML describes no image: convert it again")
+    if len(found) > 1:
+        raise InputError(f"holds {len(found)} images (OME series): save each to a file of its own")
+    return root, found[0]
+
+
+def _pages(pixels: Element, axes: str, shape: tuple[int, ...], n_pages: int) -> tuple[int, ...]:
+    """The page of each plane, by the TiffData elements."""
+    count = shape[0] * shape[1] * shape[2]
+    data = pixels.find("TiffData")
+    if (
+        len({(u.text.strip(), u.attributes.get("FileName")) for d in data for u in d.find("UUID")})
+        > 1
+    ):
+        raise InputError("is one of several files of an OME data set: merge them into one file")
+    if not data:
+        return tuple(i if i < n_pages else -1 for i in range(count))
+    pages = [-1] * count
+    for item in data:
+        first = 0
+        for axis, length in zip(axes, shape, strict=True):
+            first = first * length + int(item.attributes.get(f"First{axis}", 0))
+        ifd = int(item.attributes.get("IFD", 0))
+        given = item.attributes.get("PlaneCount", item.attributes.get("NumPlanes"))
+        n = int(given) if given else (1 if "IFD" in item.attributes else n_pages - ifd)
+        for i in range(min(n, count - first)):
+            if ifd + i < n_pages:
+                pages[first + i] = ifd + i
+    return tuple(pages)
+
+
+def _positive(pixels: Element, name: str) -> int:
+    text = pixels.attributes.get(name, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"the OME-XML says {name}={text!r}: damaged")
+    return int(text)
+
+
+def _length(pixels: Element, axis: str) -> float | None:
+    text = pixels.attributes.get(f"PhysicalSize{axis}")
+    factor = _MICROMETRES.get(pixels.attributes.get(f"PhysicalSize{axis}Unit", "\u00b5m"))
+    if text is None or factor is None:
+        return None
+    try:
+        value = float(text) * factor
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None

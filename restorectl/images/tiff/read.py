@@ -1,0 +1,180 @@
+"""TIFF and its dialects, read lazily: plain, ImageJ hyperstacks, OME-TIFF, BigTIFF.
+
+tifffile decodes strips and tiles; structure and metadata are read by `tiff_ifd`, `imagej` and
+`ome`, which refuse files that are cut off, and keep every tag for the output.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import tifffile
+
+from restorectl.errors import IncompleteError, InputError
+from restorectl.images.header import Header, Plane
+from restorectl.images.image import ALL, Array
+from restorectl.images.tiff.header import TiffSource, describe
+from restorectl.images.tiff.ifd import Ifd, read_chain
+
+# What tifffile would warn about is checked here, and refused instead.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_CACHE_BYTES = 256 << 20  # decoded strips and tiles kept, so that neighbouring regions share them
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Where the pixels of one page are; a page of an ImageJ stack may have no directory."""
+
+    ifd: Ifd
+    shift: int = 0  # bytes from the directory's pixels to this page's
+
+
+class TiffImage:
+    """An open TIFF; see `image.Image`."""
+
+    def __init__(self, path: Path, axes: str | None) -> None:
+        self.path = path
+        self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 (closed by close)
+        self._tiff: Any = None
+        try:
+            self._open(axes)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, axes: str | None) -> None:
+        self._layout, ifds = read_chain(self._file, self.path)
+        try:
+            self._tiff = tifffile.TiffFile(self.path, _multifile=False)
+            described = describe(self.path, self._tiff, self._layout, ifds, axes)
+        except InputError as exc:
+            text = str(exc)
+            prefixed = text if text.startswith(str(self.path)) else f"{self.path}: {text}"
+            raise type(exc)(prefixed) from exc
+        except (tifffile.TiffFileError, ValueError, KeyError, IndexError) as exc:
+            raise InputError(f"{self.path}: cannot be read as TIFF: {exc}") from exc
+        self.header: Header = described.header
+        source = self.header.extra["tiff"]
+        assert isinstance(source, TiffSource)
+        self._source = source
+        self._pages = [_Page(ifds[i], shift) for i, shift in described.pages]
+        self._keyframe: Any = self._tiff.pages[described.pages[0][0]]
+        self._index = {plane: k for k, plane in enumerate(self.header.planes)}
+        self._segments: OrderedDict[tuple[int, int], Array] = OrderedDict()
+        self._held = 0
+
+    def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
+        if plane not in self._index:
+            shape = self.header.canonical_shape[:3]
+            raise IndexError(f"plane t,c,z = {plane} of an image with T,C,Z = {shape}")
+        page, sample = divmod(self._index[plane], self.header.size("S"))
+        return self.read_sample(page, sample, rows, cols)
+
+    def read_sample(self, page: int, sample: int, rows: slice = ALL, cols: slice = ALL) -> Array:
+        """One sample of one page, alpha included: shape (Y, X), source dtype, native order."""
+        height, width = self.header.canonical_shape[3:]
+        r0, r1, row_step = rows.indices(height)
+        c0, c1, col_step = cols.indices(width)
+        if row_step != 1 or col_step != 1:
+            raise IndexError("regions are read without steps")
+        shape = (max(r1 - r0, 0), max(c1 - c0, 0))
+        out: Array = np.empty(shape, self.header.dtype)
+        if out.size == 0:
+            return out
+        if self._pages[page].ifd.is_final and self._source.samples == 1:
+            return self._read_rows(page, r0, r1)[:, c0:c1].astype(self.header.dtype, order="C")
+        for (top, left), pixels in self._decoded(page, sample, (r0, r1), (c0, c1)):
+            a, b = max(top, r0), min(top + pixels.shape[0], r1)
+            c, d = max(left, c0), min(left + pixels.shape[1], c1)
+            out[a - r0 : b - r0, c - c0 : d - c0] = pixels[a - top : b - top, c - left : d - left]
+        return out
+
+    def _read_rows(self, page: int, r0: int, r1: int) -> Array:
+        """Rows of an uncompressed page of one sample, straight from the file."""
+        width = self.header.canonical_shape[4]
+        dtype = self.header.dtype.newbyteorder("<" if self._layout.order == "<" else ">")
+        at = self._pages[page]
+        data = self._bytes(
+            at.ifd.segments[0][0] + at.shift + r0 * width * dtype.itemsize,
+            (r1 - r0) * width * dtype.itemsize,
+            page,
+        )
+        return np.frombuffer(data, dtype).reshape(r1 - r0, width)
+
+    def _bytes(self, offset: int, size: int, page: int) -> bytes:
+        try:
+            self._file.seek(offset)
+            data = self._file.read(size)
+        except OSError as exc:
+            raise InputError(f"{self.path}: page {page} cannot be read: {exc.strerror}") from exc
+        if len(data) != size:
+            raise IncompleteError(f"{self.path}: page {page} is cut off: did the file change?")
+        return data
+
+    def _decoded(
+        self, page: int, sample: int, rows: tuple[int, int], cols: tuple[int, int]
+    ) -> Iterator[tuple[tuple[int, int], Array]]:
+        """((row, column), pixels of the sample) of each strip or tile that touches the region."""
+        ifd = self._pages[page].ifd
+        height, width = ifd.size
+        if ifd.integer(322):
+            tall, wide = ifd.integer(323), ifd.integer(322)
+        else:
+            tall, wide = min(ifd.integer(278, height) or height, height), width
+        down, across = -(-height // tall), -(-width // wide)
+        planar = self._source.planar
+        base = sample * down * across if planar else 0
+        for i in range(rows[0] // tall, -(-rows[1] // tall)):
+            for j in range(cols[0] // wide, -(-cols[1] // wide)):
+                pixels = self._segment(page, base + i * across + j)
+                yield (i * tall, j * wide), pixels[:, :, 0 if planar else sample]
+
+    def _segment(self, page: int, index: int) -> Array:
+        """A decoded strip or tile: (rows, columns, samples)."""
+        key = (page, index)
+        if key in self._segments:
+            self._segments.move_to_end(key)
+            return self._segments[key]
+        at = self._pages[page]
+        offset, size = at.ifd.segments[index]
+        data = self._bytes(offset + at.shift, size, page)
+        tables = at.ifd.tags[347].data if 347 in at.ifd.tags else None
+        try:
+            pixels = self._keyframe.decode(data, index, jpegtables=tables)[0]
+        except Exception as exc:  # every codec has errors of its own
+            raise InputError(f"{self.path}: page {page} cannot be decoded: {_reason(exc)}") from exc
+        decoded: Array = pixels[0]
+        self._segments[key] = decoded
+        self._held += decoded.nbytes
+        while self._held > _CACHE_BYTES and len(self._segments) > 1:
+            self._held -= self._segments.popitem(last=False)[1].nbytes
+        return decoded
+
+    def close(self) -> None:
+        if self._tiff is not None:
+            self._tiff.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _reason(exc: Exception) -> str:
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    if "imagecodecs" in text:
+        return f"{text} (pip install imagecodecs, or save it uncompressed)"
+    return text

@@ -1,0 +1,150 @@
+"""From image channels to a network's inputs and back: channel recipe, then value range.
+
+Networks that restorectl trained see whitened values, which the intensity model makes, channel by
+channel. Imported ones see detector counts on a fixed scale, several channels at once, and some of
+them a channel that is computed from the others. A card names both: `value_range` and `recipe`.
+Scales are powers of two, so integers of 16 bit make the round trip exactly.
+
+The units in which a stack goes to a slice network: square roots, one range for all planes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from restorectl.errors import InputError, WeightsError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Network value = scale * count + offset, limited to `limits`."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How `outputs` network channels are made of `inputs` image channels (0 = any number).
+
+    `forward` maps (inputs, Y, X) counts to (outputs, Y, X) counts, `inverse` the other way.
+    """
+
+    inputs: int
+    outputs: int
+    forward: Callable[[np.ndarray], np.ndarray]
+    inverse: Callable[[np.ndarray], np.ndarray]
+
+
+RANGES: dict[str, Range] = {
+    "whitened": Range(),  # [-1, 1] after the intensity model
+    "uint16-centred": Range(2 / 65536, -1.0),  # RSCD: x / 65536 * 2 - 1 (methods.md 1.8)
+    "uint16-unit": Range(1 / 65536, 0.0, (0.0, 1.0)),  # MSDSR: x / 65536 (methods.md 3.2)
+    "unit": Range(),  # [0, 1] as the metric makes it (Inception)
+    "centred": Range(),  # [-1, 1] likewise (LPIPS)
+}
+
+
+def _same(planes: np.ndarray) -> np.ndarray:
+    return planes
+
+
+def _srh3(planes: np.ndarray) -> np.ndarray:
+    """(CH2, CH3) -> (CH3 - CH2 + 5000, CH2, CH3), stimulated Raman histology's virtual colour."""
+    return np.stack([planes[1] - planes[0] + 5000, planes[0], planes[1]])
+
+
+RECIPES: dict[str, Recipe] = {
+    "identity": Recipe(0, 0, _same, _same),
+    "srh-3": Recipe(2, 3, _srh3, lambda planes: planes[1:]),
+}
+
+
+def forward(
+    planes: np.ndarray, value_range: str = "whitened", recipe: str = "identity"
+) -> np.ndarray:
+    """Counts (C, Y, X) of any dtype -> the network's inputs (C_net, Y, X) float32.
+
+    Raises InputError when the recipe needs another number of channels.
+    """
+    span, made = _range(value_range), _recipe(recipe)
+    if made.inputs not in (0, len(planes)):
+        raise InputError(
+            f"the weights restore {made.inputs} channels together ('{recipe}'), there are"
+            f" {len(planes)}: choose them with --channels"
+        )
+    values = made.forward(planes.astype(np.float32)) * np.float32(span.scale)
+    values += np.float32(span.offset)
+    return values if span.limits is None else np.clip(values, *span.limits, out=values)
+
+
+def inverse(
+    values: np.ndarray, value_range: str = "whitened", recipe: str = "identity"
+) -> np.ndarray:
+    """The network's values (C_net, Y, X) -> counts (C, Y, X) float32, neither rounded nor clipped.
+
+    Channels that the recipe computed are dropped.
+    """
+    span, made = _range(value_range), _recipe(recipe)
+    planes = made.inverse(np.asarray(values, np.float32))
+    return (planes - np.float32(span.offset)) / np.float32(span.scale)
+
+
+def slope(value_range: str) -> float:
+    """Network units per count: a noise of standard deviation s counts is slope * s there."""
+    return _range(value_range).scale
+
+
+def network_channels(recipe: str, channels: int) -> int:
+    """How many channels the network has for `channels` image channels."""
+    return _recipe(recipe).outputs or channels
+
+
+def _range(name: str) -> Range:
+    if name not in RANGES:
+        raise WeightsError(f"weights ask for value range '{name}', known are: {', '.join(RANGES)}")
+    return RANGES[name]
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise WeightsError(f"weights ask for recipe '{name}', known are: {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+STACK_PERCENTILES = (0.5, 99.9)  # of a channel: what becomes -1 and +1, as in training
+
+
+@dataclass(frozen=True)
+class StackRange:
+    """The square root makes photon noise even; `dark`, in input units, is its zero."""
+
+    dark: float
+    low: float  # square roots that become -1 and +1
+    high: float
+
+    def forward(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Input units, any shape -> float32, about [-1, 1]; values below dark become dark."""
+        root = np.sqrt(np.maximum(values - np.float32(self.dark), 0), dtype=np.float32)
+        scale = np.float32(2 / (self.high - self.low))
+        return np.asarray((root - np.float32(self.low)) * scale - 1, np.float32)
+
+    def inverse(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Back to input units, float32; nothing below dark."""
+        root = (x + 1) * np.float32((self.high - self.low) / 2) + np.float32(self.low)
+        return np.asarray(np.maximum(root, 0) ** 2 + np.float32(self.dark), np.float32)
+
+
+def fit_stack_range(blocks: Sequence[NDArray[np.floating]]) -> StackRange:
+    """The range of one channel from sampled regions. Raises InputError for NaN or infinity."""
+    values = np.concatenate([block.ravel() for block in blocks]).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError("holds NaN or infinity: replace them first")
+    dark = float(values.min())
+    low, high = (float(v) for v in np.sqrt(np.percentile(values, STACK_PERCENTILES) - dark))
+    if not high > low:
+        low, high = 0.0, max(float(np.sqrt(values.max() - dark)), 1.0)
+    return StackRange(dark, low, high)

@@ -1,0 +1,260 @@
+"""`calibrate`: the noise level of each window, and the steps of diffusion that it takes."""
+
+import csv
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from restorectl import catalog
+from restorectl.batch import inputs
+from restorectl.batch.inputs import Missing
+from restorectl.batch.outcome import Outcome, Report
+from restorectl.engine.calibrators import by_window
+from restorectl.engine.card import Card
+from restorectl.engine.runner import pick_device
+from restorectl.engine.schedule import schedule
+from restorectl.errors import InputError, OutputError, RestorectlError, UsageError
+from restorectl.files.atomic import replacing
+from restorectl.images import pictures
+from restorectl.images.blocks import spread
+from restorectl.images.header import Header
+from restorectl.images.image import Image, is_image_name, open_image
+from restorectl.intensity.whitening import Intensity
+from restorectl.jobs import Files, NoiseOptions, WeightsOptions
+from restorectl.restoration import channels, step_map
+from restorectl.restoration.step_map import Gauge, Level, Picked
+from restorectl.weights.file import load_for
+
+BIN = 10  # steps, of the histogram and of what T' is rounded up to
+COVERED = 0.99  # share of the windows that T' is enough for
+COLUMNS = (
+    *("file", "channel", "t", "c", "z", "top", "left", "height", "width"),
+    *("sigma", "steps", "relative", "std"),
+)
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    files: Files  # its output is not used
+    noise: NoiseOptions = field(default_factory=NoiseOptions)
+    method: str = "analytic"  # row of catalog.CALIBRATORS
+    weights: str = "calibrator"  # of the network method
+    schedule: str = "rscd"  # what counts the steps
+    windows: int | None = 64  # measured of each channel, evenly spread; None = all
+    device: str = "auto"
+    csv: str | None = None
+    plot: str | None = None
+    weights_from: WeightsOptions = field(default_factory=WeightsOptions)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job whose inputs were found and whose outputs are possible."""
+
+    job: CalibrateJob
+    images: Sequence[tuple[Path, PurePath]]
+    missing: Sequence[Missing]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found in one channel of one image; a line of the table."""
+
+    file: str
+    channel: str  # its name, or its number
+    c: int
+    windows: int
+    sigma: float  # median, network units
+    steps: float  # median
+    steps_min: float
+    steps_max: float
+    relative: float | None  # median of sigma / the level of the channel's noise model
+    std: float  # median, input units
+    noise: str  # kind of the noise model
+    gain: float
+    correlation: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    rows: tuple[Row, ...]
+    windows: int
+    t_max: int | None  # the paper's T'; None = no window was measured
+
+
+def plan(job: CalibrateJob) -> Plan:
+    """Find inputs and check outputs, before any work. Raises UsageError, NoInputError, ..."""
+    schedule(job.schedule)
+    given = inputs.named(job.files)
+    images, missing = inputs.find(given, job.files.pattern)
+    sources = {path.resolve() for path, _ in images}
+    for option, target in (("--csv", job.csv), ("--plot", job.plot)):
+        if target is None:
+            continue
+        path = Path(target)
+        if path.resolve() in sources or (option == "--csv" and is_image_name(path)):
+            raise UsageError(f"{option} {path}: is the name of an image: choose another")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
+    if job.plot is not None:
+        if Path(job.plot).suffix.lower() != ".png":
+            raise UsageError(f"--plot {job.plot}: must end in .png")
+        for folder in (path for path in given if path.is_dir()):
+            if folder.resolve() in Path(job.plot).resolve().parents:  # an input of the next run
+                raise UsageError(f"--plot {job.plot}: lies inside the input folder {folder}")
+        pictures.require_matplotlib()
+    return Plan(job, images, missing)
+
+
+def run(ready: Plan, report: Report) -> Summary:
+    """Measure all images; one bad file never stops the others."""
+    job = ready.job
+    gauge = Gauge(_measure(job), job.schedule)
+    rows: list[Row] = []
+    found: list[tuple[Row, Level]] = []
+    report.begin(len(ready.images) + len(ready.missing))
+    for item in ready.missing:
+        report.done(Outcome(str(item.source), "", "failed", message=str(item.error)))
+    for path, relative in ready.images:
+        start, outcome = time.monotonic(), Outcome(str(path), "", "done")
+        progress = _Progress(report, str(relative))
+        try:
+            for row, measured in _one(job, path, gauge, outcome, progress):
+                rows.append(row)
+                found += ((row, level) for level in measured)
+        except RestorectlError as error:
+            outcome.fail(error)
+        except MemoryError:
+            outcome.fail(InputError(f"{path}: does not fit the memory of this machine"))
+        outcome.seconds = time.monotonic() - start
+        report.done(outcome)
+    steps = np.array([level.steps for _, level in found])
+    t_max = covering(steps, schedule(job.schedule).steps) if len(steps) else None
+    if job.csv is not None:
+        _write_csv(Path(job.csv), found)
+    if job.plot is not None and t_max is not None:
+        label = f"T' = {t_max}\n{len(steps)} windows, {job.method}, schedule {job.schedule}"
+        pictures.histogram(Path(job.plot), steps, BIN, (t_max, label))
+    return Summary(tuple(rows), len(steps), t_max)
+
+
+def covering(steps: np.ndarray, most: int) -> int:
+    """T', the steps to train a prior for: COVERED of the windows need no more.
+
+    Rounded up to a multiple of BIN, at most the schedule's `most`. The paper read T' = 200 off the
+    largest of 63,000 images (Figure 12); a quantile is not moved by single windows.
+    """
+    needed = float(np.quantile(steps, COVERED, method="higher"))
+    return min(max(BIN, int(np.ceil(needed / BIN)) * BIN), most)
+
+
+def sampled(header: Header, channel: int, most: int | None) -> list[Picked]:
+    """Windows of one channel, at most `most`: a fixed spread over its planes, then over a plane."""
+    windows = step_map.grid(header)
+    planes = sorted(plane for plane in header.planes if plane[1] == channel)
+    if most is None or len(planes) * len(windows) <= most:
+        return [(plane, window) for plane in planes for window in windows]
+    count = min(len(planes), most)
+    each = min(len(windows), most // count)
+    return [
+        (planes[p], windows[w])
+        for k, p in enumerate(spread(len(planes), count))
+        for w in spread(len(windows), each, shift=k)
+    ]
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """The progress of one file, counted in windows."""
+
+    report: Report
+    name: str
+
+    def over(self, levels: Iterable[Level]) -> Iterator[Level]:
+        for level in levels:
+            yield level
+            self.report.advance(1)
+
+
+def _measure(job: CalibrateJob) -> Callable[[np.ndarray], float]:
+    device = pick_device(job.device)
+
+    def load() -> tuple[Card, Mapping[str, Any]]:
+        weights = load_for(job.weights, "calibrator", job.weights_from)
+        return weights.card, weights.tensors
+
+    return by_window(catalog.CALIBRATORS[job.method].load()(load, device))
+
+
+def _one(
+    job: CalibrateJob, path: Path, gauge: Gauge, outcome: Outcome, progress: _Progress
+) -> list[tuple[Row, list[Level]]]:
+    """All channels of one image. Raises InputError, ..."""
+    measured = []
+    with open_image(path, axes=job.files.axes) as image:
+        header = image.header
+        chosen = header.chosen(job.files.channels, path)
+        picked = {c: sampled(header, c, job.windows) for c in chosen}
+        progress.report.file(progress.name, sum(map(len, picked.values())))
+        fitted = {}
+        for c in chosen:
+            fitted[c] = channels.fit(image, c, job.noise)
+            found = step_map.levels(image, fitted[c], picked[c], gauge)
+            measured.append(_row(image, c, fitted[c], list(progress.over(found))))
+    outcome.details.update(
+        axes=header.axes,
+        shape=list(header.shape),
+        dtype=str(header.dtype),
+        method=job.method,
+        schedule=job.schedule,
+        noise={str(c): model.describe() for c, model in fitted.items()},
+        channels=[asdict(row) for row, _ in measured],
+    )
+    outcome.calls = sum(row.windows for row, _ in measured) if job.method == "network" else 0
+    for row, _ in measured:
+        where = f"channel {row.channel}: " if len(measured) > 1 else ""
+        outcome.warnings += [where + text for text in row.warnings]
+    return measured
+
+
+def _row(
+    image: Image, channel: int, model: Intensity, found: list[Level]
+) -> tuple[Row, list[Level]]:
+    steps = [level.steps for level in found]
+    relative = [level.relative for level in found if level.relative is not None]
+    names = image.header.channels
+    row = Row(
+        file=str(image.path),
+        channel=names[channel] if names else str(channel),
+        c=channel,
+        windows=len(found),
+        sigma=float(np.median([level.sigma for level in found])),
+        steps=float(np.median(steps)),
+        steps_min=min(steps),
+        steps_max=max(steps),
+        relative=float(np.median(relative)) if relative else None,
+        std=float(np.median([level.std for level in found])),
+        noise=model.noise.kind,
+        gain=model.noise.gain,
+        correlation=model.noise.correlation,
+        warnings=model.noise.warnings,
+    )
+    return row, found
+
+
+def _write_csv(path: Path, found: Iterable[tuple[Row, Level]]) -> None:
+    """A row for each window. Raises OutputError, DiskFullError."""
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row, level in found:
+            top, left = level.rows[0], level.cols[0]
+            size = level.rows[1] - top, level.cols[1] - left
+            relative = "" if level.relative is None else f"{level.relative:.6g}"
+            numbers = (f"{level.sigma:.6g}", f"{level.steps:.6g}", relative, f"{level.std:.6g}")
+            writer.writerow([row.file, row.channel, *level.plane, top, left, *size, *numbers])

@@ -1,0 +1,132 @@
+"""`uncertainty --calibrate`: how far the truth lies from the mean, measured on pairs of images."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from restorectl.batch import inputs
+from restorectl.batch.outcome import Outcome, Report
+from restorectl.errors import InputError, RestorectlError, UsageError
+from restorectl.images.header import Plane
+from restorectl.images.image import Image, open_image
+from restorectl.restoration import channels, intervals
+from restorectl.restoration.intervals import Calibration, Pixels
+from restorectl.restoration.planes import Planes, restored_planes
+from restorectl.restoration.restoration import Assembled
+from restorectl.restoration.uncertainty import (
+    UncertaintyJob,
+    check,
+    prepared,
+    reduced,
+    sampling,
+    uncalibrated,
+)
+
+PIXELS = 250_000  # of one image, evenly spread over its planes
+
+Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # truth, mean, std, noise: (n,) each
+
+
+def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Calibration:
+    """Fit a calibration to the images of a job and write it to its output.
+
+    truth: folder of images named like the inputs. scale: affine fits the truth of each image to
+    its mean first. Raises UsageError, InputError where fewer than two pairs could be used.
+    """
+    check(job)
+    output = Path(job.files.output)
+    if output.suffix.lower() not in (".yaml", ".yml"):
+        raise UsageError(f"-o {output}: a calibration is a YAML file, its name must end in .yaml")
+    if not Path(truth).is_dir():
+        raise UsageError(f"--calibrate {truth}: is no folder of true images")
+    images, missing = inputs.find(inputs.named(job.files), job.files.pattern)
+    if len({relative for _, relative in images}) < len(images):
+        raise UsageError("--calibrate: two inputs have one name: name a single folder")
+    ready = reduced(prepared(job), uncalibrated(job), sampling(job))
+    report.begin(len(images) + len(missing))
+    for item in missing:
+        report.done(Outcome(str(item.source), "", "failed", message=str(item.error)))
+    measured = []
+    for source, relative in images:
+        outcome = Outcome(str(source), "", "done")
+        try:
+            clean = Path(truth) / relative
+            found = _measured(job, ready, source, clean, scale, report)
+            measured.append(replace(found, name=str(relative)))
+        except RestorectlError as error:
+            outcome.fail(error)
+        report.done(outcome)
+    made = intervals.fit(measured, ready.weights_sha256, sampling(job), scale)
+    if not made.guarantee:
+        report.note(
+            f"warning: {made.images} images are too few for a finite-sample bound at 90 % (it"
+            f" takes {intervals.ENOUGH}): coverage is what was measured, not what is guaranteed"
+        )
+    intervals.write_calibration(output, made)
+    return made
+
+
+def table(calibration: Calibration) -> str:
+    """Coverage of each image with the calibration that the others make, tab-separated."""
+    lines = [f"{name}\t{share:.3f}" for name, share in calibration.coverage.items()]
+    return "\n".join(["image\tcoverage of the 90 % interval", *lines]) + "\n"
+
+
+def _measured(
+    job: UncertaintyJob, ready: Assembled, source: Path, truth: Path, scale: str, report: Report
+) -> Pixels:
+    """Errors and spreads of one image, in units of its noise."""
+    with (
+        open_image(source, axes=job.files.axes) as image,
+        open_image(truth, axes=job.files.axes) as clean,
+    ):
+        header = image.header
+        if clean.header.canonical_shape != header.canonical_shape:
+            raise InputError(
+                f"{truth}: has shape {clean.header.canonical_shape} (t, c, z, y, x), its image has"
+                f" {header.canonical_shape}"
+            )
+        height, width = header.canonical_shape[3:]
+        report.file(source.name, len(header.planes) * height * width)
+        parts = list(_planes(job, ready, image, clean, report))
+    seen, mean, std, noise = (np.concatenate(each) for each in zip(*parts, strict=True))
+    if scale == "affine":
+        seen = np.polyval(np.polyfit(seen, mean, 1), seen)
+    known = noise > 0
+    if not known.any():
+        raise InputError(f"{source}: no noise was found: nothing to calibrate")
+    seen, mean, std, noise = (each[known] for each in (seen, mean, std, noise))
+    return Pixels(str(source), np.abs(seen - mean) / noise, std / noise, mean / noise)
+
+
+def _planes(
+    job: UncertaintyJob, ready: Assembled, image: Image, clean: Image, report: Report
+) -> Iterator[Found]:
+    """Sampled pixels of each plane."""
+    header = image.header
+    chosen = header.chosen(job.files.channels, image.path)
+    groups = channels.prepare(image, chosen, job.noise, ready.method)
+    member = {c: (group, k) for group in groups for k, c in enumerate(group.channels)}
+    work = Planes(ready.method, job.compute, job.noise, job.files.channels)
+    every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))
+    every = max(1, every // PIXELS)
+    products = restored_planes(work, image, groups, report.advance)
+    for plane, (_, std, _, low, high) in zip(header.planes, products, strict=True):
+        if plane[1] in member:
+            mean = (low + high) / 2  # not rounded, unlike the first product
+            group, k = member[plane[1]]
+            planes = np.repeat(mean[None], len(group.channels), 0)
+            noise = group.model.noise_std(planes)[k]
+            truth = _read(clean, plane)
+            yield tuple(  # type: ignore[misc]
+                each.ravel()[::every].astype(np.float64) for each in (truth, mean, std, noise)
+            )
+
+
+def _read(clean: Image, plane: Plane) -> np.ndarray:
+    pixels = clean.read(plane).astype(np.float64)
+    if not np.isfinite(pixels).all():
+        raise InputError(f"{clean.path}: plane t,c,z = {plane} holds NaN or infinity")
+    return pixels

@@ -1,0 +1,195 @@
+"""How many steps of diffusion are left where: levels of windows, and the image made of them.
+
+A window is calibrated as paper 000 calibrates an image: whitened by the model of its channel, then
+asked for its noise level, which a schedule turns into a step. Windows are those of the absolute
+grid, WINDOW px wide and without halo; a remainder shorter than half of that joins the last one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from restorectl.batch.run import Record
+from restorectl.engine.schedule import schedule
+from restorectl.errors import InputError, UsageError
+from restorectl.images import tiles
+from restorectl.images.header import Header, Plane
+from restorectl.images.image import Image, create_image, verify_image
+from restorectl.intensity.whitening import Intensity
+from restorectl.jobs import NoiseOptions, RestoreJob
+from restorectl.restoration import channels
+from restorectl.restoration.channels import Group
+from restorectl.restoration.planes import Extra, Found
+
+WINDOW = 256  # px
+CELL = 64  # px, what one pixel of a step map stands for
+SMALLEST = 32  # px, the least side that every calibrator takes; smaller windows are mirrored
+
+Picked = tuple[Plane, tiles.Window]
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What measures windows: x (H, W) float32 in network units -> sigma, and in which steps."""
+
+    measure: Callable[[np.ndarray], float]
+    schedule: str
+
+
+@dataclass(frozen=True)
+class Level:
+    """How noisy one window is."""
+
+    plane: Plane
+    rows: tuple[int, int]  # px, half-open
+    cols: tuple[int, int]
+    sigma: float  # std of the noise in network units, on images in [-1, 1]
+    steps: float  # of the schedule, 0 = clean
+    relative: float | None  # sigma / the level of the channel's noise model; None = that has none
+    std: float  # of the noise in input units, at the window's median
+
+
+def grid(header: Header) -> tuple[tiles.Window, ...]:
+    """The windows of each plane."""
+    return tiles.plan(header.canonical_shape[3:], 1, WINDOW, 0)
+
+
+def levels(
+    image: Image, model: Intensity, picked: Sequence[Picked], gauge: Gauge
+) -> Iterator[Level]:
+    """The level of each window, in the order given. Raises InputError for NaN and infinity.
+
+    A plane is read once for all of its windows that follow one another.
+    """
+    table, current, pixels = schedule(gauge.schedule), None, np.empty(0)
+    half, expected = (model.high - model.low) / 2, model_level(model)
+    for plane, window in picked:
+        if plane != current:
+            current, pixels = plane, image.read(plane)
+        raw = pixels[window.read]
+        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+            raise InputError(f"plane t,c,z = {plane} holds NaN or infinity: mend or mask it first")
+        raw = raw.astype(np.float32)
+        sigma = gauge.measure(_large_enough(model.forward(raw)))
+        yield Level(
+            plane=plane,
+            rows=window.rows,
+            cols=window.cols,
+            sigma=sigma,
+            steps=float(table.step(sigma)),
+            relative=sigma / expected if expected > 0 else None,
+            std=sigma * half * _unit(model, float(np.median(raw))),
+        )
+
+
+def model_level(model: Intensity) -> float:
+    """What the noise model measured, in network units; `Intensity.sigma` is told a little more."""
+    return model.noise.level * 2 / (model.high - model.low)
+
+
+def _unit(model: Intensity, signal: float) -> float:
+    """Input units to one whitened unit, at a signal in input units."""
+    noise = model.noise
+    if noise.kind == "none":
+        return 1.0
+    return float(np.sqrt(noise.gain * max(signal - noise.offset, 0.0) + noise.read_noise**2))
+
+
+def _large_enough(x: np.ndarray) -> np.ndarray:
+    extra = [(0, max(0, SMALLEST - n)) for n in x.shape]
+    return np.pad(x, extra, mode="symmetric") if any(n for _, n in extra) else x
+
+
+# ---- images --------------------------------------------------------------------------------------
+def folder(job: RestoreJob) -> Path | None:
+    """Where the maps of a job go. Raises UsageError where they would be in the way."""
+    if job.step_map is None:
+        return None
+    place = Path(job.step_map)
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"--step-map {place}: is a file, but a folder is needed")
+    for path in map(Path, job.files.inputs):
+        if path.is_dir() and path.resolve() in (place.resolve(), *place.resolve().parents):
+            raise UsageError(f"--step-map {place}: lies inside the input folder {path}")
+    return place.absolute()
+
+
+def target(place: Path, relative: PurePath) -> PurePath:
+    """The map of an image, by its path below the inputs."""
+    return place / relative.parent / f"{stem(relative)}_steps.tif"
+
+
+def parameters(schedule: str) -> dict[str, Any]:
+    """What decides the pixels of a map."""
+    return {"schedule": schedule, "window": WINDOW, "cell": CELL}
+
+
+def writer(gauge: Gauge, noise: NoiseOptions) -> Extra:
+    """Writes the map of one image: float32, a pixel for CELL x CELL, NaN where not measured."""
+
+    def write(
+        image: Image, groups: Sequence[Group], _: Sequence[Path], part: Path, record: Record
+    ) -> Found:
+        header, windows = map_header(image.header), grid(image.header)
+        chosen = [c for group in groups for c in group.channels]
+        models = {c: channels.fit(image, c, noise) for c in chosen}
+
+        def planes() -> Iterator[np.ndarray]:
+            for plane in header.planes:
+                if plane[1] not in models:
+                    yield np.full(header.canonical_shape[3:], np.nan, np.float32)
+                    continue
+                picked = [(plane, window) for window in windows]
+                found = levels(image, models[plane[1]], picked, gauge)
+                yield interpolated(list(found), image.header)
+
+        create_image(part, header, planes(), provenance=record)
+        verify_image(part, header)
+        return Found()
+
+    return write
+
+
+def stem(path: PurePath) -> str:
+    """The file's name without its suffix, .ome.tif taken as one."""
+    return path.stem.removesuffix(".ome")
+
+
+def map_header(header: Header) -> Header:
+    """A float32 TIFF of the same planes, with pixels CELL times as large."""
+    small = {axis: -(-header.size(axis) // CELL) for axis in "YX"}
+    shape = tuple(small.get(a, n) for a, n in zip(header.axes, header.shape, strict=True))
+    z, y, x = header.spacing
+    return replace(
+        header.with_dtype(np.float32),
+        shape=shape,
+        spacing=(z, None if y is None else y * CELL, None if x is None else x * CELL),
+        format=".tif",
+        extra={},  # what a format keeps beside the pixels describes the input, not this image
+    )
+
+
+def interpolated(found: Sequence[Level], header: Header) -> np.ndarray:
+    """Steps at the centre of each cell of one plane, (Y / CELL, X / CELL) float32, rounded up.
+
+    Linear between the centres of windows, constant beyond the outer ones.
+    """
+    height, width = header.canonical_shape[3:]
+    tops, lefts = sorted({each.rows for each in found}), sorted({each.cols for each in found})
+    by_place = {(each.rows, each.cols): each.steps for each in found}
+    steps = np.array([[by_place[rows, cols] for cols in lefts] for rows in tops])
+    steps = np.array([np.interp(_centres(width), _middles(lefts), row) for row in steps])
+    columns = [np.interp(_centres(height), _middles(tops), column) for column in steps.T]
+    return np.array(columns).T.astype(np.float32)
+
+
+def _centres(length: int) -> np.ndarray:
+    starts = np.arange(0, length, CELL)
+    return np.asarray((starts + np.minimum(starts + CELL, length)) / 2)
+
+
+def _middles(spans: Sequence[tuple[int, int]]) -> list[float]:
+    return [(start + stop) / 2 for start, stop in spans]

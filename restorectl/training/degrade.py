@@ -1,0 +1,261 @@
+"""Simulated degradations: clean images -> what a worse exposure of the same field would look like.
+
+Network units are those of the whitened image, its 0.5 % and 99.9 % percentiles at -1 and +1, so the
+noise of any camera has nearly one level there. Low counts keep their true shape: see `counts`.
+
+Noise as whitened microscope images hold it: white or correlated, of known strength.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from restorectl.intensity import anscombe
+from restorectl.training.recipe import Degradation, Noise
+
+INNER = 3  # px; blobs and taps are 7x7
+RADIUS = 5  # px; kernels, a blob convolved with another, are cut to 11x11
+LEAST = 0.3  # smallest ratio of the low-frequency level to the standard deviation
+
+
+@dataclass(frozen=True)
+class Field:
+    """noise: (B, C, H, W) float32 of unit standard deviation; low_frequency: (B,), the level of
+    white noise that has the same power near frequency zero."""
+
+    noise: Tensor
+    low_frequency: Tensor
+
+
+def camera_noise(
+    shape: tuple[int, int, int, int], options: Noise, generator: torch.Generator
+) -> Field:
+    """Noise for each sample of a batch: white, correlated, or a mixture of both."""
+    count, channels, height, width = shape
+    white = torch.randn(shape, generator=generator, device=generator.device)
+    coloured = uniform(generator, count) < options.correlated
+    share = torch.where(
+        uniform(generator, count) < options.mixed, uniform(generator, count, 0.3, 1.0), 1.0
+    )
+    share = share * coloured  # of the variance
+    kernels = random_kernels(count, options.reach, generator)
+    gain = kernels.sum((1, 2))
+    chosen = coloured.nonzero()[:, 0]
+    if len(chosen):
+        padded = (len(chosen), channels, height + 2 * RADIUS, width + 2 * RADIUS)
+        source = torch.randn(padded, generator=generator, device=generator.device)
+        part = correlate(source, kernels[chosen])
+        weight = share[chosen].reshape(-1, 1, 1, 1)
+        white[chosen] = white[chosen] * (1 - weight).sqrt() + part * weight.sqrt()
+    return Field(white, (1 - share + share * gain.square()).sqrt())
+
+
+def correlate(source: Tensor, kernels: Tensor) -> Tensor:
+    """Each sample of (B, C, H + k - 1, W + k - 1) with its own kernel (B, k, k) -> (B, C, H, W)."""
+    count, channels = source.shape[:2]
+    stacked = source.reshape(1, count * channels, *source.shape[2:])
+    weights = kernels.repeat_interleave(channels, 0)[:, None]
+    out = F.conv2d(stacked, weights, groups=count * channels)
+    return out.reshape(count, channels, *out.shape[2:])
+
+
+def random_kernels(count: int, reach: tuple[float, ...], generator: torch.Generator) -> Tensor:
+    """(count, 11, 11) kernels with sum of squares 1 and a sum of at least LEAST.
+
+    Two thirds are smooth blobs (half of them round, the rest elongated or along rows or columns
+    only), one third random 3x3 or 5x5 taps (interpolation, sharpening). Half of all are convolved
+    with a second blob: measured spectra of camera noise have no power at the highest frequencies
+    and still rise towards the lowest ones, which a single blob does not give.
+    """
+    family = torch.randint(0, 6, (count,), generator=generator, device=generator.device)
+    kernels = torch.where(
+        (family >= 4)[:, None, None], _taps(count, generator), _blobs(family, reach, generator)
+    )
+    second = _blobs(family, reach, generator)
+    single = uniform(generator, count) < 0.5
+    second[single] = 0
+    second[single, INNER, INNER] = 1
+    kernels = correlate(F.pad(kernels, (RADIUS,) * 4)[:, None], second)[:, 0]
+    kernels = kernels / kernels.square().sum((1, 2), keepdim=True).sqrt()
+    weak = kernels.sum((1, 2)) < LEAST  # blue noise that has next to nothing at low frequencies
+    kernels[weak] = kernels[weak].abs()
+    return kernels
+
+
+def _blobs(family: Tensor, reach: tuple[float, ...], generator: torch.Generator) -> Tensor:
+    """(B, 7, 7): exp(-|y / a|^p - |x / b|^p) with 1 <= p <= 2; Gaussian of std `reach` at p = 2."""
+    count, device = len(family), family.device
+    axis = torch.arange(-INNER, INNER + 1, device=device, dtype=torch.float32)
+    extent = uniform(generator, (count, 2), *reach) * 2**0.5
+    extent[family == 2, 0] = 0.05  # rows
+    extent[family == 3, 1] = 0.05  # columns
+    round_ = (family == 0) | (family >= 4)
+    extent[round_, 1] = extent[round_, 0]
+    power = uniform(generator, count, 1.0, 2.0)
+    power = torch.where(round_, 2.0, power)[:, None]
+    across = [torch.exp(-((axis.abs() / extent[:, i : i + 1]) ** power)) for i in (0, 1)]
+    return across[0][:, :, None] * across[1][:, None, :]
+
+
+def _taps(count: int, generator: torch.Generator) -> Tensor:
+    """(B, 7, 7): random numbers around 0.3 in the inner 3x3 or 5x5, 1 in the middle."""
+    device = generator.device
+    axis = torch.arange(-INNER, INNER + 1, device=device)
+    inside = axis.abs() <= torch.where(uniform(generator, count) < 0.5, 1, 2)[:, None]
+    taps = torch.randn((count, *(2 * INNER + 1,) * 2), generator=generator, device=device)
+    taps = (taps * 0.5 + 0.3) * inside[:, :, None] * inside[:, None, :]
+    taps[:, INNER, INNER] = 1.0
+    return taps
+
+
+def rectangles(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
+    """(B, 1, H, W) bool: a random rectangle of 1/8 to 3/4 of each side, inside or outside of it.
+
+    The published code uses 30 to 180 of 256 px.
+    """
+    count, _, height, width = shape
+    spans = []
+    for length in (height, width):
+        size = (uniform(generator, count, 0.125, 0.75) * length).round()
+        start = (uniform(generator, count) * (length - size)).round()
+        at = torch.arange(length, device=generator.device)
+        spans.append((at >= start[:, None]) & (at < (start + size)[:, None]))
+    inside = (spans[0][:, :, None] & spans[1][:, None, :])[:, None]
+    return inside ^ (uniform(generator, count) < 0.5)[:, None, None, None]
+
+
+def uniform(
+    generator: torch.Generator, shape: int | tuple[int, ...], low: float = 0.0, high: float = 1.0
+) -> Tensor:
+    """Uniform numbers in [low, high), float32."""
+    return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
+
+
+END = 32.0  # whitened units: 256 photons, where the asymptotic unbiased inverse takes over
+NODES = 4096
+PEDESTAL = 0.3  # largest background below the darkest pixel of a crop, network units
+# How noise of level s moves the percentiles of an image, measured on FMD: the range grows by the
+# factor 1 + s, the lower end falls by 0.3 s.
+RANGE, LOWER = 1.0, 0.3
+
+
+def degrade(
+    x0: Tensor, options: Degradation, noise: Noise, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Clean (B, C, H, W) float32 in about [-1, 1] -> (target, input), both on one scale.
+
+    At inference a noisy image is scaled by its own percentiles, which lie further apart than those
+    of the clean one: target and input shrink together with the level.
+    """
+    lowest, highest = options.level
+    exponent = uniform(generator, (len(x0), 1, 1, 1))
+    level = lowest * (highest / lowest) ** exponent
+    y = _smoothed(x0, options.blur, options.blur_sigma, generator, squared=True)
+    coarse = uniform(generator, len(x0)) < options.binning
+    which = int(torch.randint(len(options.factors), (1,), generator=generator, device=x0.device))
+    factor = options.factors[which]
+    if options.binning > 0:
+        y = torch.where(_column(coarse), _binned(y, factor, "nearest"), y)
+    strength = torch.where(_column(coarse), level * factor, level)  # before the mean over pixels
+    y = _noisy(y, strength, options, noise, generator)
+    if options.binning > 0:
+        y = torch.where(_column(coarse), _binned(y, factor, "bilinear"), y)
+    y = filtered(y, options, generator)
+    target, y = ((x + 1 + LOWER * level) / (1 + RANGE * level) - 1 for x in (x0, y))
+    return target, y
+
+
+def filtered(y: Tensor, options: Degradation, generator: torch.Generator) -> Tensor:
+    """Paper 002's augmentation of the input (B, C, H, W) alone: a share of it Gaussian filtered."""
+    return _smoothed(y, options.filter, options.filter_sigma, generator)
+
+
+def _noisy(
+    x: Tensor, level: Tensor, options: Degradation, noise: Noise, generator: torch.Generator
+) -> Tensor:
+    """Counted photons in a share of the samples, Gaussian noise as of a camera in the others."""
+    y = x.clone()
+    counted = uniform(generator, len(x)) < options.poisson
+    if counted.any():
+        y[counted] = counts(x[counted], level[counted], options.read, generator)
+    if not counted.all():
+        made = camera_noise((int((~counted).sum()), *x.shape[1:]), noise, generator)
+        y[~counted] += level[~counted] * made.noise
+    return y
+
+
+def counts(
+    x0: Tensor, level: Tensor, read: tuple[float, ...], generator: torch.Generator
+) -> Tensor:
+    """Photons counted with read noise, stabilised, of level (B, 1, 1, 1) -> (B, C, H, W).
+
+    x0 is taken as the mean of stabilised counts, E[f(s)]: its exact unbiased inverse is the number
+    of photons (Makitalo and Foi 2013), so the mean of the result is x0. Its standard deviation is
+    `level` where many photons are counted and falls towards zero photons, as it does in images.
+    """
+    count = len(x0)
+    which = torch.randint(len(read), (count,), generator=generator, device=x0.device)
+    sigma = _column(torch.tensor(read, device=x0.device)[which])
+    dark = _column(torch.tensor([_table(r)[0] for r in read], device=x0.device)[which])
+    inverse = torch.from_numpy(np.stack([_table(r)[1] for r in read])).to(x0.device)[which]
+    background = _column(x0.amin((1, 2, 3))) - uniform(generator, (count, 1, 1, 1), 0.0, PEDESTAL)
+    z = (x0 - background) / level + dark
+    place = ((z - dark) / (END - dark)).clamp(0, 1).flatten(1) * (NODES - 1)
+    lower = place.long().clamp(max=NODES - 2)
+    part = place - lower
+    known = inverse.gather(1, lower) * (1 - part) + inverse.gather(1, lower + 1) * part
+    photons = torch.where(z < END, known.reshape(z.shape), z.square() / 4 - 0.125 - sigma.square())
+    found = torch.poisson(photons.clamp_min(0), generator=generator)
+    normal = torch.randn(x0.shape, generator=generator, device=x0.device)
+    found = 2 * (found + sigma * normal + 0.375 + sigma.square()).clamp_min(0).sqrt()
+    return (found - dark) * level + background
+
+
+@lru_cache(maxsize=32)
+def _table(read: float) -> tuple[float, np.ndarray]:
+    """The whitened value of no light, and photons at NODES equidistant values from it up to END."""
+    grid = np.linspace(0.0, END, NODES)
+    dark = float(np.interp(0.0, anscombe.inverse_unbiased(grid, 1.0, 0.0, read), grid))
+    nodes = np.linspace(dark, END, NODES)
+    return dark, anscombe.inverse_unbiased(nodes, 1.0, 0.0, read)
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.reshape(-1, 1, 1, 1)
+
+
+def _smoothed(
+    x: Tensor,
+    share: float,
+    span: tuple[float, ...],
+    generator: torch.Generator,
+    squared: bool = False,
+) -> Tensor:
+    """A share of the samples with a Gaussian of random width; `squared`: in linear intensity."""
+    if share == 0:
+        return x
+    chosen = uniform(generator, len(x)) < share
+    sigma = uniform(generator, (len(x), 1), *span)
+    reach = int(3 * span[1] + 0.5)
+    axis = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
+    line = torch.exp(-((axis / sigma) ** 2) / 2)
+    kernels = line[:, :, None] * line[:, None, :]
+    kernels = kernels / kernels.sum((1, 2), keepdim=True)
+    floor = x.amin((1, 2, 3), keepdim=True)
+    linear = (x - floor).square() if squared else x
+    result = correlate(F.pad(linear, (reach,) * 4, mode="reflect"), kernels)
+    if squared:
+        result = result.clamp_min(0).sqrt() + floor
+    return torch.where(_column(chosen), result, x)
+
+
+def _binned(x: Tensor, factor: int, mode: str) -> Tensor:
+    """Means of factor x factor pixels (the last ones of fewer), at the size of x again."""
+    coarse = F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
+    size = [n * factor for n in coarse.shape[2:]]
+    fine = F.interpolate(coarse, size=size, mode=mode)
+    return fine[..., : x.shape[2], : x.shape[3]]

@@ -1,0 +1,290 @@
+"""Training objectives: (denoiser, clean images, draw) -> loss of each sample (B,).
+
+The training loop knows none of them by name. All randomness comes from `draw.generator`.
+
+Objectives that fill in hidden rows and planes; see `engine.objectives` and `engine.slices`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from restorectl import catalog
+from restorectl.engine import slices as masked
+from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser, fused
+from restorectl.engine.schedule import schedule
+from restorectl.errors import UsageError
+from restorectl.training.degrade import camera_noise, degrade, filtered, rectangles, uniform
+from restorectl.training.recipe import Degradation, Levels, Noise, Slices
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where an objective gets its random numbers, and the laws that they follow."""
+
+    generator: torch.Generator
+    levels: Levels
+    noise: Noise
+    penalty: str  # key of PENALTIES
+    degradation: Degradation = field(default_factory=Degradation)
+    slices: Slices = field(default_factory=Slices)
+    partner: Tensor | None = None  # (B, C, H, W) the inputs of pairs; None = they are simulated
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape of `like`, float32."""
+        return torch.randn(like.shape, generator=self.generator, device=like.device)
+
+    def sigma(self, count: int, highest: int | None = None) -> tuple[Tensor, Tensor]:
+        """(B,) noise levels and (B,) steps (0 without a schedule), both float32.
+
+        highest: last step, where it is not the cap of the recipe.
+        """
+        law, device = self.levels, self.generator.device
+        if law.schedule:
+            table = schedule(law.schedule)
+            last = min(highest or law.max_step or table.steps, table.steps)
+            step = torch.randint(1, last + 1, (count,), generator=self.generator, device=device)
+            grid = torch.from_numpy(table.sigmas().copy()).to(device, torch.float32)
+            return grid[step], step.float()
+        return self._log_normal(count), torch.zeros(count, device=device)
+
+    def between(self, count: int) -> Tensor:
+        """(B,) float32 levels of any value: t uniform in 1..max_step of the schedule, then abar
+        uniform between those of t and t - 1 (paper 002's code, after SR3), limited to the recipe's
+        [min, max]; without a schedule, log-normal."""
+        law, device = self.levels, self.generator.device
+        if not law.schedule:
+            return self._log_normal(count)
+        table = schedule(law.schedule)
+        last = min(law.max_step or table.steps, table.steps)
+        step = torch.randint(1, last + 1, (count,), generator=self.generator, device=device)
+        grid = torch.tensor(table.abar, dtype=torch.float64, device=device)
+        part = uniform(self.generator, count).double()
+        abar = grid[step] + part * (grid[step - 1] - grid[step])
+        return ((1 - abar) / abar).sqrt().float().clamp(law.min, law.max)
+
+    def _log_normal(self, count: int) -> Tensor:
+        law = self.levels
+        normal = torch.randn(count, generator=self.generator, device=self.generator.device)
+        return (law.mean + law.std * normal).exp().clamp(law.min, law.max)
+
+
+PENALTIES = {
+    "l2": torch.square,
+    "l1": torch.abs,
+    "huber": lambda d: F.huber_loss(d, torch.zeros_like(d), reduction="none"),
+}
+
+
+CELL = 8  # px, side of the squares that a noise level is taken of
+LEVEL_ERROR = 0.05  # of log sigma: estimates of the level are that good
+LEAST_LEVEL = 1e-3  # network units
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.reshape(-1, 1, 1, 1)
+
+
+def _denoising(
+    model: Denoiser, x0: Tensor, sigma: Tensor, condition: Tensor | None, draw: Draw
+) -> Tensor:
+    """Error of the network's own output at level sigma, mean over pixels.
+
+    Dividing by c_out turns the error of x0 into that of the network's output: for `edm` that is
+    the weight (sigma^2 + sd^2) / (sigma sd)^2 of Karras et al. 2022, for `eps` the plain
+    |eps - eps_theta|^2 of Ho et al. 2020.
+    """
+    x = x0 + _column(sigma) * draw.normal(x0)
+    level = sigma
+    if condition is not None and model.card.fusion:
+        _, level, _ = fused(x, condition, sigma)
+    c_out = PARAMETRISATIONS[model.card.parametrisation](level, model.card.sigma_data)[2]
+    error = (model(x, sigma, condition) - x0) / _column(c_out)
+    return PENALTIES[draw.penalty](error).mean((1, 2, 3))
+
+
+def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """Unconditional denoising up to level T' (paper 000, Algorithm 3). x0 (B, C, H, W)."""
+    sigma, _ = draw.sigma(len(x0))
+    return _denoising(model, x0, sigma, None, draw)
+
+
+def conditional(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """Denoising from any level, given another image of the same field (paper 002, section 3.2).
+
+    The other image comes from a pair or is x0 spoilt. x0 (B, C, H, W).
+    """
+    target, condition = _given(model, x0, draw)
+    return _denoising(model, target, draw.between(len(x0)), condition, draw)
+
+
+def one_call(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """Mean absolute error (B,) of what `conditional` restores in one call from pure noise."""
+    target, condition = _given(model, x0, draw)
+    sigma = torch.full((len(x0),), model.card.sigma_max, device=x0.device)
+    restored = model(_column(sigma) * draw.normal(x0), sigma, condition)
+    return (restored - target).abs().mean((1, 2, 3))
+
+
+def _given(model: Denoiser, x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """Target and condition, which carries its noise level where the network wants it."""
+    if draw.partner is None:
+        target, y = degrade(x0, draw.degradation, draw.noise, draw.generator)
+    else:
+        target, y = x0, filtered(draw.partner, draw.degradation, draw.generator)
+    if not model.card.fusion:
+        return target, y
+    jitter = torch.randn(len(y), generator=draw.generator, device=y.device) * LEVEL_ERROR
+    level = (noise_level(y - target) * jitter.exp()).clamp_min(LEAST_LEVEL)
+    return target, torch.cat([y, _column(level).expand_as(y[:, :1])], 1)
+
+
+def noise_level(error: Tensor) -> Tensor:
+    """What a denoiser for white noise is told of an error (B, C, H, W): (B,), from its low
+    frequencies, which decide where noise is correlated between pixels."""
+    cells = F.avg_pool2d(error, CELL)
+    return CELL * cells.var((1, 2, 3), unbiased=True).sqrt()
+
+
+MEASURES = {"conditional": one_call}  # what validation judges by, where it is not the loss
+
+
+def baseline(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """Denoising from any level, given the image with noise up to T' (paper 000, Algorithm 4)."""
+    if not draw.levels.schedule:
+        raise UsageError("objective 'conditional-baseline' needs levels.schedule, e.g. cosine")
+    other, _ = draw.sigma(len(x0))
+    scale = _column((1 + other.square()).rsqrt())  # sqrt(abar)
+    condition = scale * (x0 + _column(other) * draw.normal(x0))
+    sigma, _ = draw.sigma(len(x0), highest=schedule(draw.levels.schedule).steps)
+    return _denoising(model, x0, sigma, condition, draw)
+
+
+def calibrator(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """How much noise is there: step t of the schedule, or log sigma where there is none.
+
+    With probability `noise.region` a rectangle, or all but it, has a second, lower level; the
+    target is the higher one (paper 000, section 3.3 and Algorithm 2). The paper's noise is white;
+    here `noise.correlated` of the samples have correlated noise, and `noise.target` says whether
+    its standard deviation or its low-frequency level is to be told.
+    """
+    count, options = len(x0), draw.noise
+    sigma, step = draw.sigma(count)
+    made = camera_noise((count, *x0.shape[1:]), options, draw.generator)
+    level = _column(sigma).expand(-1, 1, *x0.shape[2:])
+    if options.region > 0:
+        second = _column(_lower(sigma, step, draw))
+        where = rectangles((count, 1, *x0.shape[2:]), draw.generator)
+        where &= _column(uniform(draw.generator, count) < options.region)
+        level = torch.where(where, second, level)
+    x = x0 + level * made.noise
+    if draw.levels.schedule:
+        x = x * (1 + level.square()).rsqrt()  # x_t = sqrt(abar) x0 + sqrt(1 - abar) eps
+    if options.clip > 0:
+        x = _clipped(x, options.clip, draw.generator)
+    predicted = model.net(x)
+    if draw.levels.schedule:
+        return PENALTIES[draw.penalty]((predicted - step) / schedule(draw.levels.schedule).steps)
+    target = sigma * made.low_frequency if options.target == "low-frequency" else sigma
+    return PENALTIES[draw.penalty](predicted - target.log())
+
+
+def _lower(sigma: Tensor, step: Tensor, draw: Draw) -> Tensor:
+    """(B,) levels of at most sigma: t' uniform in 1..t of a schedule, else a uniform share."""
+    part = uniform(draw.generator, len(sigma))
+    if not draw.levels.schedule:
+        return sigma * part
+    grid = torch.from_numpy(schedule(draw.levels.schedule).sigmas().copy()).to(sigma)
+    return grid[(part * step).long().add(1).clamp(max=step.long())]
+
+
+def _clipped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """In `share` of the samples, values below a point of the window's lower range become it."""
+    lowest, mean = x.amin((1, 2, 3)), x.mean((1, 2, 3))
+    point = lowest + uniform(generator, len(x)) * (mean - lowest)
+    point = torch.where(uniform(generator, len(x)) < share, point, lowest)
+    return torch.maximum(x, _column(point))
+
+
+def slices(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """Denoise the hidden rows at any level, given the others: (B, C, H, W) -> loss (B,).
+
+    The loss is the network's own error in hidden rows only, their mean (paper 003, eq. 6 with the
+    mask the right way round). Where a residual is predicted, its interpolation is part of the
+    input, linear or cubic by chance.
+    """
+    card = model.card
+    known = masked.anchors(card)
+    sigma, _ = draw.sigma(len(x0))
+    level = sigma.reshape(-1, 1, 1, 1)
+    observed, anchor, marked = _rows(x0, known or ("linear",), draw)
+    hidden = 1 - observed
+    if known:
+        target = (x0 - anchor) * hidden
+        x = target + level * draw.normal(x0) * hidden
+        made = model(x, sigma, torch.cat([anchor, marked], 1))
+    else:
+        target = x0
+        x = masked.interlaced(x0 + level * draw.normal(x0), x0, observed, sigma, card)
+        made = model(x, sigma)
+    c_out = PARAMETRISATIONS[card.parametrisation](sigma, card.sigma_data)[2].reshape(-1, 1, 1, 1)
+    return _hidden_mean(PENALTIES[draw.penalty]((made - target) / c_out), hidden)
+
+
+def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """The image from its observed rows and noise in the hidden ones, in one step (MS-UNet)."""
+    observed, _, _ = _rows(x0, ("linear",), draw)
+    x = observed * x0 + (1 - observed) * draw.normal(x0)
+    made = model.net(x, torch.zeros(len(x0), device=x0.device))
+    return _hidden_mean(PENALTIES[draw.penalty](made - x0), 1 - observed)
+
+
+def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """The plane between two others (E2E-UNet). x0 (B, 3, H, W): consecutive planes as channels."""
+    if x0.shape[1] != 3:
+        raise UsageError("objective 'e2e-unet' needs data.channels=3: three consecutive planes")
+    made = model.net(x0[:, [0, 2]], torch.zeros(len(x0), device=x0.device))
+    return PENALTIES[draw.penalty](made - x0[:, 1:2]).mean((1, 2, 3))
+
+
+def _hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
+    """(B,) means over hidden rows; error (B, C, H, W), hidden (B, 1, H, 1)."""
+    rows = hidden.sum((1, 2, 3)) * error.shape[1] * error.shape[3]
+    return (error * hidden).sum((1, 2, 3)) / rows
+
+
+def _rows(x0: Tensor, known: tuple[str, ...], draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """Observed rows (B, 1, H, 1), the interpolation (B, C, H, W), the marks (B, 1, H, W).
+
+    Regular grids of any phase as at inference, or random rows as in the paper; those are
+    interpolated on straight lines, since cubic convolution needs a grid.
+    """
+    law, count, height = draw.slices, len(x0), x0.shape[2]
+    chance = uniform(draw.generator, (4, count)).cpu().numpy()
+    low, high = law.factors
+    made, observed, codes = [], np.zeros((count, height), np.float32), []
+    for k, (size, phase, grid, which) in enumerate(chance.T):
+        factor = low + int(size * (high - low + 1))
+        if grid < law.grids:
+            kind = known[int(which * len(known))]
+            rows = np.arange(int(phase * factor), height, factor)
+        else:
+            kind = "linear" if "linear" in known else known[0]
+            order = torch.rand(height, generator=draw.generator, device=draw.generator.device)
+            rows = np.sort(order.argsort().cpu().numpy()[: max(2, height // factor)])
+        observed[k, rows] = 1
+        found = catalog.INTERPOLATIONS[kind].load()(
+            np.interp(np.arange(height), rows, np.arange(len(rows))), len(rows)
+        )
+        dense = np.zeros((height, height), np.float32)
+        np.add.at(dense, (np.arange(height)[:, None], rows[found.index]), found.weight)
+        made.append(dense)
+        codes.append(masked.CODES[kind])
+    shown = torch.from_numpy(observed).to(x0)[:, None, :, None]  # (B, 1, H, 1)
+    anchor = torch.einsum("brs,bcsw->bcrw", torch.from_numpy(np.stack(made)).to(x0), x0)
+    code = torch.tensor(codes, device=x0.device).reshape(-1, 1, 1, 1)
+    marked = (shown + (1 - shown) * code).expand(-1, -1, -1, x0.shape[3])
+    return shown, anchor, marked

@@ -1,0 +1,274 @@
+"""Training recipes: YAML that names everything, read strictly into frozen dataclasses.
+
+A key that no dataclass has is an error, never ignored: a misspelt key that silently disables a
+feature costs days. `-s section.key=value` overrides go through the same checks.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from restorectl.errors import UsageError
+from restorectl.files import strict
+from restorectl.intensity.value_range import RANGES
+
+PACKAGED = Path(__file__).resolve().parent.parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Empty name: the network of the initial weights."""
+
+    name: str = ""  # row of catalog.NETWORKS
+    config: Mapping[str, Any] = field(default_factory=dict)  # the network's own arguments
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels of the training images, standard deviations on clean images in [-1, 1].
+
+    With a schedule: a step t, uniform in 1..max_step (paper 000, Algorithms 2 and 3); `conditional`
+    takes any level between t and t - 1 (paper 002), limited to [min, max]. Without a schedule: log
+    sigma is normal(mean, std), limited to [min, max].
+    """
+
+    schedule: str = ""  # row of engine.schedule.SCHEDULES
+    max_step: int = 0  # T' of the paper; 0 = all steps of the schedule
+    mean: float = -1.6
+    std: float = 1.2
+    min: float = 0.002
+    max: float = 3.0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise that a calibrator learns to measure; `conditional` takes the correlation of its
+    Gaussian noise from here, the other objectives use white noise."""
+
+    target: str = "low-frequency"  # low-frequency, std
+    correlated: float = 0.7  # share of samples whose noise is correlated between pixels
+    mixed: float = 0.5  # share of those that hold white noise too
+    reach: tuple[float, ...] = (0.3, 1.2)  # px, extent of correlation kernels
+    region: float = 0.5  # share of samples with a second, lower level in or around a rectangle
+    clip: float = 0.0  # share of samples whose darkest pixels are cut off, as by a detector
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How `conditional` spoils clean images. Of these, pairs take `fusion` and `filter` alone."""
+
+    # noise std, log-uniform; half the clean range is 1; empty = train on pairs only
+    level: tuple[float, ...] = (0.02, 0.6)
+    # noise std of the input that is assumed where it is joined with the state; 0 = not joined
+    fusion: bool = False
+    poisson: float = 0.5  # share with counted photons and read noise; the others Gaussian
+    read: tuple[float, ...] = (0.0, 0.5, 2.0)  # photons rms, one of them
+    blur: float = 0.0  # share blurred before the noise
+    blur_sigma: tuple[float, ...] = (0.5, 2.0)  # px
+    binning: float = 0.0  # share with coarser pixels, interpolated back after the noise
+    factors: tuple[int, ...] = (2,)  # px per side, one of them
+    filter: float = 0.0  # share whose input is smoothed after the noise (paper 002)
+    filter_sigma: tuple[float, ...] = (0.5, 3.0)  # px
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Which rows `slices` and `ms-unet` hide, and what `slices` predicts."""
+
+    target: str = "residual"  # residual: around an interpolation; pixels: paper 003
+    anchors: tuple[str, ...] = ("linear", "cubic")  # those interpolations, by chance
+    factors: tuple[int, ...] = (2, 8)  # every so manieth row is observed, from .. to
+    grids: float = 0.7  # share with evenly spaced rows, as at inference; others at random
+
+
+@dataclass(frozen=True)
+class Data:
+    """Crops of the training images and how they are varied."""
+
+    crop: tuple[int, ...] = (64,)  # px; one of them for each micro-batch
+    binning: tuple[int, ...] = (1,)  # image pixels averaged per side; one for each micro-batch
+    channels: int = 1  # 1: every channel of an image is a plane of its own
+    balance: float = 0.5  # a plane is chosen with probability ~ area ** balance
+    range: str = "whitened"  # or a fixed one of core.value_range, with neither gamma nor gain
+    gamma: tuple[float, ...] = (0.4, 0.65)  # exponent of intensity; 0.5 = square-root domain
+    gain: tuple[float, ...] = (0.5, 1.1)  # factor on images in [-1, 1]
+    offset: tuple[float, ...] = (-0.2, 0.2)
+    flips: bool = True  # mirrored and turned by multiples of 90 degrees
+    cache_mb: int = 1024  # decoded planes held in memory
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    steps: int = 10_000
+    batch: int = 1024  # crops a step, all processes together
+    micro_batch: int = 64  # crops held at once; gradients are accumulated
+    lr: float = 2e-3
+    warmup: int = 200  # steps of linear warm-up
+    final_lr: float = 0.01  # lr falls on a cosine to this share of itself
+    clip: float = 1.0  # largest gradient norm; 0 = no clipping
+    ema: float = 0.9995  # decay of the averaged weights that are released
+    precision: str = "auto"  # auto, bf16, fp32
+    compile: bool = False  # torch.compile: minutes at the start, faster steps
+
+
+@dataclass(frozen=True)
+class Validation:
+    fraction: float = 0.05  # the last rows of every large enough plane are kept from training
+    crop: int = 64
+    crops: int = 256
+    every: int = 500  # steps; 0 = never
+    keep: str = "last"  # released: the last averaged weights, or the best of all validations
+
+
+@dataclass(frozen=True)
+class Select:
+    """The classifier of `--select-hq`."""
+
+    patch: int = 128  # px; patches are judged and kept whole, crops are cut inside
+    threshold: float = 0.5  # score from which a patch is kept
+    steps: int = 300
+    batch: int = 32  # half of them positive
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    objective: str  # row of catalog.OBJECTIVES
+    task: str  # what the weights are for: prior, calibrator, conditional
+    network: Network = field(default_factory=Network)
+    parametrisation: str = "edm"  # edm, eps, x0, v
+    sigma_data: float = 0.5
+    time: str = "log-sigma"  # how the network is told the level
+    loss: str = "l2"  # l2, l1, huber: of the network's own output
+    init: str = ""  # weights to start from; --init wins
+    levels: Levels = field(default_factory=Levels)
+    noise: Noise = field(default_factory=Noise)
+    degradation: Degradation = field(default_factory=Degradation)
+    slices: Slices = field(default_factory=Slices)
+    data: Data = field(default_factory=Data)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    validation: Validation = field(default_factory=Validation)
+    select: Select = field(default_factory=Select)
+    checkpoint_minutes: float = 5.0
+    seed: int = 0
+    licence: str = "MIT"
+
+
+def bundled() -> list[str]:
+    """Names of the recipes that come with restorectl."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a bundled name or a YAML file, with `key.sub=value` overrides applied.
+
+    Raises UsageError naming the key and the nearest valid one.
+    """
+    path = PACKAGED / f"{name}.yaml" if name in bundled() else Path(name)
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"recipe '{name}': no such file, and bundled recipes are: {', '.join(bundled())}"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"recipe {path}: cannot be read ({strict.one_line(error)})") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"recipe {path}: not a mapping of keys to values")
+    for text in overrides:
+        strict.override(raw, text)
+    return parse(raw, f"recipe {path}")
+
+
+def parse(raw: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from plain values. Raises UsageError for an unknown key, a missing one, a wrong
+    type or a value out of range."""
+    recipe: Recipe = strict.build(Recipe, raw, where)
+    _check(recipe, where)
+    return recipe
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """Values that no run could mean."""
+    o, d, v, n, s = (recipe.optimiser, recipe.data, recipe.validation, recipe.noise, recipe.select)
+    rules = (
+        (o.steps >= 1, "optimiser.steps", "at least 1"),
+        (o.batch >= 1, "optimiser.batch", "at least 1"),
+        (o.micro_batch >= 1 and o.batch % o.micro_batch == 0, "optimiser.micro_batch",
+         f"a divisor of optimiser.batch, {o.batch}"),
+        (o.lr > 0, "optimiser.lr", "above 0"),
+        (o.warmup >= 0, "optimiser.warmup", "at least 0"),
+        (0 <= o.final_lr <= 1, "optimiser.final_lr", "between 0 and 1"),
+        (0 <= o.ema < 1, "optimiser.ema", "in [0, 1)"),
+        (o.precision in ("auto", "bf16", "fp32"), "optimiser.precision", "auto, bf16 or fp32"),
+        (bool(d.crop) and min(d.crop) >= 16, "data.crop", "sizes of at least 16 px"),
+        (bool(d.binning) and min(d.binning) >= 1, "data.binning", "factors of at least 1"),
+        (d.channels >= 1, "data.channels", "at least 1"),
+        (d.range in RANGES, "data.range", " or ".join(RANGES)),
+        (d.cache_mb >= 1, "data.cache_mb", "at least 1"),
+        *((len(pair) == 2 and pair[0] <= pair[1], f"data.{name}", "a range: [low, high]")
+          for name, pair in (("gamma", d.gamma), ("gain", d.gain), ("offset", d.offset))),
+        (len(n.reach) == 2 and 0 < n.reach[0] <= n.reach[1], "noise.reach", "a range: [low, high]"),
+        (n.target in ("low-frequency", "std"), "noise.target", "low-frequency or std"),
+        *((0 <= share <= 1, f"noise.{name}", "between 0 and 1")
+          for name, share in (("correlated", n.correlated), ("mixed", n.mixed),
+                              ("region", n.region), ("clip", n.clip))),
+        (recipe.loss in ("l2", "l1", "huber"), "loss", "l2, l1 or huber"),
+        (0 < recipe.levels.min <= recipe.levels.max, "levels.min", "above 0, up to levels.max"),
+        (recipe.levels.max_step >= 0, "levels.max_step", "at least 0"),
+        (0 <= v.fraction < 1 and v.every >= 0 and v.crops >= 1, "validation",
+         "a fraction in [0, 1), every >= 0 and crops >= 1"),
+        (v.keep == "last" or (v.keep == "best" and v.every > 0 and v.fraction > 0),
+         "validation.keep", "last, or best with validation.every and validation.fraction above 0"),
+        *_spoiling(recipe.degradation),
+        *_hiding(recipe.slices),
+        (v.crop >= 16, "validation.crop", "at least 16 px"),
+        (s.patch >= 32 and 0 <= s.threshold <= 1 and s.steps >= 1 and s.batch >= 2 and s.lr > 0,
+         "select", "a patch from 32 px, a threshold in [0, 1], steps >= 1, batch >= 2, lr > 0"),
+    )  # fmt: skip
+    for good, key, wanted in rules:
+        if not good:
+            raise UsageError(f"{where}: '{key}' must be {wanted}")
+
+
+def _spoiling(d: Degradation) -> tuple[tuple[bool, str, str], ...]:
+    """The rules of the section `degradation`."""
+    shares = (("poisson", d.poisson), ("blur", d.blur), ("binning", d.binning),
+              ("filter", d.filter))  # fmt: skip
+    ranges = (("level", d.level or (1.0, 1.0)), ("blur_sigma", d.blur_sigma),
+              ("filter_sigma", d.filter_sigma))  # fmt: skip
+    return (
+        *((0 <= share <= 1, f"degradation.{name}", "between 0 and 1") for name, share in shares),
+        *((len(pair) == 2 and 0 < pair[0] <= pair[1], f"degradation.{name}",
+           "a range above 0: [low, high]") for name, pair in ranges),
+        (bool(d.read) and min(d.read) >= 0, "degradation.read", "photons, 0 or more"),
+        (bool(d.factors) and min(d.factors) >= 2, "degradation.factors", "factors of at least 2"),
+    )  # fmt: skip
+
+
+def _hiding(s: Slices) -> tuple[tuple[bool, str, str], ...]:
+    """The rules of the section `slices`."""
+    return (
+        (s.target in ("residual", "pixels"), "slices.target", "residual or pixels"),
+        (bool(s.anchors) and set(s.anchors) <= {"linear", "cubic"}, "slices.anchors",
+         "linear, cubic or both"),
+        (len(s.factors) == 2 and 2 <= s.factors[0] <= s.factors[1], "slices.factors",
+         "a range from 2: [low, high]"),
+        (0 <= s.grids <= 1, "slices.grids", "between 0 and 1"),
+    )  # fmt: skip
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON and YAML values: what `parse` makes the same recipe of."""
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): simple(item) for key, item in value.items()}
+        return [simple(item) for item in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = simple(dataclasses.asdict(recipe))
+    return result

@@ -1,0 +1,290 @@
+"""`weights import`: published checkpoints become weights files that every command takes.
+
+A kind knows what a published model is (its card) and what its tensors are called there. The
+result is checked, name by name and shape by shape, against the network before it is written.
+
+Checkpoints of other programs, read as data: no code in them is ever run.
+"""
+
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from restorectl.engine.card import KEY, Card
+from restorectl.engine.denoiser import fits
+from restorectl.engine.schedule import schedule
+from restorectl.errors import UsageError, WeightsError
+from restorectl.files.atomic import replacing
+from restorectl.weights.registry import file_sha256
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params_ema", "params")
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch checkpoint (.pt, .pth, .ckpt) or safetensors file, by name.
+
+    A state dict inside a training checkpoint is found. Raises WeightsError for a file that is
+    unreadable, holds more than plain data, or no tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except (SafetensorError, OSError, EOFError) as error:
+        raise WeightsError(f"{path}: cannot be read ({_line(error)})") from error
+    except Exception as error:  # an UnpicklingError, or whatever damaged bytes lead to
+        raise WeightsError(
+            f"{path}: not a checkpoint of plain tensors ({_line(error)}): where it was made, save"
+            " its state dict alone, torch.save(model.state_dict(), FILE)"
+        ) from error
+    tensors = _state(content)
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors by name")
+    return tensors
+
+
+def write_weights(path: Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
+    """A weights file; float16 and float32 tensors stay what they are, others become float32."""
+    kept = (torch.float16, torch.float32)
+    plain = {
+        name: (value if value.dtype in kept else value.float()).contiguous()
+        for name, value in tensors.items()
+    }
+    with replacing(path) as part:
+        save_file(plain, part, {KEY: card.to_json()})
+
+
+def _state(content: Any) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = [content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)]
+        if not inner:
+            return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        content = inner[0]
+    return {}
+
+
+def _line(error: BaseException) -> str:
+    """The first line of a message that may be a page."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+Tensors = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One published model; `tensors` renames, `config` reads the network's size off the tensors."""
+
+    help: str
+    card: Card
+    tensors: Callable[[Tensors], dict[str, Any]]
+    source: str  # where the model is published
+    config: Callable[[Tensors], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written."""
+
+    path: str
+    kind: str
+    network: str
+    tensors: int
+    parameters: int
+    ignored: int  # tensors of the checkpoint that restorectl has no use for
+    sha256: str
+
+
+def run(files: Sequence[Path], kind: str, output: Path, overwrite: bool = False) -> Imported:
+    """Import the files of one published model into `output`.
+
+    Raises UsageError for an unknown kind or output name, WeightsError for files that are not what
+    the kind says.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"--as {kind}: choose {', '.join(KINDS)}")
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output}: the output must be named *.safetensors")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output}: exists: choose another -o, or use --overwrite")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent}: no such folder")
+    found: dict[str, Any] = {}
+    for path in files:
+        found |= read_checkpoint(path)
+    try:
+        card, tensors = convert(kind, found)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{', '.join(map(str, files))}: not a checkpoint of kind '{kind}': {error}"
+        ) from error
+    training = {
+        "imported": kind,
+        "source": KINDS[kind].source,
+        "files": {path.name: file_sha256(path) for path in files},
+    }
+    write_weights(output, replace(card, name=output.stem, training=training), tensors)
+    return Imported(
+        path=str(output),
+        kind=kind,
+        network=card.network,
+        tensors=len(tensors),
+        parameters=sum(int(t.numel()) for t in tensors.values()),
+        ignored=len(found) - len(tensors),
+        sha256=file_sha256(output),
+    )
+
+
+def convert(kind: str, found: Tensors) -> tuple[Card, dict[str, Any]]:
+    """The card and the renamed tensors of a published state dict. Raises WeightsError."""
+    known = KINDS[kind]
+    tensors = known.tensors(found)
+    card = known.card
+    if known.config is not None:
+        card = replace(card, config=known.config(tensors))
+        card = replace(card, channels=card.config["c_in"])
+    fits(card, tensors)
+    return card, tensors
+
+
+def _bare(found: Tensors) -> dict[str, Any]:
+    """A state dict as it is, also of a model that was wrapped in DataParallel."""
+    if all(name.startswith("module.") for name in found):
+        return {name.removeprefix("module."): value for name, value in found.items()}
+    return dict(found)
+
+
+def _averaged(found: Tensors) -> dict[str, Any]:
+    """The EMA weights of a latent-diffusion checkpoint, whose names have lost their dots.
+
+    The raw weights, `model.diffusion_model.*`, still have them (methods.md 3.7).
+    """
+    tensors = {}
+    for name in found:
+        if name.startswith("model.diffusion_model."):
+            inner = name.removeprefix("model.")
+            average = "model_ema." + inner.replace(".", "")
+            if average not in found:
+                raise WeightsError(f"no averaged weights: there is '{name}' but no '{average}'")
+            tensors[inner.removeprefix("diffusion_model.")] = found[average]
+    if not tensors:
+        raise WeightsError("there is no tensor 'model.diffusion_model.*'")
+    return tensors
+
+
+def _inception(found: Tensors) -> dict[str, Any]:
+    """Without the classifiers and the counters of batch normalisation."""
+    return {
+        name: value
+        for name, value in found.items()
+        if not name.startswith(("fc.", "AuxLogits.")) and not name.endswith("num_batches_tracked")
+    }
+
+
+def _alexnet(found: Tensors) -> dict[str, Any]:
+    """The convolutions of one file and the linear heads of the other."""
+    return {name: found[name] for name in found if name.startswith(("features.", "lin"))}
+
+
+def _rscd_config(tensors: Tensors) -> dict[str, Any]:
+    """The published base width is the training image size, so other trainings have others."""
+    try:
+        init_dim, c_in = tensors["init_conv.weight"].shape[:2]
+        dim = tensors["time_mlp.1.weight"].shape[1]
+        wide = tensors["downs.0.0.net.1.weight"].shape[0]
+        widths: list[int] = []
+        while (name := f"downs.{len(widths)}.0.net.4.weight") in tensors:
+            widths.append(tensors[name].shape[0])
+        return {
+            "c_in": c_in,
+            "dim": dim,
+            "init_dim": init_dim,
+            "dim_mults": [width // dim for width in widths],
+            "convnext_mult": wide // widths[0],
+        }
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise WeightsError(f"its tensors are not those of this U-Net ({error})") from error
+
+
+_STATED = "as its publisher states"
+KINDS: dict[str, Kind] = {
+    "rscd": Kind(
+        "RSCD's U-Net (paper 000): a state dict of the public training code",
+        Card(
+            name="rscd",
+            task="prior",
+            network="convnext",
+            parametrisation="eps",
+            time="index",
+            schedule="rscd",
+            channels=2,
+            sigma_max=round(float(schedule("rscd").sigma(200)), 6),  # trained up to T' = 200
+            window=256,
+            value_range="uint16-centred",
+            licence=_STATED,
+        ),
+        _bare,
+        "https://github.com/MLNeurosurg/restorative_step-calibrated_diffusion",
+        _rscd_config,
+    ),
+    "msdsr": Kind(
+        "MSDSR's slice model (paper 003): the published Lightning checkpoint, averaged weights",
+        Card(
+            name="msdsr",
+            task="slices",
+            network="adm",
+            parametrisation="eps",
+            time="index",
+            schedule="cosine",
+            objective="slices",
+            channels=2,
+            sigma_max=round(float(schedule("cosine").sigma(999)), 6),
+            window=48,
+            value_range="uint16-unit",
+            recipe="srh-3",
+            licence=_STATED,
+        ),
+        _averaged,
+        "https://github.com/MLNeurosurg/msdsr",
+    ),
+    "inception-fid": Kind(
+        "Inception-v3 of the Frechet distance: pt_inception-2015-12-05-6726825d.pth",
+        Card(
+            name="inception-fid",
+            task="features",
+            network="inception",
+            objective="",
+            channels=3,
+            value_range="unit",
+            licence=_STATED,
+        ),
+        _inception,
+        "https://github.com/mseitzer/pytorch-fid",
+    ),
+    "alexnet-lpips": Kind(
+        "LPIPS with AlexNet: two files, alexnet-owt-7be5be79.pth and lpips' v0.1/alex.pth",
+        Card(
+            name="alexnet-lpips",
+            task="distance",
+            network="alexnet",
+            objective="",
+            channels=3,
+            value_range="centred",
+            licence=_STATED,
+        ),
+        _alexnet,
+        "https://github.com/richzhang/PerceptualSimilarity",
+    ),
+}

@@ -1,0 +1,404 @@
+"""The contract of a batch run, with work that only copies: what is done, skipped, refused, left."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Pillow
+
+from restorectl.batch import inputs, run
+from restorectl.batch.run import Planned
+from restorectl.errors import BusyError, DiskFullError, OutputError, UsageError
+from restorectl.files import lock, machine
+from restorectl.files.atomic import part_path, replacing
+from restorectl.files.provenance import record
+from restorectl.images.image import create_image, read_provenance
+from restorectl.jobs import Files
+
+
+@dataclass
+class Copy:
+    """Work that copies an image; `during` is called in the middle of it."""
+
+    during: object = None
+    memory: int = 1000
+    opened: list = field(default_factory=list)
+    written: list = field(default_factory=list)
+
+    def plan(self, image, pair):
+        self.opened.append(pair.name)
+        return Planned(1, 1, image.header.nbytes, self.memory)
+
+    def write(self, image, pair, record, outcome, report):
+        for target in pair.targets:
+            with replacing(target) as part:
+                planes = [image.read(plane) for plane in image.header.planes]
+                create_image(part, image.header.for_target(target), iter(planes), provenance=record)
+                if self.during is not None:
+                    self.during(pair, part)
+        self.written.append(pair.name)
+
+    def calls(self):
+        return len(self.written)
+
+
+class Quiet:
+    def __init__(self):
+        self.notes, self.outcomes = [], []
+
+    def begin(self, files): ...
+    def file(self, name, pixels): ...
+    def advance(self, pixels): ...
+
+    def done(self, outcome):
+        self.outcomes.append(outcome)
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five images, alike but for their pixels."""
+    rng = np.random.default_rng(3)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.tif", "b.tif", "deep/c.tif"):
+        tifffile.imwrite(tmp_path / "in" / name, rng.integers(0, 999, (3, 20, 30), np.uint16),
+                         imagej=True, metadata={"axes": "ZYX"})  # fmt: skip
+    for name in ("d.png", "e.png"):
+        pixels = rng.integers(0, 255, (40, 50), np.uint8)
+        Pillow.fromarray(pixels).save(tmp_path / "in" / name)
+    return tmp_path
+
+
+def settings(folder, **changes):
+    return replace(Files((str(folder / "in"),), str(folder / "out")), **changes)
+
+
+def go(files, work=None, naming=inputs.same_name, strength=1.0, weights="0"):
+    """(statuses by name, work, report); the run's errors pass through."""
+    work, report = work or Copy(), Quiet()
+
+    def made(digest):
+        return record(
+            command="copy",
+            parameters={"strength": strength, "axes": files.axes},
+            weights="w",
+            weights_sha256=weights,
+            input_sha256=digest,
+        )
+
+    pairs, missing = inputs.resolve(files, naming)
+    job = run.Run(files, work, {"command": "copy"}, made)
+    outcomes = run.run(job, pairs, missing, report)
+    return {Path(o.source).name: o.status for o in outcomes}, work, report
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.rglob("[!.]*")) if p.is_file()}
+
+
+ALL = ("a.tif", "b.tif", "c.tif", "d.png", "e.png")
+
+
+def test_the_same_line_again_does_nothing(folder):
+    first, _, _ = go(settings(folder))
+    assert first == dict.fromkeys(ALL, "done")
+    times = {p: p.stat().st_mtime_ns for p in (folder / "out").rglob("[!.]*")}
+    again, work, _ = go(settings(folder))
+    assert again == dict.fromkeys(ALL, "skipped")
+    assert (work.opened, work.written) == ([], [])
+    assert times == {p: p.stat().st_mtime_ns for p in (folder / "out").rglob("[!.]*")}
+
+
+@pytest.mark.parametrize(
+    ("change", "redone"),
+    [
+        ("input", {"b.tif"}),
+        ("touch", set()),
+        ("parameter", set(ALL)),
+        ("weights", set(ALL)),
+        ("removed", {"c.tif"}),
+        ("cut tiff", {"a.tif"}),
+        ("cut png", {"e.png"}),
+        ("cut to its head", {"a.tif"}),
+        ("a page lost", {"a.tif"}),
+        ("bit in a png", {"d.png"}),
+    ],
+)
+def test_exactly_what_changed_is_redone(folder, change, redone):
+    go(settings(folder))
+    before, out, more = content(folder / "out"), folder / "out", {}
+    if change == "input":
+        shutil.copy(folder / "in/a.tif", folder / "in/b.tif")
+    elif change == "touch":
+        os.utime(folder / "in/a.tif")
+    elif change == "removed":
+        (out / "deep/c.tif").unlink()
+    elif change == "cut tiff":
+        os.truncate(out / "a.tif", len(before["a.tif"]) - 300)
+    elif change == "cut to its head":
+        os.truncate(out / "a.tif", 64)
+    elif change == "cut png":
+        os.truncate(out / "e.png", len(before["e.png"]) - 5)
+    elif change == "bit in a png":
+        damaged = bytearray(before["d.png"])
+        damaged[-40] ^= 1
+        (out / "d.png").write_bytes(damaged)
+    elif change == "a page lost":  # the chain of pages ends early, all that is there is whole
+        damaged = before["a.tif"].replace(b"slices=3", b"slices=4")
+        (out / "a.tif").write_bytes(damaged)
+    else:
+        more = {"parameter": {"strength": 0.9}, "weights": {"weights": "1"}}[change]
+    statuses, work, _ = go(settings(folder), **more)
+    assert {name for name, status in statuses.items() if status == "done"} == redone
+    assert {Path(name).name for name in work.written} == redone
+    if not more and change != "input":
+        assert content(out) == before
+
+
+def test_a_foreign_file_is_left_alone(folder):
+    out = folder / "out"
+    out.mkdir()
+    shutil.copy(folder / "in/b.tif", out / "a.tif")  # an image, but nobody's record
+    (out / "b.tif").write_text("notes")
+    (out / "d.png").symlink_to(folder / "nowhere")
+    (out / "e.png").mkdir()
+    before = content(out)
+    statuses, _, report = go(settings(folder))
+    assert statuses == dict.fromkeys(ALL, "failed") | {"c.tif": "done"}
+    assert {k: v for k, v in content(out).items() if k != "c.tif"} == before
+    assert sum("--overwrite" in o.message for o in report.outcomes) == 3
+    statuses, _, _ = go(settings(folder, overwrite=True))
+    assert statuses == dict.fromkeys(ALL, "done") | {"c.tif": "skipped", "e.png": "failed"}
+
+
+def test_a_foreign_file_that_appears_during_the_run_is_left_alone(folder):
+    def intrude(pair, _):
+        (folder / "out/b.tif").write_text("notes")
+
+    statuses, _, _ = go(settings(folder), Copy(intrude))
+    assert statuses["b.tif"] == "failed"
+    assert (folder / "out/b.tif").read_text() == "notes"
+
+
+def test_old_and_young_incomplete_inputs(folder):
+    for name in ("a.tif", "b.tif"):
+        os.truncate(folder / "in" / name, 1500)
+    os.utime(folder / "in/b.tif", (10**9, 10**9))
+    statuses, _, _ = go(settings(folder))
+    assert (statuses["a.tif"], statuses["b.tif"]) == ("deferred", "failed")
+    statuses, _, _ = go(settings(folder, defer_for=0.0))
+    assert (statuses["a.tif"], statuses["b.tif"]) == ("failed", "failed")
+    assert statuses["c.tif"] == "skipped"
+
+
+def test_young_inputs_wait(folder):
+    os.utime(folder / "in/a.tif", (10**9, 10**9))
+    statuses, work, report = go(settings(folder, min_age=60.0))
+    assert statuses == dict.fromkeys(ALL, "deferred") | {"a.tif": "done"}
+    assert work.opened == ["a.tif"]
+    assert "too young for --min-age" in report.outcomes[1].message
+
+
+@pytest.mark.parametrize("how", ["replaced", "grown", "removed"])
+def test_an_input_that_changes_while_it_is_read(folder, how):
+    def change(pair, part):
+        if pair.name != "b.tif":
+            return
+        if how == "replaced":
+            shutil.copy(folder / "in/a.tif", folder / "in/new")
+            (folder / "in/new").replace(pair.source)
+        elif how == "grown":
+            with open(pair.source, "ab") as file:
+                file.write(b"more")
+        else:
+            pair.source.unlink()
+
+    statuses, _, _ = go(settings(folder), Copy(change))
+    assert statuses == dict.fromkeys(ALL, "done") | {"b.tif": "deferred"}
+    assert not (folder / "out/b.tif").exists()
+    assert not list((folder / "out").rglob(".*.part"))
+
+
+def test_an_old_output_stays_when_its_input_changes_while_it_is_read(folder):
+    go(settings(folder))
+    before = content(folder / "out")
+
+    def change(pair, part):
+        os.utime(pair.source, (10**9, 10**9))
+
+    statuses, _, _ = go(settings(folder), Copy(change), strength=2.0)
+    assert set(statuses.values()) == {"failed"}  # changed, and not lately by its clock
+    assert content(folder / "out") == before
+
+
+def test_what_does_not_fit_the_memory_is_refused_from_its_header(folder, monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
+    statuses, work, report = go(settings(folder), Copy(memory=10**13))
+    assert set(statuses.values()) == {"failed"}
+    assert work.written == []
+    assert "takes about 10.0 TB of memory and 1.0 MB are available: use" in (
+        report.outcomes[0].message
+    )
+
+
+def test_a_full_disk_is_met_before_the_work(folder, monkeypatch):
+    files = settings(folder, manifest=str(folder / "run.json"))
+    monkeypatch.setattr(machine, "free_space", lambda path: 3 * 3600 + 2 * 2000 - 1)
+    work = Copy()
+    with pytest.raises(DiskFullError, match="5 outputs take"):
+        go(files, work)
+    assert work.written == []
+    told = json.loads(Path(files.manifest).read_text())
+    assert told["counts"]["pending"] == 5
+    assert told["stopped"].startswith("DiskFullError: ")
+    monkeypatch.setattr(machine, "free_space", lambda path: 3 * 3600 + 2 * 2000)
+    with pytest.raises(DiskFullError, match="beside --min-free 1 B"):
+        go(replace(files, min_free=1))
+    assert set(go(files)[0].values()) == {"done"}
+
+
+def test_a_disk_that_fills_up_stops_the_run(folder):
+    def fill(pair, part):
+        if pair.name == "b.tif":
+            raise OSError(28, "No space left on device")
+
+    files = settings(folder, manifest=str(folder / "run.json"))
+    with pytest.raises(DiskFullError):
+        go(files, Copy(fill))
+    assert sorted(content(folder / "out")) == ["a.tif"]
+    told = json.loads(Path(files.manifest).read_text())
+    assert [f["status"] for f in told["files"]] == ["done", "failed"] + ["pending"] * 3
+    assert set(go(files)[0].values()) == {"done", "skipped"}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+def test_an_interruption_leaves_a_manifest_and_nothing_half_way(folder, stop):
+    def interrupt(pair, part):
+        if pair.name == "b.tif":
+            part_path(folder / "out/lost.tif").touch()  # made, but not guarded yet
+            raise stop
+
+    files = settings(folder, manifest=str(folder / "run.json"))
+    with pytest.raises(stop):
+        go(files, Copy(interrupt))
+    told = json.loads(Path(files.manifest).read_text())
+    assert [f["status"] for f in told["files"]] == ["done"] + ["pending"] * 4
+    assert told["stopped"].startswith(stop.__name__)
+    done = told["files"][0]
+    out = folder / "out"
+    assert sorted(p.name for p in out.iterdir()) == [lock.NAME, "a.tif"]
+    assert done["outputs"] == {str(out / "a.tif"): sha256((out / "a.tif").read_bytes()).hexdigest()}
+
+
+def test_a_run_stops_after_so_many_failures(folder):
+    for name in ("a.tif", "b.tif", "d.png"):
+        (folder / "in" / name).write_text("no image at all")
+    statuses, _, report = go(settings(folder, max_failures=2))
+    assert statuses == {
+        **dict.fromkeys(("a.tif", "b.tif", "d.png"), "failed"),  # the plan knew of the third
+        **dict.fromkeys(("c.tif", "e.png"), "pending"),
+    }
+    assert report.notes == ["stopped after 2 failures: 3 files are left"]
+    statuses, _, _ = go(settings(folder))
+    assert list(statuses.values()).count("done") == 2
+
+
+def test_the_plan_is_complete_before_the_work_and_opens_each_header_once(folder):
+    work, planned = Copy(), []
+    work.during = lambda pair, part: planned.append(len(work.opened))
+    go(settings(folder), work)
+    assert planned == [5] * 5
+    assert len(work.opened) == 5
+
+
+def test_a_dry_run_touches_nothing(folder):
+    go(settings(folder, pattern="a.tif"))
+    before = sorted(folder.rglob("*"))
+    statuses, _, report = go(
+        settings(folder, dry_run=True, probe=True, manifest=str(folder / "no.json"))
+    )
+    assert statuses == dict.fromkeys(ALL, "planned") | {"a.tif": "skipped"}
+    assert sorted(folder.rglob("*")) == before
+    details = next(o for o in report.outcomes if o.source.endswith("b.tif")).details
+    assert {k: details[k] for k in ("shape", "axes", "dtype", "windows", "bytes")} == {
+        "shape": [3, 20, 30], "axes": "ZYX", "dtype": "uint16", "windows": 1, "bytes": 3600,
+    }  # fmt: skip
+    assert details["seconds"] >= 0
+
+
+def test_a_manifest_has_the_hashes_of_what_was_skipped(folder):
+    files = settings(folder, manifest=str(folder / "run.json"))
+    told = []
+    for _ in range(2):
+        go(files)
+        told.append([f["outputs"] for f in json.loads(Path(files.manifest).read_text())["files"]])
+    assert told[0] == told[1]
+    assert all(len(outputs) == 1 for outputs in told[0])
+
+
+def test_a_second_run_is_refused_and_leaves_the_manifest_alone(folder):
+    (folder / "out").mkdir()
+    (folder / "run.json").write_text("of the first run")
+    files = settings(folder, manifest=str(folder / "run.json"))
+    with lock.holding(folder / "out", (1, 1), "the first"):
+        with pytest.raises(BusyError, match="'the first'"):
+            go(files)
+        assert (folder / "run.json").read_text() == "of the first run"
+        one = Files((str(folder / "in/a.tif"),), str(folder / "out/one.tif"))
+        assert go(one)[0] == {"a.tif": "done"}  # a single file is only ever replaced
+
+
+def test_several_targets_are_one_piece_of_work(folder):
+    def naming(relative):
+        return (relative, relative.with_name(f"{relative.stem}_copy{relative.suffix}"))
+
+    go(settings(folder), naming=naming)
+    (folder / "out/a_copy.tif").unlink()
+    statuses, _, report = go(settings(folder), naming=naming)
+    assert statuses == dict.fromkeys(ALL, "skipped") | {"a.tif": "done"}
+    assert len(report.outcomes[0].outputs) == 2
+    for path in (folder / "out").rglob("[!.]*.*"):
+        assert read_provenance(path) is not None
+
+
+def test_manifests_that_cannot_be_meant(folder):
+    with pytest.raises(OutputError, match="does not exist"):
+        go(settings(folder, manifest=str(folder / "no/run.json")))
+    with pytest.raises(UsageError, match="is an image of this run"):
+        go(settings(folder, manifest=str(folder / "in/a.tif")))
+
+
+def test_folders_that_cannot_be_read_are_told(folder):
+    if os.geteuid() == 0:
+        pytest.skip("root reads every folder")
+    (folder / "in/deep").chmod(0)
+    statuses, _, report = go(settings(folder))
+    (folder / "in/deep").chmod(0o755)
+    assert statuses["deep"] == "failed"
+    assert "cannot be read" in report.outcomes[0].message
+
+
+def test_shards_share_the_files_among_them(folder):
+    seen = []
+    for index in (1, 2, 3):
+        statuses, _, _ = go(settings(folder, shard=(index, 3)))
+        seen += statuses
+        assert set(statuses.values()) <= {"done"}
+    assert sorted(seen) == sorted(ALL)
+    assert set(go(settings(folder))[0].values()) == {"skipped"}
+
+
+def test_names_in_a_list_need_not_be_utf8(folder):
+    name = os.fsdecode(b"caf\xe9.tif")
+    shutil.copy(folder / "in/a.tif", folder / name)
+    (folder / "list").write_bytes(os.fsencode(str(folder / name)) + b"\n")
+    files = Files((), str(folder / "out"), files_from=str(folder / "list"))
+    assert go(files)[0] == {name: "done"}

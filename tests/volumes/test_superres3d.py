@@ -1,0 +1,326 @@
+"""Stacks through `superres3d`: with a network that adds nothing they are linear interpolation."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from safetensors.torch import save
+
+from restorectl.engine.card import KEY, Card
+from restorectl.engine.denoiser import build
+from restorectl.engine.noise_field import shared
+from restorectl.engine.runner import Runner, pick_device, pick_precision
+from restorectl.engine.samplers import ddim
+from restorectl.errors import UsageError
+from restorectl.files import atomic
+from restorectl.images import tiles
+from restorectl.images.image import open_image, read_provenance
+from restorectl.intensity import value_range
+from restorectl.jobs import Compute, Files, SuperresJob
+from restorectl.training import loop
+from restorectl.volumes import interpolation, stack, superres3d
+from restorectl.volumes import volume as volumes
+from restorectl.volumes.directions import Mix, Network, Sweep
+from restorectl.weights import file as weights_io
+from tests import phantom
+
+CONFIG = {"channels": [8, 8], "blocks": 1, "embedding": 8}
+RESIDUAL = Card("silent", "slices", "unet", CONFIG | {"c_in": 3}, parametrisation="x0",
+                objective="slices", sigma_max=3.0, anchors="linear")  # fmt: skip
+
+
+class Quiet:
+    def begin(self, files): ...
+    def file(self, name, pixels): ...
+    def advance(self, pixels): ...
+    def done(self, outcome): ...
+
+
+def weights(path: Path, card: Card = RESIDUAL) -> str:
+    """A network as it is before training: its output is zero everywhere."""
+    net = loop.denoiser(card, None, 0).net
+    path.write_bytes(save({k: v.contiguous() for k, v in net.state_dict().items()},
+                          {KEY: card.to_json()}))  # fmt: skip
+    return str(path)
+
+
+def specimen(shape=(5, 19, 26), channels=None, dtype=np.uint16):
+    """Smooth, and different along every axis and towards every end."""
+    z, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
+    image = 200 + 900 * z**2 + 2500 * y + 6000 * x**3 + 800 * np.sin(9 * x * y)
+    if channels:
+        image = np.stack([image * (k + 1) for k in range(channels)], 1)  # (Z, C, Y, X)
+    return image.astype(dtype)
+
+
+def run(tmp_path, pixels, card=RESIDUAL, name="in.tif", metadata=None, resolution=None, **options):
+    source, out = tmp_path / name, tmp_path / "out"
+    axes = "ZYX" if pixels.ndim == 3 else "ZCYX"
+    tifffile.imwrite(
+        source,
+        pixels,
+        photometric="minisblack",
+        metadata={"axes": axes} | (metadata or {}),
+        resolution=resolution,
+        imagej=metadata is not None,
+    )
+    before = hashlib.sha256(source.read_bytes()).hexdigest()
+    job = SuperresJob(
+        Files((str(source),), str(out), axes=None if metadata or len(pixels) == 1 else axes),
+        options.pop("compute", Compute(device="cpu", precision="fp32")),
+        weights(tmp_path / "w.safetensors", card),
+    )
+    outcomes = superres3d.run(replace(job, **options), Quiet())
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == before, "the input was changed"
+    return outcomes[0], out / name
+
+
+def read(path):
+    with open_image(path) as image:
+        return np.stack([image.read(p) for p in image.header.planes]).reshape(
+            [n for n in image.header.shape]
+        )
+
+
+@pytest.mark.parametrize("sweeps", ["both", "xz", "yz"])
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_orientation_is_kept_and_nothing_is_added_by_a_silent_network(tmp_path, sweeps, factor):
+    pixels = specimen()
+    outcome, path = run(tmp_path, pixels, factor=factor, sweeps=sweeps, anchor="linear")
+    assert outcome.status == "done", outcome.message
+    made = read(path)
+    assert made.shape == (4 * factor + 1, 19, 26)
+    assert made.dtype == np.uint16
+    assert np.array_equal(made[::factor], pixels)
+    expected = interpolation.interpolated(pixels, factor, interpolation.linear)
+    assert np.abs(made - expected).max() <= 1
+
+
+@pytest.mark.parametrize("options", [
+    {"steps": 3, "sampler": "ancestral", "samples": 2}, {"smooth": True},
+    {"sampler": "dpmpp", "slice_noise": "slerp"}, {"anchor": "auto"}, {"strength": 0.5},
+])  # fmt: skip
+def test_observed_planes_come_back_bit_by_bit(tmp_path, options):
+    pixels = np.random.default_rng(0).integers(0, 60000, (4, 17, 18)).astype(np.uint16)
+    loud = replace(RESIDUAL, parametrisation="edm")
+    outcome, path = run(tmp_path, pixels, loud, factor=4, **options)
+    assert outcome.status == "done", outcome.message
+    assert np.array_equal(read(path)[::4], pixels)
+
+
+def test_pixels_parametrisation_and_the_one_step_baseline(tmp_path):
+    for name in ("slices", "ms-unet"):
+        card = replace(RESIDUAL, config=CONFIG | {"c_in": 1}, anchors="", objective=name)
+        pixels = specimen()
+        outcome, path = run(tmp_path, pixels, card, factor=2)
+        assert outcome.status == "done", outcome.message
+        made = read(path)
+        assert np.array_equal(made[::2], pixels)
+        assert not np.array_equal(made[1], pixels[0])
+
+
+def test_e2e_baseline_takes_powers_of_two(tmp_path):
+    card = replace(RESIDUAL, config=CONFIG | {"c_in": 2}, anchors="", objective="e2e-unet")
+    outcome, path = run(tmp_path, specimen(), card, factor=4)
+    assert outcome.status == "done"
+    assert read(path).shape[0] == 17
+    outcome, _ = run(tmp_path, specimen(), card, factor=3, files=Files(
+        (str(tmp_path / "in.tif"),), str(tmp_path / "three"), axes="ZYX"))  # fmt: skip
+    assert outcome.status == "failed"
+    assert "use 2, 4 or 8" in outcome.message
+
+
+def test_channels_keep_their_place_and_others_are_interpolated(tmp_path):
+    pixels = specimen(channels=2)
+    outcome, path = run(tmp_path, pixels, factor=2, anchor="linear")
+    made = read(path)
+    assert made.shape == (9, 2, 19, 26)
+    expected = interpolation.interpolated(pixels, 2, interpolation.linear)
+    assert np.abs(made - expected).max() <= 1
+    files = Files((str(tmp_path / "in.tif"),), str(tmp_path / "one"), axes="ZCYX", channels=(1,))
+    outcome, path = run(tmp_path, pixels, factor=2, anchor="linear", files=files)
+    assert "channels [0] were interpolated" in outcome.warnings[0]
+    assert np.abs(read(tmp_path / "one/in.tif") - expected).max() <= 1
+
+
+@pytest.mark.parametrize("method", ["nearest", "linear", "cubic"])
+def test_plain_interpolation(tmp_path, method):
+    pixels = specimen()
+    _, path = run(tmp_path, pixels, factor=3, method=method)
+    expected = interpolation.interpolated(pixels, 3, getattr(interpolation, method))
+    assert np.array_equal(read(path), np.rint(expected).astype(np.uint16))
+
+
+def test_result_does_not_depend_on_chunks_or_tiles_or_the_disk(tmp_path, monkeypatch):
+    pixels = specimen((4, 40, 33))
+    loud = replace(RESIDUAL, parametrisation="edm")
+    _, path = run(tmp_path, pixels, loud, factor=3, steps=2, slice_noise="independent")
+    whole = read(path)
+    monkeypatch.setattr(volumes, "CHUNK", 40_000)
+    monkeypatch.setattr(stack, "HELD", 0)
+    monkeypatch.setattr(atomic, "HELD", 0)
+    files = Files((str(tmp_path / "in.tif"),), str(tmp_path / "b"), axes="ZYX")
+    small = Compute("cpu", "fp32", tile=64, batch=3)
+    run(tmp_path, pixels, loud, factor=3, steps=2, slice_noise="independent", compute=small,
+        files=files)  # fmt: skip
+    assert np.array_equal(read(tmp_path / "b/in.tif"), whole)
+    assert [p.name for p in (tmp_path / "b").iterdir() if p.suffix != ".lock"] == ["in.tif"]
+
+
+def test_factor_and_spacing_from_an_imagej_file(tmp_path):
+    outcome, path = run(tmp_path, specimen(), resolution=(4, 4), anchor="linear",
+                        metadata={"spacing": 0.75, "unit": "um"})  # fmt: skip
+    assert outcome.details["factor"] == 3
+    with open_image(path) as image:
+        assert image.header.spacing == pytest.approx((0.25, 0.25, 0.25))
+        assert image.header.canonical_shape == (1, 1, 13, 19, 26)
+
+
+def test_factor_and_spacing_from_an_ome_file(tmp_path):
+    source = tmp_path / "in.ome.tif"
+    meta = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
+    tifffile.imwrite(source, specimen(), metadata=meta, ome=True, photometric="minisblack")
+    job = SuperresJob(Files((str(source),), str(tmp_path / "out")), method="cubic")
+    outcome = superres3d.run(job, Quiet())[0]
+    assert outcome.details["factor"] == 4
+    with open_image(tmp_path / "out/in.ome.tif") as image:
+        assert image.header.spacing == (0.5, 0.5, 0.5)
+        assert image.header.size("Z") == 17
+
+
+def test_given_spacing_wins_and_is_written(tmp_path):
+    outcome, path = run(tmp_path, specimen(), spacing=(1.0, 0.5, 0.5), method="linear",
+                        metadata={"unit": "um"})  # fmt: skip
+    assert outcome.details["factor"] == 2
+    with open_image(path) as image:
+        assert image.header.spacing == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_isotropic_stacks_are_copied_and_said_to_be(tmp_path):
+    pixels = specimen()
+    outcome, path = run(tmp_path, pixels, spacing=(0.5, 0.5, 0.5))
+    assert outcome.message == "isotropic already: copied"
+    assert outcome.calls == 0
+    assert np.array_equal(read(path), pixels)
+
+
+@pytest.mark.parametrize(("shape", "options", "text"), [
+    ((1, 19, 26), {"factor": 2}, "has one plane"),
+    ((5, 19, 26), {}, "use --spacing Z,Y,X or --factor N"),
+    ((5, 19, 26), {"spacing": (20.0, 1.0, 1.0)}, "8 at most"),
+])  # fmt: skip
+def test_what_cannot_be_restored_fails_in_one_line(tmp_path, shape, options, text):
+    outcome, path = run(tmp_path, specimen(shape), **options)
+    assert outcome.status == "failed"
+    assert text in outcome.message
+    assert "\n" not in outcome.message
+    assert not path.exists()
+
+
+def test_nan_fails(tmp_path):
+    pixels = specimen(dtype=np.float32)
+    pixels[2, 3, 4] = np.nan
+    outcome, _ = run(tmp_path, pixels, factor=2)
+    assert outcome.status == "failed"
+    assert "NaN" in outcome.message
+
+
+@pytest.mark.parametrize("wrong", [{"factor": 9}, {"samples": 0}, {"steps": 0}, {"strength": 1.5}])
+def test_numbers_that_cannot_be_meant_are_usage_errors(tmp_path, wrong):
+    with pytest.raises(UsageError):
+        run(tmp_path, specimen(), **wrong)
+
+
+def test_preview_carries_provenance_and_a_second_run_skips(tmp_path):
+    pixels = specimen((5, 40, 50))
+    outcome, path = run(tmp_path, pixels, factor=4, preview=True)
+    shown = path.with_name("in_preview.png")
+    assert read_provenance(shown) == read_provenance(path)
+    with open_image(shown) as image:
+        assert image.header.shape == (40 + 4 + 17, 2 * (50 + 4 + 17) + 8)
+    outcome, _ = run(tmp_path, pixels, factor=4, preview=True)
+    assert outcome.status == "skipped"
+
+
+def test_a_planned_run_writes_nothing(tmp_path):
+    files = Files((str(tmp_path / "in.tif"),), str(tmp_path / "dry"), axes="ZYX", dry_run=True)
+    outcome, _ = run(tmp_path, specimen(), factor=4, files=files, steps=3, samples=2)
+    assert outcome.status == "planned"
+    assert not (tmp_path / "dry").exists()
+    assert outcome.details["windows"] == 19 + 26
+    assert outcome.details["calls"] == 45 * 6
+    assert outcome.details["bytes"] == 17 * 19 * 26 * 2
+
+
+def test_smoothly_sampled_stacks_get_cubic_interpolation_alone(tmp_path):
+    """Waves that cubic interpolation follows at twice their distance, and linear does not."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (17, 40, 40)), indexing="ij")
+    pixels = (2000 + 1500 * np.sin(z / 2.2 + y / 9) * np.cos(x / 11)).astype(np.float32)
+    outcome, path = run(tmp_path, pixels, factor=2)
+    mix = outcome.details["mix"]["0"]
+    assert mix["share"] == 0
+    assert mix["cubic_over_linear_db"] > 3
+    np.testing.assert_allclose(
+        read(path), interpolation.interpolated(pixels, 2, interpolation.cubic), rtol=1e-5
+    )
+
+
+def test_where_cubic_rings_the_network_is_taken(tmp_path):
+    """White planes: of all linear rules the mean of the neighbours is nearest to the mean."""
+    pixels = np.random.default_rng(1).normal(500, 50, (12, 40, 40)).astype(np.float32)
+    outcome, _ = run(tmp_path, pixels, factor=2)
+    mix = outcome.details["mix"]["0"]
+    assert mix["share"] > 0.9
+    assert mix["cubic_over_linear_db"] < 0
+
+
+def test_windows_of_a_fixed_size_and_joint_channels(tmp_path):
+    """The kind of network of paper 003: two channels make three, 16 px, noise predicted."""
+    small = {"width": 32, "mults": [1, 2], "attention": [], "blocks": 1}
+    card = Card(
+        "srh",
+        "slices",
+        "adm",
+        small,
+        parametrisation="eps",
+        time="index",
+        schedule="cosine",
+        objective="slices",
+        channels=2,
+        sigma_max=20.0,
+        window=16,
+        value_range="uint16-unit",
+        recipe="srh-3",
+    )
+    pixels = specimen((4, 20, 22), channels=2)
+    outcome, path = run(tmp_path, pixels, card, factor=3, steps=2)
+    assert outcome.status == "done", outcome.message
+    made = read(path)
+    assert made.shape == (10, 2, 20, 22)
+    assert np.array_equal(made[::3], pixels)
+    files = Files((str(tmp_path / "in.tif"),), str(tmp_path / "one"), axes="ZCYX", channels=(1,))
+    outcome, _ = run(tmp_path, pixels, card, factor=3, files=files)
+    assert outcome.status == "failed"
+    assert "2 channels jointly" in outcome.message
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_windows_leave_no_seams(steps, monkeypatch):
+    """The embedded network in windows of 96 px answers as in one of 320 px, noise included."""
+    weights = weights_io.load("slices")
+    runner = Runner(lambda: build(weights.card, dict(weights.tensors)), pick_device("cpu"),
+                    pick_precision("fp32", pick_device("cpu")))  # fmt: skip
+    network = Network(runner, weights.card, ddim(), shared, Compute(), steps)
+    observed = phantom.volume((6, 1, 320), 1, 4.0)[None].swapaxes(1, 2).astype(np.float32)
+    units = stack.Roots((value_range.fit_stack_range([observed]),))
+    sweep = Sweep(network, units, 4, 1, 0, (0, 0))
+    whole = sweep.fill(observed, 0, Mix())
+    monkeypatch.setattr(
+        Network, "windows", lambda self, shape: tiles.plan(shape, self.stride, core=96)
+    )
+    parts = sweep.fill(observed, 0, Mix())
+    assert len(network.windows((21, 320))) == 3
+    assert np.abs(parts - whole).max() < 0.01 * np.ptp(observed)
