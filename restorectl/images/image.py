@@ -2,20 +2,15 @@
 
 Reading goes by a file's content, never by its name; writing goes by `Header.format`, which is the
 row that opened the image or the suffix given to `Header.for_target`.
-
-Several images written side by side from one stream of planes, so that none is held in memory.
-
-The last step of every pixel: clip, round, cast.
+A writer takes planes one by one, so several images can be written side by side, none in memory.
 """
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from queue import Full, Queue
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -27,6 +22,7 @@ from restorectl.images.header import Header, Plane, sizes
 Array = np.ndarray[Any, np.dtype[Any]]
 Pathlike = str | os.PathLike[str]
 ALL = slice(None)
+Consumer = Generator[None, Array]  # is sent the planes of one image, in the order of the file
 _HEAD = 64  # bytes that tell one format from another
 _MAGIC = 8  # bytes that every image has at least
 
@@ -58,8 +54,8 @@ class Format:
 
     probe: Callable[[bytes], bool]  # do these first bytes of a file belong to the format?
     open: Callable[[Path, str | None], Image]  # (path, --axes)
-    # (path, header, planes, provenance); None = restorectl never writes this format
-    create: Callable[[Path, Header, Iterator[Array], Mapping[str, Any]], None] | None
+    # (path, header, provenance); None = restorectl never writes this format
+    create: Callable[[Path, Header, Mapping[str, Any]], Consumer] | None
     provenance: Callable[[Path], dict[str, Any] | None]
 
 
@@ -83,22 +79,60 @@ def open_image(path: Pathlike, *, axes: str | None = None) -> Image:
         raise InputError(f"{path}: cannot be read as {name.upper()}: {exc}") from exc
 
 
+@dataclass
+class ImageWriter:
+    """An image that is being written; it takes its planes one by one."""
+
+    header: Header
+    consumer: Consumer
+    received: int = 0
+
+    def put(self, plane: Array) -> None:
+        """Take the next plane, (Y, X) of the header's dtype, in the order of `header.planes`."""
+        header, shape = self.header, self.header.canonical_shape[3:]
+        fits = plane.shape == shape and plane.dtype == header.dtype
+        if self.received == len(header.planes) or not fits:
+            raise ValueError(
+                f"plane {self.received} of {len(header.planes)} is {plane.dtype}"
+                f" {sizes(plane.shape)}, not {header.dtype} {sizes(shape)}"
+            )
+        self.received += 1
+        with suppress(StopIteration):  # the last plane completes the file
+            self.consumer.send(plane)
+
+
+@contextmanager
 def create_image(
-    path: Pathlike, header: Header, planes: Iterator[Array], *, provenance: Mapping[str, Any]
-) -> None:
-    """Write an image; call it inside `atomic.replacing`.
+    path: Pathlike, header: Header, *, provenance: Mapping[str, Any]
+) -> Iterator[ImageWriter]:
+    """Write an image plane by plane; call it inside `atomic.replacing`.
 
-    `planes` yields arrays (Y, X) of `header.dtype` in the order of `header.planes`; one page of
-    them is held at a time. Equal arguments give equal bytes.
+    One page of planes is held at a time. Equal arguments and planes give equal bytes.
 
-    Raises OutputError if the format cannot hold the image. An OSError of the disk passes through
-    and is named by `replacing`.
+    Raises OutputError if the format cannot hold the image, ValueError for planes that are not
+    those of the header. An OSError of the disk passes through and is named by `replacing`.
     """
     path = Path(path)
     form: Format = _row_of_format(header.format, path).load()
     if form.create is None:
         raise OutputError(f"{path}: {header.format} cannot hold a restored image: use .png or .tif")
-    form.create(path, header, _checked(header, planes), provenance)
+    writer = ImageWriter(header, form.create(path, header, provenance))
+    next(writer.consumer)
+    try:
+        yield writer
+        if writer.received != len(header.planes):
+            raise ValueError(f"{writer.received} planes, not {len(header.planes)}")
+    finally:
+        writer.consumer.close()
+
+
+def write_image(
+    path: Pathlike, header: Header, planes: Iterable[Array], *, provenance: Mapping[str, Any]
+) -> None:
+    """Write an image whose planes are at hand, or come one by one; see `create_image`."""
+    with create_image(path, header, provenance=provenance) as writer:
+        for plane in planes:
+            writer.put(plane)
 
 
 def verify_image(path: Pathlike, header: Header) -> None:
@@ -184,71 +218,6 @@ def _row_of_format(name: str, path: Path) -> Row:
         known = " ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
         raise OutputError(f"{path}: '{name}' is no image format: end the name in one of {known}")
     return row
-
-
-def _checked(header: Header, planes: Iterator[Array]) -> Iterator[Array]:
-    """The planes, each with the promised shape and dtype, and exactly as many as promised."""
-    count, shape = 0, header.canonical_shape[3:]
-    for plane in planes:
-        if count == len(header.planes) or plane.shape != shape or plane.dtype != header.dtype:
-            raise ValueError(
-                f"plane {count} of {len(header.planes)} is {plane.dtype} {sizes(plane.shape)},"
-                f" not {header.dtype} {sizes(shape)}"
-            )
-        yield plane
-        count += 1
-    if count != len(header.planes):
-        raise ValueError(f"{count} planes, not {len(header.planes)}")
-
-
-_PATIENCE = 0.05  # seconds between looks at whether a writer has failed
-
-
-def create_images(
-    paths: Sequence[Path],
-    headers: Sequence[Header],
-    planes: Iterator[tuple[Array, ...]],
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write image k from the k-th array of every tuple; see `create_image` for each.
-
-    A failed writer stops the stream, and its error is raised.
-    """
-    if len(paths) == 1:
-        create_image(paths[0], headers[0], (each[0] for each in planes), provenance=provenance)
-        return
-    queues: list[Queue[Array | None]] = [Queue(1) for _ in paths]
-    with ThreadPoolExecutor(len(paths)) as pool:
-        writers = [
-            pool.submit(create_image, path, header, _until_none(queue), provenance=provenance)
-            for path, header, queue in zip(paths, headers, queues, strict=True)
-        ]
-        try:
-            for each in planes:
-                for queue, writer, plane in zip(queues, writers, each, strict=True):
-                    _hand_over(queue, writer, plane)
-        finally:  # a writer that gets too few planes ends with an error of its own
-            for queue, writer in zip(queues, writers, strict=True):
-                _hand_over(queue, writer, None)
-        for writer in writers:
-            writer.result()
-
-
-def _until_none(queue: Queue[Array | None]) -> Iterator[Array]:
-    while (plane := queue.get()) is not None:
-        yield plane
-
-
-def _hand_over(queue: Queue[Array | None], writer: Future[None], plane: Array | None) -> None:
-    """Wait for room; a writer that has failed takes nothing more, and its error is raised."""
-    while not writer.done():
-        try:
-            queue.put(plane, timeout=_PATIENCE)
-            return
-        except Full:
-            continue
-    if plane is not None:
-        writer.result()
 
 
 def to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -25,7 +25,7 @@ from restorectl import __version__
 from restorectl.errors import IncompleteError, InputError, OutputError
 from restorectl.files.provenance import dumps
 from restorectl.images.header import UNKNOWN_SPACING, Header, Plane, Spacing
-from restorectl.images.image import ALL, Array, Format
+from restorectl.images.image import ALL, Array, Consumer, Format
 from restorectl.images.tiff.header import PRINT_DPI
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -277,17 +277,17 @@ def _require_grey_palette(path: Path, palette: bytes) -> None:
         )
 
 
-def create_png(
-    path: Path, header: Header, planes: Iterator[Array], provenance: Mapping[str, Any]
-) -> None:
-    """Write a PNG; see `image.create_image`."""
+def create_png(path: Path, header: Header, provenance: Mapping[str, Any]) -> Consumer:
+    """Write a PNG from the planes that are sent; see `image.create_image`."""
     samples = header.size("S")
     if len(header.planes) != samples or samples not in (1, 3) or "SYX" in header.axes:
         raise OutputError(f"{path}: PNG holds one grey or RGB plane, not {header.axes}: use .tif")
     if header.dtype.name not in ("uint8", "uint16"):
         raise OutputError(f"{path}: PNG cannot hold {header.dtype.name} pixels: use .tif")
     raster = header.extra.get("raster", {})
-    stack = list(planes)
+    stack = []
+    for _ in header.planes:
+        stack.append((yield))
     alpha = raster.get("alpha")
     if alpha is not None and alpha.dtype == header.dtype:
         stack.append(alpha)

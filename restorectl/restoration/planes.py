@@ -22,7 +22,7 @@ from restorectl.errors import InputError
 from restorectl.files.atomic import replacing
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import Image, create_images, open_image, to_dtype, verify_image
+from restorectl.images.image import Image, create_image, open_image, to_dtype, verify_image
 from restorectl.jobs import Compute, NoiseOptions
 from restorectl.restoration import channels
 from restorectl.restoration.channels import Batch, Group, Method
@@ -90,8 +90,14 @@ class Planes:
             channels.describe(outcome, groups, self.method.sigma_max)
             headers = self._headers(header, pair)
             parts = [stack.enter_context(replacing(target)) for target in pair.targets]
-            products = restored_planes(self, image, groups, report.advance, guide)
-            create_images(parts[: len(headers)], headers, products, record)
+            with ExitStack() as files:
+                writers = [
+                    files.enter_context(create_image(part, made, provenance=record))
+                    for part, made in zip(parts, headers, strict=False)
+                ]
+                for products in restored_planes(self, image, groups, report.advance, guide):
+                    for writer, plane in zip(writers, products, strict=True):
+                        writer.put(plane)
             for part, made in zip(parts, headers, strict=False):
                 verify_image(part, made)
             if self.extra is not None:

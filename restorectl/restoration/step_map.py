@@ -17,7 +17,7 @@ from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, UsageError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import Image, create_image, verify_image
+from restorectl.images.image import Image, verify_image, write_image
 from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import NoiseOptions, RestoreJob
 from restorectl.restoration import channels
@@ -146,7 +146,7 @@ def writer(gauge: Gauge, noise: NoiseOptions) -> Extra:
                 found = levels(image, models[plane[1]], picked, gauge)
                 yield interpolated(list(found), image.header)
 
-        create_image(part, header, planes(), provenance=record)
+        write_image(part, header, planes(), provenance=record)
         verify_image(part, header)
         return Found()
 

@@ -17,7 +17,7 @@ from restorectl.batch.run import Record
 from restorectl.engine import methods
 from restorectl.errors import UsageError, WeightsError
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import Image, create_image, open_image
+from restorectl.images.image import Image, open_image, write_image
 from restorectl.images.pictures import Panel, draw_panels, thumbnail
 from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import Compute, Files, NoiseOptions, WeightsOptions
@@ -102,7 +102,7 @@ def _draw(image: Image, maps: dict[str, Image], channel: int, part: Path, record
     picture = draw_panels(panels)
     header = Header("YXS", picture.shape, np.dtype(np.uint8), format=".png")
     colours = (np.ascontiguousarray(picture[..., c]) for c in range(3))
-    create_image(part, header, colours, provenance=record)
+    write_image(part, header, colours, provenance=record)
 
 
 def _top(values: np.ndarray) -> float:

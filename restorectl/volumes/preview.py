@@ -6,7 +6,7 @@ import numpy as np
 
 from restorectl.batch.run import Record
 from restorectl.images.header import Header
-from restorectl.images.image import Image, create_image, open_image, verify_image
+from restorectl.images.image import Image, open_image, verify_image, write_image
 from restorectl.volumes import interpolation
 
 GAP = 4  # px between views
@@ -48,7 +48,7 @@ def write(part: Path, source: Image, restored: Path, record: Record) -> None:
     grey = np.where(np.isnan(picture), 1.0, np.clip((picture - low) / span, 0, 1))
     pixels = np.rint(255 * grey).astype(np.uint8)
     header = Header("YX", pixels.shape, pixels.dtype, format=".png")
-    create_image(part, header, iter([pixels]), provenance=record)
+    write_image(part, header, [pixels], provenance=record)
     verify_image(part, header)
 
 

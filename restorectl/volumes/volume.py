@@ -22,7 +22,7 @@ from restorectl.files import atomic
 from restorectl.files.atomic import replacing
 from restorectl.images import tiles
 from restorectl.images.header import Header, Spacing
-from restorectl.images.image import Image, create_image, to_dtype, verify_image
+from restorectl.images.image import Image, to_dtype, verify_image, write_image
 from restorectl.volumes import interpolation, preview
 from restorectl.volumes.base import Found, decide
 from restorectl.volumes.directions import SWEEPS, Mix, Network, Sweep
@@ -97,7 +97,7 @@ class Volumes:
         with ExitStack() as stack:
             parts = [stack.enter_context(replacing(target)) for target in pair.targets]
             output = header.for_target(pair.target)
-            create_image(
+            write_image(
                 parts[0], output, self._planes(image, output, factor, made), provenance=record
             )
             verify_image(parts[0], output)

@@ -18,7 +18,7 @@ from restorectl.errors import BusyError, DiskFullError, OutputError, UsageError
 from restorectl.files import lock, machine
 from restorectl.files.atomic import part_path, replacing
 from restorectl.files.provenance import record
-from restorectl.images.image import create_image, read_provenance
+from restorectl.images.image import read_provenance, write_image
 from restorectl.jobs import Files
 
 
@@ -39,7 +39,7 @@ class Copy:
         for target in pair.targets:
             with replacing(target) as part:
                 planes = [image.read(plane) for plane in image.header.planes]
-                create_image(part, image.header.for_target(target), iter(planes), provenance=record)
+                write_image(part, image.header.for_target(target), planes, provenance=record)
                 if self.during is not None:
                     self.during(pair, part)
         self.written.append(pair.name)

@@ -15,11 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 from restorectl.errors import InputError, OutputError
 from restorectl.images.header import Header
 from restorectl.images.image import (
-    create_image,
     is_image_name,
     open_image,
     read_provenance,
     verify_image,
+    write_image,
 )
 from restorectl.images.raster import encode
 
@@ -35,7 +35,7 @@ def copy(source: Path, target: Path) -> Header:
     with open_image(source) as image:
         header = image.header.for_target(target)
         planes = (image.read(plane) for plane in header.planes)
-        create_image(target, header, planes, provenance=MADE)
+        write_image(target, header, planes, provenance=MADE)
         verify_image(target, header)
         with open_image(target) as again:
             for plane in header.planes:
@@ -62,7 +62,7 @@ def test_what_is_written_is_read(
         data = np.cumsum(data // 64, axis=0, dtype=dtype)
     header = Header("YXS" if samples else "YX", data.shape, np.dtype(dtype), format="png")
     planes = data[None] if not samples else np.moveaxis(data, -1, 0)
-    create_image(tmp_path / "a.png", header, iter(planes), provenance=MADE)
+    write_image(tmp_path / "a.png", header, planes, provenance=MADE)
     verify_image(tmp_path / "a.png", header)
     with open_image(tmp_path / "a.png") as image:
         for plane in header.planes:
@@ -169,7 +169,7 @@ def test_jpeg_becomes_png(tmp_path: Path) -> None:
             open_image(tmp_path / name) as image,
             pytest.raises(OutputError, match=r"use \.png or \.tif"),
         ):
-            create_image(tmp_path / "c.jpg", image.header, iter(()), provenance=MADE)
+            write_image(tmp_path / "c.jpg", image.header, (), provenance=MADE)
     Pillow.fromarray(pixels((8, 8, 3), np.uint8)).convert("CMYK").save(tmp_path / "c.jpg")
     with pytest.raises(InputError, match="CMYK"):
         open_image(tmp_path / "c.jpg")
@@ -178,10 +178,10 @@ def test_jpeg_becomes_png(tmp_path: Path) -> None:
 def test_what_png_cannot_hold(tmp_path: Path) -> None:
     stack = Header("ZYX", (2, 8, 9), np.dtype("u1"), format=".png")
     with pytest.raises(OutputError, match=r"use \.tif"):
-        create_image(tmp_path / "a.png", stack, iter(()), provenance=MADE)
+        write_image(tmp_path / "a.png", stack, (), provenance=MADE)
     real = Header("YX", (8, 9), np.dtype("f4"), format=".png")
     with pytest.raises(OutputError, match="float32"):
-        create_image(tmp_path / "a.png", real, iter(()), provenance=MADE)
+        write_image(tmp_path / "a.png", real, (), provenance=MADE)
 
 
 def test_png_to_tiff_and_back(tmp_path: Path) -> None:
@@ -196,14 +196,14 @@ def test_png_to_tiff_and_back(tmp_path: Path) -> None:
     with open_image(tmp_path / "a.png") as image:
         real = image.header.with_dtype("f4").for_target(tmp_path / "d.tif")
     planes = RNG.random((3, 8, 9)).astype("f4")
-    create_image(tmp_path / "d.tif", real, iter(planes), provenance=MADE)
+    write_image(tmp_path / "d.tif", real, planes, provenance=MADE)
     verify_image(tmp_path / "d.tif", real)
 
 
 def test_large_images_do_not_alarm_pillow(tmp_path: Path) -> None:
     header = Header("YX", (9500, 9500), np.dtype("u1"), format="png")
     plane = np.zeros((9500, 9500), np.uint8)
-    create_image(tmp_path / "a.png", header, iter([plane]), provenance=MADE)
+    write_image(tmp_path / "a.png", header, [plane], provenance=MADE)
     with open_image(tmp_path / "a.png") as image:
         assert image.read((0, 0, 0), slice(0, 5)).shape == (5, 9500)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from restorectl.files.atomic import replacing
-from restorectl.images.image import create_image, is_image_name, open_image, verify_image
+from restorectl.images.image import is_image_name, open_image, verify_image, write_image
 
 pytestmark = pytest.mark.realdata
 # Axes as the manifest gives them, where they are not YX
@@ -37,7 +37,7 @@ def test_round_trip(real_data: Path, tmp_path: Path, folder: str) -> None:
                 assert header.axes == AXES[name]
             with replacing(target) as part:
                 planes = (image.read(plane) for plane in header.planes)
-                create_image(part, header, planes, provenance={"command": "restore"})
+                write_image(part, header, planes, provenance={"command": "restore"})
                 verify_image(part, header)
             with open_image(target) as again:
                 assert again.header.axes == header.axes

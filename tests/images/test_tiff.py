@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from restorectl import __version__
 from restorectl.errors import InputError, OutputError
 from restorectl.images.header import Header
-from restorectl.images.image import create_image, open_image, read_provenance, verify_image
+from restorectl.images.image import open_image, read_provenance, verify_image, write_image
 from restorectl.images.tiff import write
 
 RNG = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def copy(
         same = (h.shape, h.dtype) == (image.header.shape, image.header.dtype)
         shape = h.canonical_shape[3:]
         planes = {p: image.read(p) if same else pixels(shape, h.dtype) for p in h.planes}
-        create_image(target, h, (planes[p] for p in h.planes), provenance=MADE)
+        write_image(target, h, (planes[p] for p in h.planes), provenance=MADE)
     verify_image(target, h)
     with open_image(target, axes=axes) as again:
         assert again.header.planes == h.planes
@@ -499,7 +499,7 @@ def test_a_plain_stack_that_was_resampled_records_its_spacing(tmp_path: Path) ->
     with open_image(source, axes="ZYX") as image:
         assert image.header.spacing == (None, pytest.approx(0.1), pytest.approx(0.1))
         header = image.header.with_z(9, 0.1)
-    create_image(target, header, iter(pixels((9, 8, 9))), provenance=MADE)
+    write_image(target, header, pixels((9, 8, 9)), provenance=MADE)
     verify_image(target, header)
     with open_image(target) as image:
         assert image.header.axes == "ZYX"
@@ -532,7 +532,7 @@ def test_alpha_is_carried_and_not_restored(tmp_path: Path, planar: str) -> None:
         header = image.header
         assert header.canonical_shape == (1, 3, 1, 8, 9)
         planes = [255 - image.read(plane) for plane in header.planes]
-    create_image(target, header, iter(planes), provenance=MADE)
+    write_image(target, header, planes, provenance=MADE)
     verify_image(target, header)
     found = tifffile.imread(target)
     samples = found if planar == "separate" else np.moveaxis(found, -1, 0)
@@ -594,7 +594,7 @@ def test_memory_does_not_grow_with_the_planes(tmp_path: Path) -> None:
     header = Header("ZYX", (200, 256, 256), np.dtype("uint16"), (1.0, 0.5, 0.5), (), "tiff")
     plane = pixels((256, 256))
     tracemalloc.start()
-    create_image(tmp_path / "a.tif", header, (plane for _ in header.planes), provenance=MADE)
+    write_image(tmp_path / "a.tif", header, (plane for _ in header.planes), provenance=MADE)
     verify_image(tmp_path / "a.tif", header)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -611,7 +611,7 @@ def test_wrong_planes_are_a_bug_and_no_file(tmp_path: Path) -> None:
         pixels((3, 8, 9), "u1"),
     ):
         with pytest.raises((ValueError, StopIteration, RuntimeError)):
-            create_image(tmp_path / "a.tif", header, iter(planes), provenance=MADE)
+            write_image(tmp_path / "a.tif", header, planes, provenance=MADE)
 
 
 def test_what_was_not_written_correctly_is_found(tmp_path: Path) -> None:
@@ -636,7 +636,7 @@ def test_a_spacing_without_a_unit_follows_the_number_of_planes(tmp_path: Path) -
         assert image.header.spacing[0] is None
         header = image.header.with_z(11, None)
     planes = (np.zeros((8, 9), np.uint16) for _ in range(11))
-    create_image(target, header, planes, provenance={})
+    write_image(target, header, planes, provenance={})
     with tifffile.TiffFile(target) as tiff:
         assert tiff.imagej_metadata["spacing"] == 1.0
         assert tiff.imagej_metadata["slices"] == 11

@@ -20,7 +20,7 @@ The tags of an output TIFF apart from its pixels: the input's, made true, plus p
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -33,7 +33,7 @@ from restorectl import __version__
 from restorectl.errors import OutputError
 from restorectl.files.provenance import dumps
 from restorectl.images.header import Header, Spacing
-from restorectl.images.image import Array
+from restorectl.images.image import Array, Consumer
 from restorectl.images.tiff import imagej, ome
 from restorectl.images.tiff.header import COLORMAP, DESCRIPTION, EXTRA_SAMPLES, HISTORY, TiffSource
 from restorectl.images.tiff.ifd import LONG, LONG8, RATIONAL, SHORT, Layout, Tag, pack_ifd, text_tag
@@ -293,15 +293,25 @@ _LEVEL = 6
 MARK = b"restorectl".ljust(16, b"\0")  # after the header: tells whose a file is that was cut off
 
 
-def create(
-    path: Path, header: Header, planes: Iterator[Array], provenance: Mapping[str, Any]
-) -> None:
-    """Write a TIFF; the row's `create`, see `image.create_image`."""
+def create(path: Path, header: Header, provenance: Mapping[str, Any]) -> Consumer:
+    """Write a TIFF from the planes that are sent; the row's `create`, see `image.create_image`."""
     plan = make_plan(path, header)
     first = first_tags(plan, provenance)
-    with open(path, "wb") as file:
+    with open(path, "wb") as file, ExitStack() as stack:
+        alpha = None
+        if plan.source is not None and plan.source.alpha is not None:
+            alpha = stack.enter_context(TiffImage(plan.source.alpha, header.axes))
         file.write(_file_head(plan.layout, 0) + MARK)
-        spans = [_write_page(file, plan, page) for page in _pages(plan, planes)]
+        spans = []
+        for k in range(plan.n_pages):
+            samples = []
+            for _ in range(header.size("S")):
+                samples.append((yield))
+            if alpha is not None:
+                samples.append(alpha.read_sample(k, len(samples)).astype(header.dtype))
+            # (Y, X), (Y, X, samples), or (samples, Y, X) if planar
+            page = np.stack(samples, 0 if plan.planar else -1) if len(samples) > 1 else samples[0]
+            spans.append(_write_page(file, plan, page))
         file.write(b"\0" * (file.tell() % 2))
         start = at = file.tell()
         for k, span in enumerate(spans):
@@ -321,25 +331,6 @@ def _file_head(layout: Layout, first: int) -> bytes:
     if layout.big:
         return mark + struct.pack(layout.order + "HHHQ", 43, 8, 0, first)
     return mark + struct.pack(layout.order + "HI", 42, first)
-
-
-def _pages(plan: TiffPlan, planes: Iterator[Array]) -> Iterator[Array]:
-    """Whole pages: (Y, X), (Y, X, samples), or (samples, Y, X) if planar."""
-    shown = plan.header.size("S")
-    with ExitStack() as stack:
-        alpha = None
-        if plan.source is not None and plan.source.alpha is not None:
-            alpha = stack.enter_context(TiffImage(plan.source.alpha, plan.header.axes))
-        for k in range(plan.n_pages):
-            samples = [next(planes) for _ in range(shown)]
-            if alpha is not None:
-                samples.append(alpha.read_sample(k, shown).astype(plan.header.dtype))
-            if plan.samples == 1:
-                yield samples[0].reshape(plan.header.canonical_shape[3:])
-            else:
-                yield np.stack(samples, axis=0 if plan.planar else -1)
-    for _ in planes:  # lets the iterator find that it holds too many
-        raise ValueError("more planes than the header has")
 
 
 def _strip_rows(plan: TiffPlan) -> int:
