@@ -16,6 +16,8 @@ class Row:
     target: str
     help: str
     suffixes: tuple[str, ...] = ()  # FORMATS only: file name endings, lower case
+    commands: tuple[str, ...] = ()  # METHODS only: the commands that offer it
+    task: str = ""  # CALIBRATORS only: the task of the weights that it needs
 
     def load(self) -> Any:
         """Import the row's attribute."""
@@ -74,23 +76,69 @@ OBJECTIVES: dict[str, Row] = {
     "e2e-unet": Row("training.objectives:e2e_unet", "the plane between two neighbours (paper 003)"),
 }
 
-SAMPLERS: dict[str, Row] = {
-    "ddim": Row("engine.samplers:ddim", "one or a few deterministic steps (Song et al. 2021)"),
-    "dpmpp": Row("engine.samplers:dpmpp", "DPM-Solver++(2M), deterministic (Lu et al. 2022)"),
+METHODS: dict[str, Row] = {
+    "ddim": Row(
+        "engine.samplers:DDIM",
+        "one or a few deterministic steps (Song et al. 2021)",
+        commands=("restore", "superres3d"),
+    ),
+    "dpmpp": Row(
+        "engine.samplers:DPMPP",
+        "DPM-Solver++(2M), deterministic (Lu et al. 2022)",
+        commands=("restore", "superres3d"),
+    ),
     "ancestral": Row(
-        "engine.samplers:ancestral", "stochastic DDPM steps, a draw from the posterior"
+        "engine.samplers:ANCESTRAL",
+        "stochastic DDPM steps, a draw from the posterior",
+        commands=("restore", "superres3d"),
     ),
     "rscd": Row(
-        "engine.rscd:sampler",
+        "engine.rscd:RSCD",
         "step-calibrated diffusion: asks again and again how many steps are left (paper 000)",
+        commands=("restore",),
+    ),
+    "posterior": Row(
+        "engine.posterior:POSTERIOR",
+        "the default of `restore`; with --samples, the mean of draws from the posterior",
+        commands=("denoise", "uncertainty"),
+    ),
+    "conditional": Row(
+        "engine.conditional:CONDITIONAL",
+        "conditional DDPM, from pure noise, given the image (papers 001, 002)",
+        commands=("denoise", "uncertainty"),
+    ),
+    "forward-backward": Row(
+        "engine.baikal:FORWARD_BACKWARD",
+        "some noise on, then all of it off (paper 004)",
+        commands=("denoise",),
+    ),
+    "mixing": Row(
+        "engine.baikal:MIXING",
+        "the same, drawn to the image after every step (paper 004)",
+        commands=("denoise",),
+    ),
+    "repaint": Row(
+        "engine.baikal:REPAINT",
+        "mixing that takes each interval several times (paper 004)",
+        commands=("denoise",),
     ),
 }
 
+
+def methods(command: str) -> dict[str, Row]:
+    """The rows of METHODS that a command offers."""
+    return {name: row for name, row in METHODS.items() if command in row.commands}
+
+
 CALIBRATORS: dict[str, Row] = {
-    "analytic": Row("engine.calibrators:analytic", "the level of the intensity model"),
-    "network": Row("engine.calibrators:network", "a trained calibrator network (paper 000)"),
+    "analytic": Row("engine.calibrators:Analytic", "the level of the intensity model"),
+    "network": Row(
+        "engine.calibrators:Network",
+        "a trained calibrator network (paper 000)",
+        task="calibrator",
+    ),
     "nonparametric": Row(
-        "engine.calibrators:nonparametric", "eigenvalues of patches (Chen et al. 2015)"
+        "engine.calibrators:Nonparametric", "eigenvalues of patches (Chen et al. 2015)"
     ),
 }
 
@@ -156,25 +204,5 @@ METRICS: dict[str, Row] = {
     "frechet-prior": Row(
         "evaluation.metrics.features:FRECHET_PRIOR",
         "Frechet distance in features of the embedded prior",
-    ),
-}
-
-DENOISERS: dict[str, Row] = {
-    "posterior": Row(
-        "engine.methods:posterior",
-        "the default of `restore`; with --samples, the mean of draws from the posterior",
-    ),
-    "conditional": Row(
-        "engine.methods:conditional",
-        "conditional DDPM, from pure noise, given the image (papers 001, 002)",
-    ),
-    "forward-backward": Row(
-        "engine.methods:forward_backward", "some noise on, then all of it off (paper 004)"
-    ),
-    "mixing": Row(
-        "engine.methods:mix", "the same, drawn to the image after every step (paper 004)"
-    ),
-    "repaint": Row(
-        "engine.methods:repaint", "mixing that takes each interval several times (paper 004)"
     ),
 }

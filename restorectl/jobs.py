@@ -1,6 +1,8 @@
 """What a command was asked to do, as frozen values; checked where they are used."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,59 @@ class WeightsOptions:
 
 
 @dataclass(frozen=True)
-class RestoreJob:
+class SamplingJob:
+    """What restore, denoise and uncertainty are told alike."""
+
     files: Files
     compute: Compute = field(default_factory=Compute)
     noise: NoiseOptions = field(default_factory=NoiseOptions)
-    weights: str = "prior"
-    sampler: str = "ddim"
-    steps: int | None = None  # network calls; None = the sampler's default
+    weights: str | None = None  # None = the embedded ones of the method's kind
+    steps: int | None = None  # network calls; None = the method's default
+    samples: int = 1  # restorations of each image
     strength: float = 1.0  # factor on the noise level that the network is told
     calibrator: str = "analytic"  # row of catalog.CALIBRATORS
     calibrator_weights: str = "calibrator"
+    weights_from: WeightsOptions = field(default_factory=WeightsOptions)
+
+
+@dataclass(frozen=True)
+class RestoreJob(SamplingJob):
+    sampler: str = "ddim"  # row of catalog.METHODS
     preset: str = "restorectl"  # of the rscd sampler's loop
     recalibrate: int | None = None  # steps between calibrations, 0 = off; None = the preset's
     schedule: str | None = None  # whose single steps are taken; None = the preset's
     step_map: str | None = None  # folder of images that show the steps that were left where
     level: str = "image"  # image: one level; map: a smooth map where the noise varies
+
+
+@dataclass(frozen=True)
+class DenoiseJob(SamplingJob):
+    method: str = "posterior"  # row of catalog.METHODS
+    preset: str = "restorectl"
+    settings: Mapping[str, Any] = field(default_factory=dict)  # given ones, over the preset's
+    guide: str | None = None  # folder of another method's predictions, named like the inputs
+
+
+@dataclass(frozen=True)
+class UncertaintyJob(SamplingJob):
+    samples: int = 15
+    source: str = "posterior"  # row of catalog.METHODS
+    variance: str = "analytic"  # of the posterior's steps: analytic, ancestral
+    interval: float = 0.9  # share of the pixels whose truth lies inside
+    calibration: str = "auto"  # auto, none, or a YAML file
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    files: Files  # its output is not used
+    noise: NoiseOptions = field(default_factory=NoiseOptions)
+    method: str = "analytic"  # row of catalog.CALIBRATORS
+    weights: str = "calibrator"  # of the network method
+    schedule: str = "rscd"  # what counts the steps
+    windows: int | None = 64  # measured of each channel, evenly spread; None = all
+    device: str = "auto"
+    csv: str | None = None
+    plot: str | None = None
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from restorectl.catalog import DENOISERS, FORMATS, METRICS, SAMPLERS, Row
+from restorectl.catalog import FORMATS, METRICS, Row, methods
 from restorectl.weights.registry import packaged, read_registry
 
 README = Path(__file__).parent.parent / "README.md"
@@ -32,8 +32,8 @@ def weights_table() -> str:
 def generated() -> dict[str, str]:
     """Part name -> its Markdown."""
     return {
-        "samplers": catalog_table(SAMPLERS, "sampler"),
-        "denoisers": catalog_table(DENOISERS, "method"),
+        "samplers": catalog_table(methods("restore"), "sampler"),
+        "denoisers": catalog_table(methods("denoise"), "method"),
         "metrics": catalog_table(METRICS, "metric"),
         "formats": catalog_table(FORMATS, "format"),
         "weights": weights_table(),

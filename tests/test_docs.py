@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from restorectl.catalog import SAMPLERS
+from restorectl.catalog import methods
 from restorectl.cli.app import app
 from tests.readme import README, filled
 
@@ -74,7 +74,7 @@ def test_every_option_the_readme_names_exists():
 
 
 def test_every_sampler_is_documented():
-    assert all(f"`{name}`" in TEXT for name in SAMPLERS)
+    assert all(f"`{name}`" in TEXT for name in methods("restore"))
 
 
 def test_ci_calls_the_readme_s_test_command():

@@ -4,7 +4,7 @@ Nothing here writes. A file that cannot be taken has an outcome that says why.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +20,15 @@ from restorectl.errors import (
     RestorectlError,
     UsageError,
 )
-from restorectl.files import machine
+from restorectl.files import machine, provenance
 from restorectl.files.provenance import content_hash, matches
-from restorectl.files.stamp import Stamp, stamp
+from restorectl.files.stamp import Stamp, require_unchanged, stamp
 from restorectl.images import existing
 from restorectl.images.existing import held_when_open
 from restorectl.images.image import Image, open_image
 from restorectl.jobs import Files
 
-Record = Mapping[str, Any]  # core.provenance.record of an output
+Record = Mapping[str, Any]  # provenance.record of an output
 Hashes = str | Mapping[str, str]  # content hash of an input, by role where there are two
 
 
@@ -42,32 +42,57 @@ class Planned:
     memory: int  # bytes held at the peak, beyond the program itself
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What all outputs of a run come from: heads the manifest, and goes into every output."""
+
+    command: str
+    parameters: Mapping[str, Any]  # everything that can change a pixel
+    weights: Mapping[str, tuple[str, str]]  # role -> (name, sha256)
+    device: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The head of the manifest."""
+        used = {role: {"name": name, "sha256": sha} for role, (name, sha) in self.weights.items()}
+        found = {"command": self.command, "parameters": self.parameters, "weights": used}
+        return found if self.device is None else found | {"device": self.device}
+
+    def record(self, input_sha256: Hashes) -> dict[str, Any]:
+        """The provenance of the outputs of one input."""
+        return provenance.record(
+            command=self.command,
+            parameters=dict(self.parameters),
+            weights=" + ".join(name for name, _ in self.weights.values()),
+            weights_sha256=" + ".join(sha256 for _, sha256 in self.weights.values()),
+            input_sha256=input_sha256,
+        )
+
+
 class Work(Protocol):
-    """What a command does with one open image."""
+    """What a command does with one open image; the same for all files of a run."""
+
+    @property
+    def origin(self) -> Origin: ...
 
     def plan(self, image: Image, pair: Pair) -> Planned:
         """Raises InputError for an image that the command cannot take. Reads no pixels."""
         ...
 
     def write(
-        self, image: Image, pair: Pair, record: Record, outcome: Outcome, report: Report
+        self,
+        image: Image,
+        pair: Pair,
+        parts: Sequence[Path],
+        record: Record,
+        outcome: Outcome,
+        report: Report,
     ) -> None:
-        """Make every target of the pair, each complete or not at all, and carrying `record`."""
+        """Write a file for every target of the pair at the path in parts, carrying `record`."""
         ...
 
     def calls(self) -> int:
         """Network calls so far, counted in windows."""
         ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that is the same for all files of one command."""
-
-    files: Files
-    work: Work
-    summary: Mapping[str, Any]  # command, parameters, weights, device: heads the manifest
-    record: Callable[[Hashes], dict[str, Any]]  # input sha256 -> provenance
 
 
 @dataclass
@@ -84,37 +109,39 @@ class Item:
     def todo(self) -> bool:
         return self.outcome.status == "planned"
 
+    def require_unchanged(self) -> None:
+        """Raises IncompleteError where an input is not what it was when it was planned."""
+        for path, seen in self.stamps.items():
+            require_unchanged(path, seen)
 
-def examine(job: Run, pair: Pair, memory: int | None) -> Item:
+
+def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
     """Decide about one pair; its header is opened once, its pixels are not read.
 
     An input is hashed only where an output might be up to date. `memory`: bytes available.
     """
     item = Item(pair, Outcome(str(pair.source), str(pair.target), "planned"))
-    with blaming(job.files, pair, item.outcome):
-        _examine(job, item, memory)
+    outcome = item.outcome
+    with blaming(files, pair, outcome):
+        item.stamps = {path: stamp(path) for path in _inputs(pair)}
+        for path, seen in item.stamps.items():
+            if seen.age < files.min_age:
+                age = f"was changed {seen.age:.0f} s ago"
+                outcome.status = "deferred"
+                outcome.message = f"{path}: {age}: too young for --min-age"
+                return item
+        if _up_to_date(files, work, item):
+            outcome.status, outcome.message = "skipped", "up to date"
+            return item
+        held = held_when_open(pair.source, item.stamps[pair.source].size)
+        _require_memory(pair.source, held, memory, "save it as TIFF, which is read piece by piece")
+        with open_image(pair.source, axes=files.axes) as image:
+            shape, dtype = list(image.header.shape), str(image.header.dtype)
+            outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
+            item.planned = work.plan(image, pair)
+        remedy = "use a smaller --tile, or a machine with more"
+        _require_memory(pair.source, item.planned.memory, memory, remedy)
     return item
-
-
-def _examine(job: Run, item: Item, memory: int | None) -> None:
-    pair, outcome = item.pair, item.outcome
-    item.stamps = {path: stamp(path) for path in _inputs(pair)}
-    for path, seen in item.stamps.items():
-        if seen.age < job.files.min_age:
-            outcome.status = "deferred"
-            outcome.message = f"{path}: was changed {seen.age:.0f} s ago: too young for --min-age"
-            return
-    if _up_to_date(job, item):
-        outcome.status, outcome.message = "skipped", "up to date"
-        return
-    held = held_when_open(pair.source, item.stamps[pair.source].size)
-    _require_memory(pair.source, held, memory, "save it as TIFF, which is read piece by piece")
-    with open_image(pair.source, axes=job.files.axes) as image:
-        header = image.header
-        outcome.details.update(axes=header.axes, shape=list(header.shape), dtype=str(header.dtype))
-        item.planned = job.work.plan(image, pair)
-    taken = item.planned.memory
-    _require_memory(pair.source, taken, memory, "use a smaller --tile, or a machine with more")
 
 
 def _require_memory(path: Path, taken: int, memory: int | None, remedy: str) -> None:
@@ -125,11 +152,13 @@ def _require_memory(path: Path, taken: int, memory: int | None, remedy: str) -> 
         )
 
 
-def _up_to_date(job: Run, item: Item) -> bool:
+def _up_to_date(files: Files, work: Work, item: Item) -> bool:
     """Whether every target is there and whole, as this run would make it."""
-    records = [found.record if found else None for found in refuse_foreign(job.files, item.pair)]
+    records = [found.record if found else None for found in refuse_foreign(files, item.pair)]
     made_alike = all(
-        record is not None and "input" in record and matches(record, job.record(record["input"]))
+        record is not None
+        and "input" in record
+        and matches(record, work.origin.record(record["input"]))
         for record in records
     )
     if not made_alike:
@@ -149,16 +178,15 @@ def refuse_foreign(files: Files, pair: Pair) -> list[existing.Existing | None]:
 
 def hashes(pair: Pair) -> Hashes:
     """Content hash of the inputs. Raises InputError."""
+    found = {}
+    for path in _inputs(pair):
+        try:
+            found[path] = content_hash(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if pair.guide is None:
-        return _hash(pair.source)
-    return {"image": _hash(pair.source), "guide": _hash(pair.guide)}
-
-
-def _hash(path: Path) -> str:
-    try:
-        return content_hash(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        return found[pair.source]
+    return {"image": found[pair.source], "guide": found[pair.guide]}
 
 
 def _inputs(pair: Pair) -> list[Path]:
@@ -192,6 +220,19 @@ def _age(path: Path) -> float:
         return stamp(path).age
     except InputError:
         return 0.0
+
+
+def require_free(files: Files, item: Item) -> None:
+    """Raises DiskFullError where an output would leave less than --min-free on its disk."""
+    if not files.min_free or item.planned is None:
+        return
+    target, needed = item.pair.target, item.planned.bytes
+    free = machine.free_space(target.parent)
+    if needed + files.min_free > free:
+        raise DiskFullError(
+            f"{target}: takes {size(needed)} and the disk has {size(free)} free, of which"
+            f" --min-free keeps {size(files.min_free)}: free some space"
+        )
 
 
 # ---- before the work -----------------------------------------------------------------------------

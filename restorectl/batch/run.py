@@ -1,8 +1,6 @@
 """All files of one command: planned, locked, worked through and told in one place.
 
-What happens inside one image is a `Work`; the ways through an image are `planes` and `volume`.
-
-How long one window takes here: a piece of an image, restored to nowhere.
+What happens inside one image is a `Work`: `restoration.planes` and `volumes` have one each.
 """
 
 import shlex
@@ -14,27 +12,187 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from restorectl.batch import manifest, plan
 from restorectl.batch.inputs import Missing, Pair, make_folder
 from restorectl.batch.outcome import Outcome, Report
-from restorectl.batch.plan import Item, Planned, Record, Run, Work
+from restorectl.batch.plan import Item, Work
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
-from restorectl.files.atomic import only_if, sweep
+from restorectl.files.atomic import replacing, sweep
 from restorectl.files.provenance import content_hash
-from restorectl.files.stamp import require_unchanged
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import ALL, Array, Image, open_image
 from restorectl.jobs import Files
 
-if TYPE_CHECKING:
-    from restorectl.batch.plan import Run
-
-PROBE_SIDE = 256  # px, of the piece
+PROBE_SIDE = 256  # px, of the piece that is timed
+_COMMAND_LETTERS = 300  # of the command line in the lock file; thousands of names may be in it
 
 
+def run(
+    files: Files, work: Work, pairs: Sequence[Pair], missing: Sequence[Missing], report: Report
+) -> list[Outcome]:
+    """Work through every pair; one bad file never stops the others, a full disk stops all.
+
+    The plan is complete before work starts. The manifest is written in any case, also after a
+    failure or an interruption; what was not reached is `pending` in it.
+
+    Raises BusyError if another run holds the output folder, DiskFullError, OutputError.
+    """
+    outcomes = [Outcome(str(m.source), "", "failed", message=str(m.error)) for m in missing]
+    outcomes += [Outcome(str(pair.source), str(pair.target), "pending") for pair in pairs]
+    report.begin(len(outcomes))
+    for outcome in outcomes[: len(missing)]:
+        report.done(outcome)
+    if files.dry_run:
+        return outcomes[: len(missing)] + _preview(files, work, pairs, report)
+    warnings: list[str] = []
+    with ExitStack() as stack:
+        try:
+            _lock(stack, files, pairs, warnings, report)
+            _all(files, work, pairs, outcomes, len(missing), report)
+        except BusyError:
+            raise  # a manifest of that name may be the other run's
+        except BaseException as stop:
+            for folder in _folders(files, pairs):  # it may have fallen between making a temporary
+                sweep(folder, own=True)  # file and guarding it
+            _conclude(files, work, outcomes, warnings, report, stop)
+            raise
+        _conclude(files, work, outcomes, warnings, report, None)
+    return outcomes
+
+
+def _lock(
+    stack: ExitStack, files: Files, pairs: Sequence[Pair], warnings: list[str], report: Report
+) -> None:
+    """Hold the output folder. One named output file is only ever replaced, which needs no lock."""
+    output = Path(files.output)
+    if not pairs or any(output == pair.target for pair in pairs):
+        return
+    make_folder(output)
+    command = shlex.join(["restorectl", *sys.argv[1:]])[:_COMMAND_LETTERS]
+    problem = stack.enter_context(lock.holding(output, files.shard, command))
+    if problem is not None:
+        warnings.append(problem)
+        report.note(f"warning: {problem}")
+
+
+def _all(
+    files: Files,
+    work: Work,
+    pairs: Sequence[Pair],
+    outcomes: list[Outcome],
+    first: int,
+    report: Report,
+) -> None:
+    """Plan and work; outcomes from `first` on are those of the pairs."""
+    for folder in _folders(files, pairs):
+        sweep(folder)
+    memory, items = machine.available_memory(), []
+    for number, pair in enumerate(pairs, first):
+        items.append(plan.examine(files, work, pair, memory))
+        outcomes[number] = items[-1].outcome
+    plan.require_room(files, items)
+    failures = first
+    for number, item in enumerate(items):
+        if files.max_failures is not None and failures >= files.max_failures:
+            report.note(f"stopped after {failures} failures: {len(items) - number} files are left")
+            return
+        try:
+            with plan.blaming(files, item.pair, item.outcome):
+                if item.todo:
+                    _one(files, work, item, report)
+                elif item.outcome.status == "skipped" and files.manifest is not None:
+                    _hash_outputs(item)
+        finally:
+            if not item.todo:  # interrupted in the middle: nothing became of it
+                report.done(item.outcome)
+        failures += item.outcome.status == "failed"
+
+
+def _one(files: Files, work: Work, item: Item, report: Report) -> None:
+    """One image: checked once more, opened, made beside its targets, and moved there whole."""
+    pair, outcome, start, calls = item.pair, item.outcome, time.monotonic(), work.calls()
+    try:
+        item.require_unchanged()
+        record = work.origin.record(item.hashes if item.hashes is not None else plan.hashes(pair))
+        plan.refuse_foreign(files, pair)  # one may have been put there since the plan
+        plan.require_free(files, item)
+        with open_image(pair.source, axes=files.axes) as image, ExitStack() as stack:
+            for target in pair.targets:
+                make_folder(target.parent)
+            parts = [
+                stack.enter_context(replacing(target, item.require_unchanged))
+                for target in pair.targets
+            ]
+            work.write(image, pair, parts, record, outcome, report)
+        _hash_outputs(item)
+        outcome.status = "done"
+    finally:
+        outcome.seconds = time.monotonic() - start
+        outcome.calls = work.calls() - calls
+
+
+def _hash_outputs(item: Item) -> None:
+    for target in item.pair.targets:
+        try:
+            item.outcome.outputs[str(target)] = content_hash(target)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be read back ({error.strerror})") from error
+
+
+def _folders(files: Files, pairs: Sequence[Pair]) -> list[Path]:
+    """The folders where something is written."""
+    folders = {target.parent for pair in pairs for target in pair.targets}
+    if files.manifest is not None:
+        folders.add(Path(files.manifest).parent)
+    return sorted(folder for folder in folders if folder.is_dir())
+
+
+def _conclude(
+    files: Files,
+    work: Work,
+    outcomes: Sequence[Outcome],
+    warnings: Sequence[str],
+    report: Report,
+    stop: BaseException | None,
+) -> None:
+    """Write the manifest. An error of it is told, but hides none that stopped the run."""
+    for outcome in outcomes:
+        if outcome.status == "planned":
+            outcome.status = "pending"
+    if files.manifest is None:
+        return
+    try:
+        manifest.write(files.manifest, work.origin.summary(), outcomes, warnings, stop)
+    except RestorectlError as error:
+        if stop is None:
+            raise
+        report.note(f"warning: {error}")
+
+
+def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) -> list[Outcome]:
+    """The plan, with what each file takes. Nothing is written and nothing is locked."""
+    memory = machine.available_memory()
+    items = [plan.examine(files, work, pair, memory) for pair in pairs]
+    todo = [item for item in items if item.todo]
+    pace = seconds_per_window(files, work, todo[0].pair) if files.probe and todo else None
+    for item in items:
+        if item.planned is not None:
+            item.outcome.details |= asdict(item.planned)
+            item.outcome.details["seconds"] = (
+                None if pace is None else round(pace * item.planned.windows, 2)
+            )
+        report.done(item.outcome)
+    try:
+        plan.require_room(files, items)
+    except (DiskFullError, OutputError) as error:
+        report.note(f"warning: {error}")
+    return [item.outcome for item in items]
+
+
+# ---- how long the run would take ----------------------------------------------------------------
 @dataclass(frozen=True)
 class Excerpt:
     """The first rows and columns, time and plane of an image, as an image of its own."""
@@ -77,7 +235,7 @@ def cut(image: Image, most: Mapping[str, int]) -> Excerpt:
     return Excerpt(image, replace(header, shape=shape, format=".tif", extra=bare))
 
 
-def seconds_per_window(job: "Run", pair: Pair) -> float | None:
+def seconds_per_window(files: Files, work: Work, pair: Pair) -> float | None:
     """The time of one window of `pair`'s image; None if the piece cannot be restored alone.
 
     The first of two restorations warms up.
@@ -93,19 +251,26 @@ def seconds_per_window(job: "Run", pair: Pair) -> float | None:
         ):
             try:
                 for _ in range(2):
-                    pace = _timed(job, trial, most)
+                    pace = _timed(files, work, trial, most)
                 return pace
             except InputError:  # a command may need a whole stack, or an image that is not flat
                 continue
     return None
 
 
-def _timed(job: "Run", trial: Pair, most: Mapping[str, int]) -> float:
-    with open_image(trial.source, axes=job.files.axes) as image:
+def _timed(files: Files, work: Work, trial: Pair, most: Mapping[str, int]) -> float:
+    with open_image(trial.source, axes=files.axes) as image:
         piece = cut(image, most)
-        windows = job.work.plan(piece, trial).windows
+        windows = work.plan(piece, trial).windows
         start = time.monotonic()
-        job.work.write(piece, trial, job.record(""), Outcome("", "", "planned"), Silent())
+        work.write(
+            piece,
+            trial,
+            trial.targets,
+            work.origin.record(""),
+            Outcome("", "", "planned"),
+            Silent(),
+        )
         return (time.monotonic() - start) / max(windows, 1)
 
 
@@ -117,188 +282,3 @@ class Silent:
     def advance(self, pixels: int) -> None: ...
     def done(self, outcome: Outcome) -> None: ...
     def note(self, text: str) -> None: ...
-
-
-__all__ = ["Planned", "Record", "Run", "Work", "run"]
-
-_COMMAND_LETTERS = 300  # of the command line in the lock file; thousands of names may be in it
-
-
-def run(
-    job: Run, pairs: Sequence[Pair], missing: Sequence[Missing], report: Report
-) -> list[Outcome]:
-    """Work through every pair; one bad file never stops the others, a full disk stops all.
-
-    The plan is complete before work starts. The manifest is written in any case, also after a
-    failure or an interruption; what was not reached is `pending` in it.
-
-    Raises BusyError if another run holds the output folder, DiskFullError, OutputError.
-    """
-    outcomes = [Outcome(str(m.source), "", "failed", message=str(m.error)) for m in missing]
-    outcomes += [Outcome(str(pair.source), str(pair.target), "pending") for pair in pairs]
-    report.begin(len(outcomes))
-    for outcome in outcomes[: len(missing)]:
-        report.done(outcome)
-    if job.files.dry_run:
-        return outcomes[: len(missing)] + _preview(job, pairs, report)
-    warnings: list[str] = []
-    with ExitStack() as stack:
-        try:
-            _lock(stack, job.files, pairs, warnings, report)
-            _all(job, pairs, outcomes, len(missing), report)
-        except BusyError:
-            raise  # a manifest of that name may be the other run's
-        except BaseException as stop:
-            _clean_up(job, pairs)
-            _conclude(job, outcomes, warnings, report, stop)
-            raise
-        _conclude(job, outcomes, warnings, report, None)
-    return outcomes
-
-
-def _lock(
-    stack: ExitStack, files: Files, pairs: Sequence[Pair], warnings: list[str], report: Report
-) -> None:
-    """Hold the output folder. One named output file is only ever replaced, which needs no lock."""
-    output = Path(files.output)
-    if not pairs or any(output == pair.target for pair in pairs):
-        return
-    make_folder(output)
-    command = shlex.join(["restorectl", *sys.argv[1:]])[:_COMMAND_LETTERS]
-    problem = stack.enter_context(lock.holding(output, files.shard, command))
-    if problem is not None:
-        warnings.append(problem)
-        report.note(f"warning: {problem}")
-
-
-def _all(
-    job: Run, pairs: Sequence[Pair], outcomes: list[Outcome], first: int, report: Report
-) -> None:
-    """Plan and work; outcomes from `first` on are those of the pairs."""
-    for folder in _folders(job.files, pairs):
-        sweep(folder)
-    memory, items = machine.available_memory(), []
-    for number, pair in enumerate(pairs, first):
-        items.append(plan.examine(job, pair, memory))
-        outcomes[number] = items[-1].outcome
-    plan.require_room(job.files, items)
-    failures = first
-    for number, item in enumerate(items):
-        if _too_many(job.files, failures):
-            report.note(f"stopped after {failures} failures: {len(items) - number} files are left")
-            return
-        try:
-            if item.todo:
-                _attempt(job, item, report)
-            elif item.outcome.status == "skipped" and job.files.manifest is not None:
-                with plan.blaming(job.files, item.pair, item.outcome):
-                    _hash_outputs(item)
-        finally:
-            if not item.todo:  # interrupted in the middle: nothing became of it
-                report.done(item.outcome)
-        failures += item.outcome.status == "failed"
-
-
-def _too_many(files: Files, failures: int) -> bool:
-    return files.max_failures is not None and failures >= files.max_failures
-
-
-def _attempt(job: Run, item: Item, report: Report) -> None:
-    """One pair, its outcome told whatever happens to it; only a full disk goes on upwards."""
-    start, before, outcome = time.monotonic(), job.work.calls(), item.outcome
-    with plan.blaming(job.files, item.pair, outcome):
-        _one(job, item, report)
-    outcome.seconds = time.monotonic() - start
-    outcome.calls = job.work.calls() - before
-
-
-def _one(job: Run, item: Item, report: Report) -> None:
-    pair = item.pair
-
-    def unchanged() -> None:
-        for path, seen in item.stamps.items():
-            require_unchanged(path, seen)
-
-    unchanged()
-    record = job.record(item.hashes if item.hashes is not None else plan.hashes(pair))
-    plan.refuse_foreign(job.files, pair)  # one may have been put there since the plan
-    if job.files.min_free and item.planned is not None:
-        _require_free(job.files, pair, item.planned)
-    with open_image(pair.source, axes=job.files.axes) as image, only_if(unchanged):
-        for target in pair.targets:
-            make_folder(target.parent)
-        job.work.write(image, pair, record, item.outcome, report)
-    _hash_outputs(item)
-    item.outcome.status = "done"
-
-
-def _require_free(files: Files, pair: Pair, planned: Planned) -> None:
-    free = machine.free_space(pair.target.parent)
-    if planned.bytes + files.min_free > free:
-        raise DiskFullError(
-            f"{pair.target}: takes {plan.size(planned.bytes)} and the disk has {plan.size(free)}"
-            f" free, of which --min-free keeps {plan.size(files.min_free)}: free some space"
-        )
-
-
-def _hash_outputs(item: Item) -> None:
-    for target in item.pair.targets:
-        try:
-            item.outcome.outputs[str(target)] = content_hash(target)
-        except OSError as error:
-            raise OutputError(f"{target}: cannot be read back ({error.strerror})") from error
-
-
-def _folders(files: Files, pairs: Sequence[Pair]) -> list[Path]:
-    """The folders where something is written."""
-    folders = {target.parent for pair in pairs for target in pair.targets}
-    if files.manifest is not None:
-        folders.add(Path(files.manifest).parent)
-    return sorted(folder for folder in folders if folder.is_dir())
-
-
-def _clean_up(job: Run, pairs: Sequence[Pair]) -> None:
-    """After an interruption, which may fall between making a temporary file and guarding it."""
-    for folder in _folders(job.files, pairs):
-        sweep(folder, own=True)
-
-
-def _conclude(
-    job: Run,
-    outcomes: Sequence[Outcome],
-    warnings: Sequence[str],
-    report: Report,
-    stop: BaseException | None,
-) -> None:
-    """Write the manifest. An error of it is told, but hides none that stopped the run."""
-    for outcome in outcomes:
-        if outcome.status == "planned":
-            outcome.status = "pending"
-    if job.files.manifest is None:
-        return
-    try:
-        manifest.write(job.files.manifest, job.summary, outcomes, warnings, stop)
-    except RestorectlError as error:
-        if stop is None:
-            raise
-        report.note(f"warning: {error}")
-
-
-def _preview(job: Run, pairs: Sequence[Pair], report: Report) -> list[Outcome]:
-    """The plan, with what each file takes. Nothing is written and nothing is locked."""
-    memory = machine.available_memory()
-    items = [plan.examine(job, pair, memory) for pair in pairs]
-    todo = [item for item in items if item.todo]
-    pace = seconds_per_window(job, todo[0].pair) if job.files.probe and todo else None
-    for item in items:
-        if item.planned is not None:
-            item.outcome.details |= asdict(item.planned)
-            item.outcome.details["seconds"] = (
-                None if pace is None else round(pace * item.planned.windows, 2)
-            )
-        report.done(item.outcome)
-    try:
-        plan.require_room(job.files, items)
-    except (DiskFullError, OutputError) as error:
-        report.note(f"warning: {error}")
-    return [item.outcome for item in items]

@@ -12,7 +12,7 @@ from restorectl.cli import options as opt
 from restorectl.cli.progress import reporting
 from restorectl.cli.train import viewing
 from restorectl.errors import UsageError
-from restorectl.jobs import Files, NoiseOptions, WeightsOptions
+from restorectl.jobs import CalibrateJob, Files, NoiseOptions, WeightsOptions
 
 if TYPE_CHECKING:
     from restorectl.restoration.calibrate import Plan, Row
@@ -165,7 +165,7 @@ def calibrate(
     if fit is None or inputs or files_from is not None:
         files = Files(tuple(inputs or ()), "", pattern, files_from, axes=axes, channels=numbers)
         camera = NoiseOptions(noise.value, gain, offset, read_noise)
-        job = task.CalibrateJob(
+        job = CalibrateJob(
             files,
             camera,
             chosen,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from restorectl.catalog import DENOISERS
+from restorectl.catalog import methods
 from restorectl.cli import options as opt
 from restorectl.cli.options import (
     CAMERA,
@@ -22,8 +22,9 @@ from restorectl.cli.options import (
 )
 from restorectl.cli.progress import reporting
 from restorectl.errors import UsageError
+from restorectl.jobs import DenoiseJob
 
-Method = StrEnum("Method", list(DENOISERS))  # type: ignore[misc]
+Method = StrEnum("Method", list(methods("denoise")))  # type: ignore[misc]
 Preset = StrEnum("Preset", ["restorectl", "paper"])
 Weight = StrEnum("Weight", ["constant", "linear", "cosine", "exponential"])
 MixNoise = StrEnum("MixNoise", ["independent", "shared"])
@@ -32,7 +33,7 @@ Renoise = StrEnum("Renoise", ["none", "repaint"])
 POSTERIOR = Method("posterior")
 MIXING = "Methods of paper 004 (forward-backward, mixing, repaint)"
 
-MethodChoice = Annotated[Method, typer.Option(help=opt.choices(DENOISERS))]
+MethodChoice = Annotated[Method, typer.Option(help=opt.choices(methods("denoise")))]
 PresetChoice = Annotated[
     Preset,
     typer.Option(help="restorectl: what measured best in few steps · paper: as published."),
@@ -147,25 +148,25 @@ def denoise(
     Example: restorectl denoise data/ -o denoised/ --method mixing
     """
     given = _given(locals())
+    job = DenoiseJob(
+        files=opt.files(locals()),
+        compute=machine.compute(),
+        noise=camera.noise_options(),
+        weights=weights,
+        steps=opt.automatic("--steps", steps),
+        samples=samples,
+        strength=strength,
+        calibrator=camera.calibrator.value,
+        calibrator_weights=camera.calibrator_weights,
+        weights_from=machine.weights_from(),
+        method=method.value,
+        preset=preset.value,
+        settings=given,
+        guide=guide,
+    )
     with reporting(**shared.view()) as report:
-        from restorectl.restoration.denoise import DenoiseJob, run
+        from restorectl.restoration.denoise import denoise as run
 
-        job = DenoiseJob(
-            opt.files(locals()),
-            machine.compute(),
-            camera.noise_options(),
-            method.value,
-            weights,
-            preset.value,
-            given,
-            opt.automatic("--steps", steps),
-            samples,
-            strength,
-            camera.calibrator.value,
-            camera.calibrator_weights,
-            guide,
-            machine.weights_from(),
-        )
         run(job, report)
     raise typer.Exit(report.exit_code())
 

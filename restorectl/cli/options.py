@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from restorectl.catalog import CALIBRATORS, SAMPLERS, Row
+from restorectl.catalog import CALIBRATORS, Row, methods
 from restorectl.errors import UsageError
 from restorectl.jobs import Compute, Files, NoiseOptions, WeightsOptions
 
@@ -66,7 +66,7 @@ def size(option: str, text: str) -> int:
 
 Noise = StrEnum("Noise", ["auto", "gaussian", "poisson-gaussian", "none"])
 Precision = StrEnum("Precision", ["auto", "bf16", "fp32"])
-Sampler = StrEnum("Sampler", list(SAMPLERS))  # type: ignore[misc]
+Sampler = StrEnum("Sampler", list(methods("restore")))  # type: ignore[misc]
 Calibrator = StrEnum("Calibrator", list(CALIBRATORS))  # type: ignore[misc]
 Level = StrEnum("Level", ["image", "map"])
 Schedule = StrEnum("Schedule", ["rscd", "cosine", "cosine200", "linear"])

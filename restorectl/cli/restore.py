@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from restorectl.catalog import SAMPLERS
+from restorectl.catalog import methods
 from restorectl.cli import options as opt
 from restorectl.cli.options import (
     CAMERA,
@@ -21,7 +21,7 @@ from restorectl.jobs import RestoreJob
 
 RSCD = "Step-calibrated diffusion (--sampler rscd)"
 
-SamplerChoice = Annotated[opt.Sampler, typer.Option(help=opt.choices(SAMPLERS))]
+SamplerChoice = Annotated[opt.Sampler, typer.Option(help=opt.choices(methods("restore")))]
 Steps = Annotated[
     str,
     typer.Option(metavar="auto|N", help="Network calls for each window; rscd counts its own."),
@@ -84,24 +84,24 @@ def restore(
     Example: restorectl restore data/ -o restored/
     """
     job = RestoreJob(
-        opt.files(locals()),
-        machine.compute(),
-        camera.noise_options(),
-        weights,
-        sampler.value,
-        opt.automatic("--steps", steps),
-        strength,
-        camera.calibrator.value,
-        camera.calibrator_weights,
-        preset.value,
-        recalibrate,
-        None if schedule is None else schedule.value,
-        step_map,
-        level.value,
-        machine.weights_from(),
+        files=opt.files(locals()),
+        compute=machine.compute(),
+        noise=camera.noise_options(),
+        weights=weights,
+        steps=opt.automatic("--steps", steps),
+        strength=strength,
+        calibrator=camera.calibrator.value,
+        calibrator_weights=camera.calibrator_weights,
+        weights_from=machine.weights_from(),
+        sampler=sampler.value,
+        preset=preset.value,
+        recalibrate=recalibrate,
+        schedule=None if schedule is None else schedule.value,
+        step_map=step_map,
+        level=level.value,
     )
     with reporting(**shared.view()) as report:
-        from restorectl.restoration.restore import run
+        from restorectl.restoration.restore import restore as run
 
         run(job, report)
     raise typer.Exit(report.exit_code())

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from restorectl.catalog import INTERPOLATIONS, SAMPLERS, SLICE_NOISE
+from restorectl.catalog import INTERPOLATIONS, SLICE_NOISE, methods
 from restorectl.cli import options as opt
 from restorectl.cli.options import MACHINE, SHARED, Machine, Shared, expanded
 from restorectl.cli.progress import reporting
@@ -17,7 +17,7 @@ from restorectl.jobs import SuperresJob
 STACK, MODEL = "The stack", "The model"
 
 Method = StrEnum("Method", ["diffusion", *INTERPOLATIONS])  # type: ignore[misc]
-FEW = {name: SAMPLERS[name] for name in ("ddim", "dpmpp", "ancestral")}
+FEW = methods("superres3d")
 Few = StrEnum("Few", list(FEW))  # type: ignore[misc]
 SliceNoise = StrEnum("SliceNoise", list(SLICE_NOISE))  # type: ignore[misc]
 DIFFUSION, DDIM, ONE = Method("diffusion"), Few("ddim"), SliceNoise("shared")
@@ -141,7 +141,7 @@ def superres3d(
     """
     job = _job(locals())
     with reporting(**shared.view()) as report:
-        from restorectl.volumes.superres3d import run
+        from restorectl.volumes.superres3d import superres3d as run
 
         run(job, report)
     raise typer.Exit(report.exit_code())

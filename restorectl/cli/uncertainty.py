@@ -19,6 +19,7 @@ from restorectl.cli.options import (
     expanded,
 )
 from restorectl.cli.progress import reporting
+from restorectl.jobs import UncertaintyJob
 
 Source = StrEnum("Source", ["posterior", "conditional"])
 Scale = StrEnum("Scale", ["none", "affine"])
@@ -107,25 +108,25 @@ def uncertainty(
 
     Example: restorectl uncertainty data/ -o maps/ --samples 15
     """
+    job = UncertaintyJob(
+        files=opt.files(locals()),
+        compute=machine.compute(),
+        noise=camera.noise_options(),
+        weights=weights,
+        steps=opt.automatic("--steps", steps),
+        samples=samples,
+        calibrator=camera.calibrator.value,
+        calibrator_weights=camera.calibrator_weights,
+        weights_from=machine.weights_from(),
+        source=source.value,
+        variance=variance.value,
+        interval=interval,
+        calibration=calibration,
+    )
     with reporting(**shared.view()) as report:
         from restorectl.restoration import error_bars
-        from restorectl.restoration.uncertainty import UncertaintyJob, run
+        from restorectl.restoration.uncertainty import uncertainty as run
 
-        job = UncertaintyJob(
-            opt.files(locals()),
-            machine.compute(),
-            camera.noise_options(),
-            source.value,
-            weights,
-            samples,
-            opt.automatic("--steps", steps),
-            variance.value,
-            interval,
-            calibration,
-            camera.calibrator.value,
-            camera.calibrator_weights,
-            machine.weights_from(),
-        )
         if calibrate is None:
             run(job, report)
         else:

@@ -1,19 +1,21 @@
-"""The conditional DDPM of papers 001 and 002: from pure noise, given the degraded image.
+"""DDPM microscopy (Osuna-Vargas et al.): from pure noise, given the degraded image.
 
 The network sees the state and the image side by side and is told the state's level only, so one
 model serves whatever degradation it was trained on. The level may be any (it was trained on
 continuous ones), so a sample takes far fewer steps than the schedule has.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from restorectl.engine.samplers import (
+    Decided,
+    Method,
     Problem,
     Sampler,
-    Shared,
     clamped,
     ddim_rule,
     start_level,
@@ -34,20 +36,31 @@ class Settings:
 
 
 def sampler(settings: Settings, samples: int) -> Sampler:
-    """Row of catalog.DENOISERS."""
+    """Each sample of a tile starts from noise of its own."""
 
-    def run(p: Problem, shared: Shared) -> Tensor:
+    def run(p: Problem, decided: Decided) -> Tensor:
         table, count = schedule(settings.schedule), p.steps or settings.steps
         first = float(table.step(settings.highest))
         steps = torch.linspace(first, 0, count + 1, dtype=torch.float64)
         levels = torch.from_numpy(table.sigma(steps.numpy())).to(p.sigma)
-        path = levels[:, None].expand(-1, len(p.x)).contiguous()  # (K + 1, B)
+        sigmas = levels[:, None].expand(-1, len(p.x)).contiguous()  # (K + 1, B)
         given = p.x if p.guide is None else p.guide
         if p.joined:
             level = p.sigma.reshape(-1, 1, 1, 1).expand_as(given[:, :1])
             given = torch.cat([given, level], 1)  # (B, C + 1, H, W)
         begin = levels[0] * p.draw(START_DRAW, torch.arange(len(p.x))).to(p.x)
         denoise = clamped(p.denoise) if settings.clamp else p.denoise
-        return walk(denoise, begin, path, ddim_rule(settings.eta), p.draw, given)
+        return walk(denoise, begin, sigmas, ddim_rule(settings.eta), p.draw, given)
 
     return Sampler(run, start_level, lambda steps: steps or settings.steps)
+
+
+CONDITIONAL = Method(
+    sampler,
+    {
+        "restorectl": Settings(),
+        "paper": Settings(steps=200, clamp=True, highest=math.inf),
+    },
+    "conditional",
+    guided=True,
+)

@@ -1,9 +1,9 @@
-"""Samples of what the clean image may have been, given the observation (DESIGN: whitened noise).
+"""Samples of what the clean image may have been, given the observation.
 
 The observation is x_t of a known level, so the reverse chain started there draws from the
 posterior. In few steps the plain ancestral rule is under-dispersed: it takes each x0 for certain.
 The variance-corrected rule adds the variance of x0 itself (Bao et al. 2022, "Analytic-DPM",
-theorem 1), measured for each level on the image's own sampled windows.
+theorem 1), measured for each level on the image's own sampled tiles.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restorectl.engine.samplers import (
+    DDIM,
     Calibrator,
+    Decided,
+    Method,
     Problem,
     Rule,
     Sampler,
-    Shared,
     Step,
-    ddim,
     ddim_rule,
-    ramp,
+    sigma_schedule,
     start_level,
     walk,
 )
@@ -30,7 +31,7 @@ from restorectl.engine.samplers import (
 PROBE_DRAWS = 1 << 22  # numbers the draws that levels are probed with
 AROUND = 7  # px, side of the square that texture is taken of
 PARTS = 8  # of the sampled pixels, by texture
-REDRAWN = 2  # times that the windows are drawn anew to be probed again
+REDRAWN = 2  # times that the tiles are drawn anew to be probed again
 
 
 @dataclass(frozen=True)
@@ -43,38 +44,42 @@ class Settings:
 def sampler(settings: Settings, samples: int) -> Sampler:
     """The posterior's mean where one image is asked for, else draws from the posterior."""
     if samples == 1 and settings.single:
-        return ddim()
+        return DDIM.sampler(DDIM.settings(), 1)
 
-    def prepare(pilot: Problem, calibrate: Calibrator) -> Shared:
-        shared = start_level(pilot, calibrate)
-        if settings.variance == "analytic" and shared["sigma"] > 0:
-            level = torch.full_like(pilot.sigma, shared["sigma"])
-            shared["spread"] = _uncertainty(pilot, ramp(level, pilot.steps or settings.steps))
-        return shared
+    def decide(pilot: Problem, calibrator: Calibrator) -> Decided:
+        decided = start_level(pilot, calibrator)
+        if settings.variance == "analytic" and decided["sigma"] > 0:
+            level = torch.full_like(pilot.sigma, decided["sigma"])
+            sigmas = sigma_schedule(level, pilot.steps or settings.steps)
+            decided["spread"] = _uncertainty(pilot, sigmas)
+        return decided
 
-    def run(p: Problem, shared: Shared) -> Tensor:
-        path = ramp(p.sigma, p.steps or settings.steps)
+    def run(p: Problem, decided: Decided) -> Tensor:
+        sigmas = sigma_schedule(p.sigma, p.steps or settings.steps)
         rule = ddim_rule(eta=1.0)
-        if "spread" in shared:
-            rule = analytic_rule(_table(path[:-1, 0], shared["spread"]))
-        return walk(p.denoise, p.x, path, rule, p.draw)
+        if "spread" in decided:
+            rule = analytic_rule(_table(sigmas[:-1, 0], decided["spread"]))
+        return walk(p.denoise, p.x, sigmas, rule, p.draw)
 
-    return Sampler(run, prepare, lambda steps: steps or settings.steps)
+    return Sampler(run, decide, lambda steps: steps or settings.steps)
+
+
+POSTERIOR = Method(sampler, {"restorectl": Settings()})
 
 
 def analytic_rule(spread: Callable[[Tensor, Tensor], Tensor]) -> Rule:
     """The ancestral step with the variance of Bao et al. 2022, eq. 7, but for each pixel.
 
     spread: (x0 (b, C, H, W), level (b, 1, 1, 1)) -> E Var[x0 | x] / level^2. In the
-    variance-exploding chain the step's variance is then^2 (1 - r) + (1 - r)^2 Var[x0 | x] with
-    r = then^2 / now^2. No noise at level 0.
+    variance-exploding chain the step's variance is sigma_next^2 (1 - r) + (1 - r)^2 Var[x0 | x]
+    with r = sigma_next^2 / sigma^2. No noise at level 0.
     """
 
     def rule(s: Step) -> Tensor:
-        r = (s.then / s.now).square()
-        known = s.then.square() * (1 - r)
-        unknown = ((1 - r) * s.now).square() * spread(s.x0, s.now)
-        variance = torch.where(s.then > 0, known + unknown, 0.0)
+        r = (s.sigma_next / s.sigma).square()
+        known = s.sigma_next.square() * (1 - r)
+        unknown = ((1 - r) * s.sigma).square() * spread(s.x0, s.sigma)
+        variance = torch.where(s.sigma_next > 0, known + unknown, 0.0)
         return s.x0 + r * (s.x - s.x0) + variance.sqrt() * s.draw()
 
     return rule
@@ -90,26 +95,26 @@ def texture(x0: Tensor) -> Tensor:
     return (square - mean.square()).clamp_min(1e-8).sqrt().log()
 
 
-def _uncertainty(pilot: Problem, path: Tensor) -> list[list[list[float]]]:
-    """E Var[x0 | x] / sigma^2 by texture, at each level of path (K + 1, B) but the last.
+def _uncertainty(pilot: Problem, sigmas: Tensor) -> list[list[list[float]]]:
+    """E Var[x0 | x] / sigma^2 by texture, at each level of sigmas (K + 1, B) but the last.
 
     A parametric bootstrap, which does not lean on how well the image's own level is known: the
-    error of x0 on restored windows that are noised anew. Windows restored by one call are too
+    error of x0 on restored tiles that are noised anew. Tiles restored by one call are too
     smooth, so those are replaced by draws with the spread found so far.
     """
-    clean = pilot.denoise(pilot.x, path[0], None)
-    spread = _probe(pilot, clean, path, 0)
+    clean = pilot.denoise(pilot.x, sigmas[0], None)
+    spread = _probe(pilot, clean, sigmas, 0)
     for number in range(1, 1 + REDRAWN):
-        rule = analytic_rule(_table(path[:-1, 0], spread))
-        clean = walk(pilot.denoise, pilot.x, path, rule, pilot.draw)
-        spread = _probe(pilot, clean, path, number)
+        rule = analytic_rule(_table(sigmas[:-1, 0], spread))
+        clean = walk(pilot.denoise, pilot.x, sigmas, rule, pilot.draw)
+        spread = _probe(pilot, clean, sigmas, number)
     return spread
 
 
-def _probe(pilot: Problem, clean: Tensor, path: Tensor, number: int) -> list[list[list[float]]]:
+def _probe(pilot: Problem, clean: Tensor, sigmas: Tensor, number: int) -> list[list[list[float]]]:
     """For each level: textures, and the mean squared error of x0 / sigma^2 at each of them."""
     everyone, found = torch.arange(len(clean)), []
-    for k, sigma in enumerate(path[:-1]):
+    for k, sigma in enumerate(sigmas[:-1]):
         noise = pilot.draw(PROBE_DRAWS * (1 + number) + k, everyone).to(clean)
         level = sigma.reshape(-1, 1, 1, 1)
         x0 = pilot.denoise(clean + level * noise, sigma, None)

@@ -1,4 +1,4 @@
-"""Restorative step-calibrated diffusion (paper 000): how many steps are left, asked repeatedly.
+"""RSCD, restorative step-calibrated diffusion: how many steps are left, asked repeatedly.
 
 A calibrator tells the step t that an image stands at; the sampler takes up to d single steps of
 the schedule and asks anew, until no step is left (Algorithm 1). `follow` asks for each tile or, by
@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from restorectl.engine.samplers import Calibrator, Problem, Sampler, Shared, ddim_rule, walk
+from restorectl.engine.samplers import (
+    Calibrator,
+    Decided,
+    Method,
+    Problem,
+    Sampler,
+    ddim_rule,
+    walk,
+)
 from restorectl.engine.schedule import Schedule, schedule
 
 Calibrate = Callable[[Tensor], Tensor]  # x (b, C, H, W) -> step (b,), may be fractional
@@ -59,11 +67,13 @@ def follow(
     calibrate: Calibrate,
     settings: Settings,
     pool: Callable[[Tensor], Tensor] = lambda steps: steps,
+    first: Tensor | None = None,
 ) -> tuple[Tensor, list[Round]]:
     """Run Algorithm 1 on a batch; returns x0 (B, C, H, W) and the rounds taken.
 
     problem.sigma is not used: the calibrator decides. pool: (B,) calibrated steps -> (B,), for a
-    level that tiles of one image share.
+    level that tiles of one image share. first: (B,) the steps that x stands at, where they are
+    known without asking.
     """
     x = problem.x
     table = schedule(settings.schedule)
@@ -72,7 +82,8 @@ def follow(
     for number in range(settings.rounds):
         steps = torch.zeros(len(x), dtype=torch.float64)
         here = active.nonzero()[:, 0]
-        steps[here] = calibrate(x[here]).double().cpu()
+        asked = calibrate(x[here]) if number > 0 or first is None else first[here]
+        steps[here] = asked.double().cpu()
         block = _block(pool(steps), active, number, settings)
         if int(block.count.max()) == 0:
             break
@@ -96,37 +107,40 @@ def replay(problem: Problem, rounds: list[Round], settings: Settings) -> Tensor:
     return x
 
 
-def sampler(settings: Settings = PRESETS["restorectl"]) -> Sampler:
-    """Row of catalog.SAMPLERS: rounds decided on sampled windows, at the image's median step."""
+def sampler(settings: Settings, samples: int) -> Sampler:
+    """Rounds are decided on sampled tiles, at the image's median step, and replayed on all."""
 
-    def prepare(pilot: Problem, calibrate: Calibrator) -> Shared:
-        _, rounds = follow(pilot, in_steps(calibrate, settings), settings, _median)
+    def decide(pilot: Problem, calibrator: Calibrator) -> Decided:
+        def steps(levels: Tensor) -> Tensor:
+            return in_steps(levels * pilot.strength, settings)
+
+        first = steps(calibrator.levels(pilot.x, pilot.sigma))
+        ask = lambda x: steps(calibrator.levels(x))  # noqa: E731
+        _, rounds = follow(pilot, ask, settings, _median, first)
         blocks = [[int(block.start[0]), int(block.count[0])] for block in rounds]
         level = schedule(settings.schedule).sigma(blocks[0][0]) if blocks else 0.0
         return {"sigma": float(level), "rounds": blocks}
 
-    def run(problem: Problem, shared: Shared) -> Tensor:
-        rounds = [Round(torch.tensor([s]), torch.tensor([n])) for s, n in shared["rounds"]]
+    def run(problem: Problem, decided: Decided) -> Tensor:
+        rounds = [Round(torch.tensor([s]), torch.tensor([n])) for s, n in decided["rounds"]]
         return replay(problem, rounds, settings)
 
-    return Sampler(run, prepare)
+    return Sampler(run, decide)
+
+
+RSCD = Method(sampler, PRESETS, maps=False)
 
 
 def _median(steps: Tensor) -> Tensor:
     return torch.full_like(steps, float(steps.quantile(0.5)))
 
 
-def in_steps(calibrate: Calibrator, settings: Settings) -> Calibrate:
-    """A calibrator of levels as one of steps."""
-    table = schedule(settings.schedule)
-
-    def count(x: Tensor) -> Tensor:
-        sigma = calibrate(x).double().cpu()
-        if settings.preserving:  # the noise measured is that of x_t, sqrt(1 - abar_t)
-            sigma = sigma / (1 - sigma**2).clamp_min(1e-6).sqrt()
-        return torch.from_numpy(table.step(sigma.numpy()))
-
-    return count
+def in_steps(levels: Tensor, settings: Settings) -> Tensor:
+    """Noise levels (B,) of an image as steps of the schedule (B,) float64, fractional."""
+    sigma = levels.double().cpu()
+    if settings.preserving:  # the noise measured is that of x_t, sqrt(1 - abar_t)
+        sigma = sigma / (1 - sigma**2).clamp_min(1e-6).sqrt()
+    return torch.from_numpy(schedule(settings.schedule).step(sigma.numpy()))
 
 
 def _block(steps: Tensor, active: Tensor, number: int, s: Settings) -> Round:
@@ -153,10 +167,10 @@ def _advance(
     length = int(block.count.max())
     k = torch.arange(length + 1)[:, None]
     index = torch.maximum(block.start - k, block.start - block.count)  # (length + 1, B)
-    path = torch.from_numpy(table.sigmas().copy())[index].to(x)
+    sigmas = torch.from_numpy(table.sigmas().copy())[index].to(x)
     shape = (-1, 1, 1, 1)
     if s.preserving:  # x is sqrt(abar_t) times our state
         x = x / abar[index[0]].sqrt().reshape(shape).to(x)
     rule = ddim_rule(1.0, s.variance, s.noise_at_end)
-    x = walk(p.denoise, x, path, rule, lambda k, tiles: p.draw(offset + k, tiles), p.condition)
+    x = walk(p.denoise, x, sigmas, rule, lambda k, tiles: p.draw(offset + k, tiles), p.condition)
     return x * abar[index[-1]].sqrt().reshape(shape).to(x) if s.preserving else x

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from restorectl.engine.denoiser import Denoiser
 from restorectl.engine.noise_field import NoiseField, Site
-from restorectl.engine.samplers import Problem
+from restorectl.engine.samplers import Calibrator, Decided, Problem, Sampler
 from restorectl.errors import EngineError, UsageError
+from restorectl.jobs import Compute
 
+Device = torch.device
+TILE_BYTES = 1000  # held for each pixel of the tile that the network works on, about
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -98,53 +102,73 @@ class Runner:
         )
         return torch.cat([denoiser(*part) for part in parts])
 
-    @torch.inference_mode()
-    def sample(
+    def problem(
         self,
-        run: Callable[[Problem], Tensor],
         x: np.ndarray,
         sigma: np.ndarray,
         sites: list[Site],
         field: NoiseField,
         guide: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """x (B, C, H, W) float32 at levels sigma (B,) -> x0 (B, C, H, W) float32.
+        **numbers: Any,
+    ) -> Problem:
+        """Tiles x (B, C, H, W) float32 at levels sigma (B,), on the device.
 
-        guide: (B, C, H, W) float32, what another method makes of x. A batch that does not fit the
-        memory is halved until it does.
+        guide: (B, C, H, W) float32, what another method makes of x. numbers: fields of Problem.
+        """
+        size = (x.shape[2], x.shape[3])
+        return Problem(
+            self.denoise,
+            torch.from_numpy(x).to(self.device),
+            torch.from_numpy(sigma).to(self.device, torch.float32),
+            lambda k, tiles: field.draw([sites[i] for i in tiles.tolist()], size, k, x.shape[1]),
+            guide=None if guide is None else torch.from_numpy(guide).to(self.device),
+            **numbers,
+        )
+
+    @torch.inference_mode()
+    def decide(self, sampler: Sampler, problem: Problem, calibrator: Calibrator) -> Decided:
+        """What a sampler decides on sampled tiles. Raises EngineError where memory is short."""
+        try:
+            return sampler.decide(problem, calibrator)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise EngineError(
+                f"out of memory for {len(problem.x)} sampled windows on {self.device}: free memory"
+                " there, or use --device cpu"
+            ) from error
+
+    @torch.inference_mode()
+    def sample(self, run: Callable[[Problem], Tensor], problem: Problem) -> np.ndarray:
+        """What `run` makes of a batch: x0 (B, C, H, W) float32.
+
+        A batch that does not fit the memory is halved until it does. Raises EngineError where one
+        tile is too large.
         """
         try:
-            problem = Problem(
-                self.denoise,
-                torch.from_numpy(x).to(self.device),
-                torch.from_numpy(sigma).to(self.device, torch.float32),
-                lambda k, tiles: field.draw(
-                    [sites[i] for i in tiles.tolist()], (x.shape[2], x.shape[3]), k, x.shape[1]
-                ),
-                guide=None if guide is None else torch.from_numpy(guide).to(self.device),
-            )
             return run(problem).cpu().numpy()
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(x) == 1:
+        count, half = len(problem.x), len(problem.x) // 2
+        if count == 1:
+            height, width = problem.x.shape[2:]
             raise EngineError(
-                f"out of memory for one window of {x.shape[2]}x{x.shape[3]} px on {self.device}:"
+                f"out of memory for one window of {height}x{width} px on {self.device}:"
                 " free memory there, or use --device cpu"
             )
-        half = len(x) // 2
-        parts = (slice(0, half), slice(half, None))
-        guides = [None if guide is None else guide[p] for p in parts]
-        return np.concatenate(
-            [
-                self.sample(run, x[p], sigma[p], sites[p], field, g)
-                for p, g in zip(parts, guides, strict=True)
-            ]
-        )
+        parts = (problem.part(0, half), problem.part(half, count))
+        return np.concatenate([self.sample(run, part) for part in parts])
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or on the CPU (which raises a plain RuntimeError)."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def tiles_together(compute: Compute, shape: tuple[int, int]) -> int:
+    """How many tiles are held at once: bounded by the area of --tile and by --batch."""
+    area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
+    return max(1, min(area, compute.batch or 64))

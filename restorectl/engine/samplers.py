@@ -1,39 +1,40 @@
-"""Step rules, paths of levels, and the samplers that combine them (rows of catalog.SAMPLERS).
+"""Samplers: the one sampling loop, the rules of its steps, and the methods made of these alone.
 
-All rules are written for x = x0 + sigma * n, where DDPM and DDIM need no schedule. A row is a
-function that makes a `Sampler`, from its settings where it has any. A sampler starts from the
-observation, which *is* a sample at its own noise level once its noise is white.
-
-The one sampling loop: a path of levels, a step rule, an optional hook after each step.
-
-It knows neither networks nor schedules nor images, and it neither prints nor saves. States are
-"variance exploding", x = x0 + sigma * n; a variance-preserving chain is the same chain scaled.
+A state is x = x0 + sigma * n ("variance exploding"); a variance-preserving chain is the same chain
+scaled, so DDPM and DDIM need no discrete schedule here. Once its noise is white, an observation
+*is* a state at its own noise level, and restoring it means to walk from there down to 0. The loop
+takes a schedule of noise levels, a step rule and a hook; it knows no network and no image, and it
+neither prints nor saves. Every method of catalog.METHODS is a `Method` that makes a `Sampler`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from restorectl.errors import UsageError
+
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, sigma, condition) -> x0
 Draw = Callable[[int, Tensor], Tensor]  # (step, indices of tiles) -> (b, C, H, W) normal numbers
-Hook = Callable[[Tensor, Tensor, int], Tensor]  # (x, level reached (B,), step) -> x
+Hook = Callable[[Tensor, Tensor, int], Tensor]  # (x, sigma reached (B,), step) -> x
+Decided = dict[str, Any]  # what all tiles of one channel share, as JSON values; `sigma` among it
 
 
+# ---- the loop ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Step:
-    """What a rule sees of the moving tiles; levels are (b, 1, 1, 1) float32."""
+    """What a rule sees of the moving tiles; noise levels are (b, 1, 1, 1) float32."""
 
-    x: Tensor  # (b, C, H, W) at level `now`
+    x: Tensor  # (b, C, H, W) at level sigma
     x0: Tensor  # (b, C, H, W) the denoiser's estimate
-    now: Tensor
-    then: Tensor  # 0 <= then < now
+    sigma: Tensor
+    sigma_next: Tensor  # 0 <= sigma_next < sigma
     draw: Callable[[], Tensor]  # (b, C, H, W) standard normal numbers
     last_x0: Tensor  # (b, C, H, W) estimate one step earlier
-    last: Tensor  # (b, 1, 1, 1) its level; NaN where there was none
+    last_sigma: Tensor  # (b, 1, 1, 1) its level; NaN where there was none
 
 
 Rule = Callable[[Step], Tensor]
@@ -42,44 +43,47 @@ Rule = Callable[[Step], Tensor]
 def walk(
     denoise: Denoise,
     x: Tensor,
-    path: Tensor,
+    sigmas: Tensor,
     rule: Rule,
     draw: Draw,
     condition: Tensor | None = None,
     after: Hook | None = None,
 ) -> Tensor:
-    """Take x (B, C, H, W) along path (K + 1, B) of levels >= 0, one column for each tile.
+    """Take x (B, C, H, W) along noise levels sigmas (K + 1, B) >= 0, one column for each tile.
 
     A lower next level is denoised by `rule`, a higher one re-noised, an equal one held: tiles that
     have arrived cost nothing. Returns the state at the last level.
     """
     x = x.clone()
-    last_x0, last = torch.zeros_like(x), torch.full_like(path[0], torch.nan)
-    for k in range(len(path) - 1):
-        now, then = path[k], path[k + 1]
-        rise = (then > now).nonzero()[:, 0]
+    last_x0, last_sigma = torch.zeros_like(x), torch.full_like(sigmas[0], torch.nan)
+    for k in range(len(sigmas) - 1):
+        sigma, sigma_next = sigmas[k], sigmas[k + 1]
+        rise = (sigma_next > sigma).nonzero()[:, 0]
         if len(rise):
-            spread = (then[rise] ** 2 - now[rise] ** 2).sqrt().reshape(-1, 1, 1, 1)
+            spread = (sigma_next[rise] ** 2 - sigma[rise] ** 2).sqrt().reshape(-1, 1, 1, 1)
             x[rise] = x[rise] + spread * draw(k, rise).to(x)
-            last[rise] = torch.nan
-        move = (then < now).nonzero()[:, 0]
+            last_sigma[rise] = torch.nan
+        move = (sigma_next < sigma).nonzero()[:, 0]
         if len(move):
-            tiles = None if condition is None else condition[move]
-            x0 = denoise(x[move], now[move], tiles)
+            x0 = denoise(x[move], sigma[move], None if condition is None else condition[move])
             step = Step(
                 x[move],
                 x0,
-                now[move].reshape(-1, 1, 1, 1),
-                then[move].reshape(-1, 1, 1, 1),
+                sigma[move].reshape(-1, 1, 1, 1),
+                sigma_next[move].reshape(-1, 1, 1, 1),
                 partial(_numbers, draw, k, move, x),
                 last_x0[move],
-                last[move].reshape(-1, 1, 1, 1),
+                last_sigma[move].reshape(-1, 1, 1, 1),
             )
             x[move] = rule(step)
-            last_x0[move], last[move] = x0, now[move]
+            last_x0[move], last_sigma[move] = x0, sigma[move]
         if after is not None:
-            x = after(x, then, k)
+            x = after(x, sigma_next, k)
     return x
+
+
+def _numbers(draw: Draw, k: int, tiles: Tensor, like: Tensor) -> Tensor:
+    return draw(k, tiles).to(like)
 
 
 def clamped(denoise: Denoise) -> Denoise:
@@ -87,63 +91,25 @@ def clamped(denoise: Denoise) -> Denoise:
     return lambda x, sigma, condition: denoise(x, sigma, condition).clamp(-1, 1)
 
 
-def _numbers(draw: Draw, k: int, tiles: Tensor, like: Tensor) -> Tensor:
-    return draw(k, tiles).to(like)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One batch to restore and the numbers that steer how."""
-
-    denoise: Denoise
-    x: Tensor  # (B, C, H, W) float32, the observation in [-1, 1]
-    sigma: Tensor  # (B,) float32, its noise level
-    draw: Draw
-    steps: int | None = None  # network calls; None = the sampler's own default
-    condition: Tensor | None = None
-    joined: bool = False  # the network takes the condition's noise level as its last channel
-    guide: Tensor | None = None  # (B, C, H, W) another method's prediction, in [-1, 1]
-
-
-Calibrator = Callable[[Tensor], Tensor]  # x (B, C, H, W) in [-1, 1] -> noise level (B,)
-Shared = dict[str, Any]  # what all windows of one channel share, as JSON values
-
-
-def start_level(pilot: Problem, calibrate: Calibrator) -> Shared:
-    """The level to start from: the median over sampled windows of one channel."""
-    levels = calibrate(pilot.x).log().double()
-    return {"sigma": float(levels.quantile(0.5).exp())}
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """What restores windows: `prepare` on sampled windows of a channel, `run` on all."""
-
-    run: Callable[[Problem, Shared], Tensor]  # -> x0 (B, C, H, W)
-    prepare: Callable[[Problem, Calibrator], Shared] = start_level
-    # --steps -> network calls for a window; None = decided for each image
-    calls: Callable[[int | None], int | None] = lambda steps: None
-
-
-# ---- rules ---------------------------------------------------------------------------------------
+# ---- rules and schedules of noise levels ---------------------------------------------------------
 def ddim_rule(eta: float = 0.0, variance: str = "beta-tilde", noise_at_end: bool = False) -> Rule:
     """DDIM (Song et al. 2021, eq. 12, 16): eta = 0 is deterministic, eta = 1 is ancestral DDPM.
 
     With "beta-tilde" the noise has the posterior's variance (Ho et al. 2020, eq. 7; all published
-    codes); with "beta" the forward step's (Ho et al. 2020, section 3.2; paper 000, Algorithm 1).
-    For "beta" the mean stays the posterior's, as printed; `noise_at_end` adds it at sigma 0 too.
+    codes); with "beta" the forward step's (Ho et al. 2020, section 3.2; RSCD, Algorithm 1). For
+    "beta" the mean stays the posterior's, as printed; `noise_at_end` adds it at sigma 0 too.
     """
 
     def rule(s: Step) -> Tensor:
-        ratio = (s.then / s.now) ** 2
-        posterior = s.then**2 * (1 - ratio)
+        ratio = (s.sigma_next / s.sigma) ** 2
+        posterior = s.sigma_next**2 * (1 - ratio)
         if variance == "beta":
-            forward = (1 + s.then**2) * (s.now**2 - s.then**2) / (1 + s.now**2)
+            forward = (1 + s.sigma_next**2) * (s.sigma**2 - s.sigma_next**2) / (1 + s.sigma**2)
             mean = s.x0 + ratio * (s.x - s.x0)
-            wanted = (s.then > 0) | torch.tensor(noise_at_end)
+            wanted = (s.sigma_next > 0) | torch.tensor(noise_at_end)
             return mean + torch.where(wanted, eta * forward.sqrt(), 0) * s.draw()
         noise = eta**2 * posterior
-        mean = s.x0 + (s.then**2 - noise).clamp_min(0).sqrt() / s.now * (s.x - s.x0)
+        mean = s.x0 + (s.sigma_next**2 - noise).clamp_min(0).sqrt() / s.sigma * (s.x - s.x0)
         return mean if eta == 0 else mean + noise.sqrt() * s.draw()
 
     return rule
@@ -151,15 +117,14 @@ def ddim_rule(eta: float = 0.0, variance: str = "beta-tilde", noise_at_end: bool
 
 def dpmpp_rule(s: Step) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) for data prediction; first order at 0."""
-    h = (s.now / s.then.clamp_min(1e-12)).log()
-    r = (s.last / s.now).log() / h
+    h = (s.sigma / s.sigma_next.clamp_min(1e-12)).log()
+    r = (s.last_sigma / s.sigma).log() / h
     second = (s.x0 - s.last_x0) / (2 * r)
-    x0 = s.x0 + torch.where(s.last.isnan() | (s.then <= 0), 0.0, second)
-    return x0 + s.then / s.now * (s.x - x0)
+    x0 = s.x0 + torch.where(s.last_sigma.isnan() | (s.sigma_next <= 0), 0.0, second)
+    return x0 + s.sigma_next / s.sigma * (s.x - x0)
 
 
-# ---- paths ---------------------------------------------------------------------------------------
-def ramp(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float = 7.0) -> Tensor:
+def sigma_schedule(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float = 7.0) -> Tensor:
     """(steps + 1, B) levels from sigma (B,) to 0: Karras et al. 2022, eq. 5, for each tile.
 
     In float64, because powers of a vector and of its tail round differently and a tile's levels
@@ -172,25 +137,103 @@ def ramp(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float = 7.0) -> T
     return torch.cat([sigma[None], levels[1:].to(sigma), torch.zeros_like(sigma)[None]])
 
 
-# ---- samplers ------------------------------------------------------------------------------------
-def _sampler(rule: Rule, default_steps: int) -> Sampler:
-    def run(p: Problem, shared: Shared) -> Tensor:
-        path = ramp(p.sigma, p.steps or default_steps)
-        return walk(p.denoise, p.x, path, rule, p.draw, p.condition)
+# ---- what restores tiles -------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Problem:
+    """One batch of tiles to restore and the numbers that steer how."""
 
-    return Sampler(run, calls=lambda steps: steps or default_steps)
+    denoise: Denoise
+    x: Tensor  # (B, C, H, W) float32, the observation in [-1, 1]
+    sigma: Tensor  # (B,) float32, its noise level
+    draw: Draw
+    steps: int | None = None  # network calls; None = the sampler's own default
+    strength: float = 1.0  # factor on every noise level that a calibrator finds
+    condition: Tensor | None = None
+    joined: bool = False  # the network takes the condition's noise level as its last channel
+    guide: Tensor | None = None  # (B, C, H, W) another method's prediction, in [-1, 1]
+
+    def part(self, start: int, stop: int) -> "Problem":
+        """Tiles start..stop, with the same random numbers."""
+        return replace(
+            self,
+            x=self.x[start:stop],
+            sigma=self.sigma[start:stop],
+            draw=lambda k, tiles: self.draw(k, tiles + start),
+            condition=None if self.condition is None else self.condition[start:stop],
+            guide=None if self.guide is None else self.guide[start:stop],
+        )
 
 
-def ddim() -> Sampler:
-    """Row of catalog.SAMPLERS: one call is the MMSE estimate; more calls are sharper."""
-    return _sampler(ddim_rule(), 1)
+class Calibrator(Protocol):
+    """Tells how strong the noise of whitened tiles is."""
+
+    def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) in [-1, 1] -> noise level (B,), for a denoiser of white noise.
+
+        modelled: (B,) the intensity model's level, where x is the image as it was measured.
+        """
+        ...
 
 
-def dpmpp() -> Sampler:
-    """Row of catalog.SAMPLERS."""
-    return _sampler(dpmpp_rule, 3)
+def start_level(pilot: Problem, calibrator: Calibrator) -> Decided:
+    """The level to start from: the median over sampled tiles of one channel."""
+    levels = calibrator.levels(pilot.x, pilot.sigma) * pilot.strength
+    return {"sigma": float(levels.log().double().quantile(0.5).exp())}
 
 
-def ancestral() -> Sampler:
-    """Row of catalog.SAMPLERS."""
-    return _sampler(ddim_rule(eta=1.0), 10)
+@dataclass(frozen=True)
+class Sampler:
+    """What restores tiles: `decide` on sampled tiles of a channel, `run` on all."""
+
+    run: Callable[[Problem, Decided], Tensor]  # -> x0 (B, C, H, W)
+    decide: Callable[[Problem, Calibrator], Decided] = start_level
+    # wanted steps -> network calls for a tile; None = decided for each image
+    calls: Callable[[int | None], int | None] = lambda steps: None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of catalog.METHODS: which weights, which numbers, and the sampler that they make."""
+
+    sampler: Callable[[Any, int], Sampler]  # (settings, samples of each image)
+    presets: Mapping[str, Any]  # restorectl, paper, ... -> a frozen dataclass of settings
+    task: str = "prior"  # what its weights are for; the name of the embedded ones
+    # (settings, largest level of the weights); raises UsageError for what no run could mean
+    check: Callable[[Any, float], None] = lambda settings, sigma_max: None
+    guided: bool = False  # it can start from, or mix in, another method's prediction
+    maps: bool = True  # tiles can be restored at several levels, and blended
+
+    def has(self, name: str) -> bool:
+        """Whether a number of that name is among the method's settings."""
+        return name in {each.name for each in fields(self.presets["restorectl"])}
+
+    def settings(self, preset: str = "restorectl", **given: Any) -> Any:
+        """A preset's numbers with the given ones over them.
+
+        Raises UsageError for a preset or a number that the method does not have.
+        """
+        if preset not in self.presets:
+            raise UsageError(f"--preset {preset}: this method has {', '.join(self.presets)}")
+        for name in given:
+            if not self.has(name):
+                raise UsageError(f"`{name}` has no effect with this method: leave it out")
+        return replace(self.presets[preset], **given)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The numbers of a method that has none but the count of its steps."""
+
+
+def _plain(rule: Rule, default_steps: int) -> Method:
+    def run(p: Problem, decided: Decided) -> Tensor:
+        sigmas = sigma_schedule(p.sigma, p.steps or default_steps)
+        return walk(p.denoise, p.x, sigmas, rule, p.draw, p.condition)
+
+    made = Sampler(run, calls=lambda steps: steps or default_steps)
+    return Method(lambda settings, samples: made, {"restorectl": Plain()})
+
+
+DDIM = _plain(ddim_rule(), 1)  # one call is the MMSE estimate; more calls are sharper
+DPMPP = _plain(dpmpp_rule, 3)
+ANCESTRAL = _plain(ddim_rule(eta=1.0), 10)

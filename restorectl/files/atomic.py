@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ _NAME_BYTES = 255  # the longest file name of all common file systems
 _PART = re.compile(r"\..*\.restorectl-(\d+)(?:-([0-9a-f]{8}))?\.part", re.DOTALL)
 _FOREIGN_SECONDS = 7 * 86400.0  # after which nobody can still be writing on another host
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_CONDITION: ContextVar[Callable[[], None] | None] = ContextVar("condition", default=None)
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # some network shares
 
 
@@ -48,24 +46,12 @@ def part_path(target: Path, pid: int | None = None, host: str | None = None) -> 
 
 
 @contextmanager
-def only_if(condition: Callable[[], None]) -> Iterator[None]:
-    """Within, no file reaches its final path unless `condition` returns: it raises to refuse.
-
-    It is asked when a file is complete, for every file that `replacing` makes in this thread.
-    """
-    token = _CONDITION.set(condition)
-    try:
-        yield
-    finally:
-        _CONDITION.reset(token)
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield an existing empty temporary sibling of `target`; on success it becomes `target`.
 
     The body writes to the path it is given. On any exception, KeyboardInterrupt included, the
-    temporary file is removed and `target` stays as it was.
+    temporary file is removed and `target` stays as it was. check: called when the file is
+    complete; what it raises keeps the file from its final path.
 
     Raises DiskFullError when the disk or quota is full, OutputError when the file cannot be made,
     written or renamed.
@@ -79,8 +65,8 @@ def replacing(target: Path) -> Iterator[Path]:
         try:
             yield part
             os.fsync(handle)
-            if (condition := _CONDITION.get()) is not None:
-                condition()
+            if check is not None:
+                check()
             os.replace(part, target)
             done = True
         finally:

@@ -1,7 +1,7 @@
-"""The absolute window grid: which pixels the network sees, and which of them it answers for.
+"""How a plane is cut into tiles: which pixels the network sees, and which of them it answers for.
 
-A window is a core of the grid and a halo around it; only image borders are padded. The grid depends
-on the image's size alone, so grouping windows by any `--tile` or `--batch` leaves results alone.
+A tile is a core and a halo around it; only the image's borders are padded. The grid depends on the
+plane's size alone, so grouping tiles by any `--tile` or `--batch` leaves the results alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,20 +12,21 @@ from typing import TypeVar
 import numpy as np
 
 CORE = 512  # px
-HALO = 64  # px; beyond it a window's answer is the whole image's within 0.3 grey levels of 255
-OVERLAP = 4  # fixed windows share a quarter of their side
+HALO = 64  # px; beyond it a tile's answer is the whole image's within 0.3 grey levels of 255
+OVERLAP = 4  # tiles of a fixed size share a quarter of their side
 
 T = TypeVar("T")
+Span = tuple[int, int]  # (start, stop) along one axis, px
 
 
 @dataclass(frozen=True)
-class Window:
-    """Half-open pixel ranges (start, stop) in one plane."""
+class Tile:
+    """Half-open pixel ranges in one plane."""
 
-    rows: tuple[int, int]  # read: core and halo, cut at the image's borders
-    cols: tuple[int, int]
-    core_rows: tuple[int, int]  # written
-    core_cols: tuple[int, int]
+    rows: Span  # read: core and halo, cut at the image's borders
+    cols: Span
+    core_rows: Span  # written
+    core_cols: Span
     shape: tuple[int, int]  # of the network's input: the read size, padded to the stride
 
     @property
@@ -50,56 +51,44 @@ class Window:
         return answer[..., top : top + height, left : left + width]
 
 
-def plan(
+def tile_grid(
     shape: tuple[int, int], stride: int, core: int = CORE, halo: int = HALO, window: int = 0
-) -> tuple[Window, ...]:
-    """The windows of a plane (Y, X) for a network whose inputs are multiples of `stride` px.
+) -> tuple[Tile, ...]:
+    """The tiles of a plane (Y, X) for a network whose inputs are multiples of `stride` px.
 
-    `window` is the only size that the network takes, if it has one: core and halo do not count.
+    `window` is the only input size that the network takes, if it has one: core and halo do not
+    count then.
     """
     if window:
-        return fixed(shape, window, window // OVERLAP)
-    rows, cols = (_axis(n, stride, core, halo) for n in shape)
+        return fixed_tile_grid(shape, window, window // OVERLAP)
+    rows, cols = (_axis_with_halo(length, stride, core, halo) for length in shape)
+    return _crossed(rows, cols)
+
+
+def fixed_tile_grid(shape: tuple[int, int], window: int, overlap: int) -> tuple[Tile, ...]:
+    """The tiles of a plane (Y, X) for a network that runs at `window` px only.
+
+    Every tile reads exactly `window` px: the last of an axis moves inwards, and only planes smaller
+    than it are padded. Neighbours share at least `overlap` px and meet in the middle.
+    """
+    rows, cols = (_axis_of_fixed_size(length, window, overlap) for length in shape)
+    return _crossed(rows, cols)
+
+
+def _crossed(
+    rows: Sequence[tuple[Span, Span, int]], cols: Sequence[tuple[Span, Span, int]]
+) -> tuple[Tile, ...]:
     return tuple(
-        Window(y_read, x_read, y_core, x_core, (y_size, x_size))
+        Tile(y_read, x_read, y_core, x_core, (y_size, x_size))
         for y_read, y_core, y_size in rows
         for x_read, x_core, x_size in cols
     )
 
 
-def fixed(shape: tuple[int, int], window: int, overlap: int) -> tuple[Window, ...]:
-    """The windows of a plane (Y, X) for a network that runs at `window` px only.
+def _axis_with_halo(length: int, stride: int, core: int, halo: int) -> list[tuple[Span, Span, int]]:
+    """(read, core, padded size) of each tile along one axis.
 
-    Every window reads exactly `window` px: the last of an axis moves inwards, and only planes
-    smaller than it are padded. Neighbours share at least `overlap` px and meet in the middle.
-    """
-    rows, cols = (_fixed_axis(n, window, overlap) for n in shape)
-    return tuple(
-        Window(y_read, x_read, y_core, x_core, (window, window))
-        for y_read, y_core in rows
-        for x_read, x_core in cols
-    )
-
-
-def _fixed_axis(
-    length: int, window: int, overlap: int
-) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """(read, core) of each window along one axis."""
-    if not 0 <= overlap < window:
-        raise ValueError(f"overlap {overlap} does not fit windows of {window} px")
-    step, last = window - overlap, max(length - window, 0)
-    starts = [*range(0, last, step), last]
-    edges = [(a + window + b) // 2 for a, b in pairwise(starts)]
-    cores = pairwise([0, *edges, length])
-    return [((a, min(a + window, length)), core) for a, core in zip(starts, cores, strict=True)]
-
-
-def _axis(
-    length: int, stride: int, core: int, halo: int
-) -> list[tuple[tuple[int, int], tuple[int, int], int]]:
-    """(read, core, padded size) of each window along one axis.
-
-    A remainder shorter than half a core joins the last window: small edge windows cost a halo each.
+    A remainder shorter than half a core joins the last tile: small edge tiles cost a halo each.
     """
     core, halo = (-(-n // stride) * stride for n in (core, halo))
     count = max(1, (length + core // 2 - 1) // core)
@@ -109,6 +98,19 @@ def _axis(
         read = max(start - halo, 0), min(stop + halo, length)
         parts.append((read, (start, stop), -(-(read[1] - read[0]) // stride) * stride))
     return parts
+
+
+def _axis_of_fixed_size(length: int, window: int, overlap: int) -> list[tuple[Span, Span, int]]:
+    """(read, core, padded size) of each tile along one axis."""
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap {overlap} does not fit windows of {window} px")
+    step, last = window - overlap, max(length - window, 0)
+    starts = [*range(0, last, step), last]
+    edges = [(a + window + b) // 2 for a, b in pairwise(starts)]
+    cores = pairwise([0, *edges, length])
+    return [
+        ((a, min(a + window, length)), core, window) for a, core in zip(starts, cores, strict=True)
+    ]
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 SIGMA = 12.0  # px; the Gaussian that separates what is kept from what the model decides
 CELL = 4  # px; residuals are averaged in cells of the absolute grid first
-REACH = 12  # cells: the kernel ends within the window's halo
+REACH = 12  # cells: the kernel ends within the tile's halo
 
 
 def keep_local_mean(measured: np.ndarray, restored: np.ndarray) -> np.ndarray:

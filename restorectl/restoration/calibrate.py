@@ -2,19 +2,15 @@
 
 import csv
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 
-from restorectl import catalog
 from restorectl.batch import inputs
 from restorectl.batch.inputs import Missing
 from restorectl.batch.outcome import Outcome, Report
-from restorectl.engine.calibrators import by_window
-from restorectl.engine.card import Card
 from restorectl.engine.runner import pick_device
 from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, OutputError, RestorectlError, UsageError
@@ -24,10 +20,10 @@ from restorectl.images.blocks import spread
 from restorectl.images.header import Header
 from restorectl.images.image import Image, is_image_name, open_image
 from restorectl.intensity.whitening import Intensity
-from restorectl.jobs import Files, NoiseOptions, WeightsOptions
+from restorectl.jobs import CalibrateJob
 from restorectl.restoration import channels, step_map
-from restorectl.restoration.step_map import Gauge, Level, Picked
-from restorectl.weights.file import load_for
+from restorectl.restoration.restorer import load_calibrator
+from restorectl.restoration.step_map import Level, Picked, StepCounter
 
 BIN = 10  # steps, of the histogram and of what T' is rounded up to
 COVERED = 0.99  # share of the windows that T' is enough for
@@ -35,20 +31,6 @@ COLUMNS = (
     *("file", "channel", "t", "c", "z", "top", "left", "height", "width"),
     *("sigma", "steps", "relative", "std"),
 )
-
-
-@dataclass(frozen=True)
-class CalibrateJob:
-    files: Files  # its output is not used
-    noise: NoiseOptions = field(default_factory=NoiseOptions)
-    method: str = "analytic"  # row of catalog.CALIBRATORS
-    weights: str = "calibrator"  # of the network method
-    schedule: str = "rscd"  # what counts the steps
-    windows: int | None = 64  # measured of each channel, evenly spread; None = all
-    device: str = "auto"
-    csv: str | None = None
-    plot: str | None = None
-    weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 
 
 @dataclass(frozen=True)
@@ -114,7 +96,9 @@ def plan(job: CalibrateJob) -> Plan:
 def run(ready: Plan, report: Report) -> Summary:
     """Measure all images; one bad file never stops the others."""
     job = ready.job
-    gauge = Gauge(_measure(job), job.schedule)
+    device = pick_device(job.device)
+    calibrator, _ = load_calibrator(job.method, job.weights, job.weights_from, device)
+    counter = StepCounter(calibrator, job.schedule)
     rows: list[Row] = []
     found: list[tuple[Row, Level]] = []
     report.begin(len(ready.images) + len(ready.missing))
@@ -124,7 +108,7 @@ def run(ready: Plan, report: Report) -> Summary:
         start, outcome = time.monotonic(), Outcome(str(path), "", "done")
         progress = _Progress(report, str(relative))
         try:
-            for row, measured in _one(job, path, gauge, outcome, progress):
+            for row, measured in _one(job, path, counter, outcome, progress):
                 rows.append(row)
                 found += ((row, level) for level in measured)
         except RestorectlError as error:
@@ -181,18 +165,8 @@ class _Progress:
             self.report.advance(1)
 
 
-def _measure(job: CalibrateJob) -> Callable[[np.ndarray], float]:
-    device = pick_device(job.device)
-
-    def load() -> tuple[Card, Mapping[str, Any]]:
-        weights = load_for(job.weights, "calibrator", job.weights_from)
-        return weights.card, weights.tensors
-
-    return by_window(catalog.CALIBRATORS[job.method].load()(load, device))
-
-
 def _one(
-    job: CalibrateJob, path: Path, gauge: Gauge, outcome: Outcome, progress: _Progress
+    job: CalibrateJob, path: Path, counter: StepCounter, outcome: Outcome, progress: _Progress
 ) -> list[tuple[Row, list[Level]]]:
     """All channels of one image. Raises InputError, ..."""
     measured = []
@@ -204,7 +178,7 @@ def _one(
         fitted = {}
         for c in chosen:
             fitted[c] = channels.fit(image, c, job.noise)
-            found = step_map.levels(image, fitted[c], picked[c], gauge)
+            found = step_map.levels(image, fitted[c], picked[c], counter)
             measured.append(_row(image, c, fitted[c], list(progress.over(found))))
     outcome.details.update(
         axes=header.axes,

@@ -1,38 +1,26 @@
 """What is decided once for each channel, on a sample of its pixels: noise, range, level."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from restorectl.batch.outcome import Outcome
+from restorectl.engine.calibrators import level_of
 from restorectl.engine.card import Card
+from restorectl.engine.samplers import Calibrator, Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
 from restorectl.images.blocks import sampled, spread
-from restorectl.images.header import Plane
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
 from restorectl.jobs import NoiseOptions
 from restorectl.restoration import level_map
+from restorectl.restoration.restorer import Batch, Restorer
 
-PILOT = 256  # px, side of a calibration window
-PILOTS = 4  # windows that a method is prepared on
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Windows of one group of channels, in network units, and the way back."""
-
-    x: np.ndarray  # (B, C_net, H, W) float32, about [-1, 1]
-    sigma: np.ndarray  # (B,) float32, the model's noise level in the units of x
-    sites: list[tuple[Plane, int, int]]  # first plane, row and column of each window
-    inverse: Callable[[np.ndarray], np.ndarray]  # (C_net, Y, X) -> (C, Y, X) in input units
-    measured: np.ndarray  # (B, C, H, W) float32, the windows in input units
-    noise_std: Callable[[np.ndarray], np.ndarray]  # (C, Y, X) signal -> its noise, input units
-    scale: np.ndarray  # (2, C) float32, input units that 8-bit maps call 0 and 255
-    guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's prediction
+PILOT = 256  # px, side of a sampled tile
+PILOTS = 4  # tiles that a method decides on
 
 
 class Model(Protocol):
@@ -58,53 +46,13 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Group:
-    """Channels that are restored together, and what all their windows share."""
+class ChannelGroup:
+    """Channels that are restored together, and what all their tiles share."""
 
     channels: tuple[int, ...]
     model: Model
     scale: np.ndarray  # (2, C) float32, input units that 8-bit maps call 0 and 255
-    shared: dict[str, Any]  # what Method.prepare decided, as JSON values
-
-
-class Method(Protocol):
-    """A command's way with windows."""
-
-    @property
-    def products(self) -> int:
-        """Images that one input becomes; the first is the restored image."""
-
-    @property
-    def calls_per_window(self) -> int | None:
-        """Network calls; None where they are decided for each image."""
-
-    @property
-    def stride(self) -> int:
-        """Window sizes are multiples of this."""
-
-    @property
-    def sigma_max(self) -> float:
-        """The largest noise level it can be told, in network units."""
-
-    @property
-    def card(self) -> Card:
-        """Says how many channels are restored jointly, and in which range."""
-
-    def prepare(self, pilot: Batch) -> dict[str, Any]:
-        """Decide, on sampled windows of one group, what all of its windows share.
-
-        `sigma`, the level to start from, is always among it.
-        """
-
-    @property
-    def gauge(self) -> Callable[[np.ndarray], float] | None:
-        """Noise level of a single window (H, W); None: one level serves the whole image."""
-
-    def __call__(self, batch: Batch, shared: dict[str, Any]) -> np.ndarray:
-        """(B, products, C, H, W) float32 in input units; `shared` is what `prepare` decided."""
-
-    def calls(self) -> int:
-        """Network calls so far, counted in windows."""
+    decided: Decided
 
 
 def fit(image: Image, channel: int, noise: NoiseOptions) -> whitening.Intensity:
@@ -176,14 +124,12 @@ class Ranged:
         return ()
 
 
-def prepare(
-    image: Image, chosen: Sequence[int], noise: NoiseOptions, method: Method
-) -> list[Group]:
-    """The groups of channels, each with its model and what its windows share.
+def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
+    """The groups of channels, each with its model and what is decided on sampled tiles.
 
     Raises InputError where a joint model does not find its number of channels.
     """
-    together = method.card.channels
+    together = restorer.card.channels
     if together > 1 and len(chosen) != together:
         raise InputError(
             f"{image.path}: these weights restore {together} channels jointly, the image has"
@@ -192,15 +138,17 @@ def prepare(
     groups = []
     for part in tiles.chunks(chosen, together):
         members = tuple(part)
-        model = _model(image, members, noise, method.card)
-        sampled = pilot(image, members, model, method)
-        shared = method.prepare(sampled)
-        shared |= _level_map(image, members, model, method, shared["sigma"])
-        groups.append(Group(members, model, sampled.scale, shared))
+        model = _model(image, members, restorer)
+        pilot = sampled_tiles(image, members, model, restorer)
+        decided = restorer.decide(pilot)
+        if restorer.level == "map" and decided["sigma"] > 0:
+            decided |= _level_map(image, members, model, restorer.calibrator, decided["sigma"])
+        groups.append(ChannelGroup(members, model, pilot.scale, decided))
     return groups
 
 
-def _model(image: Image, members: Sequence[int], noise: NoiseOptions, card: Card) -> Model:
+def _model(image: Image, members: Sequence[int], restorer: Restorer) -> Model:
+    noise, card = restorer.job.noise, restorer.card
     if card.value_range == "whitened":
         return Whitened(tuple(fit(image, c, noise) for c in members))
     if noise.kind == "none":
@@ -211,8 +159,8 @@ def _model(image: Image, members: Sequence[int], noise: NoiseOptions, card: Card
     return Ranged(card, max(m.read_noise * m.level for m in levels) * scale)
 
 
-def pilot(image: Image, members: Sequence[int], model: Model, method: Method) -> Batch:
-    """Up to PILOTS windows in the middle of sampled blocks, of one size."""
+def sampled_tiles(image: Image, members: Sequence[int], model: Model, restorer: Restorer) -> Batch:
+    """Up to PILOTS tiles in the middle of sampled blocks, of one size."""
     blocks = sampled(image.header.canonical_shape, members[0])
     picked = [blocks[i] for i in spread(len(blocks), min(PILOTS, len(blocks)))]
     measured, sites = [], []
@@ -220,25 +168,28 @@ def pilot(image: Image, members: Sequence[int], model: Model, method: Method) ->
         top, height = _middle(rows)
         left, width = _middle(cols)
         area = slice(top, top + height), slice(left, left + width)
-        window = tiles.plan((height, width), method.stride, PILOT, 0, method.card.window)[0]
+        tile = restorer.grid((height, width), PILOT, 0)[0]
         planes = [image.read((t, c, z), *area).astype(np.float32) for c in members]
-        raw = [window.pad(plane[window.read]) for plane in planes]
-        measured.append(np.stack(raw))
+        measured.append(np.stack([tile.pad(plane[tile.read]) for plane in planes]))
         sites.append(((t, first, z), top, left))
-    sigma = np.full(len(measured), model.sigma, np.float32)
-    x = np.stack([model.forward(raw) for raw in measured])
     return Batch(
-        x,
-        sigma,
+        np.stack([model.forward(raw) for raw in measured]),  # (B, C_net, H, W) float32
+        np.full(len(measured), model.sigma, np.float32),
         sites,
         model.inverse,
         np.stack(measured),
         model.noise_std,
-        scale(image.header.dtype, model, method.card, len(members)),
+        _scale(image.header.dtype, model, restorer.card, len(members)),
     )
 
 
-def scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.ndarray:
+def _middle(span: slice) -> tuple[int, int]:
+    """(start, length) of at most PILOT px in the middle of a range."""
+    length = min(span.stop - span.start, PILOT)
+    return span.start + (span.stop - span.start - length) // 2, length
+
+
+def _scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.ndarray:
     """(2, C) float32: input units that 8-bit maps of a channel call 0 and 255.
 
     Those of 8-bit images are their own; of others, the ends of the network's range.
@@ -252,13 +203,12 @@ def scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.n
 
 
 def _level_map(
-    image: Image, members: Sequence[int], model: Model, method: Method, level: float
-) -> dict[str, Any]:
-    """Where the level varies over the image, as entries of what windows share; else nothing."""
+    image: Image, members: Sequence[int], model: Model, calibrator: Calibrator, level: float
+) -> Decided:
+    """Where the level varies over the image, as entries of what is decided; else nothing."""
     times, _, depth, height, width = image.header.canonical_shape
     rows, cols = level_map.places(height), level_map.places(width)
-    gauge = method.gauge
-    if gauge is None or len(rows) * len(cols) == 1 or level <= 0:
+    if len(rows) * len(cols) == 1:
         return {}
     planes = [(t, z) for t in range(times) for z in range(depth)]
     planes = [planes[i] for i in spread(len(planes), min(3, len(planes)))]
@@ -268,7 +218,7 @@ def _level_map(
         area = _around(rows[place[1]], height), _around(cols[place[2]], width)
         raw = [image.read((t, c, z), *area).astype(np.float32) for c in members]
         x = model.forward(np.stack(raw))
-        levels[place] = np.sqrt(np.mean([gauge(plane) ** 2 for plane in x]))
+        levels[place] = np.sqrt(np.mean([level_of(calibrator, plane) ** 2 for plane in x]))
     relative = level_map.fit(levels * whitening.INFLATION, level)
     if relative is None:
         return {}
@@ -281,24 +231,18 @@ def _around(centre: float, length: int) -> slice:
     return slice(start, min(start + PILOT, length))
 
 
-def _middle(span: slice) -> tuple[int, int]:
-    """(start, length) of at most PILOT px in the middle of a range."""
-    length = min(span.stop - span.start, PILOT)
-    return span.start + (span.stop - span.start - length) // 2, length
-
-
-def describe(outcome: Outcome, groups: Sequence[Group], sigma_max: float) -> None:
+def describe(outcome: Outcome, groups: Sequence[ChannelGroup], sigma_max: float) -> None:
     """Models, decisions and their warnings into the outcome."""
     noise, decided = {}, {}
     for group in groups:
         name = "+".join(map(str, group.channels))
         noise[name] = group.model.describe()
-        decided[name] = group.shared
+        decided[name] = group.decided
         where = f"channel {name}: " if len(groups) > 1 else ""
         outcome.warnings += [where + text for text in group.model.warnings()]
-        if group.shared["sigma"] > sigma_max:
+        if group.decided["sigma"] > sigma_max:
             outcome.warnings.append(
-                f"{where}noise level {group.shared['sigma']:.2f} is above what the weights were"
+                f"{where}noise level {group.decided['sigma']:.2f} is above what the weights were"
                 f" trained on ({sigma_max:.2f}): less is removed"
             )
     outcome.details["noise"], outcome.details["method"] = noise, decided

@@ -11,22 +11,18 @@ from restorectl.batch.outcome import Outcome, Report
 from restorectl.errors import InputError, RestorectlError, UsageError
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
+from restorectl.jobs import UncertaintyJob
 from restorectl.restoration import channels, intervals
 from restorectl.restoration.intervals import Calibration, Pixels
-from restorectl.restoration.planes import Planes, restored_planes
-from restorectl.restoration.restoration import Assembled
-from restorectl.restoration.uncertainty import (
-    UncertaintyJob,
-    check,
-    prepared,
-    reduced,
-    sampling,
-    uncalibrated,
-)
+from restorectl.restoration.planes import restored_planes
+from restorectl.restoration.restorer import Restorer
+from restorectl.restoration.uncertainty import error_bars, sampling, sampling_restorer
 
 PIXELS = 250_000  # of one image, evenly spread over its planes
 
-Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # truth, mean, std, noise: (n,) each
+Samples = tuple[
+    np.ndarray, np.ndarray, np.ndarray, np.ndarray
+]  # truth, mean, std, noise: (n,) each
 
 
 def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Calibration:
@@ -35,7 +31,6 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     truth: folder of images named like the inputs. scale: affine fits the truth of each image to
     its mean first. Raises UsageError, InputError where fewer than two pairs could be used.
     """
-    check(job)
     output = Path(job.files.output)
     if output.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"-o {output}: a calibration is a YAML file, its name must end in .yaml")
@@ -44,7 +39,7 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     images, missing = inputs.find(inputs.named(job.files), job.files.pattern)
     if len({relative for _, relative in images}) < len(images):
         raise UsageError("--calibrate: two inputs have one name: name a single folder")
-    ready = reduced(prepared(job), uncalibrated(job), sampling(job))
+    restorer = replace(sampling_restorer(job), reduction=error_bars(job.interval, None))
     report.begin(len(images) + len(missing))
     for item in missing:
         report.done(Outcome(str(item.source), "", "failed", message=str(item.error)))
@@ -53,12 +48,12 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
         outcome = Outcome(str(source), "", "done")
         try:
             clean = Path(truth) / relative
-            found = _measured(job, ready, source, clean, scale, report)
+            found = _measured(restorer, source, clean, scale, report)
             measured.append(replace(found, name=str(relative)))
         except RestorectlError as error:
             outcome.fail(error)
         report.done(outcome)
-    made = intervals.fit(measured, ready.weights_sha256, sampling(job), scale)
+    made = intervals.fit(measured, restorer.weights_sha256, sampling(job), scale)
     if not made.guarantee:
         report.note(
             f"warning: {made.images} images are too few for a finite-sample bound at 90 % (it"
@@ -74,13 +69,11 @@ def table(calibration: Calibration) -> str:
     return "\n".join(["image\tcoverage of the 90 % interval", *lines]) + "\n"
 
 
-def _measured(
-    job: UncertaintyJob, ready: Assembled, source: Path, truth: Path, scale: str, report: Report
-) -> Pixels:
+def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report: Report) -> Pixels:
     """Errors and spreads of one image, in units of its noise."""
     with (
-        open_image(source, axes=job.files.axes) as image,
-        open_image(truth, axes=job.files.axes) as clean,
+        open_image(source, axes=restorer.job.files.axes) as image,
+        open_image(truth, axes=restorer.job.files.axes) as clean,
     ):
         header = image.header
         if clean.header.canonical_shape != header.canonical_shape:
@@ -90,7 +83,7 @@ def _measured(
             )
         height, width = header.canonical_shape[3:]
         report.file(source.name, len(header.planes) * height * width)
-        parts = list(_planes(job, ready, image, clean, report))
+        parts = list(_sampled_pixels(restorer, image, clean, report))
     seen, mean, std, noise = (np.concatenate(each) for each in zip(*parts, strict=True))
     if scale == "affine":
         seen = np.polyval(np.polyfit(seen, mean, 1), seen)
@@ -101,18 +94,17 @@ def _measured(
     return Pixels(str(source), np.abs(seen - mean) / noise, std / noise, mean / noise)
 
 
-def _planes(
-    job: UncertaintyJob, ready: Assembled, image: Image, clean: Image, report: Report
-) -> Iterator[Found]:
+def _sampled_pixels(
+    restorer: Restorer, image: Image, clean: Image, report: Report
+) -> Iterator[Samples]:
     """Sampled pixels of each plane."""
     header = image.header
-    chosen = header.chosen(job.files.channels, image.path)
-    groups = channels.prepare(image, chosen, job.noise, ready.method)
+    chosen = header.chosen(restorer.job.files.channels, image.path)
+    groups = channels.fit_groups(image, chosen, restorer)
     member = {c: (group, k) for group in groups for k, c in enumerate(group.channels)}
-    work = Planes(ready.method, job.compute, job.noise, job.files.channels)
     every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))
     every = max(1, every // PIXELS)
-    products = restored_planes(work, image, groups, report.advance)
+    products = restored_planes(restorer, image, groups, report.advance)
     for plane, (_, std, _, low, high) in zip(header.planes, products, strict=True):
         if plane[1] in member:
             mean = (low + high) / 2  # not rounded, unlike the first product

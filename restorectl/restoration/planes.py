@@ -1,15 +1,13 @@
-"""The way of one image through a network, plane by plane and window by window.
+"""The way of one image through a network, plane by plane and tile by tile.
 
-canonical planes -> what each channel shares (fitted on a sample) -> windows -> method -> clip,
-round, cast -> atomic write of every product with metadata and provenance.
-
-What one command does to windows: the one thing that differs between inference commands.
+Fit each channel on a sample; then, a few planes at a time: read, cut into tiles, whiten, restore,
+invert, put the tiles' cores together, round, and hand every plane to the writers of its products.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +15,29 @@ import numpy as np
 
 from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Report
-from restorectl.batch.run import Planned, Record
+from restorectl.batch.plan import Origin, Planned, Record
+from restorectl.engine.runner import TILE_BYTES, tiles_together
 from restorectl.errors import InputError
-from restorectl.files.atomic import replacing
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, create_image, open_image, to_dtype, verify_image
-from restorectl.jobs import Compute, NoiseOptions
 from restorectl.restoration import channels
-from restorectl.restoration.channels import Batch, Group, Method
+from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.restorer import Batch, Restorer
 
 PLANE_PIXELS = 4 << 20  # planes are collected up to this many pixels, to fill batches
-WINDOW_BYTES = 1000  # held for each pixel of the window that the network works on, about
 AROUND_BYTES = 16  # held for each pixel of a plane by what goes before and after, about
 
 Pixels = Mapping[Plane, np.ndarray]  # (Y, X) of each plane
+Place = tuple[ChannelGroup, list[Plane], tiles.Tile]  # a tile of the planes of a group
 # (image, groups of channels, the products' files, this file, provenance): writes the last target,
-# and returns what it found for the outcome's details and warnings
-Extra = Callable[[Image, Sequence[Group], Sequence[Path], Path, Record], "Found"]
+# and returns what it tells for the outcome's details and warnings
+Extra = Callable[[Image, Sequence[ChannelGroup], Sequence[Path], Path, Record], "Told"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What making a further file told of an image."""
+class Told:
+    """What making a further file tells of an image."""
 
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -47,183 +45,190 @@ class Found:
 
 @dataclass(frozen=True)
 class Planes:
-    """The Work of the commands that restore planes: `method.products` images for each input."""
+    """The Work of the commands that restore planes: each input becomes one or more products."""
 
-    method: Method
-    compute: Compute
-    noise: NoiseOptions
-    chosen: tuple[int, ...] | None = None  # channels; None = all
+    command: str
+    restorer: Restorer
+    own: Mapping[str, Any]  # the command's own parameters that can change a pixel
     extra: Extra | None = None  # makes the pair's last target
 
+    @property
+    def origin(self) -> Origin:
+        """See `plan.Work`."""
+        restorer, job = self.restorer, self.restorer.job
+        parameters = {
+            **self.own,
+            "steps": job.steps,
+            "strength": job.strength,
+            "samples": job.samples,
+            "calibrator": job.calibrator,
+            "level": restorer.level,
+            "noise": asdict(job.noise),
+            "seed": job.compute.seed,
+            "precision": str(restorer.runner.dtype).removeprefix("torch."),
+            "device": restorer.runner.device.type,
+            "axes": job.files.axes,
+            "channels": job.files.channels,
+        }
+        used = {role: (w.card.name, w.sha256) for role, w in restorer.used.items()}
+        return Origin(self.command, parameters, used, str(restorer.runner.device))
+
     def calls(self) -> int:
-        return self.method.calls()
+        """See `plan.Work`."""
+        return self.restorer.runner.calls
 
     def plan(self, image: Image, pair: Pair) -> Planned:
-        header = image.header
+        """See `plan.Work`."""
+        header, restorer = image.header, self.restorer
         _, count, _, height, width = header.canonical_shape
-        worked_on = header.chosen(self.chosen, pair.source)
-        windows = self.windows((height, width))
-        units = len(windows) * len(header.planes) * len(worked_on) // count
-        units //= min(self.method.card.channels, len(worked_on))
-        calls, largest = self.method.calls_per_window, max(w.shape[0] * w.shape[1] for w in windows)
+        chosen = header.chosen(restorer.job.files.channels, pair.source)
+        grid = restorer.grid((height, width))
+        units = len(grid) * len(header.planes) * len(chosen) // count
+        units //= min(restorer.card.channels, len(chosen))
+        calls, largest = restorer.calls_per_tile, max(t.shape[0] * t.shape[1] for t in grid)
         outputs = self._headers(header, pair)
-        together = min(len(windows), _together(self.compute, windows[0].shape))
+        together = min(len(grid), tiles_together(restorer.job.compute, grid[0].shape))
         held = sum(max(PLANE_PIXELS, height * width) * h.dtype.itemsize for h in outputs) * 2
         held += height * width * AROUND_BYTES
         return Planned(
             units,
             None if calls is None else calls * units,
             sum(h.nbytes for h in outputs),
-            held + largest * WINDOW_BYTES + together * largest * 4 * (2 + len(outputs)),
+            held + largest * TILE_BYTES + together * largest * 4 * (2 + len(outputs)),
         )
 
     def write(
-        self, image: Image, pair: Pair, record: Record, outcome: Outcome, report: Report
+        self,
+        image: Image,
+        pair: Pair,
+        parts: Sequence[Path],
+        record: Record,
+        outcome: Outcome,
+        report: Report,
     ) -> None:
-        header = image.header
+        """See `plan.Work`."""
+        header, restorer = image.header, self.restorer
         height, width = header.canonical_shape[3:]
-        chosen = header.chosen(self.chosen, pair.source)
+        chosen = header.chosen(restorer.job.files.channels, pair.source)
+        headers = self._headers(header, pair)
         report.file(pair.name, len(header.planes) * height * width)
         with ExitStack() as stack:
-            guide = stack.enter_context(_guide(pair.guide, header)) if pair.guide else None
-            groups = channels.prepare(image, chosen, self.noise, self.method)
-            channels.describe(outcome, groups, self.method.sigma_max)
-            headers = self._headers(header, pair)
-            parts = [stack.enter_context(replacing(target)) for target in pair.targets]
-            with ExitStack() as files:
-                writers = [
-                    files.enter_context(create_image(part, made, provenance=record))
-                    for part, made in zip(parts, headers, strict=False)
-                ]
-                for products in restored_planes(self, image, groups, report.advance, guide):
-                    for writer, plane in zip(writers, products, strict=True):
-                        writer.put(plane)
-            for part, made in zip(parts, headers, strict=False):
-                verify_image(part, made)
-            if self.extra is not None:
-                found = self.extra(image, groups, parts[:-1], parts[-1], record)
-                outcome.details |= found.details
-                outcome.warnings += found.warnings
-
-    def windows(self, shape: tuple[int, int]) -> tuple[tiles.Window, ...]:
-        return tiles.plan(shape, self.method.stride, window=self.method.card.window)
+            guide = None
+            if pair.guide is not None:
+                guide = stack.enter_context(open_image(pair.guide))
+                _require_same_shape(guide, header)
+            groups = channels.fit_groups(image, chosen, restorer)
+            channels.describe(outcome, groups, restorer.card.sigma_max)
+            writers = [
+                stack.enter_context(create_image(part, made, provenance=record))
+                for part, made in zip(parts, headers, strict=False)
+            ]
+            for products in restored_planes(restorer, image, groups, report.advance, guide):
+                for writer, plane in zip(writers, products, strict=True):
+                    writer.put(plane)
+        for part, made in zip(parts, headers, strict=False):
+            verify_image(part, made)
+        if self.extra is not None:
+            told = self.extra(image, groups, parts[:-1], parts[-1], record)
+            outcome.details |= told.details
+            outcome.warnings += told.warnings
 
     def _headers(self, header: Header, pair: Pair) -> list[Header]:
         """Of each product: the first is an image like the input, the others float32 maps of it."""
-        kinds = [header, *[header.with_dtype(np.float32)] * (self.method.products - 1)]
+        maps = self.restorer.reduction.products - 1
+        kinds = [header, *[header.with_dtype(np.float32)] * maps]
         return [k.for_target(target) for k, target in zip(kinds, pair.targets, strict=False)]
 
 
-def _guide(path: Path, header: Header) -> Image:
-    """A second image of the same planes. Raises InputError for one of another shape."""
-    guide = open_image(path)
-    if guide.header.canonical_shape != header.canonical_shape:
-        found, wanted = guide.header.canonical_shape, header.canonical_shape
-        guide.close()
-        raise InputError(f"{path}: has shape {found} (t, c, z, y, x), its image has {wanted}")
-    return guide
+def _require_same_shape(guide: Image, header: Header) -> None:
+    found, wanted = guide.header.canonical_shape, header.canonical_shape
+    if found != wanted:
+        raise InputError(f"{guide.path}: has shape {found} (t, c, z, y, x), its image has {wanted}")
 
 
 def restored_planes(
-    job: Planes,
+    restorer: Restorer,
     image: Image,
-    groups: Sequence[Group],
+    groups: Sequence[ChannelGroup],
     advance: Callable[[int], None],
     guide: Image | None = None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """The planes (Y, X) of every product, in the file's order; memory stays flat.
 
-    Where a joint model finds its channels far apart in the file, the later one's planes wait.
+    guide: another method's prediction, an image of the same shape. Where a joint model finds its
+    channels far apart in the file, the later one's planes wait.
     """
-    header = image.header
-    height, width = header.canonical_shape[3:]
-    member = {c: group for group in groups for c in group.channels}
+    height, width = image.header.canonical_shape[3:]
+    group_of = {c: group for group in groups for c in group.channels}
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
-    for planes in tiles.chunks(header.planes, max(1, PLANE_PIXELS // (height * width))):
-        units: list[tuple[Group, int, int]] = []
+    for planes in tiles.chunks(image.header.planes, max(1, PLANE_PIXELS // (height * width))):
+        together: dict[tuple[Plane, ...], ChannelGroup] = {}  # planes that are restored as one
         for t, c, z in planes:
-            if c not in member:  # copied; of what was not measured nothing is known
+            if c not in group_of:  # copied; of what was not measured nothing is known
                 unknown = np.full((height, width), np.nan, np.float32)
-                ready[t, c, z] = (image.read((t, c, z)), *[unknown] * (job.method.products - 1))
+                maps = [unknown] * (restorer.reduction.products - 1)
+                ready[t, c, z] = (image.read((t, c, z)), *maps)
                 advance(height * width)
-            elif (t, c, z) not in ready and (member[c], t, z) not in units:
-                units.append((member[c], t, z))
-        _restore(job, image, guide, units, ready, advance)
+            elif (t, c, z) not in ready:
+                together[tuple((t, each, z) for each in group_of[c].channels)] = group_of[c]
+        _restore(restorer, image, guide, together, ready, advance)
         yield from (ready.pop(plane) for plane in planes)
 
 
 def _restore(
-    job: Planes,
+    restorer: Restorer,
     image: Image,
     guide: Image | None,
-    units: Sequence[tuple[Group, int, int]],
+    together: Mapping[tuple[Plane, ...], ChannelGroup],
     ready: dict[Plane, tuple[np.ndarray, ...]],
     advance: Callable[[int], None],
 ) -> None:
-    """All planes of the units (group, t, z) into `ready`, window by window."""
-    header = image.header
-    windows = job.windows(header.canonical_shape[3:])
-    batches = defaultdict(list)
+    """The products of a few planes into `ready`, by batches of tiles of one size."""
     pixels: dict[Plane, np.ndarray] = {}
     hints: dict[Plane, np.ndarray] = {}
-    for number, (group, t, z) in enumerate(units):
-        for c in group.channels:
-            plane = (t, c, z)
+    batches: dict[Any, list[Place]] = defaultdict(list)
+    for planes, group in together.items():
+        for plane in planes:
             pixels[plane] = image.read(plane)
             if guide is not None:
                 hints[plane] = guide.read(plane)
-            maps = [np.empty(pixels[plane].shape, np.float32) for _ in range(job.method.products)]
-            ready[plane] = (np.empty_like(pixels[plane]), *maps[1:])
-        for window in windows:
-            batches[group.channels, window.shape].append((number, window))
-    for (_, shape), batch in batches.items():
-        for part in tiles.chunks(batch, _together(job.compute, shape)):
-            group = units[part[0][0]][0]
-            places = [([(t, c, z) for c in group.channels], w)
-                      for (_, t, z), w in ((units[n], w) for n, w in part)]  # fmt: skip
-            answers = _answers(job.method, group, pixels, hints, places)
-            for (planes, window), products in zip(places, answers, strict=True):
-                cores = window.crop(products)  # (products, C, h, w)
-                for plane, values in zip(planes, cores.swapaxes(0, 1), strict=True):
+            maps = restorer.reduction.products - 1
+            made = [np.empty(pixels[plane].shape, np.float32) for _ in range(maps)]
+            ready[plane] = (np.empty_like(pixels[plane]), *made)
+        for tile in restorer.grid(image.header.canonical_shape[3:]):
+            batches[group.channels, tile.shape].append((group, list(planes), tile))
+    for (_, shape), places in batches.items():
+        for part in tiles.chunks(places, tiles_together(restorer.job.compute, shape)):
+            group = part[0][0]
+            answers = restorer.restore(_batch(group, part, pixels, hints), group.decided)
+            for (_, places_planes, tile), products in zip(part, answers, strict=True):
+                cores = tile.crop(products)  # (products, C, h, w)
+                for plane, values in zip(places_planes, cores.swapaxes(0, 1), strict=True):
                     for target, core in zip(ready[plane], values, strict=True):
-                        target[window.core] = to_dtype(core, target.dtype)
+                        target[tile.core] = to_dtype(core, target.dtype)
                 advance(cores[0].size)
 
 
-def _together(compute: Compute, shape: tuple[int, int]) -> int:
-    """How many windows are held at once: bounded by --tile's area and by --batch."""
-    area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
-    return max(1, min(area, compute.batch or 64))
-
-
-def _answers(
-    method: Method,
-    group: Group,
-    pixels: Pixels,
-    hints: Pixels,
-    places: Sequence[tuple[list[Plane], tiles.Window]],
-) -> np.ndarray:
-    """(B, products, C, H, W) float32 in input units."""
-    measured = np.stack([_cut(pixels, *place) for place in places])  # (B, C, H, W) float32
-    forward = group.model.forward
-    return method(
-        Batch(
-            np.stack([forward(raw) for raw in measured]),  # (B, C_net, H, W) float32
-            np.full(len(measured), group.model.sigma, np.float32),
-            [(planes[0], window.rows[0], window.cols[0]) for planes, window in places],
-            group.model.inverse,
-            measured,
-            group.model.noise_std,
-            group.scale,
-            np.stack([forward(_cut(hints, *place)) for place in places]) if hints else None,
-        ),
-        group.shared,
+def _batch(group: ChannelGroup, places: Sequence[Place], pixels: Pixels, hints: Pixels) -> Batch:
+    """Tiles of one group, whitened."""
+    model = group.model
+    measured = np.stack([_cut(pixels, place) for place in places])  # (B, C, H, W) float32
+    return Batch(
+        np.stack([model.forward(raw) for raw in measured]),  # (B, C_net, H, W) float32
+        np.full(len(measured), model.sigma, np.float32),
+        [(planes[0], tile.rows[0], tile.cols[0]) for _, planes, tile in places],
+        model.inverse,
+        measured,
+        model.noise_std,
+        group.scale,
+        np.stack([model.forward(_cut(hints, place)) for place in places]) if hints else None,
     )
 
 
-def _cut(pixels: Pixels, planes: Sequence[Plane], window: tiles.Window) -> np.ndarray:
-    """(C, H, W) float32 of one window. Raises InputError for NaN and infinity."""
-    raw = np.stack([pixels[plane][window.read] for plane in planes]).astype(np.float32)
+def _cut(pixels: Pixels, place: Place) -> np.ndarray:
+    """(C, H, W) float32 of one tile. Raises InputError for NaN and infinity."""
+    _, planes, tile = place
+    raw = np.stack([pixels[plane][tile.read] for plane in planes]).astype(np.float32)
     if not np.isfinite(raw).all():
         raise InputError(f"plane t,c,z = {planes[0]} holds NaN or infinity: mend it first")
-    return np.stack([window.pad(plane) for plane in raw])
+    return np.stack([tile.pad(plane) for plane in raw])

@@ -1,62 +1,42 @@
-"""`restore`: denoise every plane from its own noise level with the diffusion prior."""
+"""`restore`: every plane restored from its own noise level with the diffusion prior."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import PurePath
 
 from restorectl import catalog
 from restorectl.batch import inputs
-from restorectl.batch import run as run_batch
 from restorectl.batch.outcome import Outcome, Report
-from restorectl.engine import rscd
+from restorectl.batch.run import run
+from restorectl.engine.samplers import Method
 from restorectl.jobs import RestoreJob
 from restorectl.restoration import step_map
 from restorectl.restoration.planes import Planes
-from restorectl.restoration.restoration import Setup, assemble
+from restorectl.restoration.restorer import load_restorer
+
+SCHEDULE = "rscd"  # whose steps a step map shows
 
 
-def run(job: RestoreJob, report: Report) -> list[Outcome]:
+def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     """Restore all images of the job. Raises for what stops every file, reports the rest."""
-    settings = _settings(job)
-    place = step_map.folder(job)
+    method: Method = catalog.METHODS[job.sampler].load()
+    given = {"every": job.recalibrate, "schedule": job.schedule}  # numbers of a loop that has them
+    given = {name: value for name, value in given.items() if value is not None}
+    preset = job.preset if job.preset in method.presets else "restorectl"
+    settings = method.settings(preset, **{k: v for k, v in given.items() if method.has(k)})
+    place, schedule = step_map.folder(job), job.schedule or SCHEDULE
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         names = inputs.same_name(relative)
         return names if place is None else (*names, step_map.target(place, relative))
 
     pairs, missing = inputs.resolve(job.files, naming)
-    make, follows = catalog.SAMPLERS[job.sampler].load(), job.sampler == "rscd"
-    ready = assemble(
-        Setup(
-            "restore",
-            job.files,
-            job.compute,
-            job.noise,
-            job.weights,
-            make(settings) if follows else make(),
-            steps=job.steps,
-            strength=job.strength,
-            calibrator=job.calibrator,
-            calibrator_weights=job.calibrator_weights,
-            level="image" if follows else job.level,
-            own={
-                "sampler": job.sampler,
-                "loop": asdict(settings) if follows else None,
-                "step_map": None if place is None else step_map.parameters(settings.schedule),
-            },
-            weights_from=job.weights_from,
-        )
-    )
-    gauge = step_map.Gauge(ready.measure, settings.schedule)
-    maps = None if place is None else step_map.writer(gauge, job.noise)
-    work = Planes(ready.method, job.compute, job.noise, job.files.channels, maps)
-    todo = run_batch.Run(job.files, work, ready.summary, ready.record)
-    return run_batch.run(todo, pairs, missing, report)
-
-
-def _settings(job: RestoreJob) -> rscd.Settings:
-    settings = rscd.PRESETS[job.preset]
-    if job.recalibrate is not None:
-        settings = replace(settings, every=job.recalibrate)
-    if job.schedule is not None:
-        settings = replace(settings, schedule=job.schedule)
-    return settings
+    restorer = load_restorer(job, method, settings, job.level if method.maps else "image")
+    own = {
+        "sampler": job.sampler,
+        "loop": asdict(settings) or None,
+        "step_map": None if place is None else step_map.parameters(schedule),
+    }
+    extra = None
+    if place is not None:
+        extra = step_map.writer(step_map.StepCounter(restorer.calibrator, schedule), job.noise)
+    return run(job.files, Planes("restore", restorer, own, extra), pairs, missing, report)

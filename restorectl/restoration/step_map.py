@@ -1,18 +1,20 @@
 """How many steps of diffusion are left where: levels of windows, and the image made of them.
 
-A window is calibrated as paper 000 calibrates an image: whitened by the model of its channel, then
+A window is calibrated as RSCD calibrates an image: whitened by the model of its channel, then
 asked for its noise level, which a schedule turns into a step. Windows are those of the absolute
 grid, WINDOW px wide and without halo; a remainder shorter than half of that joins the last one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from restorectl.batch.run import Record
+from restorectl.batch.plan import Record
+from restorectl.engine.calibrators import level_of
+from restorectl.engine.samplers import Calibrator
 from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, UsageError
 from restorectl.images import tiles
@@ -21,21 +23,21 @@ from restorectl.images.image import Image, verify_image, write_image
 from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import NoiseOptions, RestoreJob
 from restorectl.restoration import channels
-from restorectl.restoration.channels import Group
-from restorectl.restoration.planes import Extra, Found
+from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.planes import Extra, Told
 
 WINDOW = 256  # px
 CELL = 64  # px, what one pixel of a step map stands for
 SMALLEST = 32  # px, the least side that every calibrator takes; smaller windows are mirrored
 
-Picked = tuple[Plane, tiles.Window]
+Picked = tuple[Plane, tiles.Tile]
 
 
 @dataclass(frozen=True)
-class Gauge:
-    """What measures windows: x (H, W) float32 in network units -> sigma, and in which steps."""
+class StepCounter:
+    """What measures the noise of windows, and the schedule whose steps it is told in."""
 
-    measure: Callable[[np.ndarray], float]
+    calibrator: Calibrator
     schedule: str
 
 
@@ -52,19 +54,19 @@ class Level:
     std: float  # of the noise in input units, at the window's median
 
 
-def grid(header: Header) -> tuple[tiles.Window, ...]:
+def grid(header: Header) -> tuple[tiles.Tile, ...]:
     """The windows of each plane."""
-    return tiles.plan(header.canonical_shape[3:], 1, WINDOW, 0)
+    return tiles.tile_grid(header.canonical_shape[3:], 1, WINDOW, 0)
 
 
 def levels(
-    image: Image, model: Intensity, picked: Sequence[Picked], gauge: Gauge
+    image: Image, model: Intensity, picked: Sequence[Picked], counter: StepCounter
 ) -> Iterator[Level]:
     """The level of each window, in the order given. Raises InputError for NaN and infinity.
 
     A plane is read once for all of its windows that follow one another.
     """
-    table, current, pixels = schedule(gauge.schedule), None, np.empty(0)
+    table, current, pixels = schedule(counter.schedule), None, np.empty(0)
     half, expected = (model.high - model.low) / 2, model_level(model)
     for plane, window in picked:
         if plane != current:
@@ -73,7 +75,7 @@ def levels(
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
             raise InputError(f"plane t,c,z = {plane} holds NaN or infinity: mend or mask it first")
         raw = raw.astype(np.float32)
-        sigma = gauge.measure(_large_enough(model.forward(raw)))
+        sigma = level_of(counter.calibrator, _large_enough(model.forward(raw)))
         yield Level(
             plane=plane,
             rows=window.rows,
@@ -127,12 +129,12 @@ def parameters(schedule: str) -> dict[str, Any]:
     return {"schedule": schedule, "window": WINDOW, "cell": CELL}
 
 
-def writer(gauge: Gauge, noise: NoiseOptions) -> Extra:
+def writer(counter: StepCounter, noise: NoiseOptions) -> Extra:
     """Writes the map of one image: float32, a pixel for CELL x CELL, NaN where not measured."""
 
     def write(
-        image: Image, groups: Sequence[Group], _: Sequence[Path], part: Path, record: Record
-    ) -> Found:
+        image: Image, groups: Sequence[ChannelGroup], _: Sequence[Path], part: Path, record: Record
+    ) -> Told:
         header, windows = map_header(image.header), grid(image.header)
         chosen = [c for group in groups for c in group.channels]
         models = {c: channels.fit(image, c, noise) for c in chosen}
@@ -143,12 +145,12 @@ def writer(gauge: Gauge, noise: NoiseOptions) -> Extra:
                     yield np.full(header.canonical_shape[3:], np.nan, np.float32)
                     continue
                 picked = [(plane, window) for window in windows]
-                found = levels(image, models[plane[1]], picked, gauge)
+                found = levels(image, models[plane[1]], picked, counter)
                 yield interpolated(list(found), image.header)
 
         write_image(part, header, planes(), provenance=record)
         verify_image(part, header)
-        return Found()
+        return Told()
 
     return write
 

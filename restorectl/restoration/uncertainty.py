@@ -1,39 +1,32 @@
 """`uncertainty`: many restorations of one image; their mean, their spread, and error bars.
 
-What the maps of one image say as a whole: numbers for the record, and a picture of them.
+Beside the maps, what they say as a whole: numbers for the record, and a picture.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from restorectl import catalog
 from restorectl.batch import inputs
-from restorectl.batch import run as run_batch
 from restorectl.batch.outcome import Outcome, Report
-from restorectl.batch.run import Record
-from restorectl.engine import methods
+from restorectl.batch.plan import Record
+from restorectl.batch.run import run
+from restorectl.engine.samplers import Method
 from restorectl.errors import UsageError, WeightsError
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, open_image, write_image
 from restorectl.images.pictures import Panel, draw_panels, thumbnail
 from restorectl.intensity.photometry import keep_local_mean
-from restorectl.jobs import Compute, Files, NoiseOptions, WeightsOptions
+from restorectl.jobs import UncertaintyJob
 from restorectl.restoration import intervals
-from restorectl.restoration import intervals as bars
-from restorectl.restoration.channels import Batch, Group
+from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.intervals import Calibration
-from restorectl.restoration.planes import Found, Planes
-from restorectl.restoration.restoration import (
-    Assembled,
-    Reduction,
-    Samples,
-    Setup,
-    Shared,
-    assemble,
-)
+from restorectl.restoration.planes import Planes, Told
+from restorectl.restoration.restorer import Batch, Reduction, Restorer, Samples, load_restorer
 from restorectl.restoration.step_map import stem
 
 PRODUCTS = ("mean", "std", "entropy", "lower", "upper")
@@ -41,9 +34,104 @@ CORRELATED = 0.15  # of neighbouring residuals: more, and the noise model does n
 SHOWN = (0.5, 99.8)  # percentiles that grey goes between
 
 
+def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
+    """Write all maps of all images. Raises for what stops every file, reports the rest."""
+    pairs, missing = inputs.resolve(job.files, targets, folder_only=True)
+    restorer = sampling_restorer(job)
+    calibration = _calibration(job, restorer.weights_sha256, report)
+    restorer = replace(restorer, reduction=error_bars(job.interval, calibration))
+    plain = None if calibration is None else intervals.plain(calibration)
+    own = {**sampling(job), "interval": job.interval, "calibration": plain}
+    work = Planes("uncertainty", restorer, own, overview)
+    return run(job.files, work, pairs, missing, report)
+
+
+def targets(relative: PurePath) -> tuple[PurePath, ...]:
+    """The files that one image becomes."""
+    name = stem(relative)
+    maps = [relative.with_name(f"{name}_{product}.tif") for product in PRODUCTS]
+    return (*maps, relative.with_name(f"{name}_overview.png"))
+
+
+def sampling_restorer(job: UncertaintyJob) -> Restorer:
+    """The models and the sampler of a job; what becomes of the samples is still open.
+
+    Raises UsageError for numbers that cannot be meant, WeightsError.
+    """
+    if job.samples < 2:
+        raise UsageError(f"--samples {job.samples}: a spread needs at least 2")
+    if not 0 < job.interval < 1:
+        raise UsageError(f"--interval {job.interval:g}: must lie between 0 and 1, e.g. 0.9")
+    method: Method = catalog.METHODS[job.source].load()
+    wanted: dict[str, Any] = {"variance": job.variance, "single": False}
+    settings = method.settings(**{k: v for k, v in wanted.items() if method.has(k)})
+    return load_restorer(job, method, settings)
+
+
+def sampling(job: UncertaintyJob) -> dict[str, Any]:
+    """What the spread of the samples depends on, beside the weights."""
+    variance = job.variance if job.source == "posterior" else "ancestral"
+    return {"source": job.source, "steps": job.steps, "variance": variance}
+
+
+def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
+    """Mean, std, entropy, lower and upper of a batch of tiles.
+
+    interval: share of the pixels whose truth lies inside. calibration: None = as the samples say.
+    """
+
+    def combine(samples: Samples, batch: Batch) -> np.ndarray:
+        low, high = batch.scale[..., None, None]  # (C, 1, 1) each
+        found = intervals.gather(samples, low, high)
+        mean = keep_local_mean(batch.measured, found.mean)
+        if calibration is None:
+            half = intervals.uncalibrated(found.std, found.count, interval)
+        else:
+            noise = np.stack([batch.noise_std(each) for each in mean])
+            half = calibration.half_width(found.std, mean, noise, interval)
+        maps = (mean, found.std, found.entropy, mean - half, mean + half)
+        return np.stack(maps, axis=1).astype(np.float32)  # (B, products, C, H, W)
+
+    return Reduction(len(PRODUCTS), combine)
+
+
+def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Calibration | None:
+    """The calibration that applies. Raises WeightsError for one of other weights or sampling."""
+    if job.calibration == "none":
+        return None
+    wanted = sampling(job)
+    if job.calibration != "auto":
+        given = intervals.read_calibration(Path(job.calibration))
+        if given.weights_sha256 != weights_sha256:
+            raise WeightsError(
+                f"--calibration {job.calibration}: was made for other weights"
+                f" ({given.weights_sha256[:12]}, here {weights_sha256[:12]}): make one with"
+                " --calibrate, or use --calibration none"
+            )
+        if dict(given.sampling) != wanted:
+            raise UsageError(
+                f"--calibration {job.calibration}: was made with {_text(given.sampling)}, not"
+                f" {_text(wanted)}: make another with --calibrate"
+            )
+        return given
+    for each in intervals.packaged_calibrations():
+        if each.weights_sha256 == weights_sha256 and dict(each.sampling) == wanted:
+            return each
+    report.note(
+        "warning: no calibration is known for these weights and this way of sampling: intervals"
+        " are those of the samples alone, mostly too narrow; make one with --calibrate"
+    )
+    return None
+
+
+def _text(sampling: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sampling.items())
+
+
+# ---- what the maps of one image say as a whole -------------------------------------------------
 def overview(
-    image: Image, groups: Sequence[Group], parts: Sequence[Path], part: Path, record: Record
-) -> Found:
+    image: Image, groups: Sequence[ChannelGroup], parts: Sequence[Path], part: Path, record: Record
+) -> Told:
     """Draw the middle plane's maps of the first channel; sum up all planes of every channel."""
     axes = "".join(a for a in image.header.axes if a in "YX" or image.header.size(a) > 1)
     maps = dict(zip(PRODUCTS, (open_image(path, axes=axes) for path in parts), strict=True))
@@ -60,13 +148,16 @@ def overview(
         for c, found in summary.items()
         if abs(found["residual_correlation"]) > CORRELATED
     ]
-    return Found({"uncertainty": summary}, tuple(warnings))
+    return Told({"uncertainty": summary}, tuple(warnings))
 
 
 def _sums(
     image: Image, maps: dict[str, Image], channel: int, scale: np.ndarray
 ) -> dict[str, float]:
-    """Means over all pixels of a channel; std_scaled is that of paper 002, eq. 15, in [0, 0.5]."""
+    """Means over all pixels of a channel.
+
+    std_scaled is that of DDPM microscopy (Osuna-Vargas et al., eq. 15), in [0, 0.5].
+    """
     planes = [plane for plane in image.header.planes if plane[1] == channel]
     totals = dict.fromkeys(("std", "entropy", "width"), 0.0)
     products, squares = 0.0, 0.0
@@ -107,148 +198,3 @@ def _draw(image: Image, maps: dict[str, Image], channel: int, part: Path, record
 
 def _top(values: np.ndarray) -> float:
     return float(np.percentile(values, SHOWN[1]))
-
-
-SOURCES = {"posterior": methods.posterior, "conditional": methods.conditional}
-
-
-@dataclass(frozen=True)
-class UncertaintyJob:
-    files: Files
-    compute: Compute = field(default_factory=Compute)
-    noise: NoiseOptions = field(default_factory=NoiseOptions)
-    source: str = "posterior"  # key of SOURCES
-    weights: str | None = None  # None = the embedded ones of the source's kind
-    samples: int = 15
-    steps: int | None = None
-    variance: str = "analytic"  # of the posterior's steps: analytic, ancestral
-    interval: float = 0.9  # share of the pixels whose truth lies inside
-    calibration: str = "auto"  # auto, none, or a YAML file
-    calibrator: str = "analytic"
-    calibrator_weights: str = "calibrator"
-    weights_from: WeightsOptions = field(default_factory=WeightsOptions)
-
-
-def run(job: UncertaintyJob, report: Report) -> list[Outcome]:
-    """Write all maps of all images. Raises for what stops every file, reports the rest."""
-    check(job)
-    pairs, missing = inputs.resolve(job.files, targets, folder_only=True)
-    ready = prepared(job)
-    calibration = _calibration(job, ready, report)
-    own = {**sampling(job), "interval": job.interval, "calibration": _named(calibration)}
-    ready = reduced(ready, _error_bars(job, calibration), own)
-    work = Planes(ready.method, job.compute, job.noise, job.files.channels, overview)
-    return run_batch.run(
-        run_batch.Run(job.files, work, ready.summary, ready.record), pairs, missing, report
-    )
-
-
-def targets(relative: PurePath) -> tuple[PurePath, ...]:
-    """The files that one image becomes."""
-    name = stem(relative)
-    maps = [relative.with_name(f"{name}_{product}.tif") for product in PRODUCTS]
-    return (*maps, relative.with_name(f"{name}_overview.png"))
-
-
-def prepared(job: UncertaintyJob) -> Assembled:
-    """The models and the sampler of a job; what becomes of the samples is still open."""
-    program = SOURCES[job.source]
-    settings = program.presets["restorectl"]
-    if job.source == "posterior":
-        settings = replace(settings, variance=job.variance, single=False)
-    return assemble(
-        Setup(
-            "uncertainty",
-            job.files,
-            job.compute,
-            job.noise,
-            job.weights or program.task,
-            program.make(settings, job.samples),
-            task=program.task,
-            steps=job.steps,
-            samples=job.samples,
-            calibrator=job.calibrator,
-            calibrator_weights=job.calibrator_weights,
-            weights_from=job.weights_from,
-        )
-    )
-
-
-def reduced(ready: Assembled, reduction: Reduction, own: Mapping[str, Any]) -> Assembled:
-    """The same with what becomes of the samples, and the parameters that decide it."""
-    method = replace(ready.method, reduction=reduction)
-    return replace(ready, method=method, setup=replace(ready.setup, own=own))
-
-
-def sampling(job: UncertaintyJob) -> dict[str, Any]:
-    """What the spread of the samples depends on, beside the weights."""
-    variance = job.variance if job.source == "posterior" else "ancestral"
-    return {"source": job.source, "steps": job.steps, "variance": variance}
-
-
-def check(job: UncertaintyJob) -> None:
-    """Raises UsageError for numbers that cannot be meant."""
-    if job.samples < 2:
-        raise UsageError(f"--samples {job.samples}: a spread needs at least 2")
-    if not 0 < job.interval < 1:
-        raise UsageError(f"--interval {job.interval:g}: must lie between 0 and 1, e.g. 0.9")
-
-
-def uncalibrated(job: UncertaintyJob) -> Reduction:
-    """The maps with intervals as wide as the samples alone say."""
-    return _error_bars(job, None)
-
-
-def _error_bars(job: UncertaintyJob, calibration: Calibration | None) -> Reduction:
-    """Mean, std, entropy, lower and upper of a batch of windows."""
-
-    def combine(samples: Samples, batch: Batch, shared: Shared) -> np.ndarray:
-        low, high = batch.scale[..., None, None]  # (C, 1, 1) each
-        found = intervals.gather(samples, low, high)
-        mean = keep_local_mean(batch.measured, found.mean)
-        if calibration is None:
-            half = bars.uncalibrated(found.std, found.count, job.interval)
-        else:
-            noise = np.stack([batch.noise_std(each) for each in mean])
-            half = calibration.half_width(found.std, mean, noise, job.interval)
-        maps = (mean, found.std, found.entropy, mean - half, mean + half)
-        return np.stack(maps, axis=1).astype(np.float32)
-
-    return Reduction(len(PRODUCTS), combine)
-
-
-def _calibration(job: UncertaintyJob, ready: Assembled, report: Report) -> Calibration | None:
-    """The calibration that applies. Raises WeightsError for one of other weights or sampling."""
-    if job.calibration == "none":
-        return None
-    wanted = sampling(job)
-    if job.calibration != "auto":
-        given = intervals.read_calibration(Path(job.calibration))
-        if given.weights_sha256 != ready.weights_sha256:
-            raise WeightsError(
-                f"--calibration {job.calibration}: was made for other weights"
-                f" ({given.weights_sha256[:12]}, here {ready.weights_sha256[:12]}): make one with"
-                " --calibrate, or use --calibration none"
-            )
-        if dict(given.sampling) != wanted:
-            raise UsageError(
-                f"--calibration {job.calibration}: was made with {_text(given.sampling)}, not"
-                f" {_text(wanted)}: make another with --calibrate"
-            )
-        return given
-    for each in intervals.packaged_calibrations():
-        if each.weights_sha256 == ready.weights_sha256 and dict(each.sampling) == wanted:
-            return each
-    report.note(
-        "warning: no calibration is known for these weights and this way of sampling: intervals"
-        " are those of the samples alone, mostly too narrow; make one with --calibrate"
-    )
-    return None
-
-
-def _text(sampling: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sampling.items())
-
-
-def _named(calibration: Calibration | None) -> Any:
-    return None if calibration is None else bars.plain(calibration)

@@ -4,7 +4,7 @@ Arrays of slices are (C, D, H, L): channels, slices, planes, and the lateral axi
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,9 +47,9 @@ class Network:
     def stride(self) -> int:
         return self.runner.denoiser().stride
 
-    def windows(self, shape: tuple[int, int]) -> tuple[tiles.Window, ...]:
+    def windows(self, shape: tuple[int, int]) -> tuple[tiles.Tile, ...]:
         """The windows of a slice (planes, lateral)."""
-        return tiles.plan(shape, self.stride, window=self.card.window)
+        return tiles.tile_grid(shape, self.stride, window=self.card.window)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Sweep:
         return base
 
     def _window(
-        self, observed: np.ndarray, first: int, window: tiles.Window, planes: int, anchor: str
+        self, observed: np.ndarray, first: int, window: tiles.Tile, planes: int, anchor: str
     ) -> np.ndarray:
         """(C, D, h, w) in input units: the network's answer for one window of every slice."""
         height, width = window.shape
@@ -114,18 +114,12 @@ class Sweep:
         guide = np.zeros((len(batch), 1, *batch.shape[2:]), np.float32)
         guide[:, :, rows] = 1
         field = SliceNoise(network.compute.seed, sample, network.share, self.slices, self.number)
+        problem = network.runner.problem(
+            batch, np.ones(len(batch), np.float32), sites, field, guide, steps=network.steps
+        )
         made = network.runner.sample(
-            lambda problem: slices.run(
-                replace(problem, steps=network.steps),
-                network.sampler,
-                network.runner.denoiser(),
-                anchor,
-            ),
-            batch,
-            np.ones(len(batch), np.float32),
-            sites,
-            field,
-            guide,
+            lambda part: slices.run(part, network.sampler, network.runner.denoiser(), anchor),
+            problem,
         )
         return made.swapaxes(0, 1)
 

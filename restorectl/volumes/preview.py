@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from restorectl.batch.run import Record
+from restorectl.batch.plan import Record
 from restorectl.images.header import Header
 from restorectl.images.image import Image, open_image, verify_image, write_image
 from restorectl.volumes import interpolation

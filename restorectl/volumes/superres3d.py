@@ -5,13 +5,13 @@ from typing import Any
 
 from restorectl import catalog
 from restorectl.batch import inputs
-from restorectl.batch import run as run_batch
 from restorectl.batch.outcome import Outcome, Report
+from restorectl.batch.plan import Origin
+from restorectl.batch.run import run
 from restorectl.engine.denoiser import build
 from restorectl.engine.runner import Runner, pick_device, pick_precision
 from restorectl.engine.slices import is_drawn
 from restorectl.errors import UsageError
-from restorectl.files import provenance
 from restorectl.jobs import SuperresJob
 from restorectl.volumes import interpolation
 from restorectl.volumes.directions import Network
@@ -23,7 +23,7 @@ PIXEL_STEPS = 50  # pixels drawn from noise need many; the code of paper 003 tak
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
 
 
-def run(job: SuperresJob, report: Report) -> list[Outcome]:
+def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
     """Restore all stacks of the job. Raises for what stops every file, reports the rest."""
     _check(job)
 
@@ -37,21 +37,7 @@ def run(job: SuperresJob, report: Report) -> list[Outcome]:
     if job.method == "diffusion":
         weights = file.load_for(job.weights, "slices", job.weights_from)
     network = None if weights is None else _network(job, weights)
-    parameters = _parameters(job, network)
-
-    def record(input_sha256: Any) -> dict[str, Any]:
-        return provenance.record(
-            command="superres3d",
-            parameters=parameters,
-            weights="" if weights is None else weights.card.name,
-            weights_sha256="" if weights is None else weights.sha256,
-            input_sha256=input_sha256,
-        )
-
-    used = {} if weights is None else {
-        "slices": {"name": weights.card.name, "sha256": weights.sha256}
-    }  # fmt: skip
-    summary = {"command": "superres3d", "parameters": parameters, "weights": used}
+    used = {} if weights is None else {"slices": (weights.card.name, weights.sha256)}
     options = Options(
         job.factor,
         job.spacing,
@@ -62,8 +48,9 @@ def run(job: SuperresJob, report: Report) -> list[Outcome]:
         job.keep_observed,
         job.smooth,
     )
-    work = Volumes(options, network, job.method)
-    return run_batch.run(run_batch.Run(job.files, work, summary, record), pairs, missing, report)
+    origin = Origin("superres3d", _parameters(job, network), used)
+    work = Volumes(origin, options, network, job.method)
+    return run(job.files, work, pairs, missing, report)
 
 
 def _check(job: SuperresJob) -> None:
@@ -90,7 +77,7 @@ def _network(job: SuperresJob, weights: Weights) -> Network:
     return Network(
         Runner(lambda: build(weights.card, dict(weights.tensors)), device, dtype),
         weights.card,
-        catalog.SAMPLERS[job.sampler].load()(),
+        catalog.METHODS[job.sampler].load().sampler(None, job.samples),
         catalog.SLICE_NOISE[job.slice_noise].load(),
         job.compute,
         job.steps or (PIXEL_STEPS if is_drawn(weights.card) else None),

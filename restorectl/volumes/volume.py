@@ -4,8 +4,7 @@ Every slice holds all planes of its own, so a chunk is a few rows (XZ) or column
 plane. Results gather in float32; observed planes come back as they are.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ import numpy as np
 from restorectl import catalog
 from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Report
-from restorectl.batch.run import Planned, Record
+from restorectl.batch.plan import Origin, Planned, Record
 from restorectl.engine import slices
 from restorectl.errors import InputError
 from restorectl.files import atomic
-from restorectl.files.atomic import replacing
 from restorectl.images import tiles
 from restorectl.images.header import Header, Spacing
 from restorectl.images.image import Image, to_dtype, verify_image, write_image
@@ -50,6 +48,7 @@ class Options:
 class Volumes:
     """The Work of `superres3d`; without a network it interpolates by `method`."""
 
+    origin: Origin
     options: Options
     network: Network | None
     method: str = "diffusion"  # or a row of catalog.INTERPOLATIONS
@@ -77,7 +76,13 @@ class Volumes:
         return Planned(windows, calls, header.nbytes, held + largest * WINDOW_BYTES)
 
     def write(
-        self, image: Image, pair: Pair, record: Record, outcome: Outcome, report: Report
+        self,
+        image: Image,
+        pair: Pair,
+        parts: Sequence[Path],
+        record: Record,
+        outcome: Outcome,
+        report: Report,
     ) -> None:
         factor, remark = self._factor(image)
         header = self._header(image, factor)
@@ -94,15 +99,11 @@ class Volumes:
         )
         if factor > 1:
             self._restore(image, factor, chosen, made, outcome, report)
-        with ExitStack() as stack:
-            parts = [stack.enter_context(replacing(target)) for target in pair.targets]
-            output = header.for_target(pair.target)
-            write_image(
-                parts[0], output, self._planes(image, output, factor, made), provenance=record
-            )
-            verify_image(parts[0], output)
-            if len(parts) > 1:
-                preview.write(parts[1], image, Path(parts[0]), record)
+        output = header.for_target(pair.target)
+        write_image(parts[0], output, self._planes(image, output, factor, made), provenance=record)
+        verify_image(parts[0], output)
+        if len(parts) > 1:
+            preview.write(parts[1], image, parts[0], record)
 
     def _factor(self, image: Image) -> tuple[int, str]:
         """Raises InputError for what cannot be made isotropic."""

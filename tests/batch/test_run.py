@@ -13,11 +13,10 @@ import tifffile
 from PIL import Image as Pillow
 
 from restorectl.batch import inputs, run
-from restorectl.batch.run import Planned
+from restorectl.batch.plan import Origin, Planned
 from restorectl.errors import BusyError, DiskFullError, OutputError, UsageError
 from restorectl.files import lock, machine
-from restorectl.files.atomic import part_path, replacing
-from restorectl.files.provenance import record
+from restorectl.files.atomic import part_path
 from restorectl.images.image import read_provenance, write_image
 from restorectl.jobs import Files
 
@@ -28,6 +27,7 @@ class Copy:
 
     during: object = None
     memory: int = 1000
+    origin: Origin | None = None
     opened: list = field(default_factory=list)
     written: list = field(default_factory=list)
 
@@ -35,13 +35,12 @@ class Copy:
         self.opened.append(pair.name)
         return Planned(1, 1, image.header.nbytes, self.memory)
 
-    def write(self, image, pair, record, outcome, report):
-        for target in pair.targets:
-            with replacing(target) as part:
-                planes = [image.read(plane) for plane in image.header.planes]
-                write_image(part, image.header.for_target(target), planes, provenance=record)
-                if self.during is not None:
-                    self.during(pair, part)
+    def write(self, image, pair, parts, record, outcome, report):
+        for target, part in zip(pair.targets, parts, strict=True):
+            planes = [image.read(plane) for plane in image.header.planes]
+            write_image(part, image.header.for_target(target), planes, provenance=record)
+            if self.during is not None:
+                self.during(pair, part)
         self.written.append(pair.name)
 
     def calls(self):
@@ -85,18 +84,11 @@ def go(files, work=None, naming=inputs.same_name, strength=1.0, weights="0"):
     """(statuses by name, work, report); the run's errors pass through."""
     work, report = work or Copy(), Quiet()
 
-    def made(digest):
-        return record(
-            command="copy",
-            parameters={"strength": strength, "axes": files.axes},
-            weights="w",
-            weights_sha256=weights,
-            input_sha256=digest,
-        )
-
+    work.origin = Origin(
+        "copy", {"strength": strength, "axes": files.axes}, {"prior": ("w", weights)}
+    )
     pairs, missing = inputs.resolve(files, naming)
-    job = run.Run(files, work, {"command": "copy"}, made)
-    outcomes = run.run(job, pairs, missing, report)
+    outcomes = run.run(files, work, pairs, missing, report)
     return {Path(o.source).name: o.status for o in outcomes}, work, report
 
 

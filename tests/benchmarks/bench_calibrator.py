@@ -9,6 +9,7 @@ clean between 0.02 and 0.1 cycles a pixel.
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 from common import FIELDS, need_data, pair, table
@@ -64,16 +65,16 @@ def main() -> None:
     import torch
 
     from restorectl.catalog import CALIBRATORS
-    from restorectl.engine.calibrators import by_window
+    from restorectl.engine.calibrators import level_of
     from restorectl.intensity import whitening
-    from restorectl.weights import file
-
-    def load():
-        found = file.load_for(args.weights, "calibrator")
-        return found.card, found.tensors
+    from restorectl.jobs import WeightsOptions
+    from restorectl.restoration.restorer import load_calibrator
 
     cpu = torch.device("cpu")
-    measure = {name: by_window(row.load()(load, cpu)) for name, row in CALIBRATORS.items()}
+    measure = {}
+    for name in CALIBRATORS:
+        calibrator, _ = load_calibrator(name, args.weights, WeightsOptions(), cpu)
+        measure[name] = partial(level_of, calibrator)
     rng = np.random.default_rng(0)
     rows = []
     for kind in KINDS:

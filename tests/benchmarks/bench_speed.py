@@ -53,14 +53,15 @@ def speed() -> None:
     runner = Runner(
         lambda: build(loaded.card, dict(loaded.tensors)), device, pick_precision("auto", device)
     )
-    sampler = catalog.SAMPLERS["ddim"].load()()
+    sampler = catalog.METHODS["ddim"].load().sampler(None, 1)
 
     def ours(image: np.ndarray) -> np.ndarray:
         model = whitening.fit([image.astype(np.float32)])
         x = model.forward(image.astype(np.float32))[None, None]
         sigma = np.array([model.sigma], np.float32)
         site = Site((0, 0, 0), 0, 0)
-        x0 = runner.sample(lambda p: sampler.run(p, {}), x, sigma, [site], NoiseField())
+        problem = runner.problem(x, sigma, [site], NoiseField())
+        x0 = runner.sample(lambda p: sampler.run(p, {}), problem)
         return keep_local_mean(image.astype(np.float32), model.inverse(x0[0, 0]))
 
     peak = convolution_peak()

@@ -6,8 +6,9 @@ import torch
 
 from restorectl.engine import conditional, posterior
 from restorectl.engine.noise_field import NoiseField, Site
-from restorectl.engine.samplers import Problem, ddim
+from restorectl.engine.samplers import DDIM, Problem
 from restorectl.restoration.intervals import gather, prediction_factor
+from tests.engine.test_samplers import Known
 
 CLEAN, NOISE, SIDE = 0.3, 0.2, 160
 
@@ -35,7 +36,7 @@ def problem(sample=0, denoise=gaussian):
 def draws(settings, count):
     sampler = posterior.sampler(settings, count)
     pilot, clean = problem()
-    shared = sampler.prepare(pilot, lambda x: torch.tensor([NOISE]))
+    shared = sampler.decide(pilot, Known(torch.tensor([NOISE])))
     samples = [sampler.run(problem(k)[0], shared).numpy() for k in range(count)]
     return np.array(samples), clean
 
@@ -61,7 +62,7 @@ def test_its_spread_is_the_posteriors_and_the_plain_rules_is_not():
 def test_the_probe_finds_how_uncertain_x0_is():
     sampler = posterior.sampler(posterior.Settings(steps=4), 2)
     pilot, _ = problem()
-    shared = sampler.prepare(pilot, lambda x: torch.tensor([NOISE]))
+    shared = sampler.decide(pilot, Known(torch.tensor([NOISE])))
     # The restored window is smoother than the clean one, by the factor it is shrunk with.
     assert len(shared["spread"]) == 4
     exact = CLEAN**2 / (CLEAN**2 + NOISE**2)
@@ -73,7 +74,7 @@ def test_one_sample_alone_is_the_posterior_mean():
     p, _ = problem()
     one = posterior.sampler(posterior.Settings(), 1)
     assert one.calls(None) == 1
-    torch.testing.assert_close(one.run(p, {}), ddim().run(p, {}))
+    torch.testing.assert_close(one.run(p, {}), DDIM.sampler(DDIM.settings(), 1).run(p, {}))
     assert posterior.sampler(posterior.Settings(steps=7), 15).calls(None) == 7
     assert posterior.sampler(posterior.Settings(steps=7), 15).calls(3) == 3
 

@@ -21,11 +21,11 @@ def steps(sampler, count):
 
 
 def ddim(count):
-    return steps(samplers.ddim(), count)
+    return steps(samplers.DDIM.sampler(None, 1), count)
 
 
 def ancestral(count):
-    return steps(samplers.ancestral(), count)
+    return steps(samplers.ANCESTRAL.sampler(None, 1), count)
 
 
 CPU = torch.device("cpu")
@@ -42,6 +42,10 @@ def runner(dtype=torch.float32, make=tiny):
     return Runner(make, CPU, dtype)
 
 
+def sample(on, solve, x, sigma, sites, field):
+    return on.sample(solve, on.problem(x, sigma, sites, field))
+
+
 def batch(n=5, size=(32, 24)):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, 1, *size)).astype(np.float32)
@@ -53,11 +57,16 @@ def batch(n=5, size=(32, 24)):
 @pytest.mark.parametrize("sampler", [ddim, ancestral])
 def test_any_grouping_gives_the_same_bits(dtype, sampler):
     x, sigma, sites = batch()
-    whole = runner(dtype).sample(sampler(3), x, sigma, sites, NoiseField(1))
+    whole = sample(runner(dtype), sampler(3), x, sigma, sites, NoiseField(1))
     for size in (1, 2, 3):
         parts = [
-            runner(dtype).sample(
-                sampler(3), x[i : i + size], sigma[i : i + size], sites[i : i + size], NoiseField(1)
+            sample(
+                runner(dtype),
+                sampler(3),
+                x[i : i + size],
+                sigma[i : i + size],
+                sites[i : i + size],
+                NoiseField(1),
             )
             for i in range(0, 5, size)
         ]
@@ -75,9 +84,9 @@ def test_out_of_memory_halves_the_batch():
             return super().denoise(x, sigma, condition)
 
     x, sigma, sites = batch()
-    out = Greedy(tiny, CPU, torch.float32).sample(ddim(1), x, sigma, sites, NoiseField())
+    out = sample(Greedy(tiny, CPU, torch.float32), ddim(1), x, sigma, sites, NoiseField())
     assert sizes == [5, 2, 3, 1, 2]
-    assert np.array_equal(out, runner().sample(ddim(1), x, sigma, sites, NoiseField()))
+    assert np.array_equal(out, sample(runner(), ddim(1), x, sigma, sites, NoiseField()))
 
 
 def test_out_of_memory_for_one_window_says_what_to_do():
@@ -87,7 +96,7 @@ def test_out_of_memory_for_one_window_says_what_to_do():
 
     x, sigma, sites = batch(2)
     with pytest.raises(EngineError, match="32x24"):
-        Full(tiny, CPU, torch.float32).sample(ddim(1), x, sigma, sites, NoiseField())
+        sample(Full(tiny, CPU, torch.float32), ddim(1), x, sigma, sites, NoiseField())
 
 
 def test_other_runtime_errors_keep_their_traceback():
@@ -97,7 +106,7 @@ def test_other_runtime_errors_keep_their_traceback():
 
     x, sigma, sites = batch(2)
     with pytest.raises(RuntimeError, match="a bug"):
-        Broken(tiny, CPU, torch.float32).sample(ddim(1), x, sigma, sites, NoiseField())
+        sample(Broken(tiny, CPU, torch.float32), ddim(1), x, sigma, sites, NoiseField())
 
 
 class Overflowing(Denoiser):
@@ -124,8 +133,8 @@ def test_non_finite_windows_are_computed_again_in_fp32():
     x, sigma, sites = batch()
     x[3] += 60
     run = runner(torch.bfloat16, overflowing())
-    out = run.sample(ddim(1), x, sigma, sites, NoiseField())
-    exact = runner().sample(ddim(1), x[3:4], sigma[3:4], sites[3:4], NoiseField())
+    out = sample(run, ddim(1), x, sigma, sites, NoiseField())
+    exact = sample(runner(), ddim(1), x[3:4], sigma[3:4], sites[3:4], NoiseField())
     assert run.retried == 1
     assert np.array_equal(out[3:4], exact)
 
@@ -134,13 +143,13 @@ def test_non_finite_in_fp32_is_an_error():
     x, sigma, sites = batch()
     x[1] += 60
     with pytest.raises(EngineError, match="not finite"):
-        runner(torch.float32, overflowing(True)).sample(ddim(1), x, sigma, sites, NoiseField())
+        sample(runner(torch.float32, overflowing(True)), ddim(1), x, sigma, sites, NoiseField())
 
 
 def test_calls_are_counted_in_windows():
     x, sigma, sites = batch()
     run = runner()
-    run.sample(ddim(4), x, sigma, sites, NoiseField())
+    sample(run, ddim(4), x, sigma, sites, NoiseField())
     assert run.calls == 20
 
 

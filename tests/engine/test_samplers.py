@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from restorectl import catalog
-from restorectl.engine.samplers import Problem, ddim_rule, dpmpp_rule, ramp, walk
+from restorectl.engine.samplers import Problem, ddim_rule, dpmpp_rule, sigma_schedule, walk
 
 MEAN, STD = 0.7, 0.4
 
@@ -29,9 +29,20 @@ def draw(seed, shape):
     return numbers
 
 
+class Known:
+    """A calibrator that says this level, whatever it sees."""
+
+    def __init__(self, sigma):
+        self.sigma = sigma
+
+    def levels(self, x, modelled=None):
+        return self.sigma[: len(x)]
+
+
 def solve(name, problem):
-    sampler = catalog.SAMPLERS[name].load()()
-    return sampler.run(problem, sampler.prepare(problem, lambda x: problem.sigma[: len(x)]))
+    method = catalog.METHODS[name].load()
+    sampler = method.sampler(method.settings(), 1)
+    return sampler.run(problem, sampler.decide(problem, Known(problem.sigma)))
 
 
 def observed(batch, size, sigma, seed=0):
@@ -55,7 +66,7 @@ def test_second_order_beats_first_order():
     x = observed(1, 64, sigma)
     errors = []
     for rule in (dpmpp_rule, ddim_rule()):
-        out = walk(ideal, x, ramp(sigma, 20), rule, draw(0, x.shape))
+        out = walk(ideal, x, sigma_schedule(sigma, 20), rule, draw(0, x.shape))
         errors.append((out - flow(x, sigma)).abs().mean())
     assert errors[0] < errors[1] / 3
 
@@ -64,7 +75,7 @@ def test_second_order_beats_first_order():
 def test_ancestral_steps_draw_from_the_posterior(variance):
     sigma = torch.full((1,), 1.0, dtype=torch.float64)
     x = observed(1, 300, sigma)
-    out = walk(ideal, x, ramp(sigma, 200), ddim_rule(1.0, variance), draw(2, x.shape))
+    out = walk(ideal, x, sigma_schedule(sigma, 200), ddim_rule(1.0, variance), draw(2, x.shape))
     assert out.mean() == pytest.approx(MEAN, abs=0.01)
     assert out.std() == pytest.approx(STD, rel=0.03)
     residual = out - ideal(x, sigma)  # posterior: N(ideal, STD^2 s^2 / (STD^2 + s^2))
@@ -73,7 +84,7 @@ def test_ancestral_steps_draw_from_the_posterior(variance):
 
 def test_oracle_denoiser_is_returned_exactly():
     truth = torch.rand(1, 1, 16, 16, dtype=torch.float64)
-    for name in catalog.SAMPLERS:
+    for name in catalog.methods("restore"):
         sigma = torch.tensor([0.5], dtype=torch.float64)
         out = solve(
             name, Problem(lambda x, s, c: truth, truth + 0.5, sigma, draw(0, truth.shape), 5)
@@ -134,7 +145,7 @@ def test_the_hook_sees_every_step():
         seen.append((k, level.item()))
         return state + 1
 
-    out = walk(ideal, x, ramp(sigma, 3), ddim_rule(), draw(0, x.shape), after=hook)
+    out = walk(ideal, x, sigma_schedule(sigma, 3), ddim_rule(), draw(0, x.shape), after=hook)
     assert [k for k, _ in seen] == [0, 1, 2]
     assert seen[-1][1] == 0
     assert out.min() > 1
@@ -144,6 +155,6 @@ def test_inputs_are_not_mutated():
     sigma = torch.tensor([0.5], dtype=torch.float64)
     x = observed(1, 8, sigma)
     before = x.clone()
-    for name in catalog.SAMPLERS:
+    for name in catalog.methods("restore"):
         solve(name, Problem(ideal, x, sigma, draw(0, x.shape), 3))
     assert torch.equal(x, before)

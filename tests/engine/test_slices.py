@@ -49,7 +49,7 @@ def filled(card, net, sampler="ddim", steps=3, anchor="linear"):
         steps, guide=rows,
     )  # fmt: skip
     before = x.clone()
-    made = slices.run(problem, catalog.SAMPLERS[sampler].load()(), model, anchor)
+    made = slices.run(problem, catalog.METHODS[sampler].load().sampler(None, 1), model, anchor)
     assert torch.equal(x, before), "the input was changed"
     return x, rows, made
 

@@ -1,4 +1,4 @@
-"""The window grid covers every pixel once, in shapes the network takes, whatever the image."""
+"""The tile grid covers every pixel once, in shapes the network takes, whatever the image."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ sizes = st.integers(1, 400)
 def test_cover_read_crop_write_is_the_identity(height, width, stride, core, halo):
     image = np.random.default_rng(0).random((height, width))
     out, count = np.full_like(image, np.nan), np.zeros(image.shape, int)
-    for window in tiles.plan(image.shape, stride, core, halo):
-        padded = window.pad(image[window.read])
-        assert padded.shape == window.shape
+    for tile in tiles.tile_grid(image.shape, stride, core, halo):
+        padded = tile.pad(image[tile.read])
+        assert padded.shape == tile.shape
         assert padded.shape[0] % stride == 0
         assert padded.shape[1] % stride == 0
-        out[window.core] = window.crop(padded)
-        count[window.core] += 1
+        out[tile.core] = tile.crop(padded)
+        count[tile.core] += 1
     assert (count == 1).all()
     assert np.array_equal(out, image)
 
@@ -31,20 +31,20 @@ def test_cover_read_crop_write_is_the_identity(height, width, stride, core, halo
 @settings(max_examples=100, deadline=None)
 @given(sizes, st.sampled_from([4, 8]), st.integers(1, 40))
 def test_cores_have_a_whole_halo_inside_the_image_and_lie_on_the_stride(length, stride, halo):
-    for window in tiles.plan((length, 8), stride, 64, halo):
-        start, stop = window.core_rows
-        assert window.rows[0] == 0 or start - window.rows[0] >= halo
-        assert window.rows[1] == length or window.rows[1] - stop >= halo
-        assert window.rows[0] % stride == 0  # the network's grid does not move with the window
+    for tile in tiles.tile_grid((length, 8), stride, 64, halo):
+        start, stop = tile.core_rows
+        assert tile.rows[0] == 0 or start - tile.rows[0] >= halo
+        assert tile.rows[1] == length or tile.rows[1] - stop >= halo
+        assert tile.rows[0] % stride == 0  # the network's grid does not move with the tile
 
 
 @settings(max_examples=60, deadline=None)
 @given(sizes, st.integers(1, 100), st.sampled_from([(24, 0), (48, 12), (64, 16), (37, 29)]))
-def test_fixed_windows_are_all_of_one_size_and_cover_every_pixel_once(height, width, sides):
+def test_tiles_of_a_fixed_size_are_all_of_one_size_and_cover_every_pixel_once(height, width, sides):
     window, overlap = sides
     image = np.random.default_rng(0).random((height, width))
     out, count = np.full_like(image, np.nan), np.zeros(image.shape, int)
-    for each in tiles.fixed(image.shape, window, overlap):
+    for each in tiles.fixed_tile_grid(image.shape, window, overlap):
         pixels = image[each.read]
         assert pixels.shape == (min(window, height), min(window, width))
         assert each.shape == (window, window)
@@ -61,18 +61,18 @@ def test_fixed_windows_are_all_of_one_size_and_cover_every_pixel_once(height, wi
 
 
 def test_a_network_with_one_window_size_gets_no_other():
-    assert {w.shape for w in tiles.plan((300, 1000), 8, window=256)} == {(256, 256)}
-    assert tiles.plan((256, 256), 8, window=256)[0].rows == (0, 256)
-    assert len(tiles.plan((256, 256), 8, window=256)) == 1
+    assert {w.shape for w in tiles.tile_grid((300, 1000), 8, window=256)} == {(256, 256)}
+    assert tiles.tile_grid((256, 256), 8, window=256)[0].rows == (0, 256)
+    assert len(tiles.tile_grid((256, 256), 8, window=256)) == 1
 
 
-def test_a_plane_of_one_core_is_one_window_without_halo():
-    (window,) = tiles.plan((512, 512), 8)
-    assert window.shape == (512, 512)
+def test_a_plane_of_one_core_is_one_tile_without_halo():
+    (tile,) = tiles.tile_grid((512, 512), 8)
+    assert tile.shape == (512, 512)
 
 
 def test_large_planes_are_cut_into_equal_shapes():
-    shapes = {w.shape for w in tiles.plan((8192, 8192), 8)}
+    shapes = {w.shape for w in tiles.tile_grid((8192, 8192), 8)}
     assert max(max(shape) for shape in shapes) == tiles.CORE + 2 * tiles.HALO
     assert len(shapes) == 4
 

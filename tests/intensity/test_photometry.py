@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from restorectl.images.tiles import HALO, plan
+from restorectl.images.tiles import HALO, tile_grid
 from restorectl.intensity.photometry import keep_local_mean
 
 
@@ -32,10 +32,10 @@ def test_the_total_is_kept():
     assert out.mean() == pytest.approx(measured.mean(), rel=2e-3)
 
 
-def test_a_window_gives_the_whole_image_s_answer():
+def test_a_tile_gives_the_whole_image_s_answer():
     rng = np.random.default_rng(2)
     measured, restored = rng.gamma(2, 50, (2, 400, 800)).astype(np.float32)
     whole = keep_local_mean(measured, restored)
-    for window in plan((400, 800), 8, 256, HALO):
-        part = keep_local_mean(window.pad(measured[window.read]), window.pad(restored[window.read]))
-        np.testing.assert_allclose(window.crop(part), whole[window.core], atol=2e-3)
+    for tile in tile_grid((400, 800), 8, 256, HALO):
+        part = keep_local_mean(tile.pad(measured[tile.read]), tile.pad(restored[tile.read]))
+        np.testing.assert_allclose(tile.crop(part), whole[tile.core], atol=2e-3)

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -12,24 +13,24 @@ import torch
 from restorectl import catalog
 from restorectl.batch import inputs
 from restorectl.cli.options import Schedule
-from restorectl.engine.calibrators import by_window
+from restorectl.engine.calibrators import level_of
 from restorectl.engine.schedule import SCHEDULES, schedule
 from restorectl.errors import EngineError, InputError, UsageError
 from restorectl.images.header import Header
 from restorectl.images.image import open_image, read_provenance
 from restorectl.jobs import Files, NoiseOptions, RestoreJob
 from restorectl.restoration import calibrate, channels, step_map
-from restorectl.restoration.channels import Group
-from restorectl.restoration.step_map import Gauge, Level
+from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.step_map import Level, StepCounter
+from tests.engine.test_samplers import Known
 
 DATA = Path(__file__).parent.parent / "data"
 SIGMA = 12.0  # grey levels
 WINDOW_FREE = ("analytic", "nonparametric")  # calibrators that need no weights
 
 
-def gauge(method="analytic", name="rscd"):
-    row = catalog.CALIBRATORS[method].load()
-    return Gauge(by_window(row(None, torch.device("cpu"))), name)
+def counter(method="analytic", name="rscd"):
+    return StepCounter(catalog.CALIBRATORS[method].load()(), name)
 
 
 def scene(height, width, sigma, seed=0):
@@ -44,7 +45,7 @@ def measured(path, method, noise):
     with open_image(path) as image:
         model = channels.fit(image, 0, noise)
         picked = calibrate.sampled(image.header, 0, None)
-        return model, list(step_map.levels(image, model, picked, gauge(method)))
+        return model, list(step_map.levels(image, model, picked, counter(method)))
 
 
 @pytest.mark.parametrize("method", WINDOW_FREE)
@@ -75,15 +76,14 @@ def test_photon_noise_in_input_units(tmp_path, method):
 
 @pytest.mark.parametrize("method", WINDOW_FREE)
 def test_a_window_without_any_noise_is_clean(method):
-    measure = gauge(method).measure
+    measure = partial(level_of, counter(method).calibrator)
     assert measure(np.zeros((64, 64), np.float32)) == 0
     assert measure(np.full((32, 40), 0.3, np.float32)) == pytest.approx(0, abs=1e-6)
 
 
 def test_an_answer_that_is_no_level_is_an_error():
-    measure = by_window(lambda problem: lambda x: torch.full((len(x),), torch.nan))
     with pytest.raises(EngineError, match="no noise level"):
-        measure(np.zeros((32, 32), np.float32))
+        level_of(Known(torch.tensor([torch.nan])), np.zeros((32, 32), np.float32))
 
 
 def test_small_images_and_bad_pixels(tmp_path):
@@ -168,10 +168,10 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
     source, target = tmp_path / "a.ome.tif", tmp_path / "maps/a_steps.tif"
     assert step_map.target(tmp_path / "maps", PurePath("a.ome.tif")) == target
     target.parent.mkdir()
-    write = step_map.writer(gauge(), NoiseOptions("gaussian"))
+    write = step_map.writer(counter(), NoiseOptions("gaussian"))
     made = {"command": "restore", "parameters": {"x": 1}, "weights": "w", "input": "i"}
     with open_image(source) as image:
-        write(image, [Group((0,), None, None, {})], [], target, made)
+        write(image, [ChannelGroup((0,), None, None, {})], [], target, made)
     assert read_provenance(target) == made
     with open_image(target) as image:
         assert (image.header.axes, image.header.shape) == ("TYX", (2, 8, 16))
@@ -184,7 +184,7 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
             assert table.sigma(loud) / table.sigma(quiet) == pytest.approx(4, rel=0.15)
     before = target.read_bytes()
     with open_image(source) as image:
-        write(image, [Group((0,), None, None, {})], [], target, made)
+        write(image, [ChannelGroup((0,), None, None, {})], [], target, made)
     assert target.read_bytes() == before
 
 

@@ -319,7 +319,7 @@ def test_windows_leave_no_seams(steps, monkeypatch):
     sweep = Sweep(network, units, 4, 1, 0, (0, 0))
     whole = sweep.fill(observed, 0, Mix())
     monkeypatch.setattr(
-        Network, "windows", lambda self, shape: tiles.plan(shape, self.stride, core=96)
+        Network, "windows", lambda self, shape: tiles.tile_grid(shape, self.stride, core=96)
     )
     parts = sweep.fill(observed, 0, Mix())
     assert len(network.windows((21, 320))) == 3

@@ -1,8 +1,9 @@
-"""Unpaired denoising with an unconditional prior (paper 004): Forward-Backward, Mixing, Repaint.
+"""Baikal, unpaired denoising with an unconditional prior: Forward-Backward, Mixing, Repaint.
 
 The image is diffused forward to a step t' and taken back by the prior. Mixing pulls the state
 towards the equally diffused image after every step; Repaint takes each interval of steps several
-times. All three are one program: a path of levels in blocks, a step rule, a hook that mixes.
+times. All three are one program: a schedule of noise levels in blocks, a step rule, a hook that
+mixes.
 
 The published code takes the image for a clean one. Here it *is* a sample at its own noise level:
 diffusing it to t' adds only what is missing (`Settings.known`).
@@ -10,19 +11,20 @@ diffusing it to t' adds only what is missing (`Settings.known`).
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from restorectl.engine.samplers import (
+    Decided,
     Hook,
+    Method,
     Problem,
     Sampler,
-    Shared,
     clamped,
     ddim_rule,
-    ramp,
+    sigma_schedule,
     start_level,
     walk,
 )
@@ -42,7 +44,7 @@ WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of the program; those of each method are in engine.denoisers."""
+    """The numbers of the program; those of each method stand below."""
 
     schedule: str = "linear"  # whose steps t', the mixing stop and the interval are counted in
     start: float | None = None  # t'; None = `ahead` times the image's noise level
@@ -56,7 +58,7 @@ class Settings:
     last: float = 0.1  # ... and at the mixing stop
     stop: float | None = None  # step below which nothing is mixed; None = the image's own level
     shared_noise: bool = False  # the diffused image keeps its noise from step to step
-    interval: int = 1  # U: path steps that are repeated together
+    interval: int = 1  # U: steps that are repeated together
     repeats: int = 1  # R: how often each interval is taken
     renoise: bool = False  # noise is added between repeats (RePaint); else the state is taken as is
     repeat_below: bool = True  # also below the mixing stop
@@ -65,7 +67,7 @@ class Settings:
 def sampler(settings: Settings, samples: int) -> Sampler:
     """The program that these numbers describe."""
 
-    def run(p: Problem, shared: Shared) -> Tensor:
+    def run(p: Problem, decided: Decided) -> Tensor:
         return _run(p, settings)
 
     def calls(steps: int | None) -> int | None:
@@ -91,20 +93,20 @@ def _run(p: Problem, s: Settings) -> Tensor:
     x = walk(denoise, begin, torch.stack([begun, torch.maximum(levels[0], begun)]), rule, p.draw)
     at = 1
     for first, last, again in _blocks(len(levels) - 1, s, _stops(levels, p, s, table)):
-        path = levels[first : last + 1]
+        sigmas = levels[first : last + 1]
         if again and s.renoise:
-            path = torch.cat([levels[last : last + 1], path])
+            sigmas = torch.cat([levels[last : last + 1], sigmas])
         elif again and not s.known:  # as published: x_(t-U) of the chain of constant variance
             x = x * _amplitude(levels[last]) / _amplitude(levels[first])
 
         def draw(k: int, tiles: Tensor, at: int = at) -> Tensor:
             return p.draw(at + k, tiles)
 
-        def after(x: Tensor, then: Tensor, k: int, at: int = at) -> Tensor:
-            return mix(x, then, at + k)
+        def after(x: Tensor, sigma: Tensor, k: int, at: int = at) -> Tensor:
+            return mix(x, sigma, at + k)
 
-        x = walk(denoise, x, path, rule, draw, None, after if s.mix else None)
-        at += len(path)
+        x = walk(denoise, x, sigmas, rule, draw, None, after if s.mix else None)
+        at += len(sigmas)
     return x
 
 
@@ -118,14 +120,14 @@ def _levels(p: Problem, s: Settings, table: Schedule) -> Tensor:
         top = torch.maximum(top, p.sigma)
     count = p.steps or s.steps
     if count is not None:
-        return ramp(top, count)
+        return sigma_schedule(top, count)
     last = torch.from_numpy(table.step(top.double().cpu().numpy())).round()
     steps = (last - torch.arange(int(last.max()) + 1)[:, None]).clamp(min=0)
     return torch.from_numpy(table.sigma(steps.numpy())).to(top)
 
 
 def _blocks(count: int, s: Settings, stop: int | None) -> Iterator[tuple[int, int, bool]]:
-    """(first, last path index, is a repeat) of each stretch; `stop`: index of the mixing stop."""
+    """(first, last level, is a repeat) of each stretch; `stop`: index of the mixing stop."""
     for first in range(0, count, s.interval):
         last = min(first + s.interval, count)
         below = stop is not None and first >= stop and not s.repeat_below
@@ -144,16 +146,16 @@ def _stops(levels: Tensor, p: Problem, s: Settings, table: Schedule) -> int:
 
 
 def _mixing(p: Problem, y: Tensor, own: Tensor, top: Tensor, table: Schedule, s: Settings) -> Hook:
-    """x <- (1 - w) x + w y_t (paper 004, eq. 5), y_t being y with noise up to the state's level."""
+    """x <- (1 - w) x + w y_t (Baikal, eq. 5), y_t being y with noise up to the state's level."""
     stop, start = _stop_step(p, s, table), float(table.step(float(top.max())))
     shape, everyone = (-1, 1, 1, 1), torch.arange(len(y))
 
-    def after(x: Tensor, then: Tensor, k: int) -> Tensor:
-        t = torch.from_numpy(table.step(then.double().cpu().numpy()))
+    def after(x: Tensor, sigma: Tensor, k: int) -> Tensor:
+        t = torch.from_numpy(table.step(sigma.double().cpu().numpy()))
         u = ((t - stop) / max(start - stop, 1e-9)).clamp(0, 1)
         weight = s.last + (s.first - s.last) * WEIGHTS[s.mix or "linear"](u, start - stop)
         weight = torch.where((t >= stop) & (t > 0), weight, 0.0).to(x).reshape(shape)
-        missing = (then.square() - own.square()).clamp_min(0).sqrt().reshape(shape)
+        missing = (sigma.square() - own.square()).clamp_min(0).sqrt().reshape(shape)
         noise = p.draw(MIX_DRAWS + (0 if s.shared_noise else k), everyone).to(x)
         return (1 - weight) * x + weight * (y + missing * noise)
 
@@ -179,3 +181,42 @@ def check(settings: Settings, sigma_max: float) -> None:
         raise UsageError(f"--mix-stop {s.stop:g}: must be below --start-step {s.start:g}")
     if s.interval < 1 or s.repeats < 1:
         raise UsageError("--interval and --repeats must be at least 1")
+
+
+_PAPER = Settings(start=100, steps=None, eta=1.0, known=False, clamp=True)
+
+FORWARD_BACKWARD = Method(
+    sampler, {"restorectl": Settings(ahead=1.1, steps=5), "paper": _PAPER}, check=check, guided=True
+)
+MIXING = Method(
+    sampler,
+    {
+        "restorectl": Settings(ahead=1.5, steps=8, mix="linear", first=0.7, last=0.5),
+        # The published code's defaults: weights from 1 to 0.1, stop at step 50.
+        "paper": replace(_PAPER, mix="linear", first=1.0, last=0.1, stop=50),
+    },
+    check=check,
+    guided=True,
+)
+REPAINT = Method(
+    sampler,
+    {
+        "restorectl": Settings(
+            ahead=1.1, steps=4, mix="constant", first=0.3, stop=1, interval=2, repeats=2
+        ),
+        # As published for structured noise: 560 calls.
+        "paper": replace(
+            _PAPER,
+            start=120,
+            mix="linear",
+            first=0.05,
+            last=0.01,
+            stop=10,
+            interval=5,
+            repeats=5,
+            repeat_below=False,
+        ),
+    },
+    check=check,
+    guided=True,
+)

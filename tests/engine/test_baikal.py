@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from restorectl.engine import mixing
-from restorectl.engine.mixing import WEIGHTS, Settings
+from restorectl.engine import baikal
+from restorectl.engine.baikal import WEIGHTS, Settings
 from restorectl.engine.noise_field import NoiseField, Site
-from restorectl.engine.samplers import Problem, ddim_rule, ramp, walk
+from restorectl.engine.samplers import Problem, ddim_rule, sigma_schedule, walk
 from restorectl.engine.schedule import schedule
 from restorectl.errors import UsageError
 
@@ -39,13 +39,13 @@ def counted(settings, **options):
         return gaussian(x, sigma)
 
     p = problem(**options, denoise=denoise)
-    return mixing.sampler(settings, 1).run(p, {"sigma": 0.2}), sum(calls) / len(p.x)
+    return baikal.sampler(settings, 1).run(p, {"sigma": 0.2}), sum(calls) / len(p.x)
 
 
 def test_without_going_ahead_it_is_plain_ddim():
     p = problem()
-    ours = mixing.sampler(Settings(ahead=1.0, steps=6), 1).run(p, {})
-    plain = walk(p.denoise, p.x, ramp(p.sigma, 6), ddim_rule(), p.draw)
+    ours = baikal.sampler(Settings(ahead=1.0, steps=6), 1).run(p, {})
+    plain = walk(p.denoise, p.x, sigma_schedule(p.sigma, 6), ddim_rule(), p.draw)
     torch.testing.assert_close(ours, plain)
 
 
@@ -56,7 +56,7 @@ def test_going_ahead_adds_only_the_noise_that_is_missing():
         levels.append((float(x.std()), float(sigma[0])))
         return gaussian(x, sigma)
 
-    mixing.sampler(Settings(ahead=2.0, steps=2), 1).run(problem(denoise=denoise, count=8), {})
+    baikal.sampler(Settings(ahead=2.0, steps=2), 1).run(problem(denoise=denoise, count=8), {})
     std, level = levels[0]
     assert level == pytest.approx(0.4)
     assert std == pytest.approx((SPREAD**2 + 0.4**2) ** 0.5, rel=0.02)
@@ -70,7 +70,7 @@ def test_a_clean_image_is_diffused_to_the_step_itself():
         return gaussian(x, sigma)
 
     p = replace(problem(denoise=denoise), x=torch.zeros(2, 1, 32, 32))
-    mixing.sampler(Settings(start=100, steps=None, known=False), 1).run(p, {})
+    baikal.sampler(Settings(start=100, steps=None, known=False), 1).run(p, {})
     table = schedule("linear")
     assert len(seen) == 100
     assert [level for _, level in seen] == pytest.approx(list(table.sigmas()[100:0:-1]), rel=1e-5)
@@ -95,7 +95,7 @@ def test_a_clean_image_is_diffused_to_the_step_itself():
 def test_network_calls(settings, calls):
     _, found = counted(settings)
     assert found == calls
-    foreseen = mixing.sampler(settings, 1).calls(None)
+    foreseen = baikal.sampler(settings, 1).calls(None)
     assert foreseen in (None, calls)
 
 
@@ -113,49 +113,49 @@ def test_mixing_with_full_weight_follows_the_image():
     """With weight 1 down to its own level the image is what is denoised from there."""
     p = problem()
     s = Settings(ahead=2.0, steps=2, mix="constant", first=1.0, last=1.0)
-    levels = ramp(p.sigma * 2, 2)
+    levels = sigma_schedule(p.sigma * 2, 2)
     assert levels[1, 0] < p.sigma[0]  # nothing is mixed in there: the stop is the image's level
-    first = mixing.sampler(s, 1).run(p, {})
-    without = mixing.sampler(replace(s, mix=None), 1).run(p, {})
+    first = baikal.sampler(s, 1).run(p, {})
+    without = baikal.sampler(replace(s, mix=None), 1).run(p, {})
     torch.testing.assert_close(first, without)
-    follow = mixing.sampler(replace(s, stop=0.5), 1).run(p, {})
+    follow = baikal.sampler(replace(s, stop=0.5), 1).run(p, {})
     torch.testing.assert_close(follow, gaussian(p.x, levels[1]))
 
 
 def test_a_guide_takes_the_place_of_the_image():
     guide = torch.full((2, 1, 32, 32), 0.25)
     p = problem(guide=guide)
-    started = mixing.sampler(Settings(ahead=1.5, steps=30, eta=0.0), 1).run(p, {})
-    alone = mixing.sampler(Settings(ahead=1.5, steps=30, eta=0.0), 1).run(
+    started = baikal.sampler(Settings(ahead=1.5, steps=30, eta=0.0), 1).run(p, {})
+    alone = baikal.sampler(Settings(ahead=1.5, steps=30, eta=0.0), 1).run(
         replace(p, guide=None), {}
     )
     assert abs(float(started.mean()) - 0.25) < 0.1
     assert float((started - alone).abs().mean()) > 0.1
     mixed = Settings(ahead=1.5, steps=30, mix="constant", first=0.9, last=0.9, stop=1)
-    close = mixing.sampler(mixed, 1).run(p, {})
+    close = baikal.sampler(mixed, 1).run(p, {})
     assert float((close - guide).abs().mean()) < 0.1
 
 
 def test_shared_noise_is_one_field():
     p = problem()
     s = Settings(ahead=3.0, steps=12, mix="constant", first=0.5, last=0.5)
-    new = mixing.sampler(s, 1).run(p, {})
-    same = mixing.sampler(replace(s, shared_noise=True), 1).run(p, {})
+    new = baikal.sampler(s, 1).run(p, {})
+    same = baikal.sampler(replace(s, shared_noise=True), 1).run(p, {})
     assert not torch.equal(new, same)
-    torch.testing.assert_close(new, mixing.sampler(s, 1).run(p, {}))
+    torch.testing.assert_close(new, baikal.sampler(s, 1).run(p, {}))
 
 
 def test_tiles_do_not_see_one_another():
     p = problem(count=3)
     s = Settings(ahead=2.0, steps=5, eta=1.0, mix="linear", interval=2, repeats=2)
-    together = mixing.sampler(s, 1).run(p, {})
+    together = baikal.sampler(s, 1).run(p, {})
     draw = p.draw
     for k in range(3):
         alone = replace(
             p, x=p.x[k : k + 1], sigma=p.sigma[k : k + 1],
             draw=lambda step, tiles, k=k: draw(step, tiles + k),
         )  # fmt: skip
-        torch.testing.assert_close(mixing.sampler(s, 1).run(alone, {}), together[k : k + 1])
+        torch.testing.assert_close(baikal.sampler(s, 1).run(alone, {}), together[k : k + 1])
 
 
 @pytest.mark.parametrize(
@@ -168,5 +168,5 @@ def test_tiles_do_not_see_one_another():
 )
 def test_what_cannot_be_meant_is_refused(settings, message):
     with pytest.raises(UsageError, match=message):
-        mixing.check(settings, 3.0)
-    mixing.check(Settings(start=100, stop=50), 3.0)
+        baikal.check(settings, 3.0)
+    baikal.check(Settings(start=100, stop=50), 3.0)

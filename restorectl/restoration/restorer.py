@@ -1,0 +1,175 @@
+"""A diffusion method with its weights, ready to restore tiles, once or many times.
+
+What `restore`, `denoise` and `uncertainty` have in common: from the noise level that a calibrator
+finds, a sampler walks to a clean image; several samples are reduced to one or more products.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from restorectl import catalog
+from restorectl.engine.card import Card
+from restorectl.engine.denoiser import build
+from restorectl.engine.noise_field import NoiseField, Site
+from restorectl.engine.runner import Device, Runner, pick_device, pick_precision
+from restorectl.engine.samplers import Calibrator, Decided, Method, Problem, Sampler
+from restorectl.errors import UsageError
+from restorectl.images import tiles
+from restorectl.images.header import Plane
+from restorectl.intensity.photometry import keep_local_mean
+from restorectl.jobs import SamplingJob, WeightsOptions
+from restorectl.restoration import level_map
+from restorectl.weights.file import Weights, load_for
+
+Samples = Iterator[np.ndarray]  # (B, C, H, W) float32 in input units, one restoration after another
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tiles of one group of channels, in network units, and the way back."""
+
+    x: np.ndarray  # (B, C_net, H, W) float32, about [-1, 1]
+    sigma: np.ndarray  # (B,) float32, the model's noise level in the units of x
+    sites: list[tuple[Plane, int, int]]  # first plane, row and column of each tile
+    inverse: Callable[[np.ndarray], np.ndarray]  # (C_net, Y, X) -> (C, Y, X) in input units
+    measured: np.ndarray  # (B, C, H, W) float32, the tiles in input units
+    noise_std: Callable[[np.ndarray], np.ndarray]  # (C, Y, X) signal -> its noise, input units
+    scale: np.ndarray  # (2, C) float32, input units that 8-bit maps call 0 and 255
+    guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's prediction
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What becomes of the samples of a batch of tiles."""
+
+    products: int
+    combine: Callable[[Samples, Batch], np.ndarray]  # -> (B, products, C, H, W) float32
+
+
+def _mean(samples: Samples, batch: Batch) -> np.ndarray:
+    """Their mean in input units, where averaging is unbiased, with the measured local mean."""
+    total, count = np.zeros_like(batch.measured), 0
+    for sample in samples:
+        total += sample
+        count += 1
+    return keep_local_mean(batch.measured, total / np.float32(count))[:, None]
+
+
+MEAN = Reduction(1, _mean)
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """One sampler on one network, from the level that a calibrator finds."""
+
+    job: SamplingJob
+    card: Card
+    runner: Runner
+    sampler: Sampler
+    calibrator: Calibrator
+    used: Mapping[str, Weights]  # by role
+    level: str = "image"  # image: one level; map: a smooth map where the noise varies
+    reduction: Reduction = MEAN
+
+    @property
+    def calls_per_tile(self) -> int | None:
+        """Network calls; None where they are decided for each image."""
+        each = self.sampler.calls(self.job.steps)
+        return None if each is None else each * self.job.samples
+
+    def grid(
+        self, shape: tuple[int, int], core: int = tiles.CORE, halo: int = tiles.HALO
+    ) -> tuple[tiles.Tile, ...]:
+        """The tiles of a plane (Y, X) as the network takes them."""
+        stride = self.runner.denoiser().stride
+        return tiles.tile_grid(shape, stride, core, halo, self.card.window)
+
+    @property
+    def weights_sha256(self) -> str:
+        return " + ".join(w.sha256 for w in self.used.values())
+
+    def decide(self, pilot: Batch) -> Decided:
+        """What all tiles of one group share, decided on sampled ones; `sigma` is among it."""
+        if pilot.sigma.max() <= 0 or self.job.strength == 0:
+            return {"sigma": 0.0}
+        problem = self._problem(pilot, pilot.sigma, 0)
+        return self.runner.decide(self.sampler, problem, self.calibrator)
+
+    def restore(self, batch: Batch, decided: Decided) -> np.ndarray:
+        """Tiles to products: (B, products, C, H, W) float32 in input units."""
+        samples = (
+            np.stack([batch.inverse(x) for x in self._x0(batch, decided, k)])
+            for k in range(self.job.samples)
+        )
+        return self.reduction.combine(samples, batch)
+
+    def _x0(self, batch: Batch, decided: Decided, sample: int) -> np.ndarray:
+        """One restoration (B, C_net, H, W), blended from several levels where the noise varies."""
+        if decided["sigma"] <= 0:
+            return batch.x
+        if "log_levels" not in decided:
+            return self._at(1.0, batch, decided, sample)
+        size = (batch.x.shape[2], batch.x.shape[3])
+        maps = [level_map.at(decided, top, left, size) for _, top, left in batch.sites]
+        x0 = np.zeros_like(batch.x)
+        for factor, weights in level_map.ladder(maps):
+            x0 += np.stack(weights)[:, None] * self._at(factor, batch, decided, sample)
+        return x0
+
+    def _at(self, factor: float, batch: Batch, decided: Decided, sample: int) -> np.ndarray:
+        """x0 (B, C_net, H, W) from `factor` times the level of the image."""
+        level = min(decided["sigma"] * factor, self.card.sigma_max)
+        sigma = np.full(len(batch.x), level, np.float32)
+        problem = self._problem(batch, sigma, sample)
+        return self.runner.sample(lambda part: self.sampler.run(part, decided), problem)
+
+    def _problem(self, batch: Batch, sigma: np.ndarray, sample: int) -> Problem:
+        return self.runner.problem(
+            batch.x,
+            sigma,
+            [Site(plane, top, left) for plane, top, left in batch.sites],
+            NoiseField(self.job.compute.seed, sample),
+            batch.guide,
+            steps=self.job.steps,
+            strength=self.job.strength,
+            joined=self.card.fusion,
+        )
+
+
+def load_restorer(
+    job: SamplingJob, method: Method, settings: Any, level: str = "image"
+) -> Restorer:
+    """Load the models of a job, before any image is opened. Raises UsageError and WeightsError."""
+    if job.steps is not None and job.steps < 1:
+        raise UsageError(f"--steps {job.steps}: must be at least 1")
+    weights = load_for(job.weights or method.task, method.task, job.weights_from)
+    method.check(settings, weights.card.sigma_max)
+    device = pick_device(job.compute.device)
+    dtype = pick_precision(job.compute.precision, device)
+    runner = Runner(lambda: build(weights.card, dict(weights.tensors)), device, dtype)
+    calibrator, used = load_calibrator(
+        job.calibrator, job.calibrator_weights, job.weights_from, device
+    )
+    return Restorer(
+        job,
+        weights.card,
+        runner,
+        method.sampler(settings, job.samples),
+        calibrator,
+        {method.task: weights} | used,
+        level,
+    )
+
+
+def load_calibrator(
+    name: str, weights: str, options: WeightsOptions, device: Device
+) -> tuple[Calibrator, dict[str, Weights]]:
+    """A row of catalog.CALIBRATORS, and the weights that it needs, by role. Raises WeightsError."""
+    row = catalog.CALIBRATORS[name]
+    if not row.task:
+        return row.load()(), {}
+    found = load_for(weights, row.task, options)
+    return row.load()(found.card, found.tensors, device), {row.task: found}
