@@ -12,8 +12,10 @@ from restorectl.engine.denoiser import Denoiser
 from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.samplers import Problem
 from restorectl.errors import EngineError, UsageError
+from restorectl.jobs import Compute
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TILE_BYTES = 1000  # held for each pixel of the tile that the network works on, about
 
 
 def pick_device(name: str) -> torch.device:
@@ -50,6 +52,12 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 def _cpu_has_bf16() -> bool:
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in probes)
+
+
+def tiles_together(compute: Compute, shape: tuple[int, int]) -> int:
+    """How many tiles of `shape` are held at once: bounded by --tile's area and by --batch."""
+    area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
+    return max(1, min(area, compute.batch or 64))
 
 
 @dataclass
