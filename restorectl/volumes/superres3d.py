@@ -14,12 +14,12 @@ from restorectl.errors import UsageError
 from restorectl.files import provenance
 from restorectl.jobs import SuperresJob
 from restorectl.volumes import interpolation
-from restorectl.volumes.directions import Network
-from restorectl.volumes.volume import Options, Volumes
+from restorectl.volumes.directions import SliceNetwork
+from restorectl.volumes.volume import Volumes
 from restorectl.weights import file
 from restorectl.weights.file import Weights
 
-PIXEL_STEPS = 50  # pixels drawn from noise need many; the code of paper 003 takes 200
+PIXEL_STEPS = 50  # pixels drawn from noise need many; MSDSR's code takes 200
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
 
 
@@ -33,45 +33,35 @@ def run(job: SuperresJob, report: Report) -> list[Outcome]:
         return (name, shown) if job.preview else (name,)
 
     pairs, missing = inputs.resolve(job.files, naming)
-    weights = None
+    weights = network = None
+    name = sha256 = ""
     if job.method == "diffusion":
         weights = file.load_for(job.weights, "slices", job.weights_from)
-    network = None if weights is None else _network(job, weights)
+        network = _network(job, weights)
+        name, sha256 = weights.card.name, weights.sha256
     parameters = _parameters(job, network)
 
     def record(input_sha256: Any) -> dict[str, Any]:
         return provenance.record(
             command="superres3d",
             parameters=parameters,
-            weights="" if weights is None else weights.card.name,
-            weights_sha256="" if weights is None else weights.sha256,
+            weights=name,
+            weights_sha256=sha256,
             input_sha256=input_sha256,
         )
 
-    used = {} if weights is None else {
-        "slices": {"name": weights.card.name, "sha256": weights.sha256}
-    }  # fmt: skip
+    used = {} if weights is None else {"slices": {"name": name, "sha256": sha256}}
     summary = {"command": "superres3d", "parameters": parameters, "weights": used}
-    options = Options(
-        job.factor,
-        job.spacing,
-        job.sweeps,
-        job.anchor,
-        job.strength,
-        job.files.channels,
-        job.keep_observed,
-        job.smooth,
-    )
-    work = Volumes(options, network, job.method)
+    work = Volumes(job, network)
     return run_batch.run(run_batch.Run(job.files, work, summary, record), pairs, missing, report)
 
 
 def _check(job: SuperresJob) -> None:
     """Raises UsageError for numbers that cannot be meant."""
-    low, high = 1, interpolation.FACTORS[1]
+    highest = interpolation.FACTORS[1]
     rules = (
-        (job.factor is None or low <= job.factor <= high, f"--factor {job.factor}",
-         f"use auto or a whole number from {low} to {high}"),
+        (job.factor is None or 1 <= job.factor <= highest, f"--factor {job.factor}",
+         f"use auto or a whole number from 1 to {highest}"),
         (job.steps is None or job.steps >= 1, f"--steps {job.steps}", "must be at least 1"),
         (job.samples >= 1, f"--samples {job.samples}", "must be at least 1"),
         (job.strength is None or 0 <= job.strength <= 1, f"--strength {job.strength}",
@@ -84,10 +74,10 @@ def _check(job: SuperresJob) -> None:
             raise UsageError(f"{what}: {wanted}")
 
 
-def _network(job: SuperresJob, weights: Weights) -> Network:
+def _network(job: SuperresJob, weights: Weights) -> SliceNetwork:
     device = pick_device(job.compute.device)
     dtype = pick_precision(job.compute.precision, device)
-    return Network(
+    return SliceNetwork(
         Runner(lambda: build(weights.card, dict(weights.tensors)), device, dtype),
         weights.card,
         catalog.SAMPLERS[job.sampler].load()(),
@@ -98,7 +88,7 @@ def _network(job: SuperresJob, weights: Weights) -> Network:
     )
 
 
-def _parameters(job: SuperresJob, network: Network | None) -> dict[str, Any]:
+def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any]:
     """Everything that can change a pixel."""
     every = {
         "method": job.method,
