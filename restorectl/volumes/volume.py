@@ -24,8 +24,16 @@ from restorectl.errors import InputError
 from restorectl.files import atomic
 from restorectl.files.atomic import replacing
 from restorectl.images import tiles
-from restorectl.images.header import Header
-from restorectl.images.image import ALL, Image, open_image, to_dtype, verify_image, write_image
+from restorectl.images.header import Header, Plane
+from restorectl.images.image import (
+    ALL,
+    Image,
+    create_image,
+    open_image,
+    to_dtype,
+    verify_image,
+    write_image,
+)
 from restorectl.jobs import SuperresJob
 from restorectl.volumes import interpolation
 from restorectl.volumes.base import choose_mix
@@ -91,9 +99,9 @@ class Volumes:
         with ExitStack() as stack:
             parts = [stack.enter_context(replacing(target)) for target in pair.targets]
             output = header.for_target(pair.target)
-            write_image(
-                parts[0], output, self._planes(image, output, factor, volume), provenance=record
-            )
+            with create_image(parts[0], output, provenance=record) as writer:
+                for plane in output.planes:
+                    writer.put(self._plane(image, plane, factor, volume, output))
             verify_image(parts[0], output)
             if len(parts) > 1:
                 write_preview(parts[1], image, parts[0], record)
@@ -184,21 +192,18 @@ class Volumes:
                 advance(filled.size)
         return mix
 
-    def _planes(
-        self, image: Image, header: Header, factor: int, volume: np.ndarray
-    ) -> Iterator[np.ndarray]:
-        """The planes of the result, in the file's order and dtype."""
-        for t, c, z in header.planes:
-            if z % factor == 0 and (self.job.keep_observed or factor == 1):
-                yield image.read((t, c, z // factor))
-                continue
-            plane = volume[t, c, z]
-            if self.job.smooth:
-                last = volume.shape[2] - 1
-                plane = interpolation.smooth(
-                    [volume[t, c, min(max(k, 0), last)] for k in range(z - 1, z + 2)]
-                )
-            yield to_dtype(plane, header.dtype)
+    def _plane(
+        self, image: Image, plane: Plane, factor: int, volume: np.ndarray, output: Header
+    ) -> np.ndarray:
+        """One plane (Y, X) of the result, in its dtype."""
+        t, c, z = plane
+        if z % factor == 0 and (self.job.keep_observed or factor == 1):
+            return image.read((t, c, z // factor))
+        if not self.job.smooth:
+            return to_dtype(volume[t, c, z], output.dtype)
+        last = volume.shape[2] - 1
+        three = [volume[t, c, min(max(k, 0), last)] for k in (z - 1, z, z + 1)]
+        return to_dtype(interpolation.smooth(three), output.dtype)
 
 
 def _chunks(stack: Stack, factor: int, direction: SliceDirection) -> Iterator[slice]:
