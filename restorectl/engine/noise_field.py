@@ -4,10 +4,9 @@ A value depends on (seed, sample, plane, step, absolute pixel position) alone, s
 change with tile size, batch size, order, shard, file name or device count. Blocks of an absolute
 grid are drawn from the counter-based Philox generator (Salmon et al. 2011) on the CPU.
 
-How the noise of neighbouring slices hangs together (rows of catalog.SLICE_NOISE).
-
-Slices that are sampled one by one with noise of their own disagree in what they make up: stripes
-across them (paper 003, Table 3). Noise that neighbours share removes these without any training.
+Slices of a stack that are sampled one by one, each with noise of its own, disagree in what they
+make up: stripes across them (MSDSR, Table 3). Noise that neighbours share removes these without any
+training; the rows of catalog.SLICE_NOISE say how it is shared.
 """
 
 import math
@@ -74,14 +73,14 @@ class NoiseField:
         return generator.standard_normal((BLOCK, BLOCK), np.float32)
 
 
-TURN = math.pi / 32  # the whole angle over a volume: a sixteenth of that between two fields
+TURN = math.pi / 32  # angle from the first slice to the last; two fields are pi / 2 apart
 
-# (slice, slices in all) -> weights of up to two fields, each with its own number
-Share = Callable[[int, int], list[tuple[int, float]]]
+# (slice, slices in all) -> numbers of one or two independent fields, with their weights
+FieldWeights = Callable[[int, int], list[tuple[int, float]]]
 
 
 def shared(_slice: int, _slices: int) -> list[tuple[int, float]]:
-    """One field for all slices of a sweep."""
+    """One field for all slices of a direction."""
     return [(0, 1.0)]
 
 
@@ -98,24 +97,24 @@ def independent(index: int, _slices: int) -> list[tuple[int, float]]:
 
 @dataclass(frozen=True)
 class SliceNoise(NoiseField):
-    """The noise of one sweep: a site's plane is (time, channel, slice)."""
+    """The noise of the slices of one direction: a site's plane is (time, channel, slice)."""
 
-    share: Share = shared
-    slices: int = 1
-    sweep: int = 0  # tells the directions apart
+    weights: FieldWeights = shared
+    slices: int = 1  # in all
+    direction: int = 0  # 0 or 1: tells the directions apart
 
     def draw(
         self, sites: list[Site], shape: tuple[int, int], step: int, channels: int = 1
     ) -> Tensor:
-        """One (B, C, h, w) float32 field of unit variance for windows of slices."""
+        """One (B, C, h, w) float32 field of unit variance for tiles of slices."""
         made = [self._slice(site, shape, step, channels) for site in sites]
         return torch.from_numpy(np.stack(made))
 
     def _slice(self, site: Site, shape: tuple[int, int], step: int, channels: int) -> np.ndarray:
         t, c, index = site.plane
         total = np.zeros((channels, *shape), np.float32)
-        for number, weight in self.share(index, self.slices):
-            place = Site((t, c, 2 * number + self.sweep), site.top, site.left)
+        for number, weight in self.weights(index, self.slices):
+            place = Site((t, c, 2 * number + self.direction), site.top, site.left)
             for k in range(channels):
                 total[k] += np.float32(weight) * self._window(place.shifted(k), shape, step)
         return total

@@ -16,8 +16,8 @@ from restorectl.errors import EngineError, UsageError
 from restorectl.jobs import Compute
 
 Device = torch.device
-TILE_BYTES = 1000  # held for each pixel of the tile that the network works on, about
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TILE_BYTES = 1000  # held for each pixel of the tile that the network works on, about
 
 
 def pick_device(name: str) -> torch.device:
@@ -54,6 +54,12 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 def _cpu_has_bf16() -> bool:
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in probes)
+
+
+def tiles_together(compute: Compute, shape: tuple[int, int]) -> int:
+    """How many tiles of `shape` are held at once: bounded by --tile's area and by --batch."""
+    area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
+    return max(1, min(area, compute.batch or 64))
 
 
 @dataclass
@@ -166,9 +172,3 @@ class Runner:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or on the CPU (which raises a plain RuntimeError)."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def tiles_together(compute: Compute, shape: tuple[int, int]) -> int:
-    """How many tiles are held at once: bounded by the area of --tile and by --batch."""
-    area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
-    return max(1, min(area, compute.batch or 64))

@@ -1,10 +1,10 @@
-"""Hidden rows of a slice, given the observed ones: masked-slice diffusion (paper 003).
+"""Hidden rows of a slice, given the observed ones: masked-slice diffusion (MSDSR, Jiang et al.).
 
-Two parametrisations. `pixels` is the paper's: the network sees x_t with the clean observed rows
-interlaced and predicts the image. `residual` predicts what is missing to an interpolation, which
-the network sees beside x_t, with a third image that marks the observed rows: 1 there, and in the
-hidden rows a code of the interpolation. Residuals measured 10 dB better after equal training.
-A card's `anchors` names the interpolations that the network knows; none means pixels.
+A network fills them in one of two ways. Around a base interpolation: it predicts the residual, what
+the interpolation lacks, and sees the interpolation beside x_t, with a third image that marks the
+observed rows: 1 there, and in the hidden rows a code of the interpolation. As pixels, MSDSR's own
+way: it sees x_t with the clean observed rows interlaced and predicts the image. Residuals measured
+10 dB better after equal training. MS-UNet and E2E-UNet are MSDSR's baselines without diffusion.
 """
 
 from dataclasses import replace
@@ -18,20 +18,20 @@ from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser
 from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Denoise, Problem, Sampler
 
-CODES = {"linear": 0.0, "cubic": -1.0}  # what hidden rows are marked with
+CODES = {"linear": 0.0, "cubic": -1.0}  # of a base interpolation, in the hidden rows
 START = 2.0  # noise level to start residuals from: 17 times their standard deviation
 START_PIXELS = 80.0  # likewise for pixels (Karras et al. 2022)
 BEGIN = -1  # the step of the noise that sampling starts from
 
 
-def anchors(card: Card) -> tuple[str, ...]:
+def base_interpolations(card: Card) -> tuple[str, ...]:
     """The interpolations around which a network predicts residuals; () = it predicts pixels."""
     return tuple(card.anchors.split(",")) if card.anchors else ()
 
 
 def is_drawn(card: Card) -> bool:
     """Whether a network draws pixels from noise: a single call then means nothing."""
-    return card.objective == "slices" and not anchors(card)
+    return card.objective == "slices" and not base_interpolations(card)
 
 
 def inputs(channels: int, residual: bool) -> int:
@@ -39,9 +39,9 @@ def inputs(channels: int, residual: bool) -> int:
     return 2 * channels + 1 if residual else channels
 
 
-def marks(observed: Tensor, anchor: str) -> Tensor:
-    """observed (B, 1, H, 1 or W) of 0 and 1 -> the same with hidden rows marked by the anchor."""
-    return observed + (1 - observed) * CODES[anchor]
+def marks(observed: Tensor, base: str) -> Tensor:
+    """observed (B, 1, H, 1 or W) of 0 and 1 -> the same with the code of `base` in hidden rows."""
+    return observed + (1 - observed) * CODES[base]
 
 
 def interlaced(x: Tensor, clean: Tensor, observed: Tensor, sigma: Tensor, card: Card) -> Tensor:
@@ -50,21 +50,21 @@ def interlaced(x: Tensor, clean: Tensor, observed: Tensor, sigma: Tensor, card: 
     return observed * clean / scale.reshape(-1, 1, 1, 1) + (1 - observed) * x
 
 
-def residual_denoise(denoise: Denoise, anchor: Tensor, marked: Tensor) -> Denoise:
-    """Denoises residuals around `anchor`; observed rows hold none, and no noise.
+def residual_denoise(denoise: Denoise, base: Tensor, marked: Tensor) -> Denoise:
+    """Denoises what `base` lacks; observed rows lack nothing and have no noise.
 
-    anchor (B, C, H, W) and marked (B, 1, H, W) go to the network as its condition.
+    base (B, C, H, W), interpolated, and marked (B, 1, H, W) are the network's condition.
     """
-    given, hidden = torch.cat([anchor, marked], 1), (marked != 1).float()
+    condition, hidden = torch.cat([base, marked], 1), (marked != 1).float()
 
     def free(x: Tensor, sigma: Tensor, _condition: Tensor | None) -> Tensor:
-        return denoise(x * hidden, sigma, given) * hidden
+        return denoise(x * hidden, sigma, condition) * hidden
 
     return free
 
 
 def pixel_denoise(denoise: Denoise, clean: Tensor, observed: Tensor, card: Card) -> Denoise:
-    """Denoises pixels with the observed rows interlaced at every call (paper 003, eq. 5)."""
+    """Denoises pixels with the observed rows interlaced at every call (MSDSR, eq. 5)."""
 
     def free(x: Tensor, sigma: Tensor, _condition: Tensor | None) -> Tensor:
         x0 = denoise(interlaced(x, clean, observed, sigma, card), sigma, None)
@@ -73,44 +73,40 @@ def pixel_denoise(denoise: Denoise, clean: Tensor, observed: Tensor, card: Card)
     return free
 
 
-def run(problem: Problem, sampler: Sampler, model: Denoiser, anchor: str) -> Tensor:
+def run(problem: Problem, sampler: Sampler, model: Denoiser, base: str) -> Tensor:
     """Fill in the hidden rows of a batch of slices.
 
-    problem.x: (B, C, H, W) interpolated slices in the network's units; problem.guide: (B, 1, H, W),
-    1 in observed rows. anchor: the interpolation that x is. Returns slices like x, whose observed
-    rows are x's own, bit by bit.
+    problem.x: (B, C, H, W) slices in the network's units, interpolated by `base`; problem.guide:
+    (B, 1, H, W), 1 in observed rows. Returns slices like x, whose observed rows are x's own, bit by
+    bit.
     """
     assert problem.guide is not None
     x, observed, card = problem.x, problem.guide, model.card
-    if card.objective == "ms-unet":
-        return _one_step(problem, model)
-    noise = problem.draw(BEGIN, torch.arange(len(x))).to(x) * (1 - observed)
-    if anchors(card):
-        free = residual_denoise(problem.denoise, x, marks(observed, anchor))
+    noise = problem.draw(BEGIN, torch.arange(len(x))).to(x)
+    if card.objective == "ms-unet":  # in one step (MSDSR, section 4.2)
+        noisy = observed * x + (1 - observed) * noise
+        label = torch.zeros(len(x), device=x.device)
+        made = model.net(noisy.to(model.dtype, memory_format=torch.channels_last), label).float()
+        return torch.where(observed > 0, x, made)
+    if base_interpolations(card):
+        free, highest = residual_denoise(problem.denoise, x, marks(observed, base)), START
     else:
-        free = pixel_denoise(problem.denoise, x, observed, card)
-    level = min(START if anchors(card) else START_PIXELS, card.sigma_max)
-    sigma = torch.full_like(problem.sigma, level)
-    ready = replace(problem, denoise=free, x=noise * level, sigma=sigma, guide=None)
-    found = sampler.run(ready, {})
-    made = x + found if anchors(card) else found
-    return torch.where(observed > 0, x, made)
-
-
-def _one_step(problem: Problem, model: Denoiser) -> Tensor:
-    """MS-UNet (paper 003, section 4.2): noise in the hidden rows in, the image out."""
-    assert problem.guide is not None
-    observed = problem.guide
-    noise = problem.draw(BEGIN, torch.arange(len(problem.x))).to(problem.x)
-    x = observed * problem.x + (1 - observed) * noise
-    label = torch.zeros(len(x), device=x.device)
-    made = model.net(x.to(model.dtype, memory_format=torch.channels_last), label).float()
-    return torch.where(observed > 0, problem.x, made)
+        free, highest = pixel_denoise(problem.denoise, x, observed, card), START_PIXELS
+    level = min(highest, card.sigma_max)
+    start = replace(
+        problem,
+        denoise=free,
+        x=noise * (1 - observed) * level,
+        sigma=torch.full_like(problem.sigma, level),
+        guide=None,
+    )
+    made = sampler.run(start, {})
+    return torch.where(observed > 0, x, x + made if base_interpolations(card) else made)
 
 
 @torch.inference_mode()
 def between(runner: Runner, planes: np.ndarray, factor: int) -> np.ndarray:
-    """E2E-UNet (paper 003, section 4.2): (N, C, Y, X) -> ((N - 1) * factor + 1, C, Y, X) float32.
+    """E2E-UNet (MSDSR, section 4.2): (N, C, Y, X) -> ((N - 1) * factor + 1, C, Y, X) float32.
 
     The plane between two neighbours, again and again; factor is a power of two.
     """

@@ -217,7 +217,7 @@ def slices(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     input, linear or cubic by chance.
     """
     card = model.card
-    known = masked.anchors(card)
+    known = masked.base_interpolations(card)
     sigma, _ = draw.sigma(len(x0))
     level = sigma.reshape(-1, 1, 1, 1)
     observed, anchor, marked = _rows(x0, known or ("linear",), draw)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from restorectl.images.interpolate import cubic_weights
+
 Array = NDArray[np.float64]
 
 UPSAMPLING = 20  # the correlation is evaluated on a grid of 1/20 px around its peak
@@ -263,13 +265,8 @@ def _linear(t: Array) -> list[tuple[int, Array]]:
 
 
 def _cubic(t: Array) -> list[tuple[int, Array]]:
-    """Catmull and Rom 1974 (Keys 1981 with a = -1/2)."""
-    return [
-        (-1, ((2 - t) * t - 1) * t / 2),
-        (0, ((3 * t - 5) * t * t + 2) / 2),
-        (1, ((4 - 3 * t) * t + 1) * t / 2),
-        (2, (t - 1) * t * t / 2),
-    ]
+    weights = cubic_weights(t)
+    return [(k - 1, weights[..., k]) for k in range(4)]
 
 
 def _sample(image: Array, rows: Array, columns: Array, weights: Weights) -> Array:

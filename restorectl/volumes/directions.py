@@ -1,170 +1,233 @@
-"""Slices of a volume through a slice network: windows, units, samples, the mix with interpolation.
+"""The slices of a stack in one direction, and their way through the network.
 
-Arrays of slices are (C, D, H, L): channels, slices, planes, and the lateral axis within a slice.
+XZ slices lie side by side along Y, YZ slices along X; each holds all planes of its own, so the
+network sees an image with hidden rows. Arrays of slices are (C, D, N or Z, L): channels, slices,
+observed planes or those of the result, and the lateral axis within a slice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from restorectl import catalog
-from restorectl.engine import slices
+from restorectl.engine import slices as engine
 from restorectl.engine.card import Card
-from restorectl.engine.noise_field import Share, Site, SliceNoise
-from restorectl.engine.runner import Runner
+from restorectl.engine.noise_field import FieldWeights, Site, SliceNoise
+from restorectl.engine.runner import Runner, tiles_together
 from restorectl.engine.samplers import Sampler
-from restorectl.images import tiles
+from restorectl.errors import InputError
+from restorectl.images import blocks, tiles
+from restorectl.images.image import ALL, Image
+from restorectl.intensity import value_range
+from restorectl.intensity.value_range import StackRange, fit_stack_range
 from restorectl.jobs import Compute
 from restorectl.volumes import interpolation
-from restorectl.volumes.stack import Units
 
-SWEEPS = {"both": ("xz", "yz"), "xz": ("xz",), "yz": ("yz",)}
+HELD = 256 << 20  # bytes of a stack that is read once and kept
 
 
 @dataclass(frozen=True)
-class Mix:
-    """base + share * (network - base): what a stack's left-out planes say is best."""
+class SliceDirection:
+    """How slices are cut from a volume (C, Z, Y, X)."""
 
-    anchor: str = "linear"  # row of catalog.INTERPOLATIONS: what the network adds to
-    base: str = "cubic"  # row of catalog.INTERPOLATIONS
+    number: int  # tells the noise of the directions apart
+    across: int  # axis along which they lie side by side
+    along: int  # axis within a slice, beside Z
+
+    def slices(self, volume: np.ndarray) -> np.ndarray:
+        """(C, Z, Y, X) -> (C, D, Z, L), a view."""
+        return np.moveaxis(volume, self.across, 1)
+
+    def volume(self, slices: np.ndarray) -> np.ndarray:
+        """(C, D, Z, L) -> (C, Z, Y, X), a view."""
+        return np.moveaxis(slices, 1, self.across)
+
+
+XZ, YZ = SliceDirection(0, 2, 3), SliceDirection(1, 3, 2)
+DIRECTIONS = {"both": (XZ, YZ), "xz": (XZ,), "yz": (YZ,)}  # --sweeps
+
+
+@dataclass(frozen=True)
+class StackSlices:
+    """Consecutive slices of one direction, and their place, which decides their noise."""
+
+    observed: np.ndarray  # (C, D, N, L) float32 in input units
+    direction: SliceDirection
+    first: int  # number of the first slice
+    total: int  # slices of the whole stack
+    t: int = 0
+    channel: int = 0  # the first
+
+
+class Stack:
+    """The observed planes of one time point and some channels of an open image."""
+
+    def __init__(self, image: Image, t: int, channels: Sequence[int]) -> None:
+        self.image, self.t, self.channels = image, t, tuple(channels)
+        self.shape = (len(self.channels), *image.header.canonical_shape[2:])  # (C, N, Y, X)
+        held = int(np.prod(self.shape)) * 4 <= HELD
+        self._held = self._read(ALL, ALL) if held else None
+
+    def read(self, rows: slice = ALL, cols: slice = ALL) -> np.ndarray:
+        """(C, N, h, w) float32 in input units. Raises InputError for NaN and infinity."""
+        return self._read(rows, cols) if self._held is None else self._held[:, :, rows, cols]
+
+    def slices(self, direction: SliceDirection, part: slice) -> StackSlices:
+        """The slices part.start..part.stop."""
+        region = self.read(part) if direction == XZ else self.read(ALL, part)
+        total = self.shape[direction.across]
+        observed = direction.slices(region)
+        return StackSlices(observed, direction, part.start, total, self.t, self.channels[0])
+
+    def _read(self, rows: slice, cols: slice) -> np.ndarray:
+        values = np.stack(
+            [
+                [
+                    self.image.read((self.t, c, z), rows, cols).astype(np.float32)
+                    for z in range(self.shape[1])
+                ]
+                for c in self.channels
+            ]
+        )
+        if not np.isfinite(values).all():
+            raise InputError(f"{self.image.path}: holds NaN or infinity: replace them first")
+        return values
+
+
+@dataclass(frozen=True)
+class StackUnits:
+    """Input units (C, ...) <-> the network's (C_net, ...): one law for all planes of a stack."""
+
+    card: Card  # its value range and channel recipe count where `ranges` is empty
+    ranges: tuple[StackRange, ...] = ()  # of each channel
+
+    def forward(self, values: np.ndarray) -> np.ndarray:
+        if not self.ranges:
+            return value_range.forward(values, self.card.value_range, self.card.recipe)
+        return np.stack([r.forward(v) for r, v in zip(self.ranges, values, strict=True)])
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        if not self.ranges:
+            return value_range.inverse(x, self.card.value_range, self.card.recipe)
+        return np.stack([r.inverse(v) for r, v in zip(self.ranges, x, strict=True)])
+
+
+def fit_units(image: Image, channels: Sequence[int], card: Card) -> StackUnits:
+    """Measured where the card has no fixed range. Raises InputError for NaN and infinity."""
+    if card.value_range != "whitened":
+        return StackUnits(card)
+    ranges = []
+    for c in channels:
+        sample = blocks.sampled(image.header.canonical_shape, c)
+        try:
+            ranges.append(fit_stack_range([image.read(*block) for block in sample]))
+        except InputError as error:
+            raise InputError(f"{image.path}: channel {c}: {error}") from error
+    return StackUnits(card, tuple(ranges))
+
+
+@dataclass(frozen=True)
+class NetworkMix:
+    """cubic + share * (network - cubic), and what a stack's left-out planes said about it."""
+
+    base: str = "linear"  # row of catalog.INTERPOLATIONS: what the network adds to
     share: float = 1.0
+    cubic_over_linear: float | None = None  # dB; None where planes are too few to tell
+    measured_share: float | None = None  # None = no planes were left out
+
+    def details(self) -> dict[str, str | float | None]:
+        """As JSON."""
+        told: dict[str, str | float | None] = {"anchor": self.base, "share": self.share}
+        if self.measured_share is not None:
+            told["cubic_over_linear_db"] = self.cubic_over_linear
+            told["measured_share"] = self.measured_share
+        return told
 
 
 @dataclass(frozen=True)
-class Network:
+class SliceNetwork:
     """A slice network and how it is sampled."""
 
     runner: Runner
     card: Card
     sampler: Sampler
-    share: Share  # of noise between neighbouring slices
+    noise: FieldWeights  # what neighbouring slices share of it
     compute: Compute
-    steps: int | None = None
-    samples: int = 1
+    steps: int | None = None  # None = the sampler's own
+    samples: int = 1  # their mean is taken
 
     @property
     def stride(self) -> int:
         return self.runner.denoiser().stride
 
-    def windows(self, shape: tuple[int, int]) -> tuple[tiles.Tile, ...]:
-        """The windows of a slice (planes, lateral)."""
+    def tiles_of(self, shape: tuple[int, int]) -> tuple[tiles.Tile, ...]:
+        """The tiles of a slice (Z, L)."""
         return tiles.tile_grid(shape, self.stride, window=self.card.window)
 
-
-@dataclass(frozen=True)
-class Sweep:
-    """One direction over one stack; slices are numbered along the axis that they are cut across."""
-
-    network: Network
-    units: Units
-    factor: int
-    slices: int  # in all
-    number: int  # 0: XZ, 1: YZ
-    plane: tuple[int, int]  # time, first channel: the noise's place
-
-    def fill(self, observed: np.ndarray, first: int, mix: Mix) -> np.ndarray:
-        """Observed planes of slices `first`, ... (C, D, N, L) -> (C, D, (N - 1) * factor + 1, L).
-
-        float32 in input units, the mean of all samples.
-        """
-        planes = interpolation.count(observed.shape[2], self.factor)
-        base = _between(observed, mix.base, self.factor, 0, planes)
-        if mix.share == 0:
-            return base
-        for window in self.network.windows((planes, observed.shape[3])):
-            made = window.crop(self._window(observed, first, window, planes, mix.anchor))
-            target = base[:, :, window.core[0], window.core[1]]
-            target += np.float32(mix.share) * (made - target)
-        return base
-
-    def _window(
-        self, observed: np.ndarray, first: int, window: tiles.Tile, planes: int, anchor: str
+    def fill(
+        self, slices: StackSlices, units: StackUnits, factor: int, mix: NetworkMix
     ) -> np.ndarray:
-        """(C, D, h, w) in input units: the network's answer for one window of every slice."""
-        height, width = window.shape
-        top, left = window.rows[0], window.cols[0]
-        seen = observed[..., slice(*window.cols)]
+        """The planes between the observed ones: (C, D, (N - 1) * factor + 1, L) float32.
+
+        In input units, the mean of all samples, mixed with cubic interpolation.
+        """
+        count, length = slices.observed.shape[2:]
+        planes = interpolation.count(count, factor)
+        filled = _interpolated(slices.observed, "cubic", factor, 0, planes)
+        if mix.share == 0:
+            return filled
+        for tile in self.tiles_of((planes, length)):
+            answer = tile.crop(self._answer(slices, units, factor, mix.base, tile))
+            core = filled[:, :, tile.core[0], tile.core[1]]
+            core += np.float32(mix.share) * (answer - core)
+        return filled
+
+    def _answer(
+        self, slices: StackSlices, units: StackUnits, factor: int, base: str, tile: tiles.Tile
+    ) -> np.ndarray:
+        """One tile of every slice by the network alone: (C, D, h, w) float32 in input units."""
+        (top, _), (height, width) = tile.rows, tile.shape
+        seen = slices.observed[..., slice(*tile.cols)]
         seen = np.pad(seen, [(0, 0)] * 3 + [(0, width - seen.shape[3])], mode="symmetric")
-        start = _between(seen, anchor, self.factor, top, top + height)
-        x = self.units.forward(start)  # (C_net, D, h, w)
-        rows = interpolation.is_observed(self.factor, top, top + height, planes)
-        made = np.zeros_like(start)
-        for part in _parts(start.shape[1], self.network.compute, window.shape):
+        start = _interpolated(seen, base, factor, top, top + height)
+        x = units.forward(start)  # (C_net, D, h, w)
+        planes = interpolation.count(slices.observed.shape[2], factor)
+        rows = interpolation.is_observed(factor, top, top + height, planes)
+        made = np.empty_like(start)
+        for some in tiles.chunks(range(x.shape[1]), tiles_together(self.compute, tile.shape)):
+            part = slice(some[0], some[-1] + 1)
             sites = [
-                Site((*self.plane, first + d), top, left) for d in range(*part.indices(1 << 62))
+                Site((slices.t, slices.channel, slices.first + d), top, tile.cols[0]) for d in some
             ]
-            mean = np.mean(
-                [
-                    self.units.inverse(self._sample(x[:, part], rows, sites, anchor, k))
-                    for k in range(self.network.samples)
-                ],
-                axis=0,
-            )
+            samples = []
+            for k in range(self.samples):
+                number = slices.direction.number
+                noise = SliceNoise(self.compute.seed, k, self.noise, slices.total, number)
+                samples.append(units.inverse(self._sample(x[:, part], rows, base, sites, noise)))
+            mean = np.mean(samples, axis=0)
             # as a difference, so that values which the units cannot tell apart stay as they are
-            made[:, part] = start[:, part] + mean - self.units.inverse(x[:, part])
+            made[:, part] = start[:, part] + mean - units.inverse(x[:, part])
         return made
 
     def _sample(
-        self, x: np.ndarray, rows: np.ndarray, sites: list[Site], anchor: str, sample: int
+        self, x: np.ndarray, rows: np.ndarray, base: str, sites: list[Site], noise: SliceNoise
     ) -> np.ndarray:
-        """(C_net, D, h, w) in network units: one restoration of these slices."""
-        network = self.network
-        batch = np.ascontiguousarray(x.swapaxes(0, 1))
-        guide = np.zeros((len(batch), 1, *batch.shape[2:]), np.float32)
-        guide[:, :, rows] = 1
-        field = SliceNoise(network.compute.seed, sample, network.share, self.slices, self.number)
-        problem = network.runner.problem(
-            batch, np.ones(len(batch), np.float32), sites, field, guide, steps=network.steps
-        )
-        made = network.runner.sample(
-            lambda part: slices.run(part, network.sampler, network.runner.denoiser(), anchor),
-            problem,
-        )
+        """(C_net, D, h, w) in network units, `rows` (h,) of it observed: restored once."""
+        batch = np.ascontiguousarray(x.swapaxes(0, 1))  # (D, C_net, h, w)
+        observed = np.zeros((len(batch), 1, *batch.shape[2:]), np.float32)
+        observed[:, :, rows] = 1
+        sigma = np.ones(len(batch), np.float32)
+        problem = self.runner.problem(batch, sigma, sites, noise, observed, steps=self.steps)
+        model = self.runner.denoiser()
+        made = self.runner.sample(lambda p: engine.run(p, self.sampler, model, base), problem)
         return made.swapaxes(0, 1)
 
 
-def _between(observed: np.ndarray, kind: str, factor: int, start: int, stop: int) -> np.ndarray:
-    """Planes start..stop, interpolated: (C, D, N, L) -> (C, D, stop - start, L) float32."""
-    taps = interpolation.taps(
-        catalog.INTERPOLATIONS[kind].load(), observed.shape[2], factor, start, stop
-    )
-    return np.moveaxis(interpolation.apply(taps, np.moveaxis(observed, 2, 0)), 0, 2)
-
-
-def _parts(count: int, compute: Compute, shape: tuple[int, int]) -> Iterator[slice]:
-    """Slices that go through the network together: bounded by --tile's area and by --batch."""
-    area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
-    size = max(1, min(area, compute.batch or 64))
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
-
-
-def every_nth(length: int, every: int) -> slice:
-    """So manieth pixels of an axis, not from its border where there is room."""
-    return slice(min(every, length) // 2, None, every)
-
-
-def lattice(
-    network: Network,
-    units: Units,
-    observed: np.ndarray,
-    factor: int,
-    directions: tuple[str, ...],
-    every: int,
-    anchor: str,
+def _interpolated(
+    observed: np.ndarray, kind: str, factor: int, start: int, stop: int
 ) -> np.ndarray:
-    """The network's answer where every so manieth XZ and YZ slice of a small stack cross.
-
-    observed (C, N, Y, X) -> (C, (N - 1) * factor + 1, Y', X') float32 at the pixels `every_nth`
-    of both axes.
-    """
-    answers = []
-    for number, axis in ((0, 2), (1, 3)):
-        if ("xz", "yz")[number] in directions:
-            across, along = (every_nth(observed.shape[k], every) for k in (axis, 5 - axis))
-            cut = np.moveaxis(observed, axis, 1)[:, across]  # (C, D, N, L)
-            sweep = Sweep(network, units, factor, cut.shape[1], number, (0, 0))
-            filled = sweep.fill(cut, 0, Mix(anchor))[..., along]
-            answers.append(np.moveaxis(filled, 1, axis))
-    return np.asarray(np.mean(answers, axis=0), np.float32)
+    """Planes start..stop of slices: (C, D, N, L) -> (C, D, stop - start, L) float32."""
+    interpolator = catalog.INTERPOLATIONS[kind].load()
+    planes = np.moveaxis(observed, 2, 0)
+    return np.moveaxis(interpolation.interpolated(planes, factor, interpolator, start, stop), 0, 2)

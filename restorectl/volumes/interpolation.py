@@ -1,8 +1,8 @@
-"""Anisotropic stacks: the factor, the positions of observed planes, interpolation between them.
+"""Anisotropic stacks: the factor, the place of observed planes, and interpolation between them.
 
 N planes at factor f become (N - 1) * f + 1: observed plane k is plane k * f of the result, and
-nothing is extrapolated. Interpolators are taps: for each plane of the result a few observed planes
-and their weights, so any part of a volume can be computed by itself.
+nothing is extrapolated. An interpolation names a few observed planes and their weights for each
+plane of the result, so any part of a volume can be computed by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from restorectl.errors import InputError
 from restorectl.images.header import Spacing
+from restorectl.images.interpolate import cubic_weights
 
 FACTORS = (2, 8)  # smallest and largest that is restored
 UNEVEN = 0.1  # relative anisotropy left in the result from which it is worth a word
@@ -26,7 +27,8 @@ class Taps:
     weight: NDArray[np.float32]  # (R, K)
 
 
-Interpolator = Callable[[NDArray[np.float64], int], Taps]  # (positions (R,), N observed) -> taps
+# (positions (R,) in observed planes, N of these) -> taps; rows of catalog.INTERPOLATIONS
+Interpolator = Callable[[NDArray[np.float64], int], Taps]
 
 
 def count(observed: int, factor: int) -> int:
@@ -50,15 +52,7 @@ def linear(positions: NDArray[np.float64], observed: int) -> Taps:
 def cubic(positions: NDArray[np.float64], observed: int) -> Taps:
     """Cubic convolution (Keys 1981, a = -1/2), continued on a straight line at both ends."""
     first, s = _split(positions, observed)
-    weight = np.stack(
-        [
-            ((-0.5 * s + 1) * s - 0.5) * s,
-            (1.5 * s - 2.5) * s * s + 1,
-            ((-1.5 * s + 2) * s + 0.5) * s,
-            (0.5 * s - 0.5) * s * s,
-        ],
-        1,
-    )
+    weight = cubic_weights(s)
     before, after = first == 0, first + 2 > observed - 1
     # plane -1 is 2 p(0) - p(1), plane N is 2 p(N - 1) - p(N - 2)
     for where, outer, near, far in ((before, 0, 1, 2), (after, 3, 2, 1)):
@@ -78,32 +72,30 @@ def _split(
     return first, held - first
 
 
-def taps(interpolate: Interpolator, observed: int, factor: int, start: int, stop: int) -> Taps:
-    """Taps of planes start..stop of the result; beyond its last plane that one is held."""
-    return interpolate(np.arange(start, stop) / factor, observed)
+def interpolated(
+    observed: NDArray[np.floating],
+    factor: int,
+    interpolator: Interpolator,
+    start: int = 0,
+    stop: int | None = None,
+) -> NDArray[np.float32]:
+    """Planes start..stop of the result, by default all: (N, ...) -> (stop - start, ...) float32.
 
-
-def apply(found: Taps, observed: NDArray[np.floating]) -> NDArray[np.float32]:
-    """observed (N, ...) -> (R, ...) float32. A plane with one tap of weight 1 is that plane."""
+    Beyond the last plane that one is held. Observed planes come back as they are.
+    """
     source = observed.astype(np.float32, copy=False)
+    stop = count(len(source), factor) if stop is None else stop
+    taps = interpolator(np.arange(start, stop) / factor, len(source))
     shape = (-1, *[1] * (source.ndim - 1))
-    total = source[found.index[:, 0]] * found.weight[:, 0].reshape(shape)
-    for k in range(1, found.index.shape[1]):
-        used = np.flatnonzero(found.weight[:, k])
-        total[used] += source[found.index[used, k]] * found.weight[used, k].reshape(shape)
+    total = source[taps.index[:, 0]] * taps.weight[:, 0].reshape(shape)
+    for k in range(1, taps.index.shape[1]):
+        used = np.flatnonzero(taps.weight[:, k])
+        total[used] += source[taps.index[used, k]] * taps.weight[used, k].reshape(shape)
     return total
 
 
-def interpolated(
-    observed: NDArray[np.floating], factor: int, interpolate: Interpolator
-) -> NDArray[np.float32]:
-    """observed (N, ...) -> ((N - 1) * factor + 1, ...) float32."""
-    planes = len(observed)
-    return apply(taps(interpolate, planes, factor, 0, count(planes, factor)), observed)
-
-
 def is_observed(factor: int, start: int, stop: int, planes: int) -> NDArray[np.bool_]:
-    """Which of the planes start..stop are observed, of `planes` of the result."""
+    """Which of the planes start..stop of the result, `planes` in all, are observed."""
     rows = np.arange(start, stop)
     return np.asarray((rows % factor == 0) & (rows < planes))
 
@@ -133,7 +125,7 @@ def factor_of(spacing: Spacing) -> tuple[int, str]:
 
 
 def smooth(planes: Sequence[NDArray[np.float32]], sigma: float = 0.5) -> NDArray[np.float32]:
-    """The middle one of three planes (Y, X) after a 3x3x3 Gaussian (paper 003, section 5).
+    """The middle one of three planes (Y, X) after a 3x3x3 Gaussian (MSDSR, section 5).
 
     sigma in pixels; borders are mirrored.
     """

@@ -14,12 +14,12 @@ from restorectl.engine.slices import is_drawn
 from restorectl.errors import UsageError
 from restorectl.jobs import SuperresJob
 from restorectl.volumes import interpolation
-from restorectl.volumes.directions import Network
-from restorectl.volumes.volume import Options, Volumes
+from restorectl.volumes.directions import SliceNetwork
+from restorectl.volumes.volume import Volumes
 from restorectl.weights import file
 from restorectl.weights.file import Weights
 
-PIXEL_STEPS = 50  # pixels drawn from noise need many; the code of paper 003 takes 200
+PIXEL_STEPS = 50  # pixels drawn from noise need many; MSDSR's code takes 200
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
 
 
@@ -33,32 +33,21 @@ def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
         return (name, shown) if job.preview else (name,)
 
     pairs, missing = inputs.resolve(job.files, naming)
-    weights = None
+    network, used = None, {}
     if job.method == "diffusion":
         weights = file.load_for(job.weights, "slices", job.weights_from)
-    network = None if weights is None else _network(job, weights)
-    used = {} if weights is None else {"slices": (weights.card.name, weights.sha256)}
-    options = Options(
-        job.factor,
-        job.spacing,
-        job.sweeps,
-        job.anchor,
-        job.strength,
-        job.files.channels,
-        job.keep_observed,
-        job.smooth,
-    )
+        network = _network(job, weights)
+        used = {"slices": (weights.card.name, weights.sha256)}
     origin = Origin("superres3d", _parameters(job, network), used)
-    work = Volumes(origin, options, network, job.method)
-    return run(job.files, work, pairs, missing, report)
+    return run(job.files, Volumes(origin, job, network), pairs, missing, report)
 
 
 def _check(job: SuperresJob) -> None:
     """Raises UsageError for numbers that cannot be meant."""
-    low, high = 1, interpolation.FACTORS[1]
+    highest = interpolation.FACTORS[1]
     rules = (
-        (job.factor is None or low <= job.factor <= high, f"--factor {job.factor}",
-         f"use auto or a whole number from {low} to {high}"),
+        (job.factor is None or 1 <= job.factor <= highest, f"--factor {job.factor}",
+         f"use auto or a whole number from 1 to {highest}"),
         (job.steps is None or job.steps >= 1, f"--steps {job.steps}", "must be at least 1"),
         (job.samples >= 1, f"--samples {job.samples}", "must be at least 1"),
         (job.strength is None or 0 <= job.strength <= 1, f"--strength {job.strength}",
@@ -71,10 +60,10 @@ def _check(job: SuperresJob) -> None:
             raise UsageError(f"{what}: {wanted}")
 
 
-def _network(job: SuperresJob, weights: Weights) -> Network:
+def _network(job: SuperresJob, weights: Weights) -> SliceNetwork:
     device = pick_device(job.compute.device)
     dtype = pick_precision(job.compute.precision, device)
-    return Network(
+    return SliceNetwork(
         Runner(lambda: build(weights.card, dict(weights.tensors)), device, dtype),
         weights.card,
         catalog.METHODS[job.sampler].load().sampler(None, job.samples),
@@ -85,7 +74,7 @@ def _network(job: SuperresJob, weights: Weights) -> Network:
     )
 
 
-def _parameters(job: SuperresJob, network: Network | None) -> dict[str, Any]:
+def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any]:
     """Everything that can change a pixel."""
     every = {
         "method": job.method,

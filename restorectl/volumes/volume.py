@@ -1,13 +1,15 @@
-"""The way of one anisotropic stack to an isotropic one: sweeps in chunks, nothing whole in memory.
+"""The way of one anisotropic stack to an isotropic one.
 
-Every slice holds all planes of its own, so a chunk is a few rows (XZ) or columns (YZ) of every
-plane. Results gather in float32; observed planes come back as they are.
+For each time point and each group of channels: leave out observed planes to choose the base
+interpolation and the network's share; then, direction by direction and chunk by chunk, read slices,
+fill in the planes between the observed ones, and add them up in float32. Last, all planes are
+written; observed ones come back as they are. A slice holds all planes of its own, so a chunk is a
+few rows (XZ) or columns (YZ) of every plane, and the stack is never in memory as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,42 +18,44 @@ from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.plan import Origin, Planned, Record
 from restorectl.engine import slices
+from restorectl.engine.runner import TILE_BYTES
 from restorectl.errors import InputError
 from restorectl.files import atomic
 from restorectl.images import tiles
-from restorectl.images.header import Header, Spacing
-from restorectl.images.image import Image, to_dtype, verify_image, write_image
-from restorectl.volumes import interpolation, preview
-from restorectl.volumes.base import Found, decide
-from restorectl.volumes.directions import SWEEPS, Mix, Network, Sweep
-from restorectl.volumes.stack import Stack, Units, units
+from restorectl.images.header import Header, Plane
+from restorectl.images.image import (
+    ALL,
+    Image,
+    create_image,
+    open_image,
+    to_dtype,
+    verify_image,
+    write_image,
+)
+from restorectl.jobs import SuperresJob
+from restorectl.volumes import interpolation
+from restorectl.volumes.base import choose_mix
+from restorectl.volumes.directions import (
+    DIRECTIONS,
+    XZ,
+    NetworkMix,
+    SliceDirection,
+    SliceNetwork,
+    Stack,
+    StackUnits,
+    fit_units,
+)
 
 CHUNK = 128 << 20  # bytes of a chunk of slices, its result included
-WINDOW_BYTES = 700  # held for each pixel of the window that the network works on, about
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked for, besides the network."""
-
-    factor: int | None = None  # None = from the spacing
-    spacing: Spacing | None = None  # instead of the file's
-    sweeps: str = "both"  # key of SWEEPS
-    anchor: str = "auto"
-    strength: float | None = None
-    chosen: tuple[int, ...] | None = None  # channels
-    keep_observed: bool = True
-    smooth: bool = False
 
 
 @dataclass(frozen=True)
 class Volumes:
-    """The Work of `superres3d`; without a network it interpolates by `method`."""
+    """The Work of `superres3d`; without a network it interpolates by `job.method`."""
 
     origin: Origin
-    options: Options
-    network: Network | None
-    method: str = "diffusion"  # or a row of catalog.INTERPOLATIONS
+    job: SuperresJob
+    network: SliceNetwork | None
 
     def calls(self) -> int:
         return 0 if self.network is None else self.network.runner.calls
@@ -60,20 +64,20 @@ class Volumes:
         factor, _ = self._factor(image)
         header = self._header(image, factor)
         times, count, planes, height, width = header.canonical_shape
-        chosen = header.chosen(self.options.chosen, pair.source)
+        chosen = header.chosen(self.job.files.channels, pair.source)
         voxels = times * count * planes * height * width
         held = min(voxels * 4, atomic.SPOOL_HELD) + 2 * CHUNK
         if self.network is None or factor == 1:
             return Planned(0, 0, header.nbytes, held)
-        windows = sum(
-            len(self.network.windows((planes, length))) * across
-            for name, length, across in (("xz", width, height), ("yz", height, width))
-            if name in SWEEPS[self.options.sweeps]
+        shape = (count, planes, height, width)
+        number = sum(
+            len(self.network.tiles_of((planes, shape[d.along]))) * shape[d.across]
+            for d in DIRECTIONS[self.job.sweeps]
         ) * times * (len(chosen) // self.network.card.channels)  # fmt: skip
         each = self.network.sampler.calls(self.network.steps)
-        calls = None if each is None else each * self.network.samples * windows
+        calls = None if each is None else each * self.network.samples * number
         largest = max(planes, 8) * max(height, width)
-        return Planned(windows, calls, header.nbytes, held + largest * WINDOW_BYTES)
+        return Planned(number, calls, header.nbytes, held + largest * TILE_BYTES)
 
     def write(
         self,
@@ -90,176 +94,213 @@ class Volumes:
         outcome.warnings += [remark] if remark else []
         if factor == 1:
             outcome.message = "isotropic already: copied"
-        times, count, planes, height, width = header.canonical_shape
-        chosen = header.chosen(self.options.chosen, pair.source)
-        directions = 1 if self.network is None else len(SWEEPS[self.options.sweeps])
-        report.file(pair.name, times * count * planes * height * width * directions)
-        made = atomic.spooled_zeros(
-            header.canonical_shape if factor > 1 else (0,), pair.target.parent
-        )
+        shape = header.canonical_shape
+        chosen = header.chosen(self.job.files.channels, pair.source)
+        directions = 1 if self.network is None else len(DIRECTIONS[self.job.sweeps])
+        report.file(pair.name, int(np.prod(shape)) * directions)
+        volume = atomic.spooled_zeros(shape if factor > 1 else (0,), pair.target.parent)
         if factor > 1:
-            self._restore(image, factor, chosen, made, outcome, report)
+            self._restore_all(image, factor, chosen, volume, outcome, report)
         output = header.for_target(pair.target)
-        write_image(parts[0], output, self._planes(image, output, factor, made), provenance=record)
+        with create_image(parts[0], output, provenance=record) as writer:
+            for plane in output.planes:
+                writer.put(self._plane(image, plane, factor, volume, output))
         verify_image(parts[0], output)
         if len(parts) > 1:
-            preview.write(parts[1], image, parts[0], record)
+            write_preview(parts[1], image, parts[0], record)
 
     def _factor(self, image: Image) -> tuple[int, str]:
-        """Raises InputError for what cannot be made isotropic."""
-        planes = image.header.canonical_shape[2]
-        if planes < 2:
+        """And a remark. Raises InputError for what cannot be made isotropic."""
+        if image.header.canonical_shape[2] < 2:
             raise InputError(
                 f"{image.path}: has one plane (axes {image.header.axes}): there is nothing between"
                 " planes to restore; if other axes are its depth, say so with --axes"
             )
-        if self.options.factor is not None:
-            return self.options.factor, ""
+        if self.job.factor is not None:
+            return self.job.factor, ""
         try:
-            return interpolation.factor_of(self.options.spacing or image.header.spacing)
+            return interpolation.factor_of(self.job.spacing or image.header.spacing)
         except InputError as error:
             raise InputError(f"{image.path}: {error}") from error
 
     def _header(self, image: Image, factor: int) -> Header:
         """Of the result: more planes, closer together."""
         header = image.header
-        if self.options.spacing is not None:
-            header = header.with_spacing(self.options.spacing)
+        if self.job.spacing is not None:
+            header = header.with_spacing(self.job.spacing)
         z = header.spacing[0]
         count = interpolation.count(header.canonical_shape[2], factor)
         return header.with_z(count, None if z is None else z / factor)
 
-    def _restore(
+    def _restore_all(
         self,
         image: Image,
         factor: int,
-        chosen: tuple[int, ...],
-        made: np.ndarray,
+        chosen: Sequence[int],
+        volume: np.ndarray,
         outcome: Outcome,
         report: Report,
     ) -> None:
-        """All stacks of the image into made (T, C, Z, Y, X)."""
-        others = [c for c in range(made.shape[1]) if c not in chosen]
-        if self.network is None:
-            others = list(range(made.shape[1]))
-        elif others:
-            outcome.warnings.append(f"channels {others} were interpolated on straight lines")
-        for t in range(len(made)):
-            for c in others:
-                kind = self.method if self.network is None else "linear"
-                _interpolate(Stack(image, t, (c,)), factor, kind, made[t, c], report.advance)
-            if self.network is None:
-                continue
-            together = self.network.card.channels
-            if len(chosen) % together:
-                raise InputError(
-                    f"{image.path}: these weights restore {together} channels jointly, the image"
-                    f" has {len(chosen)}: choose them with --channels"
-                )
-            for group in tiles.chunks(chosen, together):
-                stack = Stack(image, t, group)
-                scale = units(image, group, self.network.card)
-                self._group(self.network, stack, scale, factor, made, outcome, report)
-
-    def _group(
-        self,
-        network: Network,
-        stack: Stack,
-        scale: Units,
-        factor: int,
-        made: np.ndarray,
-        outcome: Outcome,
-        report: Report,
-    ) -> None:
-        """One stack of channels that are restored together."""
-        target = made[stack.t]
-        if network.card.objective == "e2e-unet":
-            _planewise(network, stack, scale, factor, target, report.advance)
+        """All time points and channels into volume (T, C, Z, Y, X), float32 zeros."""
+        network = self.network
+        restored = () if network is None else chosen
+        plain = [c for c in range(volume.shape[1]) if c not in restored]
+        kind = self.job.method if network is None else "linear"
+        if network is not None and plain:
+            outcome.warnings.append(f"channels {plain} were interpolated on straight lines")
+        if network is not None and len(chosen) % network.card.channels:
+            raise InputError(
+                f"{image.path}: these weights restore {network.card.channels} channels jointly, the"
+                f" image has {len(chosen)}: choose them with --channels"
+            )
+        for t in range(len(volume)):
+            for c in plain:
+                _interpolate(Stack(image, t, (c,)), factor, kind, volume[t, c], report.advance)
+        if network is None:
             return
-        directions = SWEEPS[self.options.sweeps]
-        mix, found = decide(
-            network, scale, stack, factor, directions, self.options.anchor, self.options.strength
-        )
-        name = "+".join(map(str, stack.channels)) + (f"@t{stack.t}" if len(made) > 1 else "")
-        outcome.details.setdefault("mix", {})[name] = _described(mix, found)
-        for number, axis in ((0, 2), (1, 3)):
-            if ("xz", "yz")[number] not in directions:
-                continue
-            across = (stack.height, stack.width)[number]
-            plane = (stack.t, stack.channels[0])
-            sweep = Sweep(network, scale, factor, across, number, plane)
-            for part in _chunks(stack, factor, number):
-                observed = stack.read(
-                    *((part, slice(None)) if number == 0 else (slice(None), part))
-                )
-                filled = sweep.fill(np.moveaxis(observed, axis, 1), part.start, mix)
+        for group in tiles.chunks(chosen, network.card.channels):
+            units = fit_units(image, group, network.card)
+            for t in range(len(volume)):
+                stack = Stack(image, t, group)
+                if network.card.objective == "e2e-unet":
+                    _restore_planewise(network, stack, units, factor, volume[t], report.advance)
+                    continue
+                mix = self._restore(network, stack, units, factor, volume[t], report.advance)
+                name = "+".join(map(str, group)) + (f"@t{t}" if len(volume) > 1 else "")
+                outcome.details.setdefault("mix", {})[name] = mix.details()
+
+    def _restore(
+        self,
+        network: SliceNetwork,
+        stack: Stack,
+        units: StackUnits,
+        factor: int,
+        volume: np.ndarray,
+        advance: Callable[[int], None],
+    ) -> NetworkMix:
+        """One stack of channels that are restored together; tells how.
+
+        volume: (C, Z, Y, X) of all channels, zeros where the stack's are.
+        """
+        job, directions = self.job, DIRECTIONS[self.job.sweeps]
+        mix = choose_mix(network, units, stack, factor, directions, job.anchor, job.strength)
+        for direction in directions:
+            target = direction.slices(volume)  # (C, D, Z, L), a view
+            for part in _chunks(stack, factor, direction):
+                observed = stack.slices(direction, part)
+                filled = network.fill(observed, units, factor, mix)  # (C, D, Z, L)
                 filled /= len(directions)
-                place = (slice(None),) * axis + (part,)
                 for k, c in enumerate(stack.channels):
-                    target[c][place[1:]] += np.moveaxis(filled[k], 0, axis - 1)
-                report.advance(filled.size)
+                    target[c, part] += filled[k]
+                advance(filled.size)
+        return mix
 
-    def _planes(
-        self, image: Image, header: Header, factor: int, made: np.ndarray
-    ) -> Iterator[np.ndarray]:
-        """The planes of the result, in the file's order and dtype."""
-        for t, c, z in header.planes:
-            if z % factor == 0 and (self.options.keep_observed or factor == 1):
-                yield image.read((t, c, z // factor))
-                continue
-            plane = made[t, c, z]
-            if self.options.smooth:
-                last = made.shape[2] - 1
-                plane = interpolation.smooth(
-                    [made[t, c, min(max(k, 0), last)] for k in range(z - 1, z + 2)]
-                )
-            yield to_dtype(plane, header.dtype)
+    def _plane(
+        self, image: Image, plane: Plane, factor: int, volume: np.ndarray, output: Header
+    ) -> np.ndarray:
+        """One plane (Y, X) of the result, in its dtype."""
+        t, c, z = plane
+        if z % factor == 0 and (self.job.keep_observed or factor == 1):
+            return image.read((t, c, z // factor))
+        if not self.job.smooth:
+            return to_dtype(volume[t, c, z], output.dtype)
+        last = volume.shape[2] - 1
+        three = [volume[t, c, min(max(k, 0), last)] for k in (z - 1, z, z + 1)]
+        return to_dtype(interpolation.smooth(three), output.dtype)
 
 
-def _described(mix: Mix, found: Found | None) -> dict[str, Any]:
-    told: dict[str, Any] = {"anchor": mix.anchor, "share": mix.share}
-    if found is not None:
-        told |= {"cubic_over_linear_db": found.cubic_over_linear, "measured_share": found.share}
-    return told
-
-
-def _chunks(stack: Stack, factor: int, number: int) -> Iterator[slice]:
-    """Rows (number 0) or columns of a stack that are worked on together."""
-    across, along = (stack.height, stack.width)[:: 1 if number == 0 else -1]
-    planes = stack.planes + 4 * interpolation.count(stack.planes, factor)
-    step = max(1, CHUNK // (len(stack.channels) * planes * along * 4))
+def _chunks(stack: Stack, factor: int, direction: SliceDirection) -> Iterator[slice]:
+    """Slices that are worked on together."""
+    channels, planes = stack.shape[:2]
+    across, along = stack.shape[direction.across], stack.shape[direction.along]
+    each = channels * (planes + 4 * interpolation.count(planes, factor)) * along * 4  # bytes
+    step = max(1, CHUNK // each)
     for start in range(0, across, step):
         yield slice(start, min(start + step, across))
 
 
 def _interpolate(
-    stack: Stack, factor: int, kind: str, target: np.ndarray, advance: Callable[[int], None]
+    stack: Stack, factor: int, kind: str, volume: np.ndarray, advance: Callable[[int], None]
 ) -> None:
-    """One channel into target (Z, Y, X), by rows."""
-    interpolate = catalog.INTERPOLATIONS[kind].load()
-    for part in _chunks(stack, factor, 0):
-        target[:, part] = interpolation.interpolated(stack.read(part)[0], factor, interpolate)
-        advance(target[:, part].size)
+    """One channel into volume (Z, Y, X), by rows."""
+    interpolator = catalog.INTERPOLATIONS[kind].load()
+    for part in _chunks(stack, factor, XZ):
+        volume[:, part] = interpolation.interpolated(stack.read(part)[0], factor, interpolator)
+        advance(volume[:, part].size)
 
 
-def _planewise(
-    network: Network,
+def _restore_planewise(
+    network: SliceNetwork,
     stack: Stack,
-    scale: Units,
+    units: StackUnits,
     factor: int,
-    target: np.ndarray,
+    volume: np.ndarray,
     advance: Callable[[int], None],
 ) -> None:
-    """E2E-UNet: the plane between two neighbours, window by window of (Y, X)."""
+    """E2E-UNet: the plane between two neighbours, tile by tile of (Y, X), into (C, Z, Y, X)."""
     if factor & (factor - 1):
         raise InputError(
             f"{stack.image.path}: factor {factor}: e2e-unet halves distances, use 2, 4 or 8"
         )
-    for window in network.windows((stack.height, stack.width)):
-        observed = stack.read(*window.read)
-        padded = np.stack([[window.pad(plane) for plane in channel] for channel in observed])
-        made = slices.between(network.runner, scale.forward(padded).swapaxes(0, 1), factor)
-        cores = window.crop(scale.inverse(made.swapaxes(0, 1)))
+    for tile in network.tiles_of((stack.shape[2], stack.shape[3])):
+        observed = stack.read(*tile.read)
+        padded = np.stack([[tile.pad(plane) for plane in channel] for channel in observed])
+        made = slices.between(network.runner, units.forward(padded).swapaxes(0, 1), factor)
+        cores = tile.crop(units.inverse(made.swapaxes(0, 1)))
         for k, c in enumerate(stack.channels):
-            target[c][(slice(None), *window.core)] = cores[k]
+            volume[c][(slice(None), *tile.core)] = cores[k]
         advance(cores.size)
+
+
+# ---- preview -------------------------------------------------------------------------------------
+GAP = 4  # px between views
+PERCENTILES = (0.5, 99.9)  # of the middle plane: black and white
+LARGEST = 1024  # px of a side of the XY view; larger ones are thinned out
+
+
+def write_preview(part: Path, source: Image, restored: Path, record: Record) -> None:
+    """Three views of the first stack before and after, through its middle, as one PNG.
+
+    Before: the nearest observed planes. restored: the finished result, read plane by plane.
+    """
+    # the result has a depth, whatever the input's letters are
+    axes = "".join(a for a in source.header.axes if a in "YXZ" or source.header.size(a) > 1)
+    with open_image(restored, axes=axes) as image:
+        planes, height, width = image.header.canonical_shape[2:]
+        step = -(-max(height, width) // LARGEST)
+        factor = (planes - 1) // max(source.header.canonical_shape[2] - 1, 1)
+        row, col, middle = height // 2, width // 2, min(planes // 2 + 1, planes - 1)
+        after = image.read((0, 0, middle))
+        lines = [
+            (image.read((0, 0, z), slice(row, row + 1))[0],
+             image.read((0, 0, z), ALL, slice(col, col + 1))[:, 0])
+            for z in range(planes)
+        ]  # fmt: skip
+    sides = [np.stack(view) for view in zip(*lines, strict=True)]  # (Z, X), (Z, Y)
+    nearest = [
+        interpolation.interpolated(s[::factor], factor, interpolation.nearest) for s in sides
+    ]
+    before = source.read((0, 0, min(int(middle / factor + 0.5), (planes - 1) // factor)))
+    low, high = np.percentile(after, PERCENTILES)
+    span = max(float(high - low), 1e-12)
+    panels = [
+        _panel(xy[::step, ::step], xz[:, ::step], yz[:, ::step])
+        for xy, (xz, yz) in ((before, nearest), (after, sides))
+    ]
+    gap = np.full((panels[0].shape[0], 2 * GAP), np.nan, np.float32)
+    picture = np.concatenate([panels[0], gap, panels[1]], 1)
+    grey = np.where(np.isnan(picture), 1.0, np.clip((picture - low) / span, 0, 1))
+    pixels = np.rint(255 * grey).astype(np.uint8)
+    header = Header("YX", pixels.shape, pixels.dtype, format=".png")
+    write_image(part, header, [pixels], provenance=record)
+    verify_image(part, header)
+
+
+def _panel(xy: np.ndarray, xz: np.ndarray, yz: np.ndarray) -> np.ndarray:
+    """XY with XZ below and YZ at the right, float32; NaN between."""
+    height, width = xy.shape
+    panel = np.full((height + GAP + len(xz), width + GAP + len(yz)), np.nan, np.float32)
+    panel[:height, :width] = xy
+    panel[height + GAP :, :width] = xz
+    panel[:height, width + GAP :] = yz.T
+    return panel

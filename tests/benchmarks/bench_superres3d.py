@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_superres3d [2d] [3d] [stripes] [speed]
 
-2d      clean fields with every 2nd, 4th or 8th row kept (paper 003, Table 1's task)
+2d      clean fields with every 2nd, 4th or 8th row kept (the task of Table 1 of MSDSR)
 3d      every 2nd or 4th plane of each stack kept, judged on the dropped ones
 stripes differences of neighbouring YZ columns of an XZ-only reconstruction, over the truth's
 speed   seconds and peak memory, and how they grow with each axis

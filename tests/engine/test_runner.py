@@ -10,8 +10,9 @@ from restorectl.engine import samplers
 from restorectl.engine.card import Card
 from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.noise_field import NoiseField, Site
-from restorectl.engine.runner import Runner, pick_device, pick_precision
+from restorectl.engine.runner import Runner, pick_device, pick_precision, tiles_together
 from restorectl.errors import EngineError, UsageError
+from restorectl.jobs import Compute
 
 CARD = Card("tiny", "prior", "unet", {"channels": [8, 16], "blocks": 1, "embedding": 16})
 
@@ -164,3 +165,12 @@ def test_precision_names():
     assert pick_precision("bf16", CPU) == torch.bfloat16
     with pytest.raises(UsageError, match="--precision"):
         pick_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize(
+    ("tile", "batch", "shape", "count"),
+    [(None, None, (512, 512), 4), (512, None, (64, 64), 64), (512, 3, (64, 64), 3),
+     (None, None, (8, 8), 64), (64, 9, (512, 640), 1)],
+)  # fmt: skip
+def test_tiles_together_are_bounded_by_area_and_batch(tile, batch, shape, count):
+    assert tiles_together(Compute(tile=tile, batch=batch), shape) == count

@@ -36,7 +36,7 @@ class Watch(nn.Module):
         return torch.zeros(len(x), self.channels, *x.shape[2:])
 
 
-def filled(card, net, sampler="ddim", steps=3, anchor="linear"):
+def filled(card, net, sampler="ddim", steps=3, base="linear"):
     model = Denoiser(net, card)
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     rows = torch.zeros(2, 1, 8, 8)
@@ -49,7 +49,7 @@ def filled(card, net, sampler="ddim", steps=3, anchor="linear"):
         steps, guide=rows,
     )  # fmt: skip
     before = x.clone()
-    made = slices.run(problem, catalog.METHODS[sampler].load().sampler(None, 1), model, anchor)
+    made = slices.run(problem, catalog.METHODS[sampler].load().sampler(None, 1), model, base)
     assert torch.equal(x, before), "the input was changed"
     return x, rows, made
 
@@ -62,10 +62,10 @@ def test_observed_rows_come_back_bit_by_bit(card, sampler):
     assert not torch.equal(made[rows == 0], x[rows == 0])
 
 
-@pytest.mark.parametrize(("anchor", "code"), [("linear", 0.0), ("cubic", -1.0)])
-def test_residual_network_sees_the_anchor_and_marks_and_no_noise_in_observed_rows(anchor, code):
+@pytest.mark.parametrize(("base", "code"), [("linear", 0.0), ("cubic", -1.0)])
+def test_residual_network_sees_the_base_and_marks_and_no_noise_in_observed_rows(base, code):
     net = Watch()
-    x, rows, _ = filled(RESIDUAL, net, anchor=anchor)
+    x, rows, _ = filled(RESIDUAL, net, base=base)
     for seen in net.seen:
         assert torch.equal(seen[:, 1:2], x)
         assert torch.equal(seen[:, 2:], torch.where(rows > 0, 1.0, code))
@@ -86,17 +86,15 @@ def test_a_perfect_denoiser_of_residuals_gives_the_image():
     truth = torch.rand(1, 1, 8, 8)
     rows = torch.zeros(1, 1, 8, 8)
     rows[:, :, ::2] = 1
-    anchor = truth * rows
-    free = slices.residual_denoise(
-        lambda x, s, c: truth - anchor, anchor, slices.marks(rows, "linear")
-    )
+    base = truth * rows
+    free = slices.residual_denoise(lambda x, s, c: truth - base, base, slices.marks(rows, "linear"))
     r = free(torch.randn(1, 1, 8, 8), torch.ones(1), None)
-    torch.testing.assert_close(anchor + r, truth)
+    torch.testing.assert_close(base + r, truth)
 
 
-@pytest.mark.parametrize("share", [shared, slerp, independent])
-def test_noise_has_unit_variance_and_does_not_depend_on_windows(share):
-    field = SliceNoise(1, 0, share, 50)
+@pytest.mark.parametrize("weights", [shared, slerp, independent])
+def test_noise_has_unit_variance_and_does_not_depend_on_tiles(weights):
+    field = SliceNoise(1, 0, weights, 50)
     whole = field.draw([Site((0, 0, 7), 0, 0)], (200, 160), 2)[0, 0].numpy()
     part = field.draw([Site((0, 0, 7), 100, 60)], (50, 40), 2)[0, 0].numpy()
     assert np.array_equal(whole[100:150, 60:100], part)
@@ -104,8 +102,8 @@ def test_noise_has_unit_variance_and_does_not_depend_on_windows(share):
 
 
 def test_neighbouring_slices_share_what_was_asked_for():
-    def correlation(share, a, b):
-        x, y = SliceNoise(1, 0, share, 64).draw(
+    def correlation(weights, a, b):
+        x, y = SliceNoise(1, 0, weights, 64).draw(
             [Site((0, 0, k), 0, 0) for k in (a, b)], (128, 128), 0
         )
         return float(np.corrcoef(x.numpy().ravel(), y.numpy().ravel())[0, 1])
@@ -155,9 +153,9 @@ def test_regular_grids_and_random_rows_keep_as_many_rows_as_said():
         rows = [m.nonzero()[:, 0].tolist() for m in marked]
         assert all(48 // 8 <= len(r) <= 24 for r in rows)
         seen.append([len(set(np.diff(r))) == 1 for r in rows])
-        anchor = net.seen[0][:, 1:2]
+        base = net.seen[0][:, 1:2]
         for k, r in enumerate(rows):
-            torch.testing.assert_close(anchor[k, :, r], x0[k, :, r])
+            torch.testing.assert_close(base[k, :, r], x0[k, :, r])
     assert all(seen[1])
     assert not all(seen[0])
 

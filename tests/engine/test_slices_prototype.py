@@ -27,10 +27,10 @@ def test_the_prototype_s_residuals_are_reproduced(real_data):
     lines = interpolation.interpolated(np.sqrt(pixels[::4] / 255) * 2 - 1, 4, interpolation.linear)[
         :64
     ]
-    anchor = torch.from_numpy(lines)[None, None]
+    base = torch.from_numpy(lines)[None, None]
     rows = torch.zeros(1, 1, 64, 96)
     rows[:, :, ::4] = 1
-    condition = torch.cat([anchor, marks(rows, "linear")], 1)
+    condition = torch.cat([base, marks(rows, "linear")], 1)
     noise = torch.randn(1, 1, 64, 96, generator=torch.Generator().manual_seed(0)) * (1 - rows)
     loaded = file.load("slices")
     ours = build(loaded.card, dict(loaded.tensors)).prepared(torch.device("cpu"), torch.float32)

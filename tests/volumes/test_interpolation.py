@@ -47,9 +47,7 @@ def test_any_part_is_the_same_part_of_the_whole_and_the_end_is_held(
 ):
     planes = np.random.default_rng(0).normal(size=(observed, 2)).astype(np.float32)
     whole = interpolation.interpolated(planes, factor, kind)
-    part = interpolation.apply(
-        interpolation.taps(kind, observed, factor, start, start + length), planes
-    )
+    part = interpolation.interpolated(planes, factor, kind, start, start + length)
     rows = np.minimum(np.arange(start, start + length), len(whole) - 1)
     assert np.array_equal(part, whole[rows])
 
@@ -60,7 +58,7 @@ def test_nearest_is_the_closest_plane():
 
 
 @given(st.integers(2, 8), st.integers(1, 9), st.integers(0, 70), st.integers(1, 20))
-def test_observed_rows_of_a_window(factor, observed, start, length):
+def test_observed_rows_of_a_tile(factor, observed, start, length):
     planes = interpolation.count(observed, factor)
     found = interpolation.is_observed(factor, start, start + length, planes)
     wanted = [r in range(0, planes, factor) for r in range(start, start + length)]

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from restorectl.images.image import open_image, read_provenance
 from restorectl.intensity import value_range
 from restorectl.jobs import Compute, Files, SuperresJob
 from restorectl.training import loop
-from restorectl.volumes import interpolation, stack, superres3d
+from restorectl.volumes import directions, interpolation, superres3d
 from restorectl.volumes import volume as volumes
-from restorectl.volumes.directions import Mix, Network, Sweep
+from restorectl.volumes.directions import XZ, NetworkMix, SliceNetwork, StackSlices, StackUnits
 from restorectl.weights import file as weights_io
 from tests import phantom
 
@@ -160,8 +161,8 @@ def test_result_does_not_depend_on_chunks_or_tiles_or_the_disk(tmp_path, monkeyp
     _, path = run(tmp_path, pixels, loud, factor=3, steps=2, slice_noise="independent")
     whole = read(path)
     monkeypatch.setattr(volumes, "CHUNK", 40_000)
-    monkeypatch.setattr(stack, "HELD", 0)
-    monkeypatch.setattr(atomic, "HELD", 0)
+    monkeypatch.setattr(directions, "HELD", 0)
+    monkeypatch.setattr(atomic, "spooled_zeros", partial(atomic.spooled_zeros, held=0))
     files = Files((str(tmp_path / "in.tif"),), str(tmp_path / "b"), axes="ZYX")
     small = Compute("cpu", "fp32", tile=64, batch=3)
     run(tmp_path, pixels, loud, factor=3, steps=2, slice_noise="independent", compute=small,
@@ -278,7 +279,7 @@ def test_where_cubic_rings_the_network_is_taken(tmp_path):
 
 
 def test_windows_of_a_fixed_size_and_joint_channels(tmp_path):
-    """The kind of network of paper 003: two channels make three, 16 px, noise predicted."""
+    """The kind of network of MSDSR: two channels make three, 16 px, noise predicted."""
     small = {"width": 32, "mults": [1, 2], "attention": [], "blocks": 1}
     card = Card(
         "srh",
@@ -308,19 +309,19 @@ def test_windows_of_a_fixed_size_and_joint_channels(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_windows_leave_no_seams(steps, monkeypatch):
-    """The embedded network in windows of 96 px answers as in one of 320 px, noise included."""
+def test_tiles_leave_no_seams(steps, monkeypatch):
+    """The embedded network in tiles of 96 px answers as in one of 320 px, noise included."""
     weights = weights_io.load("slices")
     runner = Runner(lambda: build(weights.card, dict(weights.tensors)), pick_device("cpu"),
                     pick_precision("fp32", pick_device("cpu")))  # fmt: skip
-    network = Network(runner, weights.card, ddim(), shared, Compute(), steps)
+    network = SliceNetwork(runner, weights.card, ddim(), shared, Compute(), steps)
     observed = phantom.volume((6, 1, 320), 1, 4.0)[None].swapaxes(1, 2).astype(np.float32)
-    units = stack.Roots((value_range.fit_stack_range([observed]),))
-    sweep = Sweep(network, units, 4, 1, 0, (0, 0))
-    whole = sweep.fill(observed, 0, Mix())
+    units = StackUnits(weights.card, (value_range.fit_stack_range([observed]),))
+    row = StackSlices(observed, XZ, 0, 1)
+    whole = network.fill(row, units, 4, NetworkMix())
     monkeypatch.setattr(
-        Network, "windows", lambda self, shape: tiles.tile_grid(shape, self.stride, core=96)
+        SliceNetwork, "tiles_of", lambda self, shape: tiles.tile_grid(shape, self.stride, core=96)
     )
-    parts = sweep.fill(observed, 0, Mix())
-    assert len(network.windows((21, 320))) == 3
+    parts = network.fill(row, units, 4, NetworkMix())
+    assert len(network.tiles_of((21, 320))) == 3
     assert np.abs(parts - whole).max() < 0.01 * np.ptp(observed)
