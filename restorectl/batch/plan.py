@@ -4,6 +4,8 @@ Nothing here writes. A file that cannot be taken has an outcome that says why.
 """
 
 import os
+import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +24,6 @@ from restorectl.errors import (
 )
 from restorectl.files import machine, provenance
 from restorectl.files.provenance import content_hash, matches
-from restorectl.files.stamp import Stamp, require_unchanged, stamp
 from restorectl.images import existing
 from restorectl.images.existing import held_when_open
 from restorectl.images.image import Image, open_image
@@ -30,6 +31,36 @@ from restorectl.jobs import Files
 
 Record = Mapping[str, Any]  # provenance.record of an output
 Hashes = str | Mapping[str, str]  # content hash of an input, by role where there are two
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What changes when a file is written to or replaced."""
+
+    size: int  # bytes
+    mtime_ns: int
+    inode: tuple[int, int]  # (device, number)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last change; a clock that is ahead of ours counts as the same age."""
+        return abs(time.time() - self.mtime_ns / 1e9)
+
+
+def stamp(path: Path) -> Stamp:
+    """Look at a file. Raises InputError if it is missing or no regular file.
+
+    Pipes and devices are refused, since reading them may never end.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "no such file" if missing else f"cannot be read: {error.strerror}"
+        raise InputError(f"{path}: {reason}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path}: is no regular file: name an image")
+    return Stamp(found.st_size, found.st_mtime_ns, (found.st_dev, found.st_ino))
 
 
 @dataclass(frozen=True)
@@ -111,8 +142,15 @@ class Item:
 
     def require_unchanged(self) -> None:
         """Raises IncompleteError where an input is not what it was when it was planned."""
-        for path, seen in self.stamps.items():
-            require_unchanged(path, seen)
+        for path, before in self.stamps.items():
+            try:
+                same = stamp(path) == before
+            except InputError:
+                same = False
+            if not same:
+                raise IncompleteError(
+                    f"{path}: was changed while it was read: is it still being written?"
+                )
 
 
 def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from restorectl.batch import manifest, plan
+from restorectl.batch import plan
 from restorectl.batch.inputs import Missing, Pair, make_folder
-from restorectl.batch.outcome import Outcome, Report
+from restorectl.batch.outcome import Outcome, Report, write_manifest
 from restorectl.batch.plan import Item, Work
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
@@ -165,7 +165,7 @@ def _conclude(
     if files.manifest is None:
         return
     try:
-        manifest.write(files.manifest, work.origin.summary(), outcomes, warnings, stop)
+        write_manifest(files.manifest, work.origin.summary(), outcomes, warnings, stop)
     except RestorectlError as error:
         if stop is None:
             raise

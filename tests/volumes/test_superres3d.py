@@ -14,7 +14,7 @@ from restorectl.engine.card import KEY, Card
 from restorectl.engine.denoiser import build
 from restorectl.engine.noise_field import shared
 from restorectl.engine.runner import Runner, pick_device, pick_precision
-from restorectl.engine.samplers import ddim
+from restorectl.engine.samplers import DDIM
 from restorectl.errors import UsageError
 from restorectl.files import atomic
 from restorectl.images import tiles
@@ -314,7 +314,7 @@ def test_tiles_leave_no_seams(steps, monkeypatch):
     weights = weights_io.load("slices")
     runner = Runner(lambda: build(weights.card, dict(weights.tensors)), pick_device("cpu"),
                     pick_precision("fp32", pick_device("cpu")))  # fmt: skip
-    network = SliceNetwork(runner, weights.card, ddim(), shared, Compute(), steps)
+    network = SliceNetwork(runner, weights.card, DDIM.sampler(None, 1), shared, Compute(), steps)
     observed = phantom.volume((6, 1, 320), 1, 4.0)[None].swapaxes(1, 2).astype(np.float32)
     units = StackUnits(weights.card, (value_range.fit_stack_range([observed]),))
     row = StackSlices(observed, XZ, 0, 1)

@@ -4,8 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from restorectl.batch.inputs import Pair
+from restorectl.batch.outcome import Outcome
+from restorectl.batch.plan import Item, Stamp, stamp
 from restorectl.errors import IncompleteError, InputError
-from restorectl.files.stamp import require_unchanged, stamp
+
+
+def require_unchanged(path: Path, seen: Stamp) -> None:
+    Item(Pair(path, (), path.name), Outcome("", "", "planned"), {path: seen}).require_unchanged()
 
 
 def test_a_file_that_stands_still(tmp_path: Path) -> None:
