@@ -12,7 +12,7 @@ from restorectl import catalog
 from restorectl.engine.card import Card
 from restorectl.engine.denoiser import build, fused
 from restorectl.engine.schedule import schedule
-from restorectl.training.degrade import camera_noise, random_kernels, rectangles
+from restorectl.training.degrade import camera_noise, random_kernels
 from restorectl.training.objectives import (
     Draw,
     baseline,
@@ -21,6 +21,7 @@ from restorectl.training.objectives import (
     noise_level,
     one_call,
     prior,
+    rectangles,
 )
 from restorectl.training.recipe import Degradation, Levels, Noise
 
