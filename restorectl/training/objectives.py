@@ -7,7 +7,7 @@ by name. All randomness comes from `draw.generator`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser, fused
 from restorectl.engine.schedule import schedule
 from restorectl.errors import UsageError
 from restorectl.training.degrade import camera_noise, column, degrade, filtered, uniform
-from restorectl.training.recipe import Degradation, Levels, Noise, Slices
+from restorectl.training.recipe import Recipe
 
 CELL = 8  # px, side of the squares that a noise level is taken of
 LEVEL_ERROR = 0.05  # of log sigma: estimates of the level are that good
 LEAST_LEVEL = 1e-3  # network units
-PENALTIES = {
+PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": torch.square,
     "l1": torch.abs,
     "huber": lambda d: F.huber_loss(d, torch.zeros_like(d), reduction="none"),
@@ -34,15 +34,15 @@ PENALTIES = {
 
 @dataclass(frozen=True)
 class Draw:
-    """Where an objective gets its random numbers, and the laws that they follow."""
+    """Where an objective gets its random numbers, and the recipe whose laws they follow."""
 
     generator: torch.Generator
-    levels: Levels
-    noise: Noise
-    penalty: str  # key of PENALTIES
-    degradation: Degradation = field(default_factory=Degradation)
-    slices: Slices = field(default_factory=Slices)
+    recipe: Recipe
     partner: Tensor | None = None  # (B, C, H, W) the inputs of pairs; None = they are simulated
+
+    def penalty(self, error: Tensor) -> Tensor:
+        """The recipe's loss of each pixel."""
+        return PENALTIES[self.recipe.loss](error)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape of `like`, float32."""
@@ -53,32 +53,35 @@ class Draw:
 
         highest: last step, where it is not the cap of the recipe.
         """
-        law, device = self.levels, self.generator.device
-        if law.schedule:
-            table = schedule(law.schedule)
-            last = min(highest or law.max_step or table.steps, table.steps)
-            step = torch.randint(1, last + 1, (count,), generator=self.generator, device=device)
-            grid = torch.from_numpy(table.sigmas().copy()).to(device, torch.float32)
-            return grid[step], step.float()
-        return self._log_normal(count), torch.zeros(count, device=device)
+        law, device = self.recipe.levels, self.generator.device
+        if not law.schedule:
+            return self._log_normal(count), torch.zeros(count, device=device)
+        step = self._steps(count, highest)
+        grid = torch.from_numpy(schedule(law.schedule).sigmas().copy()).to(device, torch.float32)
+        return grid[step], step.float()
 
     def between(self, count: int) -> Tensor:
         """(B,) float32 levels of any value: t uniform in 1..max_step of the schedule, then abar
         uniform between those of t and t - 1 (the code of DDPM microscopy, after SR3), limited to
         the recipe's [min, max]; without a schedule, log-normal."""
-        law, device = self.levels, self.generator.device
+        law, device = self.recipe.levels, self.generator.device
         if not law.schedule:
             return self._log_normal(count)
-        table = schedule(law.schedule)
-        last = min(law.max_step or table.steps, table.steps)
-        step = torch.randint(1, last + 1, (count,), generator=self.generator, device=device)
-        grid = torch.tensor(table.abar, dtype=torch.float64, device=device)
+        step = self._steps(count)
+        grid = torch.tensor(schedule(law.schedule).abar, dtype=torch.float64, device=device)
         part = uniform(self.generator, count).double()
         abar = grid[step] + part * (grid[step - 1] - grid[step])
         return ((1 - abar) / abar).sqrt().float().clamp(law.min, law.max)
 
+    def _steps(self, count: int, highest: int | None = None) -> Tensor:
+        law = self.recipe.levels
+        steps = schedule(law.schedule).steps
+        last = min(highest or law.max_step or steps, steps)
+        generator = self.generator
+        return torch.randint(1, last + 1, (count,), generator=generator, device=generator.device)
+
     def _log_normal(self, count: int) -> Tensor:
-        law = self.levels
+        law = self.recipe.levels
         normal = torch.randn(count, generator=self.generator, device=self.generator.device)
         return (law.mean + law.std * normal).exp().clamp(law.min, law.max)
 
@@ -110,7 +113,7 @@ def _denoising(
         _, level, _ = fused(x, condition, sigma)
     c_out = PARAMETRISATIONS[model.card.parametrisation](level, model.card.sigma_data)[2]
     error = (model(x, sigma, condition) - x0) / column(c_out)
-    return PENALTIES[draw.penalty](error).mean((1, 2, 3))
+    return draw.penalty(error).mean((1, 2, 3))
 
 
 def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
@@ -137,9 +140,9 @@ def one_call(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 def _given(model: Denoiser, x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     """Target and condition, which carries its noise level where the network wants it."""
     if draw.partner is None:
-        target, y = degrade(x0, draw.degradation, draw.noise, draw.generator)
+        target, y = degrade(x0, draw.recipe.degradation, draw.recipe.noise, draw.generator)
     else:
-        target, y = x0, filtered(draw.partner, draw.degradation, draw.generator)
+        target, y = x0, filtered(draw.partner, draw.recipe.degradation, draw.generator)
     if not model.card.fusion:
         return target, y
     jitter = torch.randn(len(y), generator=draw.generator, device=y.device) * LEVEL_ERROR
@@ -159,12 +162,12 @@ VALIDATION_ERRORS = {"conditional": one_call}  # what validation judges by, wher
 
 def baseline(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """Denoising from any level, given the image with noise up to T' (RSCD, Algorithm 4)."""
-    if not draw.levels.schedule:
+    if not draw.recipe.levels.schedule:
         raise UsageError("objective 'conditional-baseline' needs levels.schedule, e.g. cosine")
     other, _ = draw.sigma(len(x0))
     scale = column((1 + other.square()).rsqrt())  # sqrt(abar)
     condition = scale * (x0 + column(other) * draw.normal(x0))
-    sigma, _ = draw.sigma(len(x0), highest=schedule(draw.levels.schedule).steps)
+    sigma, _ = draw.sigma(len(x0), highest=schedule(draw.recipe.levels.schedule).steps)
     return _denoising(model, x0, sigma, condition, draw)
 
 
@@ -176,7 +179,7 @@ def calibrator(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     here `noise.correlated` of the samples have correlated noise, and `noise.target` says whether
     its standard deviation or its low-frequency level is to be told.
     """
-    count, options = len(x0), draw.noise
+    count, options = len(x0), draw.recipe.noise
     sigma, step = draw.sigma(count)
     made = camera_noise((count, *x0.shape[1:]), options, draw.generator)
     level = column(sigma).expand(-1, 1, *x0.shape[2:])
@@ -186,23 +189,23 @@ def calibrator(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
         where &= column(uniform(draw.generator, count) < options.region)
         level = torch.where(where, second, level)
     x = x0 + level * made.noise
-    if draw.levels.schedule:
+    if draw.recipe.levels.schedule:
         x = x * (1 + level.square()).rsqrt()  # x_t = sqrt(abar) x0 + sqrt(1 - abar) eps
     if options.clip > 0:
         x = _clipped(x, options.clip, draw.generator)
     predicted = model.net(x)
-    if draw.levels.schedule:
-        return PENALTIES[draw.penalty]((predicted - step) / schedule(draw.levels.schedule).steps)
+    if draw.recipe.levels.schedule:
+        return draw.penalty((predicted - step) / schedule(draw.recipe.levels.schedule).steps)
     target = sigma * made.low_frequency if options.target == "low-frequency" else sigma
-    return PENALTIES[draw.penalty](predicted - target.log())
+    return draw.penalty(predicted - target.log())
 
 
 def _lower(sigma: Tensor, step: Tensor, draw: Draw) -> Tensor:
     """(B,) levels of at most sigma: t' uniform in 1..t of a schedule, else a uniform share."""
     part = uniform(draw.generator, len(sigma))
-    if not draw.levels.schedule:
+    if not draw.recipe.levels.schedule:
         return sigma * part
-    grid = torch.from_numpy(schedule(draw.levels.schedule).sigmas().copy()).to(sigma)
+    grid = torch.from_numpy(schedule(draw.recipe.levels.schedule).sigmas().copy()).to(sigma)
     return grid[(part * step).long().add(1).clamp(max=step.long())]
 
 
@@ -250,7 +253,7 @@ def slices(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
         target = x0
         made = model(masked.interlaced(x0 + noise, x0, observed, sigma, card), sigma)
     c_out = PARAMETRISATIONS[card.parametrisation](sigma, card.sigma_data)[2]
-    return _hidden_mean(PENALTIES[draw.penalty]((made - target) / column(c_out)), hidden)
+    return _hidden_mean(draw.penalty((made - target) / column(c_out)), hidden)
 
 
 def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
@@ -258,7 +261,7 @@ def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     observed, _, _ = _rows(x0, ("linear",), draw)
     x = observed * x0 + (1 - observed) * draw.normal(x0)
     made = model.net(x, torch.zeros(len(x0), device=x0.device))
-    return _hidden_mean(PENALTIES[draw.penalty](made - x0), 1 - observed)
+    return _hidden_mean(draw.penalty(made - x0), 1 - observed)
 
 
 def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
@@ -266,7 +269,7 @@ def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     if x0.shape[1] != 3:
         raise UsageError("objective 'e2e-unet' needs data.channels=3: three consecutive planes")
     made = model.net(x0[:, [0, 2]], torch.zeros(len(x0), device=x0.device))
-    return PENALTIES[draw.penalty](made - x0[:, 1:2]).mean((1, 2, 3))
+    return draw.penalty(made - x0[:, 1:2]).mean((1, 2, 3))
 
 
 def _hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
@@ -281,7 +284,7 @@ def _rows(x0: Tensor, known: tuple[str, ...], draw: Draw) -> tuple[Tensor, Tenso
     known: interpolations to choose from. Regular grids of any phase as at inference, or random rows
     as in the paper; those are interpolated on straight lines, since cubic convolution needs a grid.
     """
-    law, count, height = draw.slices, len(x0), x0.shape[2]
+    law, count, height = draw.recipe.slices, len(x0), x0.shape[2]
     chance = uniform(draw.generator, (4, count)).cpu().numpy()
     low, high = law.factors
     made, observed, codes = [], np.zeros((count, height), np.float32), []

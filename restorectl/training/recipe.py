@@ -5,8 +5,10 @@ feature costs days. `-s section.key=value` overrides go through the same checks.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +193,17 @@ def parse(raw: Mapping[str, Any], where: str) -> Recipe:
     return recipe
 
 
+SHARES = (
+    *("optimiser.final_lr", "noise.correlated", "noise.mixed", "noise.region", "noise.clip"),
+    *("degradation.poisson", "degradation.blur", "degradation.binning", "degradation.filter"),
+    "slices.grids",
+)
+
+
 def _check(recipe: Recipe, where: str) -> None:
     """Values that no run could mean."""
     o, d, v, s = recipe.optimiser, recipe.data, recipe.validation, recipe.select
+    noise, worse, rows = recipe.noise, recipe.degradation, recipe.slices
     rules = (
         (o.steps >= 1, "optimiser.steps", "at least 1"),
         (o.batch >= 1, "optimiser.batch", "at least 1"),
@@ -201,7 +211,6 @@ def _check(recipe: Recipe, where: str) -> None:
          f"a divisor of optimiser.batch, {o.batch}"),
         (o.lr > 0, "optimiser.lr", "above 0"),
         (o.warmup >= 0, "optimiser.warmup", "at least 0"),
-        (0 <= o.final_lr <= 1, "optimiser.final_lr", "between 0 and 1"),
         (0 <= o.ema < 1, "optimiser.ema", "in [0, 1)"),
         (o.precision in ("auto", "bf16", "fp32"), "optimiser.precision", "auto, bf16 or fp32"),
         (bool(d.crop) and min(d.crop) >= 16, "data.crop", "sizes of at least 16 px"),
@@ -209,9 +218,12 @@ def _check(recipe: Recipe, where: str) -> None:
         (d.channels >= 1, "data.channels", "at least 1"),
         (d.range in RANGES, "data.range", " or ".join(RANGES)),
         (d.cache_mb >= 1, "data.cache_mb", "at least 1"),
-        *((len(pair) == 2 and pair[0] <= pair[1], f"data.{name}", "a range: [low, high]")
-          for name, pair in (("gamma", d.gamma), ("gain", d.gain), ("offset", d.offset))),
-        *_noise_rules(recipe.noise),
+        (_rises(d.gamma), "data.gamma", "a range: [low, high]"),
+        (_rises(d.gain), "data.gain", "a range: [low, high]"),
+        (_rises(d.offset), "data.offset", "a range: [low, high]"),
+        (_rises(noise.reach, above=0), "noise.reach", "a range: [low, high]"),
+        (noise.target in ("low-frequency", "std"), "noise.target", "low-frequency or std"),
+        *((0 <= attrgetter(key)(recipe) <= 1, key, "between 0 and 1") for key in SHARES),
         (recipe.loss in ("l2", "l1", "huber"), "loss", "l2, l1 or huber"),
         (0 < recipe.levels.min <= recipe.levels.max, "levels.min", "above 0, up to levels.max"),
         (recipe.levels.max_step >= 0, "levels.max_step", "at least 0"),
@@ -219,9 +231,20 @@ def _check(recipe: Recipe, where: str) -> None:
          "a fraction in [0, 1), every >= 0 and crops >= 1"),
         (v.keep == "last" or (v.keep == "best" and v.every > 0 and v.fraction > 0),
          "validation.keep", "last, or best with validation.every and validation.fraction above 0"),
-        *_degradation_rules(recipe.degradation),
-        *_slices_rules(recipe.slices),
         (v.crop >= 16, "validation.crop", "at least 16 px"),
+        (not worse.level or _rises(worse.level, above=0), "degradation.level",
+         "a range above 0: [low, high]"),
+        (_rises(worse.blur_sigma, above=0), "degradation.blur_sigma",
+         "a range above 0: [low, high]"),
+        (_rises(worse.filter_sigma, above=0), "degradation.filter_sigma",
+         "a range above 0: [low, high]"),
+        (bool(worse.read) and min(worse.read) >= 0, "degradation.read", "photons, 0 or more"),
+        (bool(worse.factors) and min(worse.factors) >= 2, "degradation.factors",
+         "factors of at least 2"),
+        (rows.target in ("residual", "pixels"), "slices.target", "residual or pixels"),
+        (bool(rows.anchors) and set(rows.anchors) <= {"linear", "cubic"}, "slices.anchors",
+         "linear, cubic or both"),
+        (_rises(rows.factors, above=1), "slices.factors", "a range from 2: [low, high]"),
         (s.patch >= 32 and 0 <= s.threshold <= 1 and s.steps >= 1 and s.batch >= 2 and s.lr > 0,
          "select", "a patch from 32 px, a threshold in [0, 1], steps >= 1, batch >= 2, lr > 0"),
     )  # fmt: skip
@@ -230,40 +253,9 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UsageError(f"{where}: '{key}' must be {wanted}")
 
 
-Rules = tuple[tuple[bool, str, str], ...]  # (whether it holds, key, what it must be)
-
-
-def _noise_rules(n: Noise) -> Rules:
-    return (
-        (len(n.reach) == 2 and 0 < n.reach[0] <= n.reach[1], "noise.reach", "a range: [low, high]"),
-        (n.target in ("low-frequency", "std"), "noise.target", "low-frequency or std"),
-        *((0 <= getattr(n, name) <= 1, f"noise.{name}", "between 0 and 1")
-          for name in ("correlated", "mixed", "region", "clip")),
-    )  # fmt: skip
-
-
-def _degradation_rules(d: Degradation) -> Rules:
-    ranges = (("level", d.level or (1.0, 1.0)), ("blur_sigma", d.blur_sigma),
-              ("filter_sigma", d.filter_sigma))  # fmt: skip
-    return (
-        *((0 <= getattr(d, name) <= 1, f"degradation.{name}", "between 0 and 1")
-          for name in ("poisson", "blur", "binning", "filter")),
-        *((len(pair) == 2 and 0 < pair[0] <= pair[1], f"degradation.{name}",
-           "a range above 0: [low, high]") for name, pair in ranges),
-        (bool(d.read) and min(d.read) >= 0, "degradation.read", "photons, 0 or more"),
-        (bool(d.factors) and min(d.factors) >= 2, "degradation.factors", "factors of at least 2"),
-    )  # fmt: skip
-
-
-def _slices_rules(s: Slices) -> Rules:
-    return (
-        (s.target in ("residual", "pixels"), "slices.target", "residual or pixels"),
-        (bool(s.anchors) and set(s.anchors) <= {"linear", "cubic"}, "slices.anchors",
-         "linear, cubic or both"),
-        (len(s.factors) == 2 and 2 <= s.factors[0] <= s.factors[1], "slices.factors",
-         "a range from 2: [low, high]"),
-        (0 <= s.grids <= 1, "slices.grids", "between 0 and 1"),
-    )  # fmt: skip
+def _rises(span: tuple[float, ...], above: float = -math.inf) -> bool:
+    """Whether these are a low and a high end, both above a limit."""
+    return len(span) == 2 and above < span[0] <= span[1]
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

@@ -8,6 +8,7 @@ section 3.2). Random patches hold good ones too, so a patch as likely to be chos
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -142,11 +143,7 @@ def _spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
 
 def _groups(patches: Sequence[Region]) -> Iterator[list[Region]]:
     """Neighbouring patches of equal size, a few at a time."""
-    group: list[Region] = []
-    for patch in patches:
-        if group and (len(group) == TOGETHER or group[0].size != patch.size):
-            yield group
-            group = []
-        group.append(patch)
-    if group:
-        yield group
+    for _, equal in groupby(patches, lambda patch: patch.size):
+        group = list(equal)
+        for start in range(0, len(group), TOGETHER):
+            yield group[start : start + TOGETHER]

@@ -276,12 +276,12 @@ class CropLoss:
     ) -> Tensor:
         """The loss of each sample (B,) of a micro-batch."""
         assert isinstance(model, Denoiser)
-        crops, r = self.batches.get(step, index), self.recipe
-        draw = Draw(generator, r.levels, r.noise, r.loss, r.degradation, r.slices)
+        crops, options, partner = self.batches.get(step, index), self.recipe.data, None
         if crops.partner is None:
-            return self.objective(model, augment.clean(crops, r.data, generator), draw)
-        x0, partner = augment.paired(crops, r.data, generator)
-        return self.objective(model, x0, replace(draw, partner=partner))
+            x0 = augment.clean(crops, options, generator)
+        else:
+            x0, partner = augment.paired(crops, options, generator)
+        return self.objective(model, x0, Draw(generator, self.recipe, partner))
 
 
 # ---- model ---------------------------------------------------------------------------------------
@@ -348,6 +348,7 @@ def widened(card: Card, tensors: dict[str, Tensor], inputs: int) -> dict[str, Te
 def _card_entries(recipe: Recipe, name: str) -> dict[str, Any]:
     """Entries of the card that come from the recipe, whatever the network."""
     highest = recipe.levels.max
+    residual = recipe.objective == "slices" and recipe.slices.target == "residual"
     if recipe.levels.schedule:
         table = schedule(recipe.levels.schedule)
         last = float(table.sigma(recipe.levels.max_step or table.steps))
@@ -361,23 +362,21 @@ def _card_entries(recipe: Recipe, name: str) -> dict[str, Any]:
         "value_range": recipe.data.range,
         "sigma_max": highest,
         "fusion": recipe.objective == "conditional" and recipe.degradation.fusion,
-        "anchors": ",".join(recipe.slices.anchors) if _residual(recipe) else "",
+        "anchors": ",".join(recipe.slices.anchors) if residual else "",
         "licence": recipe.licence,
     }
 
 
 def _inputs(recipe: Recipe) -> int:
     """How many image channels the network takes."""
-    channels = recipe.data.channels
-    if recipe.objective == "slices":
-        return slices.inputs(channels, _residual(recipe))
-    if recipe.objective == "e2e-unet":
-        return channels - 1  # of three planes the middle one is made
-    return 2 * channels if recipe.objective in ("conditional", "conditional-baseline") else channels
-
-
-def _residual(recipe: Recipe) -> bool:
-    return recipe.objective == "slices" and recipe.slices.target == "residual"
+    n = recipe.data.channels
+    others = {
+        "conditional": 2 * n,
+        "conditional-baseline": 2 * n,
+        "slices": slices.inputs(n, recipe.slices.target == "residual"),
+        "e2e-unet": n - 1,  # of three planes the middle one is made
+    }
+    return others.get(recipe.objective, n)
 
 
 def _check_model(recipe: Recipe, model: Denoiser) -> None:

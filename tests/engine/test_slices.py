@@ -15,7 +15,7 @@ from restorectl.engine.noise_field import Site, SliceNoise, independent, shared,
 from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Problem
 from restorectl.training.objectives import Draw, objective
-from restorectl.training.recipe import Levels, Noise, Slices
+from restorectl.training.recipe import Recipe, Slices
 
 CONFIG = {"c_in": 3, "channels": [8], "blocks": 1, "embedding": 8}
 RESIDUAL = Card("r", "slices", "unet", CONFIG, sigma_data=0.12, objective="slices",
@@ -123,7 +123,7 @@ def test_directions_and_samples_have_noise_of_their_own():
 
 
 def draw(generator, **law):
-    return Draw(generator, Levels(), Noise(), "l2", slices=Slices(**law))
+    return Draw(generator, Recipe("slices", "slices", slices=Slices(**law)))
 
 
 @pytest.mark.parametrize("card", [RESIDUAL, PIXELS])

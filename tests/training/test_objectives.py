@@ -23,7 +23,7 @@ from restorectl.training.objectives import (
     prior,
     rectangles,
 )
-from restorectl.training.recipe import Degradation, Levels, Noise
+from restorectl.training.recipe import Degradation, Levels, Noise, Recipe
 
 UNET = {"channels": (8,), "blocks": 1, "embedding": 8}
 NETS = {
@@ -37,7 +37,8 @@ WHITE = Noise(correlated=0.0, region=0.0)
 
 def draw(seed=0, levels=None, noise=WHITE, penalty="l2"):
     generator = torch.Generator().manual_seed(seed)
-    return Draw(generator, levels or Levels(), noise, penalty)
+    recipe = Recipe("prior", "prior", loss=penalty, levels=levels or Levels(), noise=noise)
+    return Draw(generator, recipe)
 
 
 def images(count=8, side=64):
@@ -204,7 +205,8 @@ def test_conditional_spoils_clean_images_where_there_are_no_pairs():
     card = Card("m", "conditional", "unet", parametrisation="x0", sigma_max=7.0)
     model = Spy(card, lambda x, sigma: torch.zeros_like(x))
     options = Degradation(level=(0.1, 0.1), poisson=0.0)
-    error = one_call(model, torch.ones(8, 1, 64, 64), replace(draw(), degradation=options))
+    drawn = replace(draw(), recipe=replace(draw().recipe, degradation=options))
+    error = one_call(model, torch.ones(8, 1, 64, 64), drawn)
     target = (2 + 0.03) / 1.1 - 1  # what widens the percentiles shrinks the image
     assert torch.allclose(error, torch.tensor(target))
     x, sigma, condition = model.seen[0]
