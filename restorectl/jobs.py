@@ -131,3 +131,19 @@ class SuperresJob:
     smooth: bool = False
     preview: bool = False
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    recipe: str  # bundled name or path
+    data: str
+    output: str
+    overrides: tuple[str, ...] = ()  # key=value
+    resume: bool = False
+    init: str | None = None  # weights to start from; None = as the recipe says
+    device: str = "auto"
+    axes: str | None = None
+    select_hq: str | None = None  # folder of patches of the quality that is wanted
+    partner: str | None = None  # folder of the worse images of pairs; data holds the clean ones
+    register: str | None = None  # align the clean images with them: rigid or affine
+    weights_from: WeightsOptions = field(default_factory=WeightsOptions)

@@ -12,7 +12,7 @@ from restorectl.cli import options as opt
 from restorectl.cli.progress import reporting
 from restorectl.cli.train import viewing
 from restorectl.errors import UsageError
-from restorectl.jobs import CalibrateJob, Files, NoiseOptions, WeightsOptions
+from restorectl.jobs import CalibrateJob, Files, NoiseOptions, TrainJob, WeightsOptions
 
 if TYPE_CHECKING:
     from restorectl.restoration.calibrate import Plan, Row
@@ -108,7 +108,7 @@ class Training:
 
     def run(self, quiet: bool) -> None:
         """Train; raises what `train` raises."""
-        from restorectl.training.train import TrainJob, run
+        from restorectl.training.train import run
 
         assert self.data is not None
         assert self.output is not None  # `_method` has seen to it

@@ -1,4 +1,4 @@
-"""`restorectl train`: options -> job -> task; losses and time left on the way."""
+"""`restorectl train`: options -> job; losses and time left on the way."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from restorectl.cli import options as opt
-from restorectl.jobs import WeightsOptions
+from restorectl.jobs import TrainJob, WeightsOptions
 
 if TYPE_CHECKING:
-    from restorectl.training.loop import Step
+    from restorectl.training.loop import StepResult
 
 SECONDS = 10.0  # between plain lines
 
@@ -89,7 +89,7 @@ def train(
     Several processes: torchrun --nproc_per_node 2 -m restorectl train ...
     """
     with viewing(quiet, json_lines) as view:
-        from restorectl.training.train import TrainJob, run
+        from restorectl.training.train import run
 
         job = TrainJob(
             recipe,
@@ -110,7 +110,7 @@ def train(
 
 @dataclass
 class View:
-    """Implements tasks.train.Report: a bar on a terminal, a line now and then elsewhere."""
+    """A TrainingReport: a bar on a terminal, a line now and then elsewhere."""
 
     console: Console
     quiet: bool
@@ -136,7 +136,7 @@ class View:
         if not self.quiet:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def step(self, step: "Step") -> None:
+    def step(self, step: "StepResult") -> None:
         self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss
         if self.json_lines:
             sys.stdout.write(json.dumps(asdict(step)) + "\n")

@@ -14,7 +14,7 @@ from restorectl.engine.denoiser import Denoiser
 from restorectl.errors import UsageError, WeightsError
 from restorectl.files.atomic import replacing
 from restorectl.training import recipe as recipes
-from restorectl.training.loop import State
+from restorectl.training.loop import TrainingState
 from restorectl.training.recipe import Recipe
 
 RESUME_KEY = "restorectl-resume"
@@ -42,7 +42,7 @@ def resume_path(output: Path) -> Path:
 def write(
     output: Path,
     recipe: Recipe,
-    state: State,
+    state: TrainingState,
     data: Mapping[str, Any],
     initial: Mapping[str, Any],
 ) -> None:
@@ -82,7 +82,7 @@ def write(
         part.write_bytes(save(tensors, {KEY: card.to_json()}))
 
 
-def restore(state: State, path: Path, recipe: Recipe, data: Mapping[str, Any]) -> None:
+def restore(state: TrainingState, path: Path, recipe: Recipe, data: Mapping[str, Any]) -> None:
     """Go on from a checkpoint. Raises UsageError when recipe or images are not the same."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -4,50 +4,32 @@ Which crop stands at a position of a step's batch is a pure function of (seed, s
 runs can be resumed and divided among processes. An image that cannot be used is left out and named
 in a warning when the folder is scanned, never replaced by another; one that fails later stops the
 run.
-
-Regions of many images on demand: decoded planes and open files, the latest ones held.
-
-Training crops on their way from the images to the engine.
 """
 
 import hashlib
-import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from restorectl.batch.inputs import walk
 from restorectl.errors import InputError, NoInputError, UsageError
 from restorectl.images.blocks import sampled
 from restorectl.images.header import Plane
-from restorectl.images.image import Image, is_image_name, open_image
+from restorectl.images.image import Image, open_image
 
-
-@dataclass(frozen=True)
-class Crops:
-    """Regions of images in input units.
-
-    pixels: (B, C, H, W) float32. dark, low, high: (B, C) float32, the smallest value and two
-    robust percentiles of the channel that each region was cut from. Of pairs, pixels and partner
-    (the worse image, likewise (B, C, H, W)) are in network units already.
-    """
-
-    pixels: NDArray[np.float32]
-    dark: NDArray[np.float32]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    partner: NDArray[np.float32] | None = None
-
-
+PERCENTILES = (0.5, 99.9)  # of a channel: what becomes -1 and +1
+PER_BLOCK = 65536  # pixels of each block that the percentiles are taken of
 OPEN_FILES = 32
 
 
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, repr=False)
+class TrainingImage:
     """One usable image. dark, low, high: smallest value and two percentiles of each channel."""
 
     path: Path
@@ -59,12 +41,17 @@ class Source:
     low: tuple[float, ...]
     high: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        """What fingerprints hash. Checkpoints hold them, so this text stays as it began."""
+        values = {**vars(self), "path": Path()}
+        return f"Source({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
-@dataclass(frozen=True)
-class Part:
+
+@dataclass(frozen=True, repr=False)
+class Region:
     """A rectangle of one plane, or of the same plane in several channels."""
 
-    source: int  # position in the list of sources
+    image: int  # position in the list of images
     channels: tuple[int, ...]
     t: int
     z: int
@@ -78,106 +65,73 @@ class Part:
         """Height and width in px."""
         return self.last - self.first, self.right - self.left
 
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """Rows and columns of its plane."""
+        return slice(self.first, self.last), slice(self.left, self.right)
 
-class Recent:
-    """Decoded planes and open files, the least recently used dropped first. Not thread-safe."""
-
-    def __init__(self, cache_bytes: int) -> None:
-        self.room = cache_bytes
-        self.planes: OrderedDict[tuple[Path, Plane], NDArray[np.generic]] = OrderedDict()
-        self.files: OrderedDict[Path, Image] = OrderedDict()
-        self.held = 0
-
-    def regions(self, sources: Sequence[Source], wanted: Sequence[Part]) -> Crops:
-        """The pixels of equally large parts, with the ranges of their channels."""
-        pixels, bounds = [], []
-        for part in wanted:
-            source = sources[part.source]
-            pixels.append([self._region(source, part, c) for c in part.channels])
-            bounds.append([(source.dark[c], source.low[c], source.high[c]) for c in part.channels])
-        ranges = np.array(bounds, np.float32)  # (B, C, 3)
-        return Crops(np.array(pixels, np.float32), *(ranges[..., i] for i in range(3)))
-
-    def _region(self, source: Source, part: Part, c: int) -> NDArray[np.generic]:
-        """(H, W) in the image's dtype. Planes over a quarter of the cache are read in parts."""
-        plane = (part.t, c, part.z)
-        rows, cols = slice(part.first, part.last), slice(part.left, part.right)
-        key = (source.path, plane)
-        if key in self.planes:
-            self.planes.move_to_end(key)
-            return self.planes[key][rows, cols]
-        nbytes = source.shape[3] * source.shape[4] * np.dtype(source.dtype).itemsize
-        if nbytes > self.room // 4:
-            return self._open(source).read(plane, rows, cols)
-        self.planes[key] = self._open(source).read(plane)
-        self.held += nbytes
-        while self.held > self.room:
-            self.held -= self.planes.popitem(last=False)[1].nbytes
-        return self.planes[key][rows, cols]
-
-    def _open(self, source: Source) -> Image:
-        if source.path not in self.files:
-            self.files[source.path] = open_image(source.path, axes=source.axes)
-            if len(self.files) > OPEN_FILES:
-                self.files.popitem(last=False)[1].close()
-        self.files.move_to_end(source.path)
-        return self.files[source.path]
-
-    def close(self) -> None:
-        """Close all files and drop all planes."""
-        while self.files:
-            self.files.popitem()[1].close()
-        self.planes.clear()
-        self.held = 0
-
-
-PERCENTILES = (0.5, 99.9)  # of a channel: what becomes -1 and +1
-PER_BLOCK = 65536  # pixels of each block that the percentiles are taken of
+    def __repr__(self) -> str:
+        """What fingerprints hash, as of a TrainingImage."""
+        names = ("source", *list(vars(self))[1:])
+        pairs = zip(names, vars(self).values(), strict=True)
+        return f"Part({', '.join(f'{name}={value!r}' for name, value in pairs)})"
 
 
 @dataclass(frozen=True)
-class Folder:
+class CropBatch:
+    """Equally large regions of images, in input units.
+
+    pixels: (B, C, H, W) float32. dark, low, high: (B, C) float32, the smallest value and two
+    robust percentiles of the channel that each region was cut from. Of pairs, pixels and partner
+    (the worse image, likewise (B, C, H, W)) are in network units already.
+    """
+
+    pixels: NDArray[np.float32]
+    dark: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    partner: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class ScannedFolder:
     """What a scan found: usable images, and one line for each image that was left out."""
 
-    sources: tuple[Source, ...]
+    images: tuple[TrainingImage, ...]
     warnings: tuple[str, ...]
 
     def fingerprint(self) -> str:
         """Changes when an image is added, removed or changed."""
-        text = repr([replace(source, path=Path()) for source in self.sources])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(repr(list(self.images)))
 
 
-def scan(folder: Path, channels: int, axes: str | None = None) -> Folder:
+def fingerprint(text: str) -> str:
+    """SHA-256 of a text that says what is trained on: images, pairs, or regions of them."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def scan(folder: Path, channels: int, axes: str | None = None) -> ScannedFolder:
     """The images below `folder`, sorted by name, with their intensity percentiles.
 
     channels: 1 takes every channel by itself; more takes only images with exactly that many.
     Raises NoInputError if none can be used.
     """
-    sources: list[Source] = []
-    warnings: list[str] = []
-    for path in _images(folder):
-        try:
-            sources.append(_source(path, str(path.relative_to(folder)), channels, axes))
-        except InputError as error:
-            warnings.append(f"left out: {error}")
-    if not sources:
-        first = f"; {len(warnings)} left out, first: {warnings[0]}" if warnings else ""
-        raise NoInputError(f"{folder}: no usable image there{first}")
-    return Folder(tuple(sources), tuple(warnings))
-
-
-def _images(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise NoInputError(f"{folder}: no such folder")
-    found = []
-    for base, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(base, name) for name in names if not name.startswith(".")]
-    yield from sorted(path for path in found if is_image_name(path))
+    images: list[TrainingImage] = []
+    warnings: list[str] = []
+    for name in walk(folder, None):
+        try:
+            images.append(_usable(folder / name, str(name), channels, axes))
+        except InputError as error:
+            warnings.append(f"left out: {error}")
+    if not images:
+        first = f"; {len(warnings)} left out, first: {warnings[0]}" if warnings else ""
+        raise NoInputError(f"{folder}: no usable image there{first}")
+    return ScannedFolder(tuple(images), tuple(warnings))
 
 
-def _source(path: Path, name: str, channels: int, axes: str | None) -> Source:
+def _usable(path: Path, name: str, channels: int, axes: str | None) -> TrainingImage:
     """Raises InputError for an image that training cannot use."""
     with open_image(path, axes=axes) as image:
         shape = image.header.canonical_shape
@@ -194,44 +148,114 @@ def _source(path: Path, name: str, channels: int, axes: str | None) -> Source:
                 raise InputError(f"{path}: channel {c} is constant")
             bounds.append((float(values.min()), float(low), float(high)))
         dark, low, high = zip(*bounds, strict=True)
-        return Source(path, name, axes, shape, str(image.header.dtype), dark, low, high)
+        return TrainingImage(path, name, axes, shape, str(image.header.dtype), dark, low, high)
 
 
-def parts(
-    sources: Sequence[Source], channels: int, fraction: float, crop: int, validation: bool
-) -> list[Part]:
-    """The training or the validation rows of every plane.
+def split(
+    images: Sequence[TrainingImage], channels: int, fraction: float, crop: int
+) -> tuple[list[Region], list[Region]]:
+    """The training and the validation rows of every plane.
 
     The last `fraction` of the rows, at least `crop`, is kept for validation in planes of at least
     four times `crop` rows: the same rows in all planes of an image, so a z-stack does not leak.
     """
-    found = []
-    for index, source in enumerate(sources):
-        times, n, depth, height, width = source.shape
+    training, validation = [], []
+    for index, image in enumerate(images):
+        times, n, depth, height, width = image.shape
         kept = max(crop, round(height * fraction)) if fraction and height >= 4 * crop else 0
-        first, last = (height - kept, height) if validation else (0, height - kept)
         groups = [tuple(range(n))] if channels > 1 else [(c,) for c in range(n)]
-        if first < last:
-            for t in range(times):
-                for z in range(depth):
-                    found += [Part(index, g, t, z, first, last, 0, width) for g in groups]
-    return found
+        for t, z, group in product(range(times), range(depth), groups):
+            plane = Region(index, group, t, z, 0, height, 0, width)
+            if kept < height:
+                training.append(replace(plane, last=height - kept))
+            if kept:
+                validation.append(replace(plane, first=height - kept))
+    return training, validation
 
 
-class Reader(Protocol):
-    """Cuts parts out of images."""
+class RegionReader(Protocol):
+    """Cuts regions out of its images."""
 
-    def regions(self, sources: Sequence[Source], wanted: Sequence[Part]) -> Crops: ...
+    images: Sequence[TrainingImage]
+
+    def read(self, regions: Sequence[Region]) -> CropBatch: ...
     def close(self) -> None: ...
 
 
-class Patches:
-    """Random crops of parts of images; a part is chosen with probability ~ area ** balance."""
+class PlaneCache:
+    """Decoded planes up to `room` bytes, the least recently used dropped first."""
 
-    def __init__(
-        self, sources: Sequence[Source], regions: Sequence[Part], balance: float, reader: Reader
-    ) -> None:
-        self.sources, self.regions, self.reader = sources, list(regions), reader
+    def __init__(self, room: int) -> None:
+        self.room, self.held = room, 0
+        self.planes: OrderedDict[tuple[int, Plane], NDArray[np.generic]] = OrderedDict()
+
+    def get(
+        self, image: int, plane: Plane, read: Callable[[int, Plane], NDArray[np.generic]]
+    ) -> NDArray[np.generic]:
+        """A plane of an image, read where it is not held."""
+        key = (image, plane)
+        if key not in self.planes:
+            self.planes[key] = read(image, plane)
+            self.held += self.planes[key].nbytes
+            while self.held > self.room and len(self.planes) > 1:
+                self.held -= self.planes.popitem(last=False)[1].nbytes
+        self.planes.move_to_end(key)
+        return self.planes[key]
+
+    def clear(self) -> None:
+        """Drop all planes."""
+        self.planes.clear()
+        self.held = 0
+
+
+class ImageReader:
+    """Regions of images in input units; the latest planes and files are held. Not thread-safe."""
+
+    def __init__(self, images: Sequence[TrainingImage], cache_bytes: int) -> None:
+        self.images, self.cache = images, PlaneCache(cache_bytes)
+        self.files: OrderedDict[int, Image] = OrderedDict()
+
+    def read(self, regions: Sequence[Region]) -> CropBatch:
+        """The pixels of equally large regions, with the ranges of their channels."""
+        pixels, bounds = [], []
+        for region in regions:
+            image = self.images[region.image]
+            pixels.append([self._pixels(region, c) for c in region.channels])
+            bounds.append([(image.dark[c], image.low[c], image.high[c]) for c in region.channels])
+        ranges = np.array(bounds, np.float32)  # (B, C, 3)
+        return CropBatch(np.array(pixels, np.float32), *(ranges[..., i] for i in range(3)))
+
+    def _pixels(self, region: Region, c: int) -> NDArray[np.generic]:
+        """(H, W) in the image's dtype. Planes over a quarter of the cache are read in parts."""
+        image, plane = self.images[region.image], (region.t, c, region.z)
+        if image.shape[3] * image.shape[4] * np.dtype(image.dtype).itemsize > self.cache.room // 4:
+            return self._open(region.image).read(plane, *region.area)
+        return self.cache.get(region.image, plane, self._plane)[region.area]
+
+    def _plane(self, index: int, plane: Plane) -> NDArray[np.generic]:
+        return self._open(index).read(plane)
+
+    def _open(self, index: int) -> Image:
+        if index not in self.files:
+            image = self.images[index]
+            self.files[index] = open_image(image.path, axes=image.axes)
+            if len(self.files) > OPEN_FILES:
+                self.files.popitem(last=False)[1].close()
+        self.files.move_to_end(index)
+        return self.files[index]
+
+    def close(self) -> None:
+        """Close all files and drop all planes."""
+        while self.files:
+            self.files.popitem()[1].close()
+        self.cache.clear()
+
+
+class CropSampler:
+    """Random crops of regions; a region is chosen with probability ~ area ** balance."""
+
+    def __init__(self, reader: RegionReader, regions: Sequence[Region], balance: float) -> None:
+        self.reader, self.regions = reader, list(regions)
         sizes = np.array([r.size for r in self.regions], np.int64).reshape(-1, 2)
         self.height, self.width = sizes.T
         self.weight = sizes.prod(1).astype(np.float64) ** balance
@@ -243,33 +267,31 @@ class Patches:
 
     def batch(
         self, seed: int, step: int, start: int, count: int, side: int, binning: int = 1
-    ) -> Crops:
+    ) -> CropBatch:
         """The crops at positions start..start + count of a step's batch, (side, side) pixels each.
 
-        binning: pixels are means of so many image pixels squared.
+        binning: pixels are means of so many image pixels squared. Raises UsageError if no region is
+        large enough.
         """
-        crops = self._places(seed, step, start, count, side * binning)
-        raw = self.reader.regions(self.sources, crops)
+        positions, length = np.arange(start, start + count, dtype=np.uint64), side * binning
+        table = self._probabilities(length)
+        which = np.searchsorted(table, random(seed, step, positions, 0), side="right")
+        down = random(seed, step, positions, 1) * (self.height[which] - length + 1)
+        across = random(seed, step, positions, 2) * (self.width[which] - length + 1)
+        crops = []
+        for i, y, x in zip(which.tolist(), down.tolist(), across.tolist(), strict=True):
+            region = self.regions[i]
+            top, left = region.first + int(y), region.left + int(x)
+            crops.append(
+                replace(region, first=top, last=top + length, left=left, right=left + length)
+            )
+        raw = self.reader.read(crops)
         if binning == 1:
             return raw
         blocks = (*raw.pixels.shape[:2], side, binning, side, binning)
         return replace(raw, pixels=raw.pixels.reshape(blocks).mean((3, 5)))
 
-    def _places(self, seed: int, step: int, start: int, count: int, side: int) -> list[Part]:
-        """Where each crop is cut."""
-        positions = np.arange(start, start + count, dtype=np.uint64)
-        table = self._table(side)
-        which = np.searchsorted(table, random(seed, step, positions, 0), side="right")
-        down = random(seed, step, positions, 1) * (self.height[which] - side + 1)
-        across = random(seed, step, positions, 2) * (self.width[which] - side + 1)
-        places = []
-        for i, y, x in zip(which.tolist(), down.tolist(), across.tolist(), strict=True):
-            r = self.regions[i]
-            top, left = r.first + int(y), r.left + int(x)
-            places.append(Part(r.source, r.channels, r.t, r.z, top, top + side, left, left + side))
-        return places
-
-    def _table(self, side: int) -> NDArray[np.float64]:
+    def _probabilities(self, side: int) -> NDArray[np.float64]:
         """Cumulative probabilities of the regions that are large enough."""
         if side not in self._cumulative:
             weight = np.where((self.height >= side) & (self.width >= side), self.weight, 0.0)

@@ -1,9 +1,8 @@
 """Simulated degradations: clean images -> what a worse exposure of the same field would look like.
 
-Network units are those of the whitened image, its 0.5 % and 99.9 % percentiles at -1 and +1, so the
-noise of any camera has nearly one level there. Low counts keep their true shape: see `counts`.
-
-Noise as whitened microscope images hold it: white or correlated, of known strength.
+Images are in network units: whitened, their 0.5 % and 99.9 % percentiles at -1 and +1. The noise of
+any camera has nearly one level there, is white or correlated between pixels, and is added as such;
+low counts keep their true shape, see `counts`. All random numbers come from the given generator.
 """
 
 from dataclasses import dataclass
@@ -17,13 +16,146 @@ from torch import Tensor
 from restorectl.intensity import anscombe
 from restorectl.training.recipe import Degradation, Noise
 
+# How noise of level s moves the percentiles of an image, measured on FMD: the range grows by the
+# factor 1 + s, the lower end falls by 0.3 s.
+RANGE, LOWER = 1.0, 0.3
+PEDESTAL = 0.3  # largest background below the darkest pixel of a crop, network units
+END = 32.0  # whitened units: 256 photons, where the asymptotic unbiased inverse takes over
+NODES = 4096  # of the table of that inverse, interpolated in between
 INNER = 3  # px; blobs and taps are 7x7
 RADIUS = 5  # px; kernels, a blob convolved with another, are cut to 11x11
 LEAST = 0.3  # smallest ratio of the low-frequency level to the standard deviation
 
 
+def uniform(
+    generator: torch.Generator, shape: int | tuple[int, ...], low: float = 0.0, high: float = 1.0
+) -> Tensor:
+    """Uniform numbers in [low, high), float32."""
+    return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
+
+
+def column(values: Tensor) -> Tensor:
+    """(B,) or (B, 1) -> (B, 1, 1, 1): one value for each sample of a batch of images."""
+    return values.reshape(-1, 1, 1, 1)
+
+
+def degrade(
+    x0: Tensor, options: Degradation, noise: Noise, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Clean (B, C, H, W) float32 in about [-1, 1] -> (target, input), both on one scale.
+
+    At inference a noisy image is scaled by its own percentiles, which lie further apart than those
+    of the clean one: target and input shrink together with the level.
+    """
+    lowest, highest = options.level
+    exponent = uniform(generator, (len(x0), 1, 1, 1))
+    level = lowest * (highest / lowest) ** exponent
+    y = _smoothed(x0, options.blur, options.blur_sigma, generator, squared=True)
+    coarse = uniform(generator, len(x0)) < options.binning
+    which = int(torch.randint(len(options.factors), (1,), generator=generator, device=x0.device))
+    factor = options.factors[which]
+    if options.binning > 0:
+        y = torch.where(column(coarse), _binned(y, factor, "nearest"), y)
+    strength = torch.where(column(coarse), level * factor, level)  # before the mean over pixels
+    y = _noisy(y, strength, options, noise, generator)
+    if options.binning > 0:
+        y = torch.where(column(coarse), _binned(y, factor, "bilinear"), y)
+    y = filtered(y, options, generator)
+    target, y = ((x + 1 + LOWER * level) / (1 + RANGE * level) - 1 for x in (x0, y))
+    return target, y
+
+
+def filtered(y: Tensor, options: Degradation, generator: torch.Generator) -> Tensor:
+    """The input (B, C, H, W) alone, a share of it Gaussian filtered: the augmentation of DDPM
+    microscopy (Osuna-Vargas et al.)."""
+    return _smoothed(y, options.filter, options.filter_sigma, generator)
+
+
+def _smoothed(
+    x: Tensor,
+    share: float,
+    span: tuple[float, ...],
+    generator: torch.Generator,
+    squared: bool = False,
+) -> Tensor:
+    """A share of the samples with a Gaussian of random width; `squared`: in linear intensity."""
+    if share == 0:
+        return x
+    chosen = uniform(generator, len(x)) < share
+    sigma = uniform(generator, (len(x), 1), *span)
+    reach = int(3 * span[1] + 0.5)
+    axis = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
+    line = torch.exp(-((axis / sigma) ** 2) / 2)
+    kernels = line[:, :, None] * line[:, None, :]
+    kernels = kernels / kernels.sum((1, 2), keepdim=True)
+    floor = x.amin((1, 2, 3), keepdim=True)
+    linear = (x - floor).square() if squared else x
+    result = correlate(F.pad(linear, (reach,) * 4, mode="reflect"), kernels)
+    if squared:
+        result = result.clamp_min(0).sqrt() + floor
+    return torch.where(column(chosen), result, x)
+
+
+def _binned(x: Tensor, factor: int, mode: str) -> Tensor:
+    """Means of factor x factor pixels (the last ones of fewer), at the size of x again."""
+    coarse = F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
+    size = [n * factor for n in coarse.shape[2:]]
+    fine = F.interpolate(coarse, size=size, mode=mode)
+    return fine[..., : x.shape[2], : x.shape[3]]
+
+
+def _noisy(
+    x: Tensor, level: Tensor, options: Degradation, noise: Noise, generator: torch.Generator
+) -> Tensor:
+    """Counted photons in a share of the samples, Gaussian noise as of a camera in the others."""
+    y = x.clone()
+    counted = uniform(generator, len(x)) < options.poisson
+    if counted.any():
+        y[counted] = counts(x[counted], level[counted], options.read, generator)
+    if not counted.all():
+        made = camera_noise((int((~counted).sum()), *x.shape[1:]), noise, generator)
+        y[~counted] += level[~counted] * made.noise
+    return y
+
+
+def counts(
+    x0: Tensor, level: Tensor, read: tuple[float, ...], generator: torch.Generator
+) -> Tensor:
+    """Photons counted with read noise, stabilised, of level (B, 1, 1, 1) -> (B, C, H, W).
+
+    x0 is taken as the mean of stabilised counts, E[f(s)]: its exact unbiased inverse is the number
+    of photons (Makitalo and Foi 2013), so the mean of the result is x0. Its standard deviation is
+    `level` where many photons are counted and falls towards zero photons, as it does in images.
+    """
+    count = len(x0)
+    which = torch.randint(len(read), (count,), generator=generator, device=x0.device)
+    sigma = column(torch.tensor(read, device=x0.device)[which])
+    dark = column(torch.tensor([_table(r)[0] for r in read], device=x0.device)[which])
+    inverse = torch.from_numpy(np.stack([_table(r)[1] for r in read])).to(x0.device)[which]
+    background = column(x0.amin((1, 2, 3))) - uniform(generator, (count, 1, 1, 1), 0.0, PEDESTAL)
+    z = (x0 - background) / level + dark
+    place = ((z - dark) / (END - dark)).clamp(0, 1).flatten(1) * (NODES - 1)
+    lower = place.long().clamp(max=NODES - 2)
+    part = place - lower
+    known = inverse.gather(1, lower) * (1 - part) + inverse.gather(1, lower + 1) * part
+    photons = torch.where(z < END, known.reshape(z.shape), z.square() / 4 - 0.125 - sigma.square())
+    found = torch.poisson(photons.clamp_min(0), generator=generator)
+    normal = torch.randn(x0.shape, generator=generator, device=x0.device)
+    found = 2 * (found + sigma * normal + 0.375 + sigma.square()).clamp_min(0).sqrt()
+    return (found - dark) * level + background
+
+
+@lru_cache(maxsize=32)
+def _table(read: float) -> tuple[float, np.ndarray]:
+    """The whitened value of no light, and photons at NODES equidistant values from it up to END."""
+    grid = np.linspace(0.0, END, NODES)
+    dark = float(np.interp(0.0, anscombe.inverse_unbiased(grid, 1.0, 0.0, read), grid))
+    nodes = np.linspace(dark, END, NODES)
+    return dark, anscombe.inverse_unbiased(nodes, 1.0, 0.0, read)
+
+
 @dataclass(frozen=True)
-class Field:
+class SimulatedNoise:
     """noise: (B, C, H, W) float32 of unit standard deviation; low_frequency: (B,), the level of
     white noise that has the same power near frequency zero."""
 
@@ -33,7 +165,7 @@ class Field:
 
 def camera_noise(
     shape: tuple[int, int, int, int], options: Noise, generator: torch.Generator
-) -> Field:
+) -> SimulatedNoise:
     """Noise for each sample of a batch: white, correlated, or a mixture of both."""
     count, channels, height, width = shape
     white = torch.randn(shape, generator=generator, device=generator.device)
@@ -49,9 +181,9 @@ def camera_noise(
         padded = (len(chosen), channels, height + 2 * RADIUS, width + 2 * RADIUS)
         source = torch.randn(padded, generator=generator, device=generator.device)
         part = correlate(source, kernels[chosen])
-        weight = share[chosen].reshape(-1, 1, 1, 1)
+        weight = column(share[chosen])
         white[chosen] = white[chosen] * (1 - weight).sqrt() + part * weight.sqrt()
-    return Field(white, (1 - share + share * gain.square()).sqrt())
+    return SimulatedNoise(white, (1 - share + share * gain.square()).sqrt())
 
 
 def correlate(source: Tensor, kernels: Tensor) -> Tensor:
@@ -110,152 +242,3 @@ def _taps(count: int, generator: torch.Generator) -> Tensor:
     taps = (taps * 0.5 + 0.3) * inside[:, :, None] * inside[:, None, :]
     taps[:, INNER, INNER] = 1.0
     return taps
-
-
-def rectangles(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-    """(B, 1, H, W) bool: a random rectangle of 1/8 to 3/4 of each side, inside or outside of it.
-
-    The published code uses 30 to 180 of 256 px.
-    """
-    count, _, height, width = shape
-    spans = []
-    for length in (height, width):
-        size = (uniform(generator, count, 0.125, 0.75) * length).round()
-        start = (uniform(generator, count) * (length - size)).round()
-        at = torch.arange(length, device=generator.device)
-        spans.append((at >= start[:, None]) & (at < (start + size)[:, None]))
-    inside = (spans[0][:, :, None] & spans[1][:, None, :])[:, None]
-    return inside ^ (uniform(generator, count) < 0.5)[:, None, None, None]
-
-
-def uniform(
-    generator: torch.Generator, shape: int | tuple[int, ...], low: float = 0.0, high: float = 1.0
-) -> Tensor:
-    """Uniform numbers in [low, high), float32."""
-    return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
-
-
-END = 32.0  # whitened units: 256 photons, where the asymptotic unbiased inverse takes over
-NODES = 4096
-PEDESTAL = 0.3  # largest background below the darkest pixel of a crop, network units
-# How noise of level s moves the percentiles of an image, measured on FMD: the range grows by the
-# factor 1 + s, the lower end falls by 0.3 s.
-RANGE, LOWER = 1.0, 0.3
-
-
-def degrade(
-    x0: Tensor, options: Degradation, noise: Noise, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Clean (B, C, H, W) float32 in about [-1, 1] -> (target, input), both on one scale.
-
-    At inference a noisy image is scaled by its own percentiles, which lie further apart than those
-    of the clean one: target and input shrink together with the level.
-    """
-    lowest, highest = options.level
-    exponent = uniform(generator, (len(x0), 1, 1, 1))
-    level = lowest * (highest / lowest) ** exponent
-    y = _smoothed(x0, options.blur, options.blur_sigma, generator, squared=True)
-    coarse = uniform(generator, len(x0)) < options.binning
-    which = int(torch.randint(len(options.factors), (1,), generator=generator, device=x0.device))
-    factor = options.factors[which]
-    if options.binning > 0:
-        y = torch.where(_column(coarse), _binned(y, factor, "nearest"), y)
-    strength = torch.where(_column(coarse), level * factor, level)  # before the mean over pixels
-    y = _noisy(y, strength, options, noise, generator)
-    if options.binning > 0:
-        y = torch.where(_column(coarse), _binned(y, factor, "bilinear"), y)
-    y = filtered(y, options, generator)
-    target, y = ((x + 1 + LOWER * level) / (1 + RANGE * level) - 1 for x in (x0, y))
-    return target, y
-
-
-def filtered(y: Tensor, options: Degradation, generator: torch.Generator) -> Tensor:
-    """Paper 002's augmentation of the input (B, C, H, W) alone: a share of it Gaussian filtered."""
-    return _smoothed(y, options.filter, options.filter_sigma, generator)
-
-
-def _noisy(
-    x: Tensor, level: Tensor, options: Degradation, noise: Noise, generator: torch.Generator
-) -> Tensor:
-    """Counted photons in a share of the samples, Gaussian noise as of a camera in the others."""
-    y = x.clone()
-    counted = uniform(generator, len(x)) < options.poisson
-    if counted.any():
-        y[counted] = counts(x[counted], level[counted], options.read, generator)
-    if not counted.all():
-        made = camera_noise((int((~counted).sum()), *x.shape[1:]), noise, generator)
-        y[~counted] += level[~counted] * made.noise
-    return y
-
-
-def counts(
-    x0: Tensor, level: Tensor, read: tuple[float, ...], generator: torch.Generator
-) -> Tensor:
-    """Photons counted with read noise, stabilised, of level (B, 1, 1, 1) -> (B, C, H, W).
-
-    x0 is taken as the mean of stabilised counts, E[f(s)]: its exact unbiased inverse is the number
-    of photons (Makitalo and Foi 2013), so the mean of the result is x0. Its standard deviation is
-    `level` where many photons are counted and falls towards zero photons, as it does in images.
-    """
-    count = len(x0)
-    which = torch.randint(len(read), (count,), generator=generator, device=x0.device)
-    sigma = _column(torch.tensor(read, device=x0.device)[which])
-    dark = _column(torch.tensor([_table(r)[0] for r in read], device=x0.device)[which])
-    inverse = torch.from_numpy(np.stack([_table(r)[1] for r in read])).to(x0.device)[which]
-    background = _column(x0.amin((1, 2, 3))) - uniform(generator, (count, 1, 1, 1), 0.0, PEDESTAL)
-    z = (x0 - background) / level + dark
-    place = ((z - dark) / (END - dark)).clamp(0, 1).flatten(1) * (NODES - 1)
-    lower = place.long().clamp(max=NODES - 2)
-    part = place - lower
-    known = inverse.gather(1, lower) * (1 - part) + inverse.gather(1, lower + 1) * part
-    photons = torch.where(z < END, known.reshape(z.shape), z.square() / 4 - 0.125 - sigma.square())
-    found = torch.poisson(photons.clamp_min(0), generator=generator)
-    normal = torch.randn(x0.shape, generator=generator, device=x0.device)
-    found = 2 * (found + sigma * normal + 0.375 + sigma.square()).clamp_min(0).sqrt()
-    return (found - dark) * level + background
-
-
-@lru_cache(maxsize=32)
-def _table(read: float) -> tuple[float, np.ndarray]:
-    """The whitened value of no light, and photons at NODES equidistant values from it up to END."""
-    grid = np.linspace(0.0, END, NODES)
-    dark = float(np.interp(0.0, anscombe.inverse_unbiased(grid, 1.0, 0.0, read), grid))
-    nodes = np.linspace(dark, END, NODES)
-    return dark, anscombe.inverse_unbiased(nodes, 1.0, 0.0, read)
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.reshape(-1, 1, 1, 1)
-
-
-def _smoothed(
-    x: Tensor,
-    share: float,
-    span: tuple[float, ...],
-    generator: torch.Generator,
-    squared: bool = False,
-) -> Tensor:
-    """A share of the samples with a Gaussian of random width; `squared`: in linear intensity."""
-    if share == 0:
-        return x
-    chosen = uniform(generator, len(x)) < share
-    sigma = uniform(generator, (len(x), 1), *span)
-    reach = int(3 * span[1] + 0.5)
-    axis = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
-    line = torch.exp(-((axis / sigma) ** 2) / 2)
-    kernels = line[:, :, None] * line[:, None, :]
-    kernels = kernels / kernels.sum((1, 2), keepdim=True)
-    floor = x.amin((1, 2, 3), keepdim=True)
-    linear = (x - floor).square() if squared else x
-    result = correlate(F.pad(linear, (reach,) * 4, mode="reflect"), kernels)
-    if squared:
-        result = result.clamp_min(0).sqrt() + floor
-    return torch.where(_column(chosen), result, x)
-
-
-def _binned(x: Tensor, factor: int, mode: str) -> Tensor:
-    """Means of factor x factor pixels (the last ones of fewer), at the size of x again."""
-    coarse = F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
-    size = [n * factor for n in coarse.shape[2:]]
-    fine = F.interpolate(coarse, size=size, mode=mode)
-    return fine[..., : x.shape[2], : x.shape[3]]

@@ -1,11 +1,13 @@
-"""Training objectives: (denoiser, clean images, draw) -> loss of each sample (B,).
+"""Training objectives: (denoiser, clean images (B, C, H, W), draw) -> loss of each sample (B,).
 
-The training loop knows none of them by name. All randomness comes from `draw.generator`.
-
-Objectives that fill in hidden rows and planes; see `engine.objectives` and `engine.slices`.
+First those that denoise whole images (`prior`, `conditional`, `baseline`), then the one that tells
+the noise level (`calibrator`), then those that fill in hidden rows or planes (`slices`, `ms_unet`,
+`e2e_unet`; the networks' inputs are those of `engine.slices`). The training loop knows none of them
+by name. All randomness comes from `draw.generator`.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,21 +19,30 @@ from restorectl.engine import slices as masked
 from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser, fused
 from restorectl.engine.schedule import schedule
 from restorectl.errors import UsageError
-from restorectl.training.degrade import camera_noise, degrade, filtered, rectangles, uniform
-from restorectl.training.recipe import Degradation, Levels, Noise, Slices
+from restorectl.training.degrade import camera_noise, column, degrade, filtered, uniform
+from restorectl.training.recipe import Recipe
+
+CELL = 8  # px, side of the squares that a noise level is taken of
+LEVEL_ERROR = 0.05  # of log sigma: estimates of the level are that good
+LEAST_LEVEL = 1e-3  # network units
+PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l2": torch.square,
+    "l1": torch.abs,
+    "huber": lambda d: F.huber_loss(d, torch.zeros_like(d), reduction="none"),
+}
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Where an objective gets its random numbers, and the laws that they follow."""
+    """Where an objective gets its random numbers, and the recipe whose laws they follow."""
 
     generator: torch.Generator
-    levels: Levels
-    noise: Noise
-    penalty: str  # key of PENALTIES
-    degradation: Degradation = field(default_factory=Degradation)
-    slices: Slices = field(default_factory=Slices)
+    recipe: Recipe
     partner: Tensor | None = None  # (B, C, H, W) the inputs of pairs; None = they are simulated
+
+    def penalty(self, error: Tensor) -> Tensor:
+        """The recipe's loss of each pixel."""
+        return PENALTIES[self.recipe.loss](error)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape of `like`, float32."""
@@ -42,50 +53,49 @@ class Draw:
 
         highest: last step, where it is not the cap of the recipe.
         """
-        law, device = self.levels, self.generator.device
-        if law.schedule:
-            table = schedule(law.schedule)
-            last = min(highest or law.max_step or table.steps, table.steps)
-            step = torch.randint(1, last + 1, (count,), generator=self.generator, device=device)
-            grid = torch.from_numpy(table.sigmas().copy()).to(device, torch.float32)
-            return grid[step], step.float()
-        return self._log_normal(count), torch.zeros(count, device=device)
+        law, device = self.recipe.levels, self.generator.device
+        if not law.schedule:
+            return self._log_normal(count), torch.zeros(count, device=device)
+        step = self._steps(count, highest)
+        grid = torch.from_numpy(schedule(law.schedule).sigmas().copy()).to(device, torch.float32)
+        return grid[step], step.float()
 
     def between(self, count: int) -> Tensor:
         """(B,) float32 levels of any value: t uniform in 1..max_step of the schedule, then abar
-        uniform between those of t and t - 1 (paper 002's code, after SR3), limited to the recipe's
-        [min, max]; without a schedule, log-normal."""
-        law, device = self.levels, self.generator.device
+        uniform between those of t and t - 1 (the code of DDPM microscopy, after SR3), limited to
+        the recipe's [min, max]; without a schedule, log-normal."""
+        law, device = self.recipe.levels, self.generator.device
         if not law.schedule:
             return self._log_normal(count)
-        table = schedule(law.schedule)
-        last = min(law.max_step or table.steps, table.steps)
-        step = torch.randint(1, last + 1, (count,), generator=self.generator, device=device)
-        grid = torch.tensor(table.abar, dtype=torch.float64, device=device)
+        step = self._steps(count)
+        grid = torch.tensor(schedule(law.schedule).abar, dtype=torch.float64, device=device)
         part = uniform(self.generator, count).double()
         abar = grid[step] + part * (grid[step - 1] - grid[step])
         return ((1 - abar) / abar).sqrt().float().clamp(law.min, law.max)
 
+    def _steps(self, count: int, highest: int | None = None) -> Tensor:
+        law = self.recipe.levels
+        steps = schedule(law.schedule).steps
+        last = min(highest or law.max_step or steps, steps)
+        generator = self.generator
+        return torch.randint(1, last + 1, (count,), generator=generator, device=generator.device)
+
     def _log_normal(self, count: int) -> Tensor:
-        law = self.levels
+        law = self.recipe.levels
         normal = torch.randn(count, generator=self.generator, device=self.generator.device)
         return (law.mean + law.std * normal).exp().clamp(law.min, law.max)
 
 
-PENALTIES = {
-    "l2": torch.square,
-    "l1": torch.abs,
-    "huber": lambda d: F.huber_loss(d, torch.zeros_like(d), reduction="none"),
-}
+Objective = Callable[[Denoiser, Tensor, Draw], Tensor]
 
 
-CELL = 8  # px, side of the squares that a noise level is taken of
-LEVEL_ERROR = 0.05  # of log sigma: estimates of the level are that good
-LEAST_LEVEL = 1e-3  # network units
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.reshape(-1, 1, 1, 1)
+def objective(name: str) -> Objective:
+    """A row of catalog.OBJECTIVES. Raises UsageError for an unknown name."""
+    if name not in catalog.OBJECTIVES:
+        known = ", ".join(catalog.OBJECTIVES)
+        raise UsageError(f"unknown objective '{name}': choose one of {known}")
+    found: Objective = catalog.OBJECTIVES[name].load()
+    return found
 
 
 def _denoising(
@@ -97,26 +107,24 @@ def _denoising(
     the weight (sigma^2 + sd^2) / (sigma sd)^2 of Karras et al. 2022, for `eps` the plain
     |eps - eps_theta|^2 of Ho et al. 2020.
     """
-    x = x0 + _column(sigma) * draw.normal(x0)
+    x = x0 + column(sigma) * draw.normal(x0)
     level = sigma
     if condition is not None and model.card.fusion:
         _, level, _ = fused(x, condition, sigma)
     c_out = PARAMETRISATIONS[model.card.parametrisation](level, model.card.sigma_data)[2]
-    error = (model(x, sigma, condition) - x0) / _column(c_out)
-    return PENALTIES[draw.penalty](error).mean((1, 2, 3))
+    error = (model(x, sigma, condition) - x0) / column(c_out)
+    return draw.penalty(error).mean((1, 2, 3))
 
 
 def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Unconditional denoising up to level T' (paper 000, Algorithm 3). x0 (B, C, H, W)."""
+    """Unconditional denoising up to level T' (RSCD, Algorithm 3)."""
     sigma, _ = draw.sigma(len(x0))
     return _denoising(model, x0, sigma, None, draw)
 
 
 def conditional(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Denoising from any level, given another image of the same field (paper 002, section 3.2).
-
-    The other image comes from a pair or is x0 spoilt. x0 (B, C, H, W).
-    """
+    """Denoising from any level, given another image of the same field, of a pair or x0 spoilt
+    (DDPM microscopy, Osuna-Vargas et al., section 3.2)."""
     target, condition = _given(model, x0, draw)
     return _denoising(model, target, draw.between(len(x0)), condition, draw)
 
@@ -125,21 +133,21 @@ def one_call(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """Mean absolute error (B,) of what `conditional` restores in one call from pure noise."""
     target, condition = _given(model, x0, draw)
     sigma = torch.full((len(x0),), model.card.sigma_max, device=x0.device)
-    restored = model(_column(sigma) * draw.normal(x0), sigma, condition)
+    restored = model(column(sigma) * draw.normal(x0), sigma, condition)
     return (restored - target).abs().mean((1, 2, 3))
 
 
 def _given(model: Denoiser, x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     """Target and condition, which carries its noise level where the network wants it."""
     if draw.partner is None:
-        target, y = degrade(x0, draw.degradation, draw.noise, draw.generator)
+        target, y = degrade(x0, draw.recipe.degradation, draw.recipe.noise, draw.generator)
     else:
-        target, y = x0, filtered(draw.partner, draw.degradation, draw.generator)
+        target, y = x0, filtered(draw.partner, draw.recipe.degradation, draw.generator)
     if not model.card.fusion:
         return target, y
     jitter = torch.randn(len(y), generator=draw.generator, device=y.device) * LEVEL_ERROR
     level = (noise_level(y - target) * jitter.exp()).clamp_min(LEAST_LEVEL)
-    return target, torch.cat([y, _column(level).expand_as(y[:, :1])], 1)
+    return target, torch.cat([y, column(level).expand_as(y[:, :1])], 1)
 
 
 def noise_level(error: Tensor) -> Tensor:
@@ -149,17 +157,17 @@ def noise_level(error: Tensor) -> Tensor:
     return CELL * cells.var((1, 2, 3), unbiased=True).sqrt()
 
 
-MEASURES = {"conditional": one_call}  # what validation judges by, where it is not the loss
+VALIDATION_ERRORS = {"conditional": one_call}  # what validation judges by, where not the loss
 
 
 def baseline(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Denoising from any level, given the image with noise up to T' (paper 000, Algorithm 4)."""
-    if not draw.levels.schedule:
+    """Denoising from any level, given the image with noise up to T' (RSCD, Algorithm 4)."""
+    if not draw.recipe.levels.schedule:
         raise UsageError("objective 'conditional-baseline' needs levels.schedule, e.g. cosine")
     other, _ = draw.sigma(len(x0))
-    scale = _column((1 + other.square()).rsqrt())  # sqrt(abar)
-    condition = scale * (x0 + _column(other) * draw.normal(x0))
-    sigma, _ = draw.sigma(len(x0), highest=schedule(draw.levels.schedule).steps)
+    scale = column((1 + other.square()).rsqrt())  # sqrt(abar)
+    condition = scale * (x0 + column(other) * draw.normal(x0))
+    sigma, _ = draw.sigma(len(x0), highest=schedule(draw.recipe.levels.schedule).steps)
     return _denoising(model, x0, sigma, condition, draw)
 
 
@@ -167,38 +175,54 @@ def calibrator(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """How much noise is there: step t of the schedule, or log sigma where there is none.
 
     With probability `noise.region` a rectangle, or all but it, has a second, lower level; the
-    target is the higher one (paper 000, section 3.3 and Algorithm 2). The paper's noise is white;
+    target is the higher one (RSCD, section 3.3 and Algorithm 2). The paper's noise is white;
     here `noise.correlated` of the samples have correlated noise, and `noise.target` says whether
     its standard deviation or its low-frequency level is to be told.
     """
-    count, options = len(x0), draw.noise
+    count, options = len(x0), draw.recipe.noise
     sigma, step = draw.sigma(count)
     made = camera_noise((count, *x0.shape[1:]), options, draw.generator)
-    level = _column(sigma).expand(-1, 1, *x0.shape[2:])
+    level = column(sigma).expand(-1, 1, *x0.shape[2:])
     if options.region > 0:
-        second = _column(_lower(sigma, step, draw))
+        second = column(_lower(sigma, step, draw))
         where = rectangles((count, 1, *x0.shape[2:]), draw.generator)
-        where &= _column(uniform(draw.generator, count) < options.region)
+        where &= column(uniform(draw.generator, count) < options.region)
         level = torch.where(where, second, level)
     x = x0 + level * made.noise
-    if draw.levels.schedule:
+    if draw.recipe.levels.schedule:
         x = x * (1 + level.square()).rsqrt()  # x_t = sqrt(abar) x0 + sqrt(1 - abar) eps
     if options.clip > 0:
         x = _clipped(x, options.clip, draw.generator)
     predicted = model.net(x)
-    if draw.levels.schedule:
-        return PENALTIES[draw.penalty]((predicted - step) / schedule(draw.levels.schedule).steps)
+    if draw.recipe.levels.schedule:
+        return draw.penalty((predicted - step) / schedule(draw.recipe.levels.schedule).steps)
     target = sigma * made.low_frequency if options.target == "low-frequency" else sigma
-    return PENALTIES[draw.penalty](predicted - target.log())
+    return draw.penalty(predicted - target.log())
 
 
 def _lower(sigma: Tensor, step: Tensor, draw: Draw) -> Tensor:
     """(B,) levels of at most sigma: t' uniform in 1..t of a schedule, else a uniform share."""
     part = uniform(draw.generator, len(sigma))
-    if not draw.levels.schedule:
+    if not draw.recipe.levels.schedule:
         return sigma * part
-    grid = torch.from_numpy(schedule(draw.levels.schedule).sigmas().copy()).to(sigma)
+    grid = torch.from_numpy(schedule(draw.recipe.levels.schedule).sigmas().copy()).to(sigma)
     return grid[(part * step).long().add(1).clamp(max=step.long())]
+
+
+def rectangles(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
+    """(B, 1, H, W) bool: a random rectangle of 1/8 to 3/4 of each side, inside or outside of it.
+
+    The published code uses 30 to 180 of 256 px.
+    """
+    count, _, height, width = shape
+    spans = []
+    for length in (height, width):
+        size = (uniform(generator, count, 0.125, 0.75) * length).round()
+        start = (uniform(generator, count) * (length - size)).round()
+        at = torch.arange(length, device=generator.device)
+        spans.append((at >= start[:, None]) & (at < (start + size)[:, None]))
+    inside = (spans[0][:, :, None] & spans[1][:, None, :])[:, None]
+    return inside ^ (uniform(generator, count) < 0.5)[:, None, None, None]
 
 
 def _clipped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -206,32 +230,30 @@ def _clipped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     lowest, mean = x.amin((1, 2, 3)), x.mean((1, 2, 3))
     point = lowest + uniform(generator, len(x)) * (mean - lowest)
     point = torch.where(uniform(generator, len(x)) < share, point, lowest)
-    return torch.maximum(x, _column(point))
+    return torch.maximum(x, column(point))
 
 
 def slices(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """Denoise the hidden rows at any level, given the others: (B, C, H, W) -> loss (B,).
 
-    The loss is the network's own error in hidden rows only, their mean (paper 003, eq. 6 with the
+    The loss is the network's own error in hidden rows only, their mean (MSDSR, eq. 6 with the
     mask the right way round). Where a residual is predicted, its interpolation is part of the
     input, linear or cubic by chance.
     """
     card = model.card
     known = masked.base_interpolations(card)
     sigma, _ = draw.sigma(len(x0))
-    level = sigma.reshape(-1, 1, 1, 1)
-    observed, anchor, marked = _rows(x0, known or ("linear",), draw)
+    observed, base, marked = _rows(x0, known or ("linear",), draw)
     hidden = 1 - observed
+    noise = column(sigma) * draw.normal(x0)
     if known:
-        target = (x0 - anchor) * hidden
-        x = target + level * draw.normal(x0) * hidden
-        made = model(x, sigma, torch.cat([anchor, marked], 1))
+        target = (x0 - base) * hidden
+        made = model(target + noise * hidden, sigma, torch.cat([base, marked], 1))
     else:
         target = x0
-        x = masked.interlaced(x0 + level * draw.normal(x0), x0, observed, sigma, card)
-        made = model(x, sigma)
-    c_out = PARAMETRISATIONS[card.parametrisation](sigma, card.sigma_data)[2].reshape(-1, 1, 1, 1)
-    return _hidden_mean(PENALTIES[draw.penalty]((made - target) / c_out), hidden)
+        made = model(masked.interlaced(x0 + noise, x0, observed, sigma, card), sigma)
+    c_out = PARAMETRISATIONS[card.parametrisation](sigma, card.sigma_data)[2]
+    return _hidden_mean(draw.penalty((made - target) / column(c_out)), hidden)
 
 
 def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
@@ -239,7 +261,7 @@ def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     observed, _, _ = _rows(x0, ("linear",), draw)
     x = observed * x0 + (1 - observed) * draw.normal(x0)
     made = model.net(x, torch.zeros(len(x0), device=x0.device))
-    return _hidden_mean(PENALTIES[draw.penalty](made - x0), 1 - observed)
+    return _hidden_mean(draw.penalty(made - x0), 1 - observed)
 
 
 def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
@@ -247,7 +269,7 @@ def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     if x0.shape[1] != 3:
         raise UsageError("objective 'e2e-unet' needs data.channels=3: three consecutive planes")
     made = model.net(x0[:, [0, 2]], torch.zeros(len(x0), device=x0.device))
-    return PENALTIES[draw.penalty](made - x0[:, 1:2]).mean((1, 2, 3))
+    return draw.penalty(made - x0[:, 1:2]).mean((1, 2, 3))
 
 
 def _hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
@@ -257,12 +279,12 @@ def _hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _rows(x0: Tensor, known: tuple[str, ...], draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    """Observed rows (B, 1, H, 1), the interpolation (B, C, H, W), the marks (B, 1, H, W).
+    """Observed rows (B, 1, H, 1), the base interpolation (B, C, H, W), the marks (B, 1, H, W).
 
-    Regular grids of any phase as at inference, or random rows as in the paper; those are
-    interpolated on straight lines, since cubic convolution needs a grid.
+    known: interpolations to choose from. Regular grids of any phase as at inference, or random rows
+    as in the paper; those are interpolated on straight lines, since cubic convolution needs a grid.
     """
-    law, count, height = draw.slices, len(x0), x0.shape[2]
+    law, count, height = draw.recipe.slices, len(x0), x0.shape[2]
     chance = uniform(draw.generator, (4, count)).cpu().numpy()
     low, high = law.factors
     made, observed, codes = [], np.zeros((count, height), np.float32), []
@@ -284,7 +306,7 @@ def _rows(x0: Tensor, known: tuple[str, ...], draw: Draw) -> tuple[Tensor, Tenso
         made.append(dense)
         codes.append(masked.CODES[kind])
     shown = torch.from_numpy(observed).to(x0)[:, None, :, None]  # (B, 1, H, 1)
-    anchor = torch.einsum("brs,bcsw->bcrw", torch.from_numpy(np.stack(made)).to(x0), x0)
-    code = torch.tensor(codes, device=x0.device).reshape(-1, 1, 1, 1)
+    base = torch.einsum("brs,bcsw->bcrw", torch.from_numpy(np.stack(made)).to(x0), x0)
+    code = column(torch.tensor(codes, device=x0.device))
     marked = (shown + (1 - shown) * code).expand(-1, -1, -1, x0.shape[3])
-    return shown, anchor, marked
+    return shown, base, marked

@@ -1,12 +1,10 @@
-"""Pairs of images for training: two folders with equal relative names, checked and aligned.
+"""Pairs of images for training: two folders with equal relative names, aligned, on one scale.
 
-A pair that cannot be used is left out and named in a warning when the folders are scanned.
-
-Two exposures of one field on one scale: what training on pairs needs of their intensities.
+A pair that cannot be used is left out and named in a warning when the folders are scanned. Of the
+others, the clean image is brought to the scale of the noisy one and both to network units, so that
+the target is what a perfect restoration of the noisy image would give.
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,14 @@ from restorectl.images.header import Plane
 from restorectl.images.image import open_image
 from restorectl.intensity import whitening
 from restorectl.intensity.whitening import Intensity
-from restorectl.training.dataset import Crops, Part, Source, scan
+from restorectl.training.dataset import (
+    CropBatch,
+    PlaneCache,
+    Region,
+    TrainingImage,
+    fingerprint,
+    scan,
+)
 from restorectl.training.registration import (
     Shift,
     Transform,
@@ -30,8 +35,177 @@ from restorectl.training.registration import (
     valid_area,
 )
 
+ALIGNMENTS = ("rigid", "affine")  # of --register
+FARTHEST = 0.5  # px; pairs that are shifted by more are left out, or aligned with --register
+# Correlation peak in its own rms: FMD and GigaDB pairs give 46 to 207, different fields 7 to 10.
+CLEAREST = 12.0
+LARGEST = 2048  # px; the shift is measured in the middle of larger planes
+SHOWN = 5  # names in one warning
 MATCH_BLOCK = 8  # px; means over blocks hardly know noise, blur or a shift of half a pixel
-NODES = 4096
+NODES = 4096  # of the inverse intensity model, interpolated in between
+
+Area = tuple[int, int, int, int]  # rows first..last, columns left..right
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    """models: the intensity model of each channel, fitted on the noisy image. scales: gain and
+    offset that bring each clean channel to the noisy one's scale. transform: clean onto noisy."""
+
+    noisy: TrainingImage
+    clean: TrainingImage
+    models: tuple[Intensity, ...]
+    scales: tuple[tuple[float, float], ...]
+    transform: Transform | None
+    area: Area  # what both images hold, px of the noisy image
+
+    def cropped(self) -> TrainingImage:
+        """The noisy image, as large as what both images hold."""
+        first, last, left, right = self.area
+        return replace(self.noisy, shape=(*self.noisy.shape[:3], last - first, right - left))
+
+
+@dataclass(frozen=True)
+class ScannedPairs:
+    """What a scan found: usable pairs, and one line for each that was left out."""
+
+    pairs: tuple[TrainingPair, ...]
+    warnings: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Changes when an image is added, removed or changed, and with the alignment."""
+        return fingerprint(repr([(p.noisy, p.clean, p.transform, p.area) for p in self.pairs]))
+
+
+def scan_pairs(
+    clean: Path, noisy: Path, channels: int, axes: str | None = None, align: str | None = None
+) -> ScannedPairs:
+    """The pairs of equal relative names below two folders.
+
+    align: None, or one of ALIGNMENTS, to resample each clean image onto its noisy one. Raises
+    NoInputError if no pair can be used.
+    """
+    folders = [scan(folder, channels, axes) for folder in (clean, noisy)]
+    targets, inputs = ({s.name: s for s in folder.images} for folder in folders)
+    warnings = [line for folder in folders for line in folder.warnings]
+    for names, here, there in ((targets, clean, noisy), (inputs, noisy, clean)):
+        alone = sorted(names.keys() - (targets.keys() & inputs.keys()))
+        if alone:
+            more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
+            warnings.append(
+                f"left out: no image of the same name in {there} for {len(alone)} in {here}:"
+                f" {', '.join(alone[:SHOWN])}{more}"
+            )
+    found = []
+    for name in sorted(targets.keys() & inputs.keys()):
+        try:
+            found.append(_aligned(targets[name], inputs[name], align))
+        except InputError as error:
+            warnings.append(f"left out: {error}")
+    if not found:
+        first = f"; {len(warnings)} warnings, first: {warnings[0]}" if warnings else ""
+        raise NoInputError(
+            f"{clean} and {noisy}: no usable pair of images with equal relative names{first}"
+        )
+    return ScannedPairs(tuple(found), tuple(warnings))
+
+
+def _aligned(clean: TrainingImage, noisy: TrainingImage, align: str | None) -> TrainingPair:
+    """Check, and align where that is asked for. Raises InputError for what is no pair."""
+    if clean.shape != noisy.shape:
+        sizes = [" x ".join(str(n) for n in s.shape) for s in (noisy, clean)]
+        raise InputError(
+            f"{noisy.name}: {sizes[0]} (T, C, Z, Y, X), but its clean image is {sizes[1]}:"
+            " crop or bin one of them to the other's size"
+        )
+    times, n, depth, height, width = noisy.shape
+    with (
+        open_image(noisy.path, axes=noisy.axes) as image,
+        open_image(clean.path, axes=clean.axes) as other,
+    ):
+        models = tuple(
+            whitening.fit([image.read(*block) for block in blocks.sampled(noisy.shape, c)])
+            for c in range(n)
+        )
+        planes = [(times // 2, c, depth // 2) for c in range(n)]
+        seen = [np.asarray(image.read(plane), np.float32) for plane in planes]
+        wanted = [np.asarray(other.read(plane), np.float32) for plane in planes]
+    scales = tuple(map(match_scales, wanted, seen))
+    gain, offset = scales[0]
+    a, b = (models[0].forward(plane) for plane in (seen[0], wanted[0] * gain + offset))
+    if align is None:
+        _check_shift(phase_shift(_middle(a), _middle(b)), noisy.name, "align with --register rigid")
+        return TrainingPair(noisy, clean, models, scales, None, (0, height, 0, width))
+    transform = register(a, b, align)
+    area = first, last, left, right = valid_area((height, width), transform)
+    if min(last - first, right - left) < 16:
+        raise InputError(f"{noisy.name}: hardly overlaps with its clean image after --register")
+    inside = (slice(first, last), slice(left, right))
+    rest = phase_shift(_middle(a[inside]), _middle(resample(b, transform)[inside]))
+    _check_shift(rest, noisy.name, f"--register {align} could not align it; check the pair")
+    wanted = [resample(plane, transform)[inside] for plane in wanted]
+    scales = tuple(map(match_scales, wanted, [plane[inside] for plane in seen]))
+    return TrainingPair(noisy, clean, models, scales, transform, area)
+
+
+def _check_shift(shift: Shift, name: str, advice: str) -> None:
+    """Raises InputError unless both images show one field at one place."""
+    if shift.length <= FARTHEST:
+        return
+    if shift.score < CLEAREST:
+        raise InputError(
+            f"{name}: its clean image shows nothing of the same, or it is turned: check the names;"
+            f" {advice}"
+        )
+    raise InputError(
+        f"{name}: its clean image is shifted by {shift.dy:.2f}, {shift.dx:.2f} px (y, x): {advice}"
+    )
+
+
+def _middle(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most LARGEST pixels a side."""
+    cuts = [max(0, (n - LARGEST) // 2) for n in plane.shape]
+    return plane[cuts[0] : cuts[0] + LARGEST, cuts[1] : cuts[1] + LARGEST]
+
+
+class PairReader:
+    """Regions of pairs in network units; the latest planes are held. Not thread-safe."""
+
+    def __init__(self, pairs: Sequence[TrainingPair], cache_bytes: int) -> None:
+        self.pairs, self.cache = pairs, PlaneCache(cache_bytes)
+        self.images: Sequence[TrainingImage] = [pair.cropped() for pair in pairs]
+
+    def read(self, regions: Sequence[Region]) -> CropBatch:
+        """The targets of equally large regions, and beside them the noisy images."""
+        both = [
+            [
+                self.cache.get(region.image, (region.t, c, region.z), self._plane)[:, *region.area]
+                for c in region.channels
+            ]
+            for region in regions
+        ]
+        pixels = np.array(both, np.float32)  # (B, C, 2, H, W)
+        ends = np.ones(pixels.shape[:2], np.float32)
+        return CropBatch(pixels[:, :, 0], -ends, -ends, ends, pixels[:, :, 1])
+
+    def close(self) -> None:
+        """Drop all planes."""
+        self.cache.clear()
+
+    def _plane(self, index: int, plane: Plane) -> NDArray[np.float32]:
+        """(2, Y, X) float32 network units of the area that both hold: target and noisy image."""
+        pair = self.pairs[index]
+        with open_image(pair.clean.path, axes=pair.clean.axes) as image:
+            clean = np.asarray(image.read(plane), np.float32)
+        with open_image(pair.noisy.path, axes=pair.noisy.axes) as image:
+            noisy = image.read(plane)
+        if pair.transform is not None:
+            clean = resample(clean, pair.transform)
+        gain, offset = pair.scales[plane[1]]
+        model = pair.models[plane[1]]
+        both = np.stack([matched_target(clean * gain + offset, model), model.forward(noisy)])
+        first, last, left, right = pair.area
+        return both[:, first:last, left:right]
 
 
 def match_scales(clean: NDArray[np.floating], noisy: NDArray[np.floating]) -> tuple[float, float]:
@@ -70,200 +244,3 @@ def matched_target(clean: NDArray[np.floating], model: Intensity) -> NDArray[np.
     grid = np.linspace(low, high, NODES)
     known = np.asarray(model.inverse(grid), np.float64)
     return np.interp(values, known, grid).astype(np.float32)
-
-
-KINDS = ("rigid", "affine")  # of --register
-FARTHEST = 0.5  # px; pairs that are shifted by more are left out, or aligned with --register
-# Correlation peak in its own rms: FMD and GigaDB pairs give 46 to 207, different fields 7 to 10.
-CLEAREST = 12.0
-LARGEST = 2048  # px; the shift is measured in the middle of larger planes
-SHOWN = 5  # names in one warning
-
-Area = tuple[int, int, int, int]  # rows first..last, columns left..right
-
-
-@dataclass(frozen=True)
-class Pair:
-    """models: the intensity model of each channel, fitted on the noisy image. scales: gain and
-    offset that bring each clean channel to the noisy one's scale. transform: clean onto noisy."""
-
-    noisy: Source
-    clean: Source
-    models: tuple[Intensity, ...]
-    scales: tuple[tuple[float, float], ...]
-    transform: Transform | None
-    area: Area  # what both images hold, px of the noisy image
-
-    def source(self) -> Source:
-        """The noisy image, cropped."""
-        first, last, left, right = self.area
-        return replace(self.noisy, shape=(*self.noisy.shape[:3], last - first, right - left))
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """What a scan found: usable pairs, and one line for each that was left out."""
-
-    pairs: tuple[Pair, ...]
-    warnings: tuple[str, ...]
-
-    def fingerprint(self) -> str:
-        """Changes when an image is added, removed or changed, and with the alignment."""
-        text = repr(
-            [
-                (replace(p.noisy, path=Path()), replace(p.clean, path=Path()), p.transform, p.area)
-                for p in self.pairs
-            ]
-        )
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def scan_pairs(
-    clean: Path, noisy: Path, channels: int, axes: str | None = None, align: str | None = None
-) -> Pairs:
-    """The pairs of equal relative names below two folders.
-
-    align: None, or one of KINDS, to resample each clean image onto its noisy one. Raises
-    NoInputError if no pair can be used.
-    """
-    folders = [scan(folder, channels, axes) for folder in (clean, noisy)]
-    targets, inputs = ({s.name: s for s in folder.sources} for folder in folders)
-    warnings = [line for folder in folders for line in folder.warnings]
-    for names, here, there in ((targets, clean, noisy), (inputs, noisy, clean)):
-        alone = sorted(names.keys() - (targets.keys() & inputs.keys()))
-        if alone:
-            more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
-            warnings.append(
-                f"left out: no image of the same name in {there} for {len(alone)} in {here}:"
-                f" {', '.join(alone[:SHOWN])}{more}"
-            )
-    found = []
-    for name in sorted(targets.keys() & inputs.keys()):
-        try:
-            found.append(_pair(targets[name], inputs[name], align))
-        except InputError as error:
-            warnings.append(f"left out: {error}")
-    if not found:
-        first = f"; {len(warnings)} warnings, first: {warnings[0]}" if warnings else ""
-        raise NoInputError(
-            f"{clean} and {noisy}: no usable pair of images with equal relative names{first}"
-        )
-    return Pairs(tuple(found), tuple(warnings))
-
-
-def _pair(clean: Source, noisy: Source, align: str | None) -> Pair:
-    """Check, and align where that is asked for. Raises InputError for what is no pair."""
-    if clean.shape != noisy.shape:
-        sizes = [" x ".join(str(n) for n in s.shape) for s in (noisy, clean)]
-        raise InputError(
-            f"{noisy.name}: {sizes[0]} (T, C, Z, Y, X), but its clean image is {sizes[1]}:"
-            " crop or bin one of them to the other's size"
-        )
-    times, n, depth, height, width = noisy.shape
-    with (
-        open_image(noisy.path, axes=noisy.axes) as image,
-        open_image(clean.path, axes=clean.axes) as other,
-    ):
-        models = tuple(
-            whitening.fit([image.read(*block) for block in blocks.sampled(noisy.shape, c)])
-            for c in range(n)
-        )
-        planes = [(times // 2, c, depth // 2) for c in range(n)]
-        seen = [np.asarray(image.read(plane), np.float32) for plane in planes]
-        clear = [np.asarray(other.read(plane), np.float32) for plane in planes]
-    whole = (0, height, 0, width)
-    scales = _scales(clear, seen, whole)
-    a, b = (models[0].forward(p) for p in (seen[0], clear[0] * scales[0][0] + scales[0][1]))
-    if align is None:
-        _near(phase_shift(_middle(a), _middle(b)), noisy.name, "align with --register rigid")
-        return Pair(noisy, clean, models, scales, None, whole)
-    transform = register(a, b, align)
-    area = valid_area((height, width), transform)
-    rows, columns = slice(area[0], area[1]), slice(area[2], area[3])
-    if min(area[1] - area[0], area[3] - area[2]) < 16:
-        raise InputError(f"{noisy.name}: hardly overlaps with its clean image after --register")
-    rest = phase_shift(_middle(a[rows, columns]), _middle(resample(b, transform)[rows, columns]))
-    _near(rest, noisy.name, f"--register {align} could not align it; check the pair")
-    clear = [resample(p, transform) for p in clear]
-    return Pair(noisy, clean, models, _scales(clear, seen, area), transform, area)
-
-
-def _scales(
-    clean: Sequence[NDArray[np.float32]], noisy: Sequence[NDArray[np.float32]], area: Area
-) -> tuple[tuple[float, float], ...]:
-    at = (slice(area[0], area[1]), slice(area[2], area[3]))
-    return tuple(match_scales(a[at], b[at]) for a, b in zip(clean, noisy, strict=True))
-
-
-def _near(shift: Shift, name: str, advice: str) -> None:
-    """Raises InputError unless both images show one field at one place."""
-    if shift.length <= FARTHEST:
-        return
-    if shift.score < CLEAREST:
-        raise InputError(
-            f"{name}: its clean image shows nothing of the same, or it is turned: check the names;"
-            f" {advice}"
-        )
-    raise InputError(
-        f"{name}: its clean image is shifted by {shift.dy:.2f}, {shift.dx:.2f} px (y, x): {advice}"
-    )
-
-
-def _middle(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most LARGEST pixels a side."""
-    cuts = [max(0, (n - LARGEST) // 2) for n in plane.shape]
-    return plane[cuts[0] : cuts[0] + LARGEST, cuts[1] : cuts[1] + LARGEST]
-
-
-class PairReader:
-    """Parts of pairs in network units; the latest planes are held. Not thread-safe."""
-
-    def __init__(self, pairs: Sequence[Pair], cache_bytes: int) -> None:
-        self.pairs, self.room, self.held = pairs, cache_bytes, 0
-        self.planes: OrderedDict[tuple[int, Plane], NDArray[np.float32]] = OrderedDict()
-
-    def regions(self, sources: Sequence[Source], wanted: Sequence[Part]) -> Crops:
-        """Equally large parts; `sources` are those of `pairs`, in their order."""
-        both = [
-            [
-                self._plane(part.source, (part.t, c, part.z))[
-                    :, part.first : part.last, part.left : part.right
-                ]
-                for c in part.channels
-            ]
-            for part in wanted
-        ]
-        pixels = np.array(both, np.float32)  # (B, C, 2, H, W)
-        ends = np.ones(pixels.shape[:2], np.float32)
-        return Crops(pixels[:, :, 0], -ends, -ends, ends, pixels[:, :, 1])
-
-    def _plane(self, index: int, plane: Plane) -> NDArray[np.float32]:
-        """(2, Y, X): target and input, cropped to the pair's area."""
-        key = (index, plane)
-        if key not in self.planes:
-            self.planes[key] = _read(self.pairs[index], plane)
-            self.held += self.planes[key].nbytes
-            while self.held > self.room and len(self.planes) > 1:
-                self.held -= self.planes.popitem(last=False)[1].nbytes
-        self.planes.move_to_end(key)
-        return self.planes[key]
-
-    def close(self) -> None:
-        """Drop all planes."""
-        self.planes.clear()
-        self.held = 0
-
-
-def _read(pair: Pair, plane: Plane) -> NDArray[np.float32]:
-    """(2, Y, X) float32 network units: what a perfect restoration would give, and the input."""
-    with open_image(pair.clean.path, axes=pair.clean.axes) as image:
-        clean = np.asarray(image.read(plane), np.float32)
-    with open_image(pair.noisy.path, axes=pair.noisy.axes) as image:
-        noisy = image.read(plane)
-    if pair.transform is not None:
-        clean = resample(clean, pair.transform)
-    gain, offset = pair.scales[plane[1]]
-    model = pair.models[plane[1]]
-    both = np.stack([matched_target(clean * gain + offset, model), model.forward(noisy)])
-    first, last, left, right = pair.area
-    return both[:, first:last, left:right]

@@ -5,8 +5,10 @@ feature costs days. `-s section.key=value` overrides go through the same checks.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ PACKAGED = Path(__file__).resolve().parent.parent / "recipes"
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkChoice:
     """Empty name: the network of the initial weights."""
 
     name: str = ""  # row of catalog.NETWORKS
@@ -31,9 +33,9 @@ class Network:
 class Levels:
     """Noise levels of the training images, standard deviations on clean images in [-1, 1].
 
-    With a schedule: a step t, uniform in 1..max_step (paper 000, Algorithms 2 and 3); `conditional`
-    takes any level between t and t - 1 (paper 002), limited to [min, max]. Without a schedule: log
-    sigma is normal(mean, std), limited to [min, max].
+    With a schedule: a step t, uniform in 1..max_step (RSCD, Algorithms 2 and 3); `conditional`
+    takes any level between t and t - 1 (DDPM microscopy), limited to [min, max]. Without a
+    schedule: log sigma is normal(mean, std), limited to [min, max].
     """
 
     schedule: str = ""  # row of engine.schedule.SCHEDULES
@@ -63,15 +65,14 @@ class Degradation:
 
     # noise std, log-uniform; half the clean range is 1; empty = train on pairs only
     level: tuple[float, ...] = (0.02, 0.6)
-    # noise std of the input that is assumed where it is joined with the state; 0 = not joined
-    fusion: bool = False
+    fusion: bool = False  # whether the network is told the input's noise level and joins both
     poisson: float = 0.5  # share with counted photons and read noise; the others Gaussian
     read: tuple[float, ...] = (0.0, 0.5, 2.0)  # photons rms, one of them
     blur: float = 0.0  # share blurred before the noise
     blur_sigma: tuple[float, ...] = (0.5, 2.0)  # px
     binning: float = 0.0  # share with coarser pixels, interpolated back after the noise
     factors: tuple[int, ...] = (2,)  # px per side, one of them
-    filter: float = 0.0  # share whose input is smoothed after the noise (paper 002)
+    filter: float = 0.0  # share whose input is smoothed after the noise (DDPM microscopy)
     filter_sigma: tuple[float, ...] = (0.5, 3.0)  # px
 
 
@@ -79,21 +80,21 @@ class Degradation:
 class Slices:
     """Which rows `slices` and `ms-unet` hide, and what `slices` predicts."""
 
-    target: str = "residual"  # residual: around an interpolation; pixels: paper 003
+    target: str = "residual"  # residual: around an interpolation; pixels: MSDSR
     anchors: tuple[str, ...] = ("linear", "cubic")  # those interpolations, by chance
     factors: tuple[int, ...] = (2, 8)  # every so manieth row is observed, from .. to
     grids: float = 0.7  # share with evenly spaced rows, as at inference; others at random
 
 
 @dataclass(frozen=True)
-class Data:
+class CropOptions:
     """Crops of the training images and how they are varied."""
 
     crop: tuple[int, ...] = (64,)  # px; one of them for each micro-batch
     binning: tuple[int, ...] = (1,)  # image pixels averaged per side; one for each micro-batch
     channels: int = 1  # 1: every channel of an image is a plane of its own
     balance: float = 0.5  # a plane is chosen with probability ~ area ** balance
-    range: str = "whitened"  # or a fixed one of core.value_range, with neither gamma nor gain
+    range: str = "whitened"  # or a fixed one of intensity.value_range, with neither gamma nor gain
     gamma: tuple[float, ...] = (0.4, 0.65)  # exponent of intensity; 0.5 = square-root domain
     gain: tuple[float, ...] = (0.5, 1.1)  # factor on images in [-1, 1]
     offset: tuple[float, ...] = (-0.2, 0.2)
@@ -125,7 +126,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Select:
+class SelectOptions:
     """The classifier of `--select-hq`."""
 
     patch: int = 128  # px; patches are judged and kept whole, crops are cut inside
@@ -139,7 +140,7 @@ class Select:
 class Recipe:
     objective: str  # row of catalog.OBJECTIVES
     task: str  # what the weights are for: prior, calibrator, conditional
-    network: Network = field(default_factory=Network)
+    network: NetworkChoice = field(default_factory=NetworkChoice)
     parametrisation: str = "edm"  # edm, eps, x0, v
     sigma_data: float = 0.5
     time: str = "log-sigma"  # how the network is told the level
@@ -149,10 +150,10 @@ class Recipe:
     noise: Noise = field(default_factory=Noise)
     degradation: Degradation = field(default_factory=Degradation)
     slices: Slices = field(default_factory=Slices)
-    data: Data = field(default_factory=Data)
+    data: CropOptions = field(default_factory=CropOptions)
     optimiser: Optimiser = field(default_factory=Optimiser)
     validation: Validation = field(default_factory=Validation)
-    select: Select = field(default_factory=Select)
+    select: SelectOptions = field(default_factory=SelectOptions)
     checkpoint_minutes: float = 5.0
     seed: int = 0
     licence: str = "MIT"
@@ -192,9 +193,17 @@ def parse(raw: Mapping[str, Any], where: str) -> Recipe:
     return recipe
 
 
+SHARES = (
+    *("optimiser.final_lr", "noise.correlated", "noise.mixed", "noise.region", "noise.clip"),
+    *("degradation.poisson", "degradation.blur", "degradation.binning", "degradation.filter"),
+    "slices.grids",
+)
+
+
 def _check(recipe: Recipe, where: str) -> None:
     """Values that no run could mean."""
-    o, d, v, n, s = (recipe.optimiser, recipe.data, recipe.validation, recipe.noise, recipe.select)
+    o, d, v, s = recipe.optimiser, recipe.data, recipe.validation, recipe.select
+    noise, worse, rows = recipe.noise, recipe.degradation, recipe.slices
     rules = (
         (o.steps >= 1, "optimiser.steps", "at least 1"),
         (o.batch >= 1, "optimiser.batch", "at least 1"),
@@ -202,7 +211,6 @@ def _check(recipe: Recipe, where: str) -> None:
          f"a divisor of optimiser.batch, {o.batch}"),
         (o.lr > 0, "optimiser.lr", "above 0"),
         (o.warmup >= 0, "optimiser.warmup", "at least 0"),
-        (0 <= o.final_lr <= 1, "optimiser.final_lr", "between 0 and 1"),
         (0 <= o.ema < 1, "optimiser.ema", "in [0, 1)"),
         (o.precision in ("auto", "bf16", "fp32"), "optimiser.precision", "auto, bf16 or fp32"),
         (bool(d.crop) and min(d.crop) >= 16, "data.crop", "sizes of at least 16 px"),
@@ -210,13 +218,12 @@ def _check(recipe: Recipe, where: str) -> None:
         (d.channels >= 1, "data.channels", "at least 1"),
         (d.range in RANGES, "data.range", " or ".join(RANGES)),
         (d.cache_mb >= 1, "data.cache_mb", "at least 1"),
-        *((len(pair) == 2 and pair[0] <= pair[1], f"data.{name}", "a range: [low, high]")
-          for name, pair in (("gamma", d.gamma), ("gain", d.gain), ("offset", d.offset))),
-        (len(n.reach) == 2 and 0 < n.reach[0] <= n.reach[1], "noise.reach", "a range: [low, high]"),
-        (n.target in ("low-frequency", "std"), "noise.target", "low-frequency or std"),
-        *((0 <= share <= 1, f"noise.{name}", "between 0 and 1")
-          for name, share in (("correlated", n.correlated), ("mixed", n.mixed),
-                              ("region", n.region), ("clip", n.clip))),
+        (_rises(d.gamma), "data.gamma", "a range: [low, high]"),
+        (_rises(d.gain), "data.gain", "a range: [low, high]"),
+        (_rises(d.offset), "data.offset", "a range: [low, high]"),
+        (_rises(noise.reach, above=0), "noise.reach", "a range: [low, high]"),
+        (noise.target in ("low-frequency", "std"), "noise.target", "low-frequency or std"),
+        *((0 <= attrgetter(key)(recipe) <= 1, key, "between 0 and 1") for key in SHARES),
         (recipe.loss in ("l2", "l1", "huber"), "loss", "l2, l1 or huber"),
         (0 < recipe.levels.min <= recipe.levels.max, "levels.min", "above 0, up to levels.max"),
         (recipe.levels.max_step >= 0, "levels.max_step", "at least 0"),
@@ -224,9 +231,20 @@ def _check(recipe: Recipe, where: str) -> None:
          "a fraction in [0, 1), every >= 0 and crops >= 1"),
         (v.keep == "last" or (v.keep == "best" and v.every > 0 and v.fraction > 0),
          "validation.keep", "last, or best with validation.every and validation.fraction above 0"),
-        *_spoiling(recipe.degradation),
-        *_hiding(recipe.slices),
         (v.crop >= 16, "validation.crop", "at least 16 px"),
+        (not worse.level or _rises(worse.level, above=0), "degradation.level",
+         "a range above 0: [low, high]"),
+        (_rises(worse.blur_sigma, above=0), "degradation.blur_sigma",
+         "a range above 0: [low, high]"),
+        (_rises(worse.filter_sigma, above=0), "degradation.filter_sigma",
+         "a range above 0: [low, high]"),
+        (bool(worse.read) and min(worse.read) >= 0, "degradation.read", "photons, 0 or more"),
+        (bool(worse.factors) and min(worse.factors) >= 2, "degradation.factors",
+         "factors of at least 2"),
+        (rows.target in ("residual", "pixels"), "slices.target", "residual or pixels"),
+        (bool(rows.anchors) and set(rows.anchors) <= {"linear", "cubic"}, "slices.anchors",
+         "linear, cubic or both"),
+        (_rises(rows.factors, above=1), "slices.factors", "a range from 2: [low, high]"),
         (s.patch >= 32 and 0 <= s.threshold <= 1 and s.steps >= 1 and s.batch >= 2 and s.lr > 0,
          "select", "a patch from 32 px, a threshold in [0, 1], steps >= 1, batch >= 2, lr > 0"),
     )  # fmt: skip
@@ -235,40 +253,18 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UsageError(f"{where}: '{key}' must be {wanted}")
 
 
-def _spoiling(d: Degradation) -> tuple[tuple[bool, str, str], ...]:
-    """The rules of the section `degradation`."""
-    shares = (("poisson", d.poisson), ("blur", d.blur), ("binning", d.binning),
-              ("filter", d.filter))  # fmt: skip
-    ranges = (("level", d.level or (1.0, 1.0)), ("blur_sigma", d.blur_sigma),
-              ("filter_sigma", d.filter_sigma))  # fmt: skip
-    return (
-        *((0 <= share <= 1, f"degradation.{name}", "between 0 and 1") for name, share in shares),
-        *((len(pair) == 2 and 0 < pair[0] <= pair[1], f"degradation.{name}",
-           "a range above 0: [low, high]") for name, pair in ranges),
-        (bool(d.read) and min(d.read) >= 0, "degradation.read", "photons, 0 or more"),
-        (bool(d.factors) and min(d.factors) >= 2, "degradation.factors", "factors of at least 2"),
-    )  # fmt: skip
-
-
-def _hiding(s: Slices) -> tuple[tuple[bool, str, str], ...]:
-    """The rules of the section `slices`."""
-    return (
-        (s.target in ("residual", "pixels"), "slices.target", "residual or pixels"),
-        (bool(s.anchors) and set(s.anchors) <= {"linear", "cubic"}, "slices.anchors",
-         "linear, cubic or both"),
-        (len(s.factors) == 2 and 2 <= s.factors[0] <= s.factors[1], "slices.factors",
-         "a range from 2: [low, high]"),
-        (0 <= s.grids <= 1, "slices.grids", "between 0 and 1"),
-    )  # fmt: skip
+def _rises(span: tuple[float, ...], above: float = -math.inf) -> bool:
+    """Whether these are a low and a high end, both above a limit."""
+    return len(span) == 2 and above < span[0] <= span[1]
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain JSON and YAML values: what `parse` makes the same recipe of."""
-
-    def simple(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): simple(item) for key, item in value.items()}
-        return [simple(item) for item in value] if isinstance(value, tuple | list) else value
-
-    result: dict[str, Any] = simple(dataclasses.asdict(recipe))
+    result: dict[str, Any] = _plain(dataclasses.asdict(recipe))
     return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

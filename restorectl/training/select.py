@@ -1,13 +1,14 @@
 """`train --select-hq`: keep the patches that look like a folder of high-quality ones.
 
-A classifier that tells patches of chosen quality from random ones (paper 000, section 3.2).
-
-Random patches hold good ones too, so a patch as likely to be chosen as not, score 0.5, is good.
+A small network learns to tell patches of that folder from random ones of the training images (RSCD,
+section 3.2). Random patches hold good ones too, so a patch as likely to be chosen as not, score
+0.5, is good.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -17,31 +18,84 @@ from torch import Tensor, nn
 from restorectl.engine.nets.calibrator import Calibrator
 from restorectl.errors import NoInputError, UsageError
 from restorectl.training.augment import clean
-from restorectl.training.dataset import Crops, Part, Patches, Recent, Source, parts, scan
-from restorectl.training.loop import State, World, fit, generator
-from restorectl.training.recipe import Data, Optimiser, Recipe, Select
+from restorectl.training.dataset import (
+    CropBatch,
+    CropSampler,
+    ImageReader,
+    Region,
+    RegionReader,
+    scan,
+    split,
+)
+from restorectl.training.loop import Processes, TrainingState, generator, optimise
+from restorectl.training.recipe import CropOptions, Optimiser, Recipe, SelectOptions
 
-Scorer = Callable[[Crops], list[float]]  # patches -> a score in [0, 1] each
-CPU = torch.device("cpu")
-TURNED = Data(gamma=(0.5, 0.5), gain=(1.0, 1.0), offset=(0.0, 0.0), flips=True)
-AS_IS = Data(gamma=(0.5, 0.5), gain=(1.0, 1.0), offset=(0.0, 0.0), flips=False)
+AS_IS = CropOptions(gamma=(0.5, 0.5), gain=(1.0, 1.0), offset=(0.0, 0.0), flips=False)
+TURNED = replace(AS_IS, flips=True)
+TOGETHER = 16  # patches scored at once
 
 
-def scorer(
-    good: Callable[[int], Crops], every: Callable[[int], Crops], options: Select, seed: int
-) -> Scorer:
-    """Train on `good` against `every`, each a function of the step giving options.batch // 2
-    patches, and return the scoring function. On the CPU in float32."""
+def select(
+    positives: Path,
+    reader: RegionReader,
+    regions: Sequence[Sequence[Region]],
+    recipe: Recipe,
+    axes: str | None = None,
+) -> tuple[tuple[list[Region], list[Region]], int, int]:
+    """The patches that score at least `select.threshold`, of the training and validation regions;
+    how many these are, and of how many.
+
+    positives: the folder of high-quality patches. The classifier learns from the training regions
+    alone. Raises UsageError when patches do not fit, NoInputError when none is kept.
+    """
+    options, data = recipe.select, recipe.data
+    largest = max(data.crop) * max(data.binning)
+    if largest > options.patch:
+        raise UsageError(f"select.patch={options.patch}: is smaller than the crops, {largest} px")
+    chosen = scan(positives, data.channels, axes)
+    if chosen.warnings:
+        raise UsageError(f"--select-hq: {chosen.warnings[0]}: mend or remove it")
+    with closing(ImageReader(chosen.images, data.cache_mb << 20)) as good:
+        whole, _ = split(chosen.images, data.channels, 0, options.patch)
+        samplers = (
+            CropSampler(good, whole, data.balance),
+            CropSampler(reader, regions[0], data.balance),
+        )
+        for name, sampler in zip(("--select-hq", "--data"), samplers, strict=True):
+            if not sampler.fits(options.patch):
+                raise UsageError(
+                    f"{name}: no image is as large as a patch, {options.patch} px: lower"
+                    " select.patch"
+                )
+        classifier = _trained(samplers, options, recipe.seed)
+    scored = []
+    for each in regions:
+        patches = [patch for region in each for patch in _patches(region, options.patch)]
+        groups = _groups(patches)
+        scores = [score for group in groups for score in _scores(classifier, reader.read(group))]
+        scored.append(list(zip(patches, scores, strict=True)))
+    training, validation = (
+        [patch for patch, score in pairs if score >= options.threshold] for pairs in scored
+    )
+    total = sum(map(len, scored))
+    if not training:
+        best = max(score for _, score in scored[0])
+        raise NoInputError(
+            f"--select-hq: none of {total} patches scores {options.threshold} or more (best"
+            f" {best:.3f}): lower select.threshold"
+        )
+    return (training, validation), len(training) + len(validation), total
+
+
+def _trained(
+    samplers: tuple[CropSampler, CropSampler], options: SelectOptions, seed: int
+) -> nn.Module:
+    """A network that tells patches of the first sampler, logit above 0, from those of the second;
+    half a batch of each. On the CPU in float32."""
     half = options.batch // 2
-    labels = (torch.arange(2 * half) < half).float()
     torch.manual_seed(seed)
-    channels = good(1).pixels.shape[1]
+    channels = len(samplers[0].regions[0].channels)
     net = Calibrator(channels, channels=(24, 48, 64), hidden=32, output="step", steps=1)
-
-    def loss(model: nn.Module, step: int, index: int, drawn: torch.Generator) -> Tensor:
-        x = torch.cat([clean(load(step), TURNED, drawn) for load in (good, every)])
-        return F.binary_cross_entropy_with_logits(model(x), labels, reduction="none")
-
     work = Optimiser(
         steps=options.steps,
         batch=2 * half,
@@ -50,102 +104,33 @@ def scorer(
         warmup=min(20, options.steps // 2),
         ema=0.98,
     )
-    state = State(net, work)
-    for _ in fit(state, loss, work, seed, torch.float32, World()):
+    labels = (torch.arange(2 * half) < half).float()
+
+    def loss(model: nn.Module, step: int, index: int, drawn: torch.Generator) -> Tensor:
+        batches = (
+            sampler.batch(seed + stream, step, 0, half, options.patch)
+            for stream, sampler in enumerate(samplers)
+        )
+        x = torch.cat([clean(batch, TURNED, drawn) for batch in batches])
+        return F.binary_cross_entropy_with_logits(model(x), labels, reduction="none")
+
+    state = TrainingState(net, work)
+    for _ in optimise(state, loss, work, seed, torch.float32, Processes()):
         pass
-
-    def scores(patches: Crops) -> list[float]:
-        with torch.inference_mode():
-            logits: Tensor = state.average(clean(patches, AS_IS, generator(CPU, "unused")))
-            return [float(score) for score in logits.sigmoid()]
-
-    return scores
+    return state.average
 
 
-TOGETHER = 16  # patches scored at once
+@torch.inference_mode()
+def _scores(classifier: nn.Module, patches: CropBatch) -> list[float]:
+    """From 0 to 1 for each patch."""
+    logits: Tensor = classifier(clean(patches, AS_IS, generator(torch.device("cpu"), "unused")))
+    return [float(score) for score in logits.sigmoid()]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The patches that are left of each list of regions; counts: how many in all, of how many."""
-
-    kept: tuple[tuple[Part, ...], ...]
-    counts: tuple[int, int]
-
-
-def select(
-    positives: Path,
-    sources: Sequence[Source],
-    regions: Sequence[Sequence[Part]],
-    recipe: Recipe,
-    recent: Recent,
-    axes: str | None = None,
-) -> Selection:
-    """The patches that score at least `select.threshold`, of each list of regions.
-
-    The classifier learns from the first list alone. Raises UsageError when patches do not fit,
-    NoInputError when none is kept.
-    """
-    options = recipe.select
-    good, every = _loads(positives, sources, regions[0], recipe, recent, axes)
-    score = scorer(good, every, options, recipe.seed)
-    scored = []
-    for each in regions:
-        cells = [cell for region in each for cell in _cells(region, options.patch)]
-        groups = list(_groups(cells))
-        values = [value for group in groups for value in score(recent.regions(sources, group))]
-        scored.append(list(zip(cells, values, strict=True)))
-    kept = tuple(
-        tuple(cell for cell, value in pairs if value >= options.threshold) for pairs in scored
-    )
-    total = sum(map(len, scored))
-    if not kept[0]:
-        best = max(value for _, value in scored[0])
-        raise NoInputError(
-            f"--select-hq: none of {total} patches scores {options.threshold} or more (best"
-            f" {best:.3f}): lower select.threshold"
-        )
-    return Selection(kept, (sum(map(len, kept)), total))
-
-
-def _loads(
-    positives: Path,
-    sources: Sequence[Source],
-    regions: Sequence[Part],
-    recipe: Recipe,
-    recent: Recent,
-    axes: str | None,
-) -> list[Callable[[int], Crops]]:
-    """Step -> half a batch, of the positives and of all images."""
-    options, data = recipe.select, recipe.data
-    largest = max(data.crop) * max(data.binning)
-    if largest > options.patch:
-        raise UsageError(f"select.patch={options.patch}: is smaller than the crops, {largest} px")
-    chosen = scan(positives, data.channels, axes)
-    if chosen.warnings:
-        raise UsageError(f"--select-hq: {chosen.warnings[0]}: mend or remove it")
-    whole = parts(chosen.sources, data.channels, 0, options.patch, validation=False)
-    loads: list[Callable[[int], Crops]] = []
-    for stream, (name, patches) in enumerate(
-        (
-            ("--select-hq", Patches(chosen.sources, whole, data.balance, recent)),
-            ("--data", Patches(sources, regions, data.balance, recent)),
-        )
-    ):
-        if not patches.fits(options.patch):
-            raise UsageError(
-                f"{name}: no image is as large as a patch, {options.patch} px: lower select.patch"
-            )
-        half = options.batch // 2
-        seed = recipe.seed + stream
-        loads.append(partial(patches.batch, seed, start=0, count=half, side=options.patch))
-    return loads
-
-
-def _cells(region: Part, patch: int) -> Iterator[Part]:
+def _patches(region: Region, side: int) -> Iterator[Region]:
     """A region cut into patches; the last ones end with it. Smaller regions stay whole."""
-    for first, last in _spans(region.first, region.last, patch):
-        for left, right in _spans(region.left, region.right, patch):
+    for first, last in _spans(region.first, region.last, side):
+        for left, right in _spans(region.left, region.right, side):
             yield replace(region, first=first, last=last, left=left, right=right)
 
 
@@ -156,13 +141,9 @@ def _spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
     return [(edge, edge + length) for edge in edges]
 
 
-def _groups(cells: Sequence[Part]) -> Iterator[list[Part]]:
-    """Neighbouring cells of equal size, a few at a time."""
-    group: list[Part] = []
-    for cell in cells:
-        if group and (len(group) == TOGETHER or group[0].size != cell.size):
-            yield group
-            group = []
-        group.append(cell)
-    if group:
-        yield group
+def _groups(patches: Sequence[Region]) -> Iterator[list[Region]]:
+    """Neighbouring patches of equal size, a few at a time."""
+    for _, equal in groupby(patches, lambda patch: patch.size):
+        group = list(equal)
+        for start in range(0, len(group), TOGETHER):
+            yield group[start : start + TOGETHER]

@@ -1,237 +1,130 @@
-"""`train`: recipe + images -> a weights file, resumable and on several processes.
+"""`train`: a recipe and images -> a weights file, resumable and on several processes.
 
-What a training run reads: crops of images or of pairs, for training and for validation.
+`run` shows the way: recipe, scanned images, crops, model, training loop, checkpoint.
 """
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from restorectl.engine import slices
 from restorectl.engine.card import Card
-from restorectl.engine.denoiser import Denoiser
+from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError, WeightsError
-from restorectl.jobs import WeightsOptions
-from restorectl.training import checkpoint, loop
+from restorectl.jobs import TrainJob
+from restorectl.training import augment, checkpoint
 from restorectl.training import recipe as recipes
-from restorectl.training.dataset import Crops, Patches, Reader, Recent, Source, parts, random, scan
-from restorectl.training.loop import Load, Step, World, fit, mean_loss
-from restorectl.training.pairs import KINDS, PairReader, scan_pairs
+from restorectl.training.dataset import (
+    CropBatch,
+    CropSampler,
+    ImageReader,
+    RegionReader,
+    fingerprint,
+    random,
+    scan,
+    split,
+)
+from restorectl.training.loop import (
+    Processes,
+    StepResult,
+    TrainingState,
+    joined,
+    mean_loss,
+    optimise,
+)
+from restorectl.training.objectives import VALIDATION_ERRORS, Draw, Objective, objective
+from restorectl.training.pairs import ALIGNMENTS, PairReader, scan_pairs
 from restorectl.training.recipe import Recipe
 from restorectl.training.select import select
 from restorectl.weights import file as weights_io
 
 
-@dataclass(frozen=True)
-class Material:
-    """What is trained on, what is kept for validation, and what to record of it."""
-
-    train: Patches
-    kept: Patches
-    data: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Found:
-    """Scanned images, what reads them, what to tell of the scan, and what the card records."""
-
-    sources: Sequence[Source]
-    reader: Reader
-    warnings: Sequence[str]
-    data: Mapping[str, Any]  # `fingerprint` among it
-
-
-def find(
-    data: str, partner: str | None, align: str | None, recipe: Recipe, axes: str | None
-) -> Found:
-    """The images below `data`; of pairs, `partner` holds the worse ones.
-
-    align: how the clean images are aligned with their partners, a row of pairs.KINDS.
-    """
-    channels, room = recipe.data.channels, recipe.data.cache_mb << 20
-    if partner is None:
-        folder = scan(Path(data), channels, axes)
-        facts = {"images": len(folder.sources), "fingerprint": folder.fingerprint()}
-        return Found(folder.sources, Recent(room), folder.warnings, facts)
-    found = scan_pairs(Path(data), Path(partner), channels, axes, align)
-    record = {"pairs": len(found.pairs), "fingerprint": found.fingerprint()}
-    if align is not None:
-        record["register"] = align
-    sources = [pair.source() for pair in found.pairs]
-    return Found(sources, PairReader(found.pairs, room), found.warnings, record)
-
-
-def gather(
-    found: Found,
-    recipe: Recipe,
-    select_hq: str | None,
-    axes: str | None,
-    note: Callable[[str], None],
-) -> Material:
-    """The crops of the scanned images; with --select-hq, of their best patches only."""
-    d, v, sources, reader = recipe.data, recipe.validation, found.sources, found.reader
-    regions = [parts(sources, d.channels, v.fraction, v.crop, kept) for kept in (False, True)]
-    data = dict(found.data)
-    if select_hq is not None:
-        assert isinstance(reader, Recent)
-        chosen = select(Path(select_hq), sources, regions, recipe, reader, axes)
-        regions, counts = [list(part) for part in chosen.kept], chosen.counts
-        data |= {"patches_kept": counts[0], "patches": counts[1]}
-        note(f"--select-hq: kept {counts[0]} of {counts[1]} patches")
-        text = data["fingerprint"] + repr(regions)
-        data["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
-    train, kept = (Patches(sources, part, d.balance, reader) for part in regions)
-    if v.fraction and v.every and not kept.fits(v.crop):
-        raise UsageError(
-            f"no image is large enough to keep rows for validation crops of {v.crop} px:"
-            " use smaller ones, or -s validation.every=0"
-        )
-    return Material(train, kept, data)
-
-
-def loader(recipe: Recipe, material: Material, world: World, reader: ThreadPoolExecutor) -> Load:
-    """Crops on demand; step 0 is validation; the next micro-batch of this process is read ahead."""
-    o, d, v = recipe.optimiser, recipe.data, recipe.validation
-    count = o.batch // o.micro_batch
-    if count % world.size:
-        raise UsageError(
-            f"optimiser.batch / optimiser.micro_batch = {o.batch} / {o.micro_batch} must be a"
-            f" multiple of {world.size} processes"
-        )
-    waiting: dict[tuple[int, int], Future[Crops]] = {}
-
-    def read(step: int, index: int) -> Crops:
-        if step == 0:
-            size = min(o.micro_batch, v.crops)
-            return material.kept.batch(recipe.seed, 0, index * size, size, v.crop)
-        at = np.array([index], np.uint64)
-        crop, binning = (
-            choices[int(random(recipe.seed, step, at, stream)[0] * len(choices))]
-            for stream, choices in ((3, d.crop), (4, d.binning))
-        )
-        first = index * o.micro_batch
-        return material.train.batch(recipe.seed, step, first, o.micro_batch, crop, binning)
-
-    def load(step: int, index: int) -> Crops:
-        ready = waiting.pop((step, index), None) or reader.submit(read, step, index)
-        following = (step, index + world.size)
-        if following[1] >= count:
-            following = (step + 1, world.rank)
-        if step > 0 and following[0] <= o.steps:
-            waiting[following] = reader.submit(read, *following)
-        return ready.result()
-
-    return load
-
-
-# Images that the network of an objective takes for each channel, where it is not one.
-CONDITIONS = {"conditional": 2, "conditional-baseline": 2}
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    recipe: str  # bundled name or path
-    data: str
-    output: str
-    overrides: tuple[str, ...] = ()  # key=value
-    resume: bool = False
-    init: str | None = None  # weights to start from; None = as the recipe says
-    device: str = "auto"
-    axes: str | None = None
-    select_hq: str | None = None  # folder of patches of the quality that is wanted
-    partner: str | None = None  # folder of the worse images of pairs; data holds the clean ones
-    register: str | None = None  # align the clean images with them: rigid or affine
-    weights_from: WeightsOptions = field(default_factory=WeightsOptions)
-
-
-class Report(Protocol):
+class TrainingReport(Protocol):
     """Where progress goes; the command line implements it."""
 
     def begin(self, steps: int, done: int, batch: int) -> None: ...
     def note(self, text: str) -> None: ...
-    def step(self, step: Step) -> None: ...
+    def step(self, step: StepResult) -> None: ...
     def validated(self, number: int, loss: float, error: float | None) -> None: ...
     def saved(self, path: Path, number: int) -> None: ...
 
 
-def run(job: TrainJob, report: Report) -> Path:
+def run(job: TrainJob, report: TrainingReport) -> Path:
     """Train, and return the weights file. Checkpoints come at intervals and at the end."""
     recipe = recipes.load(job.recipe, job.overrides)
     output, device = _output(job), pick_device(job.device)
-    loop.objective(recipe.objective)  # an unknown one is refused before any work
+    objective(recipe.objective)  # an unknown one is refused before any work
     _check_options(job, recipe)
-    found = find(job.data, job.partner, job.register, recipe, job.axes)
-    for warning in found.warnings:
+    images = scan_images(job, recipe)
+    for warning in images.warnings:
         report.note(f"warning: {warning}")
-    model, initial = _model(job, recipe, output.stem)
-    _check(recipe, model)
+    model, initial = make_model(job, recipe, output.stem)
+    _check_model(recipe, model)
     with (
-        loop.processes(device) as (world, device),
-        closing(found.reader),
-        ThreadPoolExecutor(1) as reader,
+        joined(device) as (processes, device),
+        closing(images.reader),
+        ThreadPoolExecutor(1) as thread,
     ):
-        material = gather(found, recipe, job.select_hq, job.axes, report.note)
-        state = loop.state(model, recipe, device)
+        crops = cut_crops(images, job, recipe, report)
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        state = TrainingState(model, recipe.optimiser)
+        if recipe.optimiser.compile:
+            model.net.compile()
         if job.resume:
-            checkpoint.restore(state, checkpoint.resume_path(output), recipe, material.data)
-        load = loader(recipe, material, world, reader)
-        loss, measure = loop.loss_of(recipe, load), loop.measure_of(recipe, load)
+            checkpoint.restore(state, checkpoint.resume_path(output), recipe, crops.record)
+        batches = MicroBatches(crops, recipe, processes, thread)
         report.begin(recipe.optimiser.steps, state.step, recipe.optimiser.batch)
         if state.step >= recipe.optimiser.steps:
             report.note(f"nothing to do: {state.step} steps are done, more with optimiser.steps")
-
-        def save() -> None:
-            checkpoint.write(output, recipe, state, material.data, initial)
-            report.saved(output, state.step)
-
-        dtype = pick_precision(recipe.optimiser.precision, device)
-        steps = fit(state, loss, recipe.optimiser, recipe.seed, dtype, world)
-
-        def validate() -> tuple[float, float | None]:
-            o, v = recipe.optimiser, recipe.validation
-            size = min(o.micro_batch, v.crops)
-            rest = (v.crops // size, size, recipe.seed, dtype, world)
-            value = mean_loss(state, loss, *rest)
-            error = None if measure is None else mean_loss(state, measure, *rest)
-            if v.keep == "best":
-                state.judge(value if error is None else error)
-            return value, error
-
-        _follow(steps, recipe, report, validate, save if world.rank == 0 else None)
+        saved = time.monotonic()
+        for step in _validated_steps(state, recipe, batches, processes, report):
+            due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
+            if processes.rank == 0 and (due or step == recipe.optimiser.steps):
+                checkpoint.write(output, recipe, state, crops.record, initial)
+                report.saved(output, step)
+                saved = time.monotonic()
     return output
 
 
-def _follow(
-    steps: Iterator[Step],
+def _validated_steps(
+    state: TrainingState,
     recipe: Recipe,
-    report: Report,
-    validate: Callable[[], tuple[float, float | None]],
-    save: Callable[[], None] | None,
-) -> None:
-    """Go through the steps; report, validate and save when it is time to."""
+    batches: "MicroBatches",
+    processes: Processes,
+    report: TrainingReport,
+) -> Iterator[int]:
+    """Take the steps that are left, and yield each one's number when it is done and validated."""
     o, v = recipe.optimiser, recipe.validation
-    saved = time.monotonic()
-    for step in steps:
-        last = step.number == o.steps
+    dtype = pick_precision(o.precision, next(state.model.parameters()).device)
+    loss = CropLoss(objective(recipe.objective), recipe, batches)
+    measure = VALIDATION_ERRORS.get(recipe.objective)
+    size = min(o.micro_batch, v.crops)
+    fixed = (v.crops // size, size, recipe.seed, dtype, processes)
+    for step in optimise(state, loss, o, recipe.seed, dtype, processes):
         report.step(step)
-        if v.every and v.fraction and (last or step.number % v.every == 0):
-            report.validated(step.number, *validate())
-        due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
-        if save is not None and (due or last):
-            save()
-            saved = time.monotonic()
+        if v.every and v.fraction and (step.number == o.steps or step.number % v.every == 0):
+            value, error = mean_loss(state, loss, *fixed), None
+            if measure is not None:
+                error = mean_loss(state, CropLoss(measure, recipe, batches), *fixed)
+            if v.keep == "best":
+                state.judge(value if error is None else error)
+            report.validated(step.number, value, error)
+        yield step.number
 
 
+# ---- options -------------------------------------------------------------------------------------
 def _output(job: TrainJob) -> Path:
+    """The weights file to write, where there is none yet unless the run is resumed."""
     path = Path(job.output)
     if path.suffix != ".safetensors":
         raise UsageError(f"-o {path}: must end in .safetensors")
@@ -249,114 +142,213 @@ def _output(job: TrainJob) -> Path:
 
 def _check_options(job: TrainJob, recipe: Recipe) -> None:
     """What pairs and simulated degradations ask for. Raises UsageError."""
-    pairs, objective, d = job.partner is not None, recipe.objective, recipe.data
+    pairs, conditional, d = job.partner is not None, recipe.objective == "conditional", recipe.data
     rules = (
-        (not pairs or objective == "conditional",
-         f"--input: only objective 'conditional' trains on pairs, this recipe has '{objective}'"),
-        (pairs or objective != "conditional" or bool(recipe.degradation.level),
+        (not pairs or conditional, "--input: only objective 'conditional' trains on pairs, this"
+         f" recipe has '{recipe.objective}'"),
+        (pairs or not conditional or bool(recipe.degradation.level),
          "this recipe trains on pairs: name the folder of the noisy images, --input DIR"),
         (not pairs or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
          f"--input {job.partner}: is the folder of --data; name that of the noisy images"),
         (job.register is None or pairs, "--register: needs the noisy images of pairs, --input DIR"),
-        (job.register in (None, *KINDS), f"--register {job.register}: use {' or '.join(KINDS)}"),
+        (job.register in (None, *ALIGNMENTS),
+         f"--register {job.register}: use {' or '.join(ALIGNMENTS)}"),
         (not pairs or job.select_hq is None, "--select-hq: choose patches or pairs (--input)"),
         (not pairs or d.range == "whitened", "data.range: pairs are trained on whitened"),
         (not pairs or d.binning == (1,), "data.binning: pairs are not binned, use 1"),
     )  # fmt: skip
+    _refuse(rules)
+
+
+def _refuse(rules: Sequence[tuple[bool, str]]) -> None:
+    """Raises UsageError with the message of the first rule that does not hold."""
     for good, message in rules:
         if not good:
             raise UsageError(message)
 
 
-def _model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser of the recipe or of the initial weights, and what is known of the latter."""
-    common = _common(recipe, name)
-    initial = job.init or recipe.init
-    if initial:
-        weights = weights_io.load(initial, job.weights_from)
-        card, tensors = weights.card, dict(weights.tensors)
-        inputs = _inputs(recipe)
-        fewer = int(card.config.get("c_in", 1)) < inputs
-        if fewer and card.network != "calibrator" and card.channels == recipe.data.channels:
-            tensors = loop.widened(card, tensors, inputs)
-            card = replace(card, config={**card.config, "c_in": inputs})
-        config = recipes.plain(recipe)["network"]["config"]
-        if recipe.network.name and (recipe.network.name, config) != (
-            card.network,
-            dict(card.config),
-        ):
-            raise WeightsError(
-                f"weights '{initial}': network {card.network} {dict(card.config)} is not the"
-                f" recipe's, {recipe.network.name} {config}"
+# ---- images and crops ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ScannedImages:
+    """What cuts regions out of the images or pairs, one line for each that was left out, and what
+    the card records of them, their fingerprint among it."""
+
+    reader: RegionReader
+    warnings: Sequence[str]
+    record: Mapping[str, Any]
+
+
+def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
+    """The images of --data; with --input, the pairs of these and the worse ones there."""
+    channels, room = recipe.data.channels, recipe.data.cache_mb << 20
+    if job.partner is None:
+        folder = scan(Path(job.data), channels, job.axes)
+        record = {"images": len(folder.images), "fingerprint": folder.fingerprint()}
+        return ScannedImages(ImageReader(folder.images, room), folder.warnings, record)
+    found = scan_pairs(Path(job.data), Path(job.partner), channels, job.axes, job.register)
+    facts = {"pairs": len(found.pairs), "fingerprint": found.fingerprint()}
+    if job.register is not None:
+        facts["register"] = job.register
+    return ScannedImages(PairReader(found.pairs, room), found.warnings, facts)
+
+
+@dataclass(frozen=True)
+class CropSources:
+    """Where crops for training and for validation come from, and what the card records of it."""
+
+    training: CropSampler
+    validation: CropSampler
+    record: Mapping[str, Any]
+
+
+def cut_crops(
+    images: ScannedImages, job: TrainJob, recipe: Recipe, report: TrainingReport
+) -> CropSources:
+    """Crops of the scanned images; with --select-hq, of their best patches only."""
+    d, v, reader, record = recipe.data, recipe.validation, images.reader, dict(images.record)
+    regions = split(reader.images, d.channels, v.fraction, v.crop)
+    if job.select_hq is not None:
+        regions, kept, total = select(Path(job.select_hq), reader, regions, recipe, job.axes)
+        report.note(f"--select-hq: kept {kept} of {total} patches")
+        record |= {"patches_kept": kept, "patches": total}
+        record["fingerprint"] = fingerprint(record["fingerprint"] + repr(list(regions)))
+    training, validation = (CropSampler(reader, part, d.balance) for part in regions)
+    if v.fraction and v.every and not validation.fits(v.crop):
+        raise UsageError(
+            f"no image is large enough to keep rows for validation crops of {v.crop} px:"
+            " use smaller ones, or -s validation.every=0"
+        )
+    return CropSources(training, validation, record)
+
+
+class MicroBatches:
+    """The crops of each micro-batch, step 0 being validation; this process's next one is read
+    ahead in `thread`."""
+
+    def __init__(
+        self, crops: CropSources, recipe: Recipe, processes: Processes, thread: ThreadPoolExecutor
+    ) -> None:
+        o = recipe.optimiser
+        self.crops, self.recipe, self.processes, self.thread = crops, recipe, processes, thread
+        self.count = o.batch // o.micro_batch  # in a step
+        self.waiting: dict[tuple[int, int], Future[CropBatch]] = {}
+        if self.count % processes.size:
+            raise UsageError(
+                f"optimiser.batch / optimiser.micro_batch = {o.batch} / {o.micro_batch} must be a"
+                f" multiple of {processes.size} processes"
             )
-        origin = {
-            "name": weights.card.name,
-            "sha256": weights.sha256,
-            "training": dict(card.training),
-        }
-        card = replace(card, **common)
-        return loop.denoiser(card, tensors, recipe.seed), origin
-    if not recipe.network.name:
-        raise UsageError("this recipe names no network: give the weights to start from, --init")
-    card = Card(
-        network=recipe.network.name,
-        config=recipe.network.config,
-        parametrisation=recipe.parametrisation,
-        sigma_data=recipe.sigma_data,
-        time=recipe.time,
-        **common,
-    )
-    try:
-        return loop.denoiser(card, None, recipe.seed), {}
-    except WeightsError as error:
-        raise UsageError(f"recipe '{job.recipe}': {error}") from error
+
+    def get(self, step: int, index: int) -> CropBatch:
+        """Micro-batch `index` of a step."""
+        ready = self.waiting.pop((step, index), None)
+        ready = ready or self.thread.submit(self._read, step, index)
+        following = (step, index + self.processes.size)
+        if following[1] >= self.count:
+            following = (step + 1, self.processes.rank)
+        if step > 0 and following[0] <= self.recipe.optimiser.steps:
+            self.waiting[following] = self.thread.submit(self._read, *following)
+        return ready.result()
+
+    def _read(self, step: int, index: int) -> CropBatch:
+        seed, d, v = self.recipe.seed, self.recipe.data, self.recipe.validation
+        size = self.recipe.optimiser.micro_batch
+        if step == 0:
+            size = min(size, v.crops)
+            return self.crops.validation.batch(seed, 0, index * size, size, v.crop)
+        at = np.array([index], np.uint64)
+        side, binning = (
+            choices[int(random(seed, step, at, stream)[0] * len(choices))]
+            for stream, choices in ((3, d.crop), (4, d.binning))
+        )
+        return self.crops.training.batch(seed, step, index * size, size, side, binning)
 
 
-def _check(recipe: Recipe, model: Denoiser) -> None:
-    """Objective, network and crops must belong together. Raises UsageError."""
-    card, stride = model.card, model.stride
-    measures = recipe.objective == "calibrator"
-    inputs = _inputs(recipe)
-    output = "step" if recipe.levels.schedule else "log-sigma"
-    odd = [n for n in (*recipe.data.crop, recipe.validation.crop) if n % stride]
-    rules = (
-        (
-            measures == (card.network == "calibrator"),
-            f"objective '{recipe.objective}' cannot train network '{card.network}'",
-        ),
-        (
-            card.config.get("c_in", 1) == inputs,
-            f"network.config.c_in: this objective with data.channels={recipe.data.channels} needs"
-            f" {inputs}",
-        ),
-        (
-            not measures or card.config.get("output", "log-sigma") == output,
-            f"network.config.output: with levels.schedule='{recipe.levels.schedule}' a calibrator"
-            f" tells {output}",
-        ),
-        (not odd, f"crops of {odd} px: this network takes multiples of {stride}"),
-    )
-    for good, message in rules:
-        if not good:
-            raise UsageError(message)
+@dataclass(frozen=True)
+class CropLoss:
+    """An objective on varied crops: what the loop minimises, or validation measures."""
+
+    objective: Objective
+    recipe: Recipe
+    batches: MicroBatches
+
+    def __call__(
+        self, model: nn.Module, step: int, index: int, generator: torch.Generator
+    ) -> Tensor:
+        """The loss of each sample (B,) of a micro-batch."""
+        assert isinstance(model, Denoiser)
+        crops, options, partner = self.batches.get(step, index), self.recipe.data, None
+        if crops.partner is None:
+            x0 = augment.clean(crops, options, generator)
+        else:
+            x0, partner = augment.paired(crops, options, generator)
+        return self.objective(model, x0, Draw(generator, self.recipe, partner))
 
 
-def _inputs(recipe: Recipe) -> int:
-    """How many image channels the network takes."""
-    if recipe.objective == "slices":
-        return slices.inputs(recipe.data.channels, _residual(recipe))
-    if recipe.objective == "e2e-unet":
-        return recipe.data.channels - 1  # of three planes the middle one is made
-    return recipe.data.channels * CONDITIONS.get(recipe.objective, 1)
+# ---- model ---------------------------------------------------------------------------------------
+def make_model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser of the recipe or of the initial weights, and what is known of the latter.
+
+    Weights for fewer input images are widened, see `widened`. Raises UsageError or WeightsError
+    where recipe and weights do not go together.
+    """
+    chosen, initial, entries = recipe.network, job.init or recipe.init, _card_entries(recipe, name)
+    torch.manual_seed(recipe.seed)  # fixes the weights where none are given
+    if not initial:
+        if not chosen.name:
+            raise UsageError("this recipe names no network: give the weights to start from, --init")
+        card = Card(
+            network=chosen.name,
+            config=chosen.config,
+            parametrisation=recipe.parametrisation,
+            sigma_data=recipe.sigma_data,
+            time=recipe.time,
+            **entries,
+        )
+        try:
+            return build(card), {}
+        except WeightsError as error:
+            raise UsageError(f"recipe '{job.recipe}': {error}") from error
+    weights = weights_io.load(initial, job.weights_from)
+    card, tensors, inputs = weights.card, dict(weights.tensors), _inputs(recipe)
+    fewer = int(card.config.get("c_in", 1)) < inputs
+    if fewer and card.network != "calibrator" and card.channels == recipe.data.channels:
+        tensors = widened(card, tensors, inputs)
+        card = replace(card, config={**card.config, "c_in": inputs})
+    config = recipes.plain(recipe)["network"]["config"]
+    if chosen.name and (chosen.name, config) != (card.network, dict(card.config)):
+        raise WeightsError(
+            f"weights '{initial}': network {card.network} {dict(card.config)} is not the"
+            f" recipe's, {chosen.name} {config}"
+        )
+    known = {"name": card.name, "sha256": weights.sha256, "training": dict(card.training)}
+    return build(replace(card, **entries), tensors), known
 
 
-def _residual(recipe: Recipe) -> bool:
-    return recipe.objective == "slices" and recipe.slices.target == "residual"
+def widened(card: Card, tensors: dict[str, Tensor], inputs: int) -> dict[str, Tensor]:
+    """Tensors of a network with more input channels, from one with fewer.
+
+    The columns of the further channels are zero: the network computes what it did before, and
+    learns to use them. Convolutions with normalised filters keep their norm with zero columns.
+    card: that of `tensors`. inputs: the wider network's c_in. Every network takes its image
+    channels first, with constant ones behind.
+    """
+    before = int(card.config.get("c_in", 1))
+    with torch.device("meta"):
+        wider = build(replace(card, config={**card.config, "c_in": inputs})).net.state_dict()
+    found = dict(tensors)
+    for name, value in tensors.items():
+        more = wider[name].shape[1] - value.shape[1] if value.ndim > 1 else 0
+        if more:
+            images = more // (inputs - before) * before  # columns of the image channels
+            zeros = value.new_zeros(value.shape[0], more, *value.shape[2:])
+            found[name] = torch.cat([value[:, :images], zeros, value[:, images:]], 1)
+    return found
 
 
-def _common(recipe: Recipe, name: str) -> dict[str, Any]:
+def _card_entries(recipe: Recipe, name: str) -> dict[str, Any]:
     """Entries of the card that come from the recipe, whatever the network."""
     highest = recipe.levels.max
+    residual = recipe.objective == "slices" and recipe.slices.target == "residual"
     if recipe.levels.schedule:
         table = schedule(recipe.levels.schedule)
         last = float(table.sigma(recipe.levels.max_step or table.steps))
@@ -370,6 +362,37 @@ def _common(recipe: Recipe, name: str) -> dict[str, Any]:
         "value_range": recipe.data.range,
         "sigma_max": highest,
         "fusion": recipe.objective == "conditional" and recipe.degradation.fusion,
-        "anchors": ",".join(recipe.slices.anchors) if _residual(recipe) else "",
+        "anchors": ",".join(recipe.slices.anchors) if residual else "",
         "licence": recipe.licence,
     }
+
+
+def _inputs(recipe: Recipe) -> int:
+    """How many image channels the network takes."""
+    n = recipe.data.channels
+    others = {
+        "conditional": 2 * n,
+        "conditional-baseline": 2 * n,
+        "slices": slices.inputs(n, recipe.slices.target == "residual"),
+        "e2e-unet": n - 1,  # of three planes the middle one is made
+    }
+    return others.get(recipe.objective, n)
+
+
+def _check_model(recipe: Recipe, model: Denoiser) -> None:
+    """Objective, network and crops must belong together. Raises UsageError."""
+    card, stride, inputs = model.card, model.stride, _inputs(recipe)
+    calibrates = recipe.objective == "calibrator"
+    output = "step" if recipe.levels.schedule else "log-sigma"
+    odd = [n for n in (*recipe.data.crop, recipe.validation.crop) if n % stride]
+    rules = (
+        (calibrates == (card.network == "calibrator"),
+         f"objective '{recipe.objective}' cannot train network '{card.network}'"),
+        (card.config.get("c_in", 1) == inputs, "network.config.c_in: this objective with"
+         f" data.channels={recipe.data.channels} needs {inputs}"),
+        (not calibrates or card.config.get("output", "log-sigma") == output,
+         f"network.config.output: with levels.schedule='{recipe.levels.schedule}' a calibrator"
+         f" tells {output}"),
+        (not odd, f"crops of {odd} px: this network takes multiples of {stride}"),
+    )  # fmt: skip
+    _refuse(rules)

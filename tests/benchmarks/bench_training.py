@@ -3,18 +3,14 @@
     python tests/benchmarks/bench_training.py [finetune] [prior] [calibrator]
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_training.py finetune -s optimiser.micro_batch=16
 
-Times the real training step (crops from images in memory, augmentation, objective, backward,
+Times the steps of real runs (crops from images in memory, augmentation, objective, backward,
 optimiser, averaging). The peak is measured right before, since other work on the machine slows
 both; it is that of forward convolutions, which backward ones do not quite reach.
 """
 
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -23,14 +19,28 @@ from bench_speed import convolution_peak
 from common import table
 from torch.utils.flop_counter import FlopCounterMode
 
-from restorectl.engine.runner import pick_device, pick_precision
-from restorectl.training import loop, train
-from restorectl.training import recipe as recipes
-from restorectl.training.dataset import Recent, scan
-from restorectl.training.loop import World, fit, generator, precision
-from restorectl.training.recipe import Recipe
+from restorectl.jobs import TrainJob
+from restorectl.training.train import run
 
 STEPS = 4  # timed; one more warms up
+CROPS = 64  # a step
+SETTINGS = (f"optimiser.batch={CROPS}", "validation.every=0")
+CALIBRATOR = ("data.crop=128", "data.binning=1")  # one size of crops for every step
+
+
+class Seconds:
+    """A TrainingReport that keeps the time of each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def step(self, step) -> None:
+        self.steps.append(step.seconds)
+
+    def begin(self, steps, done, batch) -> None: ...
+    def note(self, text) -> None: ...
+    def validated(self, number, loss, error) -> None: ...
+    def saved(self, path, number) -> None: ...
 
 
 def images(folder: Path) -> None:
@@ -40,29 +50,15 @@ def images(folder: Path) -> None:
         tifffile.imwrite(folder / f"{i}.tif", field)
 
 
-def measure(recipe: Recipe, job: train.TrainJob) -> dict[str, Any]:
-    """Crops per second (best step of a few) and GFLOP a crop."""
-    device = pick_device(job.device)
-    dtype = pick_precision(recipe.optimiser.precision, device)
-    folder = scan(Path(job.data), recipe.data.channels)
-    with closing(Recent(1 << 30)) as recent, ThreadPoolExecutor(1) as reader:
-        material = train._material(job, recipe, folder, recent, None)
-        model, _ = train._model(job, recipe, "bench")
-        state = loop.state(model, recipe, device)
-        load = train._loader(recipe, material, World(), reader)
-        loss = loop.loss_of(recipe, load)
-        with FlopCounterMode(display=False) as counter:
-            with precision(device, dtype):
-                each = loss(model, 1, 0, generator(device, 0))
-            each.sum().backward()
-        state.optimiser.zero_grad()
-        flops = counter.get_total_flops() / recipe.optimiser.micro_batch / 1e9
-        times, steps = [], fit(state, loss, recipe.optimiser, 0, dtype, World())
-        for _ in range(STEPS + 1):
-            start = time.perf_counter()
-            next(steps)
-            times.append(time.perf_counter() - start)
-    return {"crops": recipe.optimiser.batch / min(times[1:]), "flops": flops}
+def seconds(name: str, data: str, steps: int, overrides: list[str]) -> list[float]:
+    """The time of each step of a run."""
+    sizes = CALIBRATOR if name.startswith("calibrator") else ()
+    report = Seconds()
+    with tempfile.TemporaryDirectory() as folder:
+        output = f"{folder}/out.safetensors"
+        settings = (*SETTINGS, f"optimiser.steps={steps}", *sizes, *overrides)
+        run(TrainJob(name, data, output, settings), report)
+    return report.steps
 
 
 def main(arguments: list[str]) -> None:
@@ -72,15 +68,14 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         images(Path(folder))
         for name in names or ("finetune", "calibrator"):
-            job = train.TrainJob(name, folder, f"{folder}/out.safetensors")
-            sizes = ["data.crop=128", "data.binning=1"] if name.startswith("calibrator") else []
-            recipe = recipes.load(name, ["optimiser.batch=64", *sizes, *overrides])
+            with FlopCounterMode(display=False) as counter:
+                seconds(name, folder, 1, overrides)
+            flops = counter.get_total_flops() / CROPS / 1e9  # of a crop
             peak = convolution_peak()
-            found = measure(recipe, job)
-            rate = found["crops"] * found["flops"]
-            rows.append([name, found["crops"], found["flops"], rate, peak, 100 * rate / peak])
+            rate = CROPS / min(seconds(name, folder, STEPS + 1, overrides)[1:])
+            rows.append([name, rate, flops, rate * flops, peak, 100 * rate * flops / peak])
     threads = torch.get_num_threads()
-    print(f"{threads} thread(s), torch {torch.__version__}, steps of 64 crops")
+    print(f"{threads} thread(s), torch {torch.__version__}, steps of {CROPS} crops")
     table(["recipe", "crops/s", "GFLOP a crop", "GFLOP/s", "conv peak", "share %"], rows)
 
 

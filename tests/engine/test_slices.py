@@ -10,13 +10,12 @@ from torch import nn
 from restorectl import catalog
 from restorectl.engine import slices
 from restorectl.engine.card import Card
-from restorectl.engine.denoiser import Denoiser
+from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.noise_field import Site, SliceNoise, independent, shared, slerp
 from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Problem
-from restorectl.training import loop
-from restorectl.training.objectives import Draw
-from restorectl.training.recipe import Levels, Noise, Slices
+from restorectl.training.objectives import Draw, objective
+from restorectl.training.recipe import Recipe, Slices
 
 CONFIG = {"c_in": 3, "channels": [8], "blocks": 1, "embedding": 8}
 RESIDUAL = Card("r", "slices", "unet", CONFIG, sigma_data=0.12, objective="slices",
@@ -124,7 +123,7 @@ def test_directions_and_samples_have_noise_of_their_own():
 
 
 def draw(generator, **law):
-    return Draw(generator, Levels(), Noise(), "l2", slices=Slices(**law))
+    return Draw(generator, Recipe("slices", "slices", slices=Slices(**law)))
 
 
 @pytest.mark.parametrize("card", [RESIDUAL, PIXELS])
@@ -135,7 +134,7 @@ def test_slices_loss_counts_hidden_rows_only(card, grids):
     ramp = torch.linspace(-1, 1, 32).reshape(1, 1, 32, 1).expand(4, 1, 32, 16).contiguous()
     before = ramp.clone()
     generator = torch.Generator().manual_seed(0)
-    loss = loop.objective("slices")(model, ramp, draw(generator, grids=grids, factors=(2, 3)))
+    loss = objective("slices")(model, ramp, draw(generator, grids=grids, factors=(2, 3)))
     assert loss.shape == (4,)
     assert torch.isfinite(loss).all()
     assert (loss > 0).all()
@@ -148,7 +147,7 @@ def test_regular_grids_and_random_rows_keep_as_many_rows_as_said():
         net = Watch()
         generator = torch.Generator().manual_seed(5)
         x0 = torch.rand(16, 1, 48, 8)
-        loop.objective("slices")(Denoiser(net, RESIDUAL), x0, draw(generator, grids=grids))
+        objective("slices")(Denoiser(net, RESIDUAL), x0, draw(generator, grids=grids))
         marked = net.seen[0][:, 2, :, 0] == 1
         rows = [m.nonzero()[:, 0].tolist() for m in marked]
         assert all(48 // 8 <= len(r) <= 24 for r in rows)
@@ -164,7 +163,8 @@ def test_baselines_learn():
     generator = torch.Generator().manual_seed(0)
     for name, c_in, channels in (("ms-unet", 1, 1), ("e2e-unet", 2, 3)):
         card = replace(PIXELS, objective=name, config=CONFIG | {"c_in": c_in})
-        model = loop.denoiser(card, None, 0)
+        torch.manual_seed(0)
+        model = build(card)
         optimiser = torch.optim.Adam(model.parameters(), 1e-2)
         losses = []
         for _ in range(30):
@@ -173,7 +173,7 @@ def test_baselines_learn():
                 .expand(-1, channels, 16, -1)
                 .contiguous()
             )
-            loss = loop.objective(name)(model, x0, draw(generator)).mean()
+            loss = objective(name)(model, x0, draw(generator)).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

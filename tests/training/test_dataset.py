@@ -1,12 +1,14 @@
 """Training crops: pure functions of (seed, step, position); nothing is replaced silently."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import tifffile
 
 from restorectl.errors import InputError, NoInputError, UsageError
 from restorectl.training import dataset
-from restorectl.training.dataset import Patches, Recent, parts, random, scan
+from restorectl.training.dataset import CropSampler, ImageReader, random, scan, split
 
 
 def image(shape, seed=0, dtype=np.uint16):
@@ -33,14 +35,13 @@ def patches():
     made = []
 
     def make(folder, cache=1 << 20, validation=False, channels=1, fraction=0.1, crop=16):
-        made.append(Recent(cache))
-        sources = scan(folder, channels).sources
-        regions = parts(sources, channels, fraction, crop, validation)
-        return Patches(sources, regions, 0.5, made[-1])
+        images = scan(folder, channels).images
+        made.append(ImageReader(images, cache))
+        return CropSampler(made[-1], split(images, channels, fraction, crop)[validation], 0.5)
 
     yield make
-    for recent in made:
-        recent.close()
+    for reader in made:
+        reader.close()
 
 
 def test_crops_are_a_function_of_seed_step_and_position(folder, patches):
@@ -93,7 +94,7 @@ def test_images_that_cannot_be_used_are_left_out_and_named(folder):
     holes[3, 4] = np.nan
     write(folder / "holes.tif", holes)
     found = scan(folder, 1)
-    assert [s.name for s in found.sources] == ["a/one.tif", "b.tif"]
+    assert [s.name for s in found.images] == ["a/one.tif", "b.tif"]
     assert len(found.warnings) == 4
     for name, warning in zip(
         ("broken.tif", "empty.tif", "flat.tif", "holes.tif"), found.warnings, strict=True
@@ -107,7 +108,7 @@ def test_a_cut_off_stack_is_named(folder):
     raw = (folder / "b.tif").read_bytes()
     (folder / "cut.tif").write_bytes(raw[: len(raw) // 2])
     found = scan(folder, 1)
-    assert [s.name for s in found.sources] == ["a/one.tif", "b.tif"]
+    assert [s.name for s in found.images] == ["a/one.tif", "b.tif"]
     assert "cut.tif" in found.warnings[0]
 
 
@@ -122,10 +123,10 @@ def test_nothing_usable(tmp_path):
 
 
 def test_an_image_that_fails_later_stops_the_run(folder, patches):
-    source = patches(folder)
+    sampler = patches(folder)
     (folder / "a" / "one.tif").unlink()
     with pytest.raises(InputError, match=r"one\.tif"):
-        source.batch(0, 1, 0, 40, 16)
+        sampler.batch(0, 1, 0, 40, 16)
 
 
 def test_the_fingerprint_follows_the_images(folder):
@@ -135,9 +136,25 @@ def test_the_fingerprint_follows_the_images(folder):
     assert scan(folder, 1).fingerprint() != before
 
 
+def test_the_fingerprint_is_that_of_checkpoints_of_earlier_versions(tmp_path):
+    pixels = np.arange(3000, dtype=np.uint16).reshape(50, 60)
+    write(tmp_path / "a" / "one.tif", pixels)
+    low, high = (float(v) for v in np.percentile(pixels, (0.5, 99.9)))
+    text = (
+        "[Source(path=PosixPath('.'), name='a/one.tif', axes=None, shape=(1, 1, 1, 50, 60),"
+        f" dtype='uint16', dark=(0.0,), low=({low},), high=({high},))]"
+    )
+    found = scan(tmp_path, 1)
+    assert found.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
+    region = split(found.images, 1, 0.0, 16)[0][0]
+    assert repr(region) == (
+        "Part(source=0, channels=(0,), t=0, z=0, first=0, last=50, left=0, right=60)"
+    )
+
+
 def test_the_cache_is_bounded_and_large_planes_are_read_in_parts(folder, monkeypatch, patches):
     plane = 90 * 80 * 2
-    source = patches(folder, cache=4 * plane)
+    sampler = patches(folder, cache=4 * plane)
     asked = []
     real = dataset.open_image
 
@@ -151,21 +168,21 @@ def test_the_cache_is_bounded_and_large_planes_are_read_in_parts(folder, monkeyp
 
     monkeypatch.setattr(dataset, "open_image", spying)
     for step in range(1, 6):
-        source.batch(0, step, 0, 16, 16)
-        assert source.reader.held <= 4 * plane
+        sampler.batch(0, step, 0, 16, 16)
+        assert sampler.reader.cache.held <= 4 * plane
     assert {len(a) for a in asked if a[0] == "b.tif"} == {1}  # whole planes, once each
     assert len([a for a in asked if a[0] == "b.tif"]) == 4
     parts_read = [a for a in asked if a[0] == "one.tif"]
     assert all(a[1].stop - a[1].start == 16 for a in parts_read)
-    source.reader.close()
-    assert source.reader.held == 0
+    sampler.reader.close()
+    assert sampler.reader.cache.held == 0
 
 
 def test_several_channels_are_cut_together(tmp_path, patches):
     both = write(tmp_path / "two.tif", image((2, 64, 64)), "CYX")
     write(tmp_path / "one.tif", image((64, 64)))
     found = scan(tmp_path, 2)
-    assert [s.name for s in found.sources] == ["two.tif"]
+    assert [s.name for s in found.images] == ["two.tif"]
     assert "has 1 channels, the recipe takes 2" in found.warnings[0]
     crops = patches(tmp_path, channels=2, fraction=0).batch(0, 1, 0, 3, 64)
     assert np.array_equal(crops.pixels, np.stack([both] * 3).astype(np.float32))

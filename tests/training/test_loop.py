@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from restorectl.errors import EngineError, WeightsError
-from restorectl.training.loop import State, World, fit, generator, mean_loss, rate
+from restorectl.training.loop import (
+    Processes,
+    TrainingState,
+    generator,
+    learning_rate,
+    mean_loss,
+    optimise,
+)
 from restorectl.training.recipe import Optimiser
 
 FP32 = torch.float32
@@ -27,17 +34,17 @@ def loss(net, step, index, drawn):
 
 
 def run(state, options=OPTIONS, work=loss, dtype=FP32):
-    return list(fit(state, work, options, 0, dtype, World()))
+    return list(optimise(state, work, options, 0, dtype, Processes()))
 
 
 def test_an_interrupted_run_repeats_the_same_losses():
-    whole = State(model(), OPTIONS)
+    whole = TrainingState(model(), OPTIONS)
     expected = run(whole)
-    first = State(model(), OPTIONS)
-    steps = fit(first, loss, OPTIONS, 0, FP32, World())
+    first = TrainingState(model(), OPTIONS)
+    steps = optimise(first, loss, OPTIONS, 0, FP32, Processes())
     done = [next(steps) for _ in range(3)]
     saved = {name: value.clone() for name, value in first.tensors().items()}
-    second = State(model(), OPTIONS)
+    second = TrainingState(model(), OPTIONS)
     second.load(saved, 3)
     done += run(second)
     assert [s.loss for s in done] == [s.loss for s in expected]
@@ -47,11 +54,11 @@ def test_an_interrupted_run_repeats_the_same_losses():
 
 
 def test_a_checkpoint_of_another_network_is_refused():
-    saved = State(model(), OPTIONS)
+    saved = TrainingState(model(), OPTIONS)
     run(saved)
     for other in (model(6), nn.Linear(3, 1)):
         with pytest.raises(WeightsError, match="another network"):
-            State(other, OPTIONS).load(saved.tensors(), 6)
+            TrainingState(other, OPTIONS).load(saved.tensors(), 6)
 
 
 def test_accumulation_equals_one_batch():
@@ -66,7 +73,7 @@ def test_accumulation_equals_one_batch():
 
     results = []
     for size in (8, 4, 1):
-        state = State(model(), OPTIONS)
+        state = TrainingState(model(), OPTIONS)
         options = dataclasses.replace(OPTIONS, micro_batch=size)
         results.append(([s.loss for s in run(state, options, fixed(size))], state))
     for losses, state in results[1:]:
@@ -82,20 +89,20 @@ def test_two_ranks_share_the_micro_batches():
         seen.append((step, index))
         return loss(net, step, index, drawn)
 
-    class Half(World):
+    class Half(Processes):
         def total(self, values):
             return values
 
     options = dataclasses.replace(OPTIONS, steps=2, batch=16)
-    list(fit(State(model(), options), spy, options, 0, FP32, Half(1, 2)))
+    list(optimise(TrainingState(model(), options), spy, options, 0, FP32, Half(1, 2)))
     assert seen == [(1, 1), (1, 3), (2, 1), (2, 3)]
 
 
 def test_the_average_follows_the_weights():
     options = dataclasses.replace(OPTIONS, steps=3)
-    state = State(model(), options)
+    state = TrainingState(model(), options)
     expected = [p.detach().clone() for p in state.model.parameters()]
-    for step in fit(state, loss, options, 0, FP32, World()):
+    for step in optimise(state, loss, options, 0, FP32, Processes()):
         decay = min(0.9, (1 + step.number) / (10 + step.number))
         expected = [
             decay * e + (1 - decay) * p.detach()
@@ -108,12 +115,12 @@ def test_the_average_follows_the_weights():
 
 def test_rates():
     options = Optimiser(steps=110, lr=2.0, warmup=10, final_lr=0.1)
-    assert rate(1, options) == pytest.approx(0.2)
-    assert rate(10, options) == pytest.approx(2.0)
-    assert rate(60, options) == pytest.approx(1.1)
-    assert rate(110, options) == pytest.approx(0.2)
-    assert rate(500, options) == pytest.approx(0.2)
-    assert rate(1, dataclasses.replace(options, warmup=0)) == pytest.approx(2.0, rel=1e-3)
+    assert learning_rate(1, options) == pytest.approx(0.2)
+    assert learning_rate(10, options) == pytest.approx(2.0)
+    assert learning_rate(60, options) == pytest.approx(1.1)
+    assert learning_rate(110, options) == pytest.approx(0.2)
+    assert learning_rate(500, options) == pytest.approx(0.2)
+    assert learning_rate(1, dataclasses.replace(options, warmup=0)) == pytest.approx(2.0, rel=1e-3)
 
 
 def test_clipping_bounds_the_gradient_that_adam_sees():
@@ -127,7 +134,7 @@ def test_clipping_bounds_the_gradient_that_adam_sees():
 
     options = dataclasses.replace(OPTIONS, steps=1, warmup=0)
     for clip, expected in ((1.0, math.sqrt(0.5)), (0.0, 1000.0)):
-        state = State(Plain(), options)
+        state = TrainingState(Plain(), options)
         (step,) = run(state, dataclasses.replace(options, clip=clip), steep)
         assert step.gradient == pytest.approx(1000 * math.sqrt(2))
         moment = state.tensors()["adam.exp_avg.w"] / 0.1  # beta1 = 0.9
@@ -139,7 +146,7 @@ def test_divergence_stops_the_run_before_the_weights_are_spoilt(value):
     def broken(net, step, index, drawn):
         return loss(net, step, index, drawn) * (value if step == 3 else 1)
 
-    state = State(model(), OPTIONS)
+    state = TrainingState(model(), OPTIONS)
     with pytest.raises(EngineError, match="diverged at step 3"):
         run(state, work=broken)
     assert state.step == 2
@@ -148,16 +155,16 @@ def test_divergence_stops_the_run_before_the_weights_are_spoilt(value):
 
 def test_it_learns_and_validates_the_average_on_fixed_draws():
     options = Optimiser(steps=150, batch=16, micro_batch=4, lr=3e-2, warmup=10, ema=0.9)
-    state = State(model(16), options)
-    before = mean_loss(state, loss, 4, 4, 0, FP32, World())
-    assert before == mean_loss(state, loss, 4, 4, 0, FP32, World())
+    state = TrainingState(model(16), options)
+    before = mean_loss(state, loss, 4, 4, 0, FP32, Processes())
+    assert before == mean_loss(state, loss, 4, 4, 0, FP32, Processes())
     run(state, options)
-    after = mean_loss(state, loss, 4, 4, 0, FP32, World())
+    after = mean_loss(state, loss, 4, 4, 0, FP32, Processes())
     assert after < 0.1 * before
 
 
 def test_bf16_keeps_weights_and_moments_in_float32():
-    state = State(model(), OPTIONS)
+    state = TrainingState(model(), OPTIONS)
     assert all(math.isfinite(s.loss) for s in run(state, dtype=torch.bfloat16))
     assert {v.dtype for v in state.tensors().values()} == {torch.float32}
 
@@ -170,7 +177,7 @@ def test_generators_depend_on_their_key_alone():
 
 
 def test_the_best_weights_survive_a_checkpoint():
-    state = State(model(), OPTIONS)
+    state = TrainingState(model(), OPTIONS)
     state.judge(2.0)
     first = {name: value.clone() for name, value in state.average.state_dict().items()}
     run(state)
@@ -178,7 +185,7 @@ def test_the_best_weights_survive_a_checkpoint():
     assert (state.best.step, state.best.error) == (0, 2.0)
     for name, value in first.items():
         assert torch.equal(state.best.tensors[name], value)
-    again = State(model(), OPTIONS)
+    again = TrainingState(model(), OPTIONS)
     again.load(state.tensors(), 6, (0, 2.0))
     assert again.tensors().keys() == state.tensors().keys()
     for name, value in state.tensors().items():
@@ -186,4 +193,4 @@ def test_the_best_weights_survive_a_checkpoint():
     again.judge(1.0)
     assert (again.best.step, again.best.error) == (6, 1.0)
     with pytest.raises(WeightsError, match="another network"):
-        State(model(), OPTIONS).load(state.tensors(), 6)
+        TrainingState(model(), OPTIONS).load(state.tensors(), 6)

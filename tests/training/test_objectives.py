@@ -12,7 +12,7 @@ from restorectl import catalog
 from restorectl.engine.card import Card
 from restorectl.engine.denoiser import build, fused
 from restorectl.engine.schedule import schedule
-from restorectl.training.degrade import camera_noise, random_kernels, rectangles
+from restorectl.training.degrade import camera_noise, random_kernels
 from restorectl.training.objectives import (
     Draw,
     baseline,
@@ -21,8 +21,9 @@ from restorectl.training.objectives import (
     noise_level,
     one_call,
     prior,
+    rectangles,
 )
-from restorectl.training.recipe import Degradation, Levels, Noise
+from restorectl.training.recipe import Degradation, Levels, Noise, Recipe
 
 UNET = {"channels": (8,), "blocks": 1, "embedding": 8}
 NETS = {
@@ -36,7 +37,8 @@ WHITE = Noise(correlated=0.0, region=0.0)
 
 def draw(seed=0, levels=None, noise=WHITE, penalty="l2"):
     generator = torch.Generator().manual_seed(seed)
-    return Draw(generator, levels or Levels(), noise, penalty)
+    recipe = Recipe("prior", "prior", loss=penalty, levels=levels or Levels(), noise=noise)
+    return Draw(generator, recipe)
 
 
 def images(count=8, side=64):
@@ -203,7 +205,8 @@ def test_conditional_spoils_clean_images_where_there_are_no_pairs():
     card = Card("m", "conditional", "unet", parametrisation="x0", sigma_max=7.0)
     model = Spy(card, lambda x, sigma: torch.zeros_like(x))
     options = Degradation(level=(0.1, 0.1), poisson=0.0)
-    error = one_call(model, torch.ones(8, 1, 64, 64), replace(draw(), degradation=options))
+    drawn = replace(draw(), recipe=replace(draw().recipe, degradation=options))
+    error = one_call(model, torch.ones(8, 1, 64, 64), drawn)
     target = (2 + 0.03) / 1.1 - 1  # what widens the percentiles shrinks the image
     assert torch.allclose(error, torch.tensor(target))
     x, sigma, condition = model.seen[0]

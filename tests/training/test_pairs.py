@@ -1,13 +1,15 @@
-"""Pairs of images: names, sizes and alignment are checked, and both come on one scale."""
+"""Pairs of images: names, sizes and alignment are checked, and both come on one scale, where the
+target is what a perfect restoration would reach."""
 
 import numpy as np
 import pytest
 import tifffile
 
 from restorectl.errors import NoInputError
+from restorectl.intensity import whitening
 from restorectl.intensity.whitening import Intensity
-from restorectl.training.dataset import Patches, parts
-from restorectl.training.pairs import PairReader, scan_pairs
+from restorectl.training.dataset import CropSampler, split
+from restorectl.training.pairs import PairReader, match_scales, matched_target, scan_pairs
 from tests import phantom
 
 SIDE, MARGIN = 160, 24
@@ -60,8 +62,8 @@ def test_a_pair_is_read_on_one_scale(folders):
     assert isinstance(pair.models[0], Intensity)
     assert pair.scales[0][0] == pytest.approx(0.2, abs=0.01)
     reader = PairReader(found.pairs, 1 << 20)
-    regions = parts([pair.source()], 1, 0.0, 16, False)
-    crops = Patches([pair.source()], regions, 0.5, reader).batch(0, 1, 0, 6, 48)
+    regions, _ = split(reader.images, 1, 0.0, 16)
+    crops = CropSampler(reader, regions, 0.5).batch(0, 1, 0, 6, 48)
     assert crops.pixels.shape == crops.partner.shape == (6, 1, 48, 48)
     assert crops.pixels.dtype == crops.partner.dtype == np.float32
     error = crops.partner - crops.pixels
@@ -70,8 +72,7 @@ def test_a_pair_is_read_on_one_scale(folders):
     assert np.percentile(crops.partner, [1, 99]) == pytest.approx([-1, 1], abs=0.5)
     again = PairReader(found.pairs, 1)  # no room: every plane is read anew
     assert np.array_equal(
-        again.regions([pair.source()], regions).pixels[:, :, :, 0],
-        (reader.regions([pair.source()], regions).pixels[:, :, :, 0]),
+        again.read(regions).pixels[:, :, :, 0], reader.read(regions).pixels[:, :, :, 0]
     )
 
 
@@ -82,10 +83,10 @@ def test_stacks_with_channels(folders):
         folder.mkdir()
         tifffile.imwrite(folder / "s.tif", stack, imagej=True, metadata={"axes": "ZCYX"})
     found = scan_pairs(*folders, 2)
-    sources = [pair.source() for pair in found.pairs]
-    regions = parts(sources, 2, 0.0, 16, False)
+    reader = PairReader(found.pairs, 1 << 24)
+    regions, _ = split(reader.images, 2, 0.0, 16)
     assert len(regions) == 2
-    crops = PairReader(found.pairs, 1 << 24).regions(sources, regions)
+    crops = reader.read(regions)
     assert crops.pixels.shape == (2, 2, SIDE, SIDE)
     for z in range(2):
         for c in range(2):
@@ -132,11 +133,11 @@ def test_aligned_pairs_agree(folders, kind):
     (pair,) = found.pairs
     first, last, left, right = pair.area
     assert SIDE - 24 < last - first < SIDE
-    assert pair.source().shape == (1, 1, 1, last - first, right - left)
+    assert pair.cropped().shape == (1, 1, 1, last - first, right - left)
     assert pair.transform.shift == pytest.approx((3.5, -2.25), abs=0.1)
     assert pair.transform.matrix[1][0] == pytest.approx(np.sin(np.radians(2.0)), abs=2e-3)
-    regions = parts([pair.source()], 1, 0.0, 16, False)
-    crops = PairReader(found.pairs, 1 << 24).regions([pair.source()], regions)
+    reader = PairReader(found.pairs, 1 << 24)
+    crops = reader.read(split(reader.images, 1, 0.0, 16)[0])
     error = crops.partner - crops.pixels
     assert error.std() == pytest.approx(pair.models[0].sigma / 1.05, rel=0.15)
     assert (
@@ -152,3 +153,34 @@ def test_no_pair_at_all(folders):
         scan_pairs(*folders, 1)
     with pytest.raises(NoInputError, match="no such folder"):
         scan_pairs(folders[0], folders[1] / "nowhere", 1)
+
+
+def test_the_match_is_not_pulled_down_by_noise():
+    clean = phantom.scene("mixed", (131, 150), 1) * 900 + 50
+    noisy = 0.2 * clean - 3 + np.random.default_rng(0).normal(0, 40, clean.shape)
+    gain, offset = match_scales(clean, noisy)
+    assert gain == pytest.approx(0.2, abs=0.01)
+    assert offset == pytest.approx(-3, abs=3)
+    assert match_scales(np.full((16, 16), 7.0), noisy[:16, :16]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("photons", [3, 30, 1000])
+def test_the_target_inverts_to_the_clean_image_and_is_the_mean_of_the_input(photons):
+    scene = phantom.scene("nuclei", (256, 256), 2)
+    noisy, clean = phantom.camera(scene, photons, 2.0, 100, 1.0, 5, dtype=np.float32)
+    model = whitening.fit([noisy], gain=2.0, offset=100.0, read_noise=2.0)
+    target = matched_target(clean, model)
+    assert model.inverse(target) == pytest.approx(clean, abs=2e-3 * float(np.ptp(clean)))
+    assert (model.forward(noisy) - target).mean() == pytest.approx(0, abs=0.02)
+    far = np.array([clean.min() - 1e4, clean.max() + 1e4], np.float32)
+    assert model.inverse(matched_target(far, model)) == pytest.approx(far, rel=0.01)
+
+
+def test_the_stabilised_clean_image_would_be_biased():
+    """Why the target is not simply `forward` of the clean image."""
+    scene = phantom.scene("nuclei", (256, 256), 2)
+    noisy, clean = phantom.camera(scene, 2, 2.0, 0, 0.0, 5, dtype=np.float32)
+    model = whitening.fit([noisy], gain=2.0, offset=0.0, read_noise=0.0)
+    plain = (model.forward(noisy) - model.forward(clean)).mean()
+    right = (model.forward(noisy) - matched_target(clean, model)).mean()
+    assert abs(right) < 0.1 * abs(plain)

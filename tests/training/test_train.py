@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from restorectl.engine.denoiser import build
 from restorectl.errors import NoInputError, OutputError, UsageError, WeightsError
+from restorectl.jobs import TrainJob
 from restorectl.training import checkpoint
-from restorectl.training.train import TrainJob, run
+from restorectl.training.train import run
 from restorectl.weights import file as weights_io
 
 TINY_PRIOR = (
@@ -51,7 +52,7 @@ def data(tmp_path_factory):
 
 
 class Memory:
-    """A Report that remembers, and can stop the run after a step, as a signal would."""
+    """A TrainingReport that remembers, and can stop the run after a step, as a signal would."""
 
     def __init__(self, stop_after=None):
         self.stop_after = stop_after

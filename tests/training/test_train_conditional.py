@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from restorectl.engine.card import Card
 from restorectl.engine.denoiser import build
 from restorectl.errors import NoInputError, UsageError, WeightsError
+from restorectl.jobs import TrainJob
 from restorectl.training import checkpoint
-from restorectl.training.loop import widened
-from restorectl.training.train import TrainJob, run
+from restorectl.training.train import run, widened
 from restorectl.weights import file as weights_io
 from tests import phantom
 from tests.training.test_train import Memory

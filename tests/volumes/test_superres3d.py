@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from safetensors.torch import save
 
 from restorectl.engine.card import KEY, Card
@@ -21,7 +22,6 @@ from restorectl.images import tiles
 from restorectl.images.image import open_image, read_provenance
 from restorectl.intensity import value_range
 from restorectl.jobs import Compute, Files, SuperresJob
-from restorectl.training import loop
 from restorectl.volumes import directions, interpolation, superres3d
 from restorectl.volumes import volume as volumes
 from restorectl.volumes.directions import XZ, NetworkMix, SliceNetwork, StackSlices, StackUnits
@@ -42,7 +42,8 @@ class Quiet:
 
 def weights(path: Path, card: Card = RESIDUAL) -> str:
     """A network as it is before training: its output is zero everywhere."""
-    net = loop.denoiser(card, None, 0).net
+    torch.manual_seed(0)
+    net = build(card).net
     path.write_bytes(save({k: v.contiguous() for k, v in net.state_dict().items()},
                           {KEY: card.to_json()}))  # fmt: skip
     return str(path)
