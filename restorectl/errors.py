@@ -12,8 +12,9 @@
     │   └── DiskFullError      73  no output can be written any more
     └── BusyError              75  another run holds this output folder
 
-A message is one line: what, which value or file, and what to do. Anything else that is raised is
-a bug and keeps its traceback.
+A message is one line: what, which value or file, and what to do. A field of a job stands in it in
+backticks, as in "use `axes` ZYX": whoever shows the message may put the name of an option there, as
+the command line does. Anything else that is raised is a bug and keeps its traceback.
 """
 
 

@@ -5,6 +5,7 @@ Messages go to stderr, data (--json, the plan of --dry-run) to stdout.
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,15 @@ COLOUR = {
     "planned": "cyan",
     "deferred": "yellow",
     "failed": "red",
+}
+# Fields of jobs and settings whose options are called otherwise than by their own names
+OPTIONS = {
+    "first": "--mix-weights",
+    "last": "--mix-weights",
+    "output": "-o",
+    "shared_noise": "--mix-noise",
+    "start": "--start-step",
+    "stop": "--mix-stop",
 }
 COLUMNS = ("status", "shape", "axes", "dtype", "windows", "calls", "bytes", "memory", "seconds")
 
@@ -66,6 +76,8 @@ class Terminal:
             self.bars.advance(self.current, pixels)
 
     def done(self, outcome: "Outcome") -> None:
+        outcome.message = worded(outcome.message)  # here, so that a manifest says the same
+        outcome.warnings = [worded(text) for text in outcome.warnings]
         self.outcomes.append(outcome)
         if self.bars is not None:
             if self.current is not None:
@@ -105,6 +117,7 @@ class Terminal:
         """A message that belongs to no file."""
         if self.quiet:
             return
+        text = worded(text)
         if self.json_log:
             log("note", "warning" if text.startswith("warning") else "info", message=text)
         else:
@@ -149,11 +162,16 @@ def log(event: str, level: str, **values: Any) -> None:
 
 def tell_end(message: str, exit_code: int) -> None:
     """What ended the program, in the form that the command line asked for."""
-    given = " ".join(sys.argv)
+    given, message = " ".join(sys.argv), worded(message)
     if "--log-format json" in given or "--log-format=json" in given:
         log("end", "error", message=message, exit_code=exit_code)
     else:
         sys.stderr.write(f"restorectl: {printable(message)}\n")
+
+
+def worded(text: str) -> str:
+    """A message from below with the options of the command line for the fields of a job."""
+    return re.sub(r"`([a-z_]+)`", lambda m: OPTIONS.get(m[1], "--" + m[1].replace("_", "-")), text)
 
 
 def printable(text: str) -> str:

@@ -207,16 +207,16 @@ class Method:
         """Whether a number of that name is among the method's settings."""
         return name in {each.name for each in fields(self.presets["restorectl"])}
 
-    def settings(self, preset: str = "restorectl", **given: Any) -> Any:
-        """A preset's numbers with the given ones over them.
+    def settings(self, preset: str = "restorectl", called: str = "", **given: Any) -> Any:
+        """A preset's numbers with the given ones over them. called: the method's name, for errors.
 
         Raises UsageError for a preset or a number that the method does not have.
         """
         if preset not in self.presets:
-            raise UsageError(f"--preset {preset}: this method has {', '.join(self.presets)}")
+            raise UsageError(f"`preset` {preset}: method {called} has {', '.join(self.presets)}")
         for name in given:
             if not self.has(name):
-                raise UsageError(f"`{name}` has no effect with this method: leave it out")
+                raise UsageError(f"`{name}` has no effect with `method` {called}: leave it out")
         return replace(self.presets[preset], **given)
 
 

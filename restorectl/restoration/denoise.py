@@ -17,7 +17,7 @@ from restorectl.restoration.restorer import load_restorer
 def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
     """Denoise all images of the job. Raises for what stops every file, reports the rest."""
     method: Method = catalog.METHODS[job.method].load()
-    settings = method.settings(job.preset, **job.settings)
+    settings = method.settings(job.preset, job.method, **job.settings)
     if job.samples < 1:
         raise UsageError(f"--samples {job.samples}: must be at least 1")
     pairs, missing = inputs.resolve(job.files)

@@ -75,7 +75,7 @@ def run(tmp_path, pixels, card=RESIDUAL, name="in.tif", metadata=None, resolutio
         options.pop("compute", Compute(device="cpu", precision="fp32")),
         weights(tmp_path / "w.safetensors", card),
     )
-    outcomes = superres3d.run(replace(job, **options), Quiet())
+    outcomes = superres3d.superres3d(replace(job, **options), Quiet())
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before, "the input was changed"
     return outcomes[0], out / name
 
@@ -186,7 +186,7 @@ def test_factor_and_spacing_from_an_ome_file(tmp_path):
     meta = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
     tifffile.imwrite(source, specimen(), metadata=meta, ome=True, photometric="minisblack")
     job = SuperresJob(Files((str(source),), str(tmp_path / "out")), method="cubic")
-    outcome = superres3d.run(job, Quiet())[0]
+    outcome = superres3d.superres3d(job, Quiet())[0]
     assert outcome.details["factor"] == 4
     with open_image(tmp_path / "out/in.ome.tif") as image:
         assert image.header.spacing == (0.5, 0.5, 0.5)
