@@ -226,7 +226,7 @@ def rectangles(shape: tuple[int, int, int, int], generator: torch.Generator) -> 
 
 
 def _clipped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """In `share` of the samples, values below a point of the window's lower range become it."""
+    """In `share` of the samples, values below a point of the crop's lower range become it."""
     lowest, mean = x.amin((1, 2, 3)), x.mean((1, 2, 3))
     point = lowest + uniform(generator, len(x)) * (mean - lowest)
     point = torch.where(uniform(generator, len(x)) < share, point, lowest)

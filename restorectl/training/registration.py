@@ -164,8 +164,8 @@ def _pyramid(
     depth = max(0, int(np.log2(min(fixed.shape) / SMALLEST)))
     sides = [n >> depth << depth for n in fixed.shape]
     starts = [(n - side) // 2 for n, side in zip(fixed.shape, sides, strict=True)]
-    window = tuple(slice(s, s + side) for s, side in zip(starts, sides, strict=True))
-    images = [np.asarray(image, np.float64)[window] for image in (fixed, moving)]
+    middle_part = tuple(slice(s, s + side) for s, side in zip(starts, sides, strict=True))
+    images = [np.asarray(image, np.float64)[middle_part] for image in (fixed, moving)]
     levels = []
     for level in range(depth + 1):
         if level:
