@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import PurePath
+from typing import Any
 
 from restorectl import catalog
 from restorectl.batch import inputs
@@ -19,10 +20,10 @@ SCHEDULE = "rscd"  # whose steps a step map shows
 def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     """Restore all images of the job. Raises for what stops every file, reports the rest."""
     method: Method = catalog.METHODS[job.sampler].load()
-    given = {"every": job.recalibrate, "schedule": job.schedule}  # numbers of a loop that has them
-    given = {name: value for name, value in given.items() if value is not None}
+    numbers: dict[str, Any] = {"every": job.recalibrate, "schedule": job.schedule}
+    given = {k: v for k, v in numbers.items() if v is not None and method.has(k)}
     preset = job.preset if job.preset in method.presets else "restorectl"
-    settings = method.settings(preset, **{k: v for k, v in given.items() if method.has(k)})
+    settings = method.settings(preset, job.sampler, **given)
     place, schedule = step_map.folder(job), job.schedule or SCHEDULE
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
