@@ -30,9 +30,7 @@ class Card:
     sigma_max: float = 80.0  # largest noise level it was trained on, in units of [-1, 1]
     window: int = 0  # fixed input size of networks with non-local operations; 0 = any
     fusion: bool = False  # the condition carries its noise level and is joined with the state
-    value_range: str = (
-        "whitened"  # by the intensity model; or a row of value_range.RANGES
-    )
+    value_range: str = "whitened"  # by the intensity model; or a row of value_range.RANGES
     anchors: str = ""  # slices: interpolations that residuals are around, by commas; "" = pixels
     recipe: str = "identity"  # how image channels become the network's: intensity.value_range
     licence: str = "MIT"

@@ -1,7 +1,7 @@
 """Plain values of YAML and JSON files read strictly into frozen dataclasses.
 
 A dataclass is the schema of its file: a key that it does not have, a key that is missing and a
-value of another type are errors. Rules for values stand in its `__post_init__`, as ValueErrors.
+value of another type are errors.
 """
 
 import dataclasses
@@ -10,7 +10,8 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -41,87 +42,78 @@ def override(raw: dict[str, Any], text: str) -> None:
         raise UsageError(f"-s {text}: not a YAML value ({one_line(error)})") from error
 
 
-def build(kind: type[T], raw: Any, where: str, raises: type[RestorectlError] = UsageError) -> T:
+def build(
+    kind: type[T],
+    raw: Any,
+    where: str,
+    raises: type[RestorectlError] = UsageError,
+    prefix: str = "",
+) -> T:
     """The dataclass `kind` made of the mapping `raw`, checked key by key.
 
-    Fields may be text, bool, int, finite float, `T | None`, a `Literal` of choices, tuples,
-    mappings from text, and further dataclasses. Raises `raises`: one line that names `where`, the
-    key, and its value or the nearest key that there is.
+    Fields may be text, bool, int, finite float, a `Literal` of choices, `T | None`, tuples,
+    mappings from text, and further dataclasses, whose keys have a prefix. Raises `raises`: one line
+    that names `where`, the key, and its value or the nearest key that there is.
     """
-    try:
-        made: T = _fields(kind, raw, "")
-    except ValueError as error:
-        raise raises(f"{where}: {error}") from error
-    return made
-
-
-def _fields(kind: Any, raw: Any, key: str) -> Any:
-    """The dataclass `kind` from what stands at `key`."""
     if not isinstance(raw, Mapping):
-        raise _wrong(key, "hold keys", raw)
-    hints, prefix, values = typing.get_type_hints(kind), f"{key}." if key else "", {}
+        section = f"{prefix.rstrip('.')!r} " if prefix else ""
+        raise raises(f"{where}: wrong type: {section}must hold keys, not {_short(raw)}")
+    hints, values = typing.get_type_hints(kind), {}
     for name, value in raw.items():
+        key = f"{prefix}{name}"
         if name not in hints:
             near = difflib.get_close_matches(str(name), hints, 1, 0)[0]
-            unknown = _short(f"{prefix}{name}")
-            raise ValueError(f"unknown key {unknown}; did you mean '{prefix}{near}'?")
-        values[name] = _value(hints[name], value, prefix + name)
-    for each in dataclasses.fields(kind):
+            raise raises(f"{where}: unknown key {_short(key)}; did you mean '{prefix}{near}'?")
+        values[name] = _value(hints[name], value, where, raises, key)
+    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
         required = each.default is each.default_factory is dataclasses.MISSING
         if required and each.name not in values:
-            raise ValueError(f"the key '{prefix}{each.name}' is missing")
+            raise raises(f"{where}: the key '{prefix}{each.name}' is missing")
     return kind(**values)
 
 
-def _value(hint: Any, value: Any, key: str) -> Any:
-    """What stands at `key`, as a value of the type `hint`."""
+def _value(hint: Any, value: Any, where: str, raises: type[RestorectlError], key: str) -> Any:
+    """The value at `key`, made one of the type `hint`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:  # T | None
-        return None if value is None else _value(inner[0], value, key)
     if dataclasses.is_dataclass(hint):
-        return _fields(hint, value, key)
+        assert isinstance(hint, type)
+        return build(hint, value, where, raises, key + ".")
+    if origin is types.UnionType:  # T | None
+        return None if value is None else _value(inner[0], value, where, raises, key)
+    if origin is Mapping and isinstance(value, Mapping):
+        one = inner[1]
+        return {str(k): _value(one, v, where, raises, f"{key}.{k}") for k, v in value.items()}
     if origin is tuple:
-        return _items(inner, value, key)
-    if origin is Mapping:
-        if not isinstance(value, Mapping):
-            raise _wrong(key, "be a mapping", value)
-        return {str(name): _value(inner[1], each, f"{key}.{name}") for name, each in value.items()}
-    if origin is typing.Literal:
-        if value not in inner:
-            raise _wrong(key, f"be {', '.join(inner[:-1])} or {inner[-1]}", value)
-    elif hint is float:
-        return _number(value, key)
-    elif hint is not Any and type(value) is not hint:
-        raise _wrong(key, "be text" if hint is str else f"be a {hint.__name__}", value)
-    return value
+        one, several = inner[0], inner[-1] is ...
+        if several and not dataclasses.is_dataclass(one) and not isinstance(value, list | tuple):
+            value = [value]  # one plain value may stand for a list of itself
+        if isinstance(value, list | tuple) and (several or len(value) == len(inner)):
+            return tuple(_value(one, item, where, raises, key) for item in value)
+    if hint is float:
+        with suppress(TypeError, ValueError, OverflowError):
+            number = math.nan if isinstance(value, bool) else float(value)  # YAML: 1e-4 is text
+            if math.isfinite(number):
+                return number
+    elif hint is Any or type(value) is hint or (origin is Literal and value in inner):
+        return value
+    raise raises(f"{where}: {_misfit(hint, key, value)}")
 
 
-def _items(inner: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
-    """A tuple: `T, ...` of any length, where one plain value stands for itself, or a fixed one."""
-    plain = inner[-1] is ... and not dataclasses.is_dataclass(inner[0])
-    if plain and not isinstance(value, list | tuple):
-        value = [value]
-    if not isinstance(value, list | tuple):
-        raise _wrong(key, "be a list", value)
-    hints = inner[:1] * len(value) if inner[-1] is ... else inner
-    if len(value) != len(hints):
-        raise _wrong(key, f"hold {len(hints)} values", value)
-    return tuple(_value(hint, each, key) for hint, each in zip(hints, value, strict=True))
-
-
-def _number(value: Any, key: str) -> float:
-    """A finite number. YAML reads 1e-4 as text; it is a number here."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"not a number: {key!r} must be a float, not {_short(value)}")
-    return number
-
-
-def _wrong(key: str, wanted: str, value: Any) -> ValueError:
-    return ValueError(f"wrong type: {_short(key)} must {wanted}, not {_short(value)}")
+def _misfit(hint: Any, key: str, value: Any) -> str:
+    """What is wrong with a value that is not of the type `hint`."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    found = f"not {_short(value)}"
+    if origin is Literal:
+        return f"{_short(key)} must be {', '.join(inner[:-1])} or {inner[-1]}, {found}"
+    if hint is float:
+        return f"not a number: {_short(key)} must be a float, {found}"
+    if origin is tuple:
+        wanted = "a list" if inner[-1] is ... else f"a list of {len(inner)}"
+    else:
+        wanted = (
+            "a mapping" if origin is Mapping else "text" if hint is str else f"a {hint.__name__}"
+        )
+    return f"wrong type: {_short(key)} must be {wanted}, {found}"
 
 
 def _short(value: Any) -> str:
