@@ -123,7 +123,7 @@ def fetch(
             " where there is a network"
         )
     if "HF_HUB_VERBOSITY" not in os.environ:
-        hub.utils.logging.set_verbosity(logging.ERROR)  # its warnings: our one line says it all
+        hub.utils.logging.set_verbosity(logging.ERROR)  # our one line says it all
     transfer_errors = (
         errors.HTTPError,  # type: ignore[attr-defined] # httpx's or requests', by version
         errors.EntryNotFoundError,

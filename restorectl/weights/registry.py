@@ -169,7 +169,10 @@ def read_registry(path: Path) -> dict[str, ModelFile]:
         if not _SHA256.fullmatch(entry.sha256):
             raise WeightsError(f"{where}: sha256 is not 64 digits of 0-9 and a-f: {entry.sha256!r}")
         if entry.bytes < 1 or entry.channels < 1:
-            raise WeightsError(f"{where}: bytes and channels must be at least 1")
+            raise WeightsError(
+                f"{where}: bytes and channels must be at least 1, not {entry.bytes} and"
+                f" {entry.channels}"
+            )
         place = _place(entry.source, path.parent, where)
         found[name] = ModelFile(name, place, entry, embedded="embedded" in entry.source)
     return found
