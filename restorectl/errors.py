@@ -62,3 +62,9 @@ class DiskFullError(OutputError):
 
 class BusyError(RestorectlError):
     exit_code = 75
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says in its first line; some messages are a page."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from restorectl.catalog import FORMATS, METRICS, Row, methods
-from restorectl.weights.registry import packaged, read_registry
+from restorectl.weights.registry import PACKAGED, read_registry
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -22,9 +22,10 @@ def catalog_table(table: dict[str, Row], title: str) -> str:
 
 def weights_table() -> str:
     lines = [
-        f"| `{entry.name}` | {entry.task} | {entry.domain} | {entry.network} |"
-        f" {entry.bytes / 1e6:.0f} MB | {entry.source.kind} | {entry.licence} |"
-        for entry in read_registry(packaged()).values()
+        f"| `{name}` | {model.entry.task} | {model.entry.domain} | {model.entry.network} |"
+        f" {model.entry.bytes / 1e6:.0f} MB | {model.where()} | {model.entry.licence} |"
+        for name, model in read_registry(PACKAGED).items()
+        if model.entry is not None
     ]
     return rows("| name | task | domain | network | size | where | licence |", lines)
 

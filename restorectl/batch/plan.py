@@ -23,7 +23,7 @@ from restorectl.errors import (
     UsageError,
 )
 from restorectl.files import machine, provenance
-from restorectl.files.provenance import content_hash, matches
+from restorectl.files.provenance import file_sha256, matches
 from restorectl.images import existing
 from restorectl.images.existing import held_when_open
 from restorectl.images.image import Image, open_image
@@ -219,7 +219,7 @@ def hashes(pair: Pair) -> Hashes:
     found = {}
     for path in _inputs(pair):
         try:
-            found[path] = content_hash(path)
+            found[path] = file_sha256(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if pair.guide is None:

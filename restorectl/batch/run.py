@@ -21,7 +21,7 @@ from restorectl.batch.plan import Item, Work
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
 from restorectl.files.atomic import replacing, sweep
-from restorectl.files.provenance import content_hash
+from restorectl.files.provenance import file_sha256
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import ALL, Array, Image, open_image
 from restorectl.jobs import Files
@@ -137,7 +137,7 @@ def _one(files: Files, work: Work, item: Item, report: Report) -> None:
 def _hash_outputs(item: Item) -> None:
     for target in item.pair.targets:
         try:
-            item.outcome.outputs[str(target)] = content_hash(target)
+            item.outcome.outputs[str(target)] = file_sha256(target)
         except OSError as error:
             raise OutputError(f"{target}: cannot be read back ({error.strerror})") from error
 

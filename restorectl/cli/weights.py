@@ -18,7 +18,7 @@ from restorectl.errors import WeightsError
 from restorectl.jobs import WeightsOptions
 
 if TYPE_CHECKING:
-    from restorectl.weights.inventory import Checked, Listed
+    from restorectl.weights.registry import ModelRow, ModelStatus
 
 app = typer.Typer(
     help="List, pull, verify, locate, import and export models.",
@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-IMPORTS = ("rscd", "msdsr", "inception-fid", "alexnet-lpips")  # rows of tasks.weights_import.KINDS
+IMPORTS = ("rscd", "msdsr", "inception-fid", "alexnet-lpips")  # rows of weights.published.PUBLISHED
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="NAME...", help="Models: names, files or hf://...")
 ]
@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON line a model on std
 @app.command("list")
 def show(registry: opt.Registry = None, offline: opt.Offline = False, lines: Json = False) -> None:
     """The models known by name, and whether they are here. Never uses the network."""
-    from restorectl.weights.inventory import listed
+    from restorectl.weights.registry import listed
 
     rows = listed(WeightsOptions(registry, offline))
     if lines:
@@ -59,10 +59,10 @@ def pull(
 
     Example, on a machine with internet: restorectl weights pull --all
     """
-    from restorectl.weights import inventory
+    from restorectl.weights.registry import pull as run
 
     with _bars(quiet) as bars:
-        _finish(inventory.pull(names or [], every, WeightsOptions(registry, offline), bars), lines)
+        _finish(run(names or [], every, WeightsOptions(registry, offline), bars), lines)
 
 
 @app.command()
@@ -76,17 +76,17 @@ def verify(
 
     Never uses the network.
     """
-    from restorectl.weights import inventory
+    from restorectl.weights.registry import verify as run
 
-    _finish(inventory.verify(names or [], WeightsOptions(registry, offline)), lines)
+    _finish(run(names or [], WeightsOptions(registry, offline)), lines)
 
 
 @app.command()
 def path(name: Name, registry: opt.Registry = None, offline: opt.Offline = False) -> None:
     """Where a model lies on this machine, for scripts. Never uses the network."""
-    from restorectl.weights import inventory
+    from restorectl.weights.registry import locate
 
-    typer.echo(str(inventory.path(name, WeightsOptions(registry, offline))))
+    typer.echo(str(locate(name, WeightsOptions(registry, offline))))
 
 
 @app.command()
@@ -122,9 +122,9 @@ def take(
 
     Example: restorectl weights import d17986ac.ckpt --as msdsr -o msdsr.safetensors
     """
-    from restorectl.weights.published import run
+    from restorectl.weights.published import import_checkpoint
 
-    done = run(files, kind, output, overwrite)
+    done = import_checkpoint(files, kind, output, overwrite)
     if lines:
         sys.stdout.write(json.dumps(asdict(done)) + "\n")
     else:
@@ -134,7 +134,7 @@ def take(
         )
 
 
-def _finish(results: Iterable["Checked"], lines: bool) -> None:
+def _finish(results: Iterable["ModelStatus"], lines: bool) -> None:
     """Print each result as it comes; raise at the end if one is wrong."""
     wrong = []
     for result in results:
@@ -152,13 +152,13 @@ def _finish(results: Iterable["Checked"], lines: bool) -> None:
         raise WeightsError(wrong[-1])
 
 
-def _json(rows: Iterable["Listed | Checked"]) -> None:
+def _json(rows: Iterable["ModelRow | ModelStatus"]) -> None:
     for row in rows:
         sys.stdout.write(json.dumps(asdict(row)) + "\n")
     sys.stdout.flush()
 
 
-def _table(rows: list["Listed"]) -> None:
+def _table(rows: list["ModelRow"]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "task", "size", "licence", "where"):
         table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
@@ -171,7 +171,7 @@ def _table(rows: list["Listed"]) -> None:
 
 
 class _Bar:
-    """Implements io.hub.Progress with a rich bar a file."""
+    """Implements weights.hub.TransferProgress with a rich bar a file."""
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars

@@ -5,12 +5,12 @@ itself.
 """
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from restorectl.errors import WeightsError
+from restorectl.files import strict
 
 KEY = "restorectl"
 
@@ -30,9 +30,9 @@ class Card:
     sigma_max: float = 80.0  # largest noise level it was trained on, in units of [-1, 1]
     window: int = 0  # fixed input size of networks with non-local operations; 0 = any
     fusion: bool = False  # the condition carries its noise level and is joined with the state
-    value_range: str = "whitened"  # [-1, 1] after the intensity model; or core.value_range's
+    value_range: str = "whitened"  # by the intensity model; or a row of value_range.RANGES
     anchors: str = ""  # slices: interpolations that residuals are around, by commas; "" = pixels
-    recipe: str = "identity"  # how image channels become network channels: core.value_range
+    recipe: str = "identity"  # how image channels become the network's: intensity.value_range
     licence: str = "MIT"
     training: Mapping[str, Any] = field(default_factory=dict)  # data, recipe, attribution
 
@@ -48,21 +48,4 @@ def from_json(text: str, where: str) -> Card:
         raise WeightsError(f"{where}: the header is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise WeightsError(f"{where}: the header holds no card")
-    known = {f.name: f for f in fields(Card)}
-    unknown, absent = sorted(raw.keys() - known), sorted({"name", "task", "network"} - raw.keys())
-    if unknown or absent:
-        problem = f"unknown key {unknown[0]!r}" if unknown else f"no '{absent[0]}'"
-        raise WeightsError(f"{where}: the card has {problem}")
-    for name, value in raw.items():
-        if not _fits(value, known[name]):
-            raise WeightsError(f"{where}: card entry '{name}' has the wrong type: {value!r}")
-    return Card(**raw)
-
-
-def _fits(value: Any, entry: Field[Any]) -> bool:
-    if entry.default_factory is not MISSING:
-        return isinstance(value, dict)
-    expected = str if entry.default is MISSING else type(entry.default)
-    if expected is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is expected
+    return strict.build(Card, raw, f"{where}: the card", WeightsError)

@@ -121,7 +121,7 @@ def _load(metric: str, network: Network, job: EvaluateJob) -> Any:
 
     name = job.networks.get(network.weights, network.weights)
     try:
-        weights = file.load_for(name, network.task, job.weights_from)
+        weights = file.load(name, network.task, job.weights_from)
     except WeightsError as error:
         if not network.option:
             raise

@@ -15,7 +15,7 @@ from restorectl import __version__
 _COMPARED = ("command", "parameters", "weights", "input")
 
 
-def content_hash(path: str | PathLike[str]) -> str:
+def file_sha256(path: str | PathLike[str]) -> str:
     """SHA-256 of a file's bytes in hexadecimal, read as a stream. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

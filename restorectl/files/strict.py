@@ -1,14 +1,23 @@
-"""Plain values read strictly into frozen dataclasses: a key that no dataclass has is an error."""
+"""Plain values of YAML and JSON files read strictly into frozen dataclasses.
+
+A dataclass is the schema of its file: a key that it does not have, a key that is missing and a
+value of another type are errors.
+"""
 
 import dataclasses
 import difflib
+import math
+import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
 
 import yaml
 
-from restorectl.errors import UsageError
+from restorectl.errors import RestorectlError, UsageError
+
+T = TypeVar("T")
 
 
 def one_line(error: Exception) -> str:
@@ -33,48 +42,80 @@ def override(raw: dict[str, Any], text: str) -> None:
         raise UsageError(f"-s {text}: not a YAML value ({one_line(error)})") from error
 
 
-def build(kind: type, raw: Any, where: str, prefix: str = "") -> Any:
-    """A dataclass of `kind` from a mapping, checked key by key; `prefix` is that of its keys.
+def build(
+    kind: type[T],
+    raw: Any,
+    where: str,
+    raises: type[RestorectlError] = UsageError,
+    prefix: str = "",
+) -> T:
+    """The dataclass `kind` made of the mapping `raw`, checked key by key.
 
-    Raises UsageError naming an unknown key and the nearest one, a missing key or a wrong type.
+    Fields may be text, bool, int, finite float, a `Literal` of choices, `T | None`, tuples,
+    mappings from text, and further dataclasses, whose keys have a prefix. Raises `raises`: one line
+    that names `where`, the key, and its value or the nearest key that there is.
     """
     if not isinstance(raw, Mapping):
-        raise UsageError(f"{where}: '{prefix.rstrip('.')}' must hold keys, not {raw!r}")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in raw.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, 1, 0)
-            hint = f"; did you mean '{prefix}{near[0]}'?" if near else ""
-            raise UsageError(f"{where}: unknown key '{prefix}{key}'{hint}")
-        values[key] = _value(hints[key], value, where, prefix + key)
-    for each in dataclasses.fields(kind):
-        required = (
-            each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-        )
+        section = f"{prefix.rstrip('.')!r} " if prefix else ""
+        raise raises(f"{where}: wrong type: {section}must hold keys, not {_short(raw)}")
+    hints, values = typing.get_type_hints(kind), {}
+    for name, value in raw.items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, 1, 0)[0]
+            raise raises(f"{where}: unknown key {_short(key)}; did you mean '{prefix}{near}'?")
+        values[name] = _value(hints[name], value, where, raises, key)
+    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
+        required = each.default is each.default_factory is dataclasses.MISSING
         if required and each.name not in values:
-            raise UsageError(f"{where}: the key '{prefix}{each.name}' is missing")
+            raise raises(f"{where}: the key '{prefix}{each.name}' is missing")
     return kind(**values)
 
 
-def _value(hint: Any, value: Any, where: str, key: str) -> Any:
-    """One value of the type `hint`. YAML reads 1e-4 as text; it is a number here."""
+def _value(hint: Any, value: Any, where: str, raises: type[RestorectlError], key: str) -> Any:
+    """The value at `key`, made one of the type `hint`."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
-        return build(hint, value, where, key + ".")
-    origin = typing.get_origin(hint)
+        return build(hint, value, where, raises, key + ".")
+    if origin is types.UnionType:  # T | None
+        return None if value is None else _value(inner[0], value, where, raises, key)
+    if origin is Mapping and isinstance(value, Mapping):
+        one = inner[1]
+        return {str(k): _value(one, v, where, raises, f"{key}.{k}") for k, v in value.items()}
     if origin is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_value(typing.get_args(hint)[0], item, where, key) for item in items)
-    if origin is not None and issubclass(origin, Mapping):
-        if isinstance(value, Mapping):
-            return dict(value)
-    elif hint is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        one, several = inner[0], inner[-1] is ...
+        if several and not dataclasses.is_dataclass(one) and not isinstance(value, list | tuple):
+            value = [value]  # one plain value may stand for a list of itself
+        if isinstance(value, list | tuple) and (several or len(value) == len(inner)):
+            return tuple(_value(one, item, where, raises, key) for item in value)
+    if hint is float:
+        with suppress(TypeError, ValueError, OverflowError):
+            number = math.nan if isinstance(value, bool) else float(value)  # YAML: 1e-4 is text
+            if math.isfinite(number):
+                return number
+    elif hint is Any or type(value) is hint or (origin is Literal and value in inner):
         return value
-    name = "mapping" if origin is not None else hint.__name__
-    raise UsageError(f"{where}: '{key}' must be a {name}, not {value!r}")
+    raise raises(f"{where}: {_misfit(hint, key, value)}")
+
+
+def _misfit(hint: Any, key: str, value: Any) -> str:
+    """What is wrong with a value that is not of the type `hint`."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    found = f"not {_short(value)}"
+    if origin is Literal:
+        return f"{_short(key)} must be {', '.join(inner[:-1])} or {inner[-1]}, {found}"
+    if hint is float:
+        return f"not a number: {_short(key)} must be a float, {found}"
+    if origin is tuple:
+        wanted = "a list" if inner[-1] is ... else f"a list of {len(inner)}"
+    else:
+        wanted = (
+            "a mapping" if origin is Mapping else "text" if hint is str else f"a {hint.__name__}"
+        )
+    return f"wrong type: {_short(key)} must be {wanted}, {found}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."

@@ -13,7 +13,7 @@ Calibrations of error bars as YAML files, and the ones that come with the embedd
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import yaml
 
 from restorectl.errors import InputError
 from restorectl.files.atomic import replacing
+from restorectl.files.strict import build, one_line
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Calibration:
     images: int
     guarantee: bool  # whether `images` are enough for the finite-sample bound at 90 %
     coverage: Mapping[str, float]  # of each image at 90 %, the image itself left out of the fit
-    scale: str = "none"  # how truth was fitted to the restorations before errors were taken
+    scale: str  # how truth was fitted to the restorations before errors were taken
 
     def half_width(
         self, spread: np.ndarray, mean: np.ndarray, noise: np.ndarray, coverage: float
@@ -280,32 +281,17 @@ def plain(calibration: Calibration) -> dict[str, Any]:
     return {key: simple(value) for key, value in asdict(calibration).items()}
 
 
-def parse(raw: Any, where: str) -> Calibration:
-    """A calibration from YAML values. Raises InputError, naming `where`, for anything else."""
-    known = {each.name for each in fields(Calibration)}
-    if not isinstance(raw, Mapping) or set(raw) != known:
-        raise InputError(f"{where}: is no calibration of error bars: make one with --calibrate")
-    try:
-        ranges = {k: tuple(map(float, raw[k])) for k in ("spread_range", "signal_range")}
-        numbers = {k: float(raw[k]) for k in ("constant", "spread", "signal")}
-        factors = {str(k): float(v) for k, v in raw["factors"].items()}
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{where}: a number of the calibration is none: {error}") from error
-    values: dict[str, Any] = {**raw, **ranges, **numbers, "factors": factors}
-    return Calibration(**values)
-
-
 PACKAGED = Path(__file__).resolve().parent.parent / "pretrained"
 SUFFIX = ".errorbars.yaml"
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Raises InputError for a file that is none."""
+    """A calibration of error bars from its file. Raises InputError for a file that is none."""
     try:
         raw: Any = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    return parse(raw, str(path))
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
+    return build(Calibration, raw, f"calibration {path}", InputError)
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:

@@ -22,7 +22,7 @@ from restorectl.images.header import Plane
 from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import SamplingJob, WeightsOptions
 from restorectl.restoration import level_map
-from restorectl.weights.file import Weights, load_for
+from restorectl.weights.file import Weights, load
 
 Samples = Iterator[np.ndarray]  # (B, C, H, W) float32 in input units, one restoration after another
 
@@ -145,7 +145,7 @@ def load_restorer(
     """Load the models of a job, before any image is opened. Raises UsageError and WeightsError."""
     if job.steps is not None and job.steps < 1:
         raise UsageError(f"--steps {job.steps}: must be at least 1")
-    weights = load_for(job.weights or method.task, method.task, job.weights_from)
+    weights = load(job.weights or method.task, method.task, job.weights_from)
     method.check(settings, weights.card.sigma_max)
     device = pick_device(job.compute.device)
     dtype = pick_precision(job.compute.precision, device)
@@ -171,5 +171,5 @@ def load_calibrator(
     row = catalog.CALIBRATORS[name]
     if not row.task:
         return row.load()(), {}
-    found = load_for(weights, row.task, options)
+    found = load(weights, row.task, options)
     return row.load()(found.card, found.tensors, device), {row.task: found}

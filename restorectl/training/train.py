@@ -308,7 +308,7 @@ def make_model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict
             return build(card), {}
         except WeightsError as error:
             raise UsageError(f"recipe '{job.recipe}': {error}") from error
-    weights = weights_io.load(initial, job.weights_from)
+    weights = weights_io.load(initial, options=job.weights_from)
     card, tensors, inputs = weights.card, dict(weights.tensors), _inputs(recipe)
     fewer = int(card.config.get("c_in", 1)) < inputs
     if fewer and card.network != "calibrator" and card.channels == recipe.data.channels:

@@ -35,7 +35,7 @@ def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
     pairs, missing = inputs.resolve(job.files, naming)
     network, used = None, {}
     if job.method == "diffusion":
-        weights = file.load_for(job.weights, "slices", job.weights_from)
+        weights = file.load(job.weights, "slices", job.weights_from)
         network = _network(job, weights)
         used = {"slices": (weights.card.name, weights.sha256)}
     origin = Origin("superres3d", _parameters(job, network), used)

@@ -1,7 +1,6 @@
 """`weights export`: a folder that can be uploaded to a hub as it is."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from restorectl import __version__
 from restorectl.engine.card import Card
 from restorectl.errors import OutputError, UsageError, WeightsError
 from restorectl.files.atomic import output_error, replacing
+from restorectl.files.provenance import file_sha256
 from restorectl.jobs import WeightsOptions
-from restorectl.weights import file as weights_io
-from restorectl.weights import registry
-from restorectl.weights.hub import Progress
-from restorectl.weights.registry import Entry
+from restorectl.weights.file import load
+from restorectl.weights.hub import TransferProgress
+from restorectl.weights.registry import RegistryEntry, find
 
 LICENCES = {  # SPDX name -> the hub's
     name: name.lower() for name in ("MIT", "Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0")
@@ -53,15 +52,15 @@ restorectl restore images/ -o restored/ --weights {file}
 
 
 def export(
-    name: str, folder: Path, options: WeightsOptions, progress: Progress | None = None
+    name: str, folder: Path, options: WeightsOptions, progress: TransferProgress | None = None
 ) -> list[Path]:
     """Weights, README.md (the model card) and weights.yaml (the registry block), in a new folder.
 
     Raises WeightsError for a name that is not in the registry, UsageError where `folder` holds
     something already, OutputError where it cannot be written.
     """
-    model = registry.find(name, options)
-    if model.entry is None:
+    entry = find(name, options).entry
+    if entry is None:
         raise WeightsError(
             f"weights '{name}': not in the registry, which holds licence and sources"
         )
@@ -71,36 +70,26 @@ def export(
             raise UsageError(f"--hub {folder}: is not empty: choose a new folder")
     except OSError as error:
         raise output_error(error, folder) from error
-    weights = weights_io.load(name, options, progress)
-    file = f"{model.entry.name}.safetensors"
-    text = {
-        "README.md": card_text(model.entry, weights.card, file),
-        "weights.yaml": _block(model.entry, file),
-    }
-    written = [_write(folder / file, lambda part: shutil.copyfile(weights.path, part))]
-    if registry.file_sha256(folder / file) != weights.sha256:
-        raise OutputError(f"{folder / file}: is not what was written: check the disk")
-    written += [_write(folder / name, _text(content)) for name, content in text.items()]
-    return written
-
-
-def _write(target: Path, write: Callable[[Path], object]) -> Path:
+    weights = load(name, options=options, progress=progress)
+    target = folder / f"{name}.safetensors"
     with replacing(target) as part:
-        write(part)
-    return target
+        shutil.copyfile(weights.path, part)
+    if file_sha256(target) != weights.sha256:
+        raise OutputError(f"{target}: is not what was written: check the disk")
+    training = {key: value for key, value in asdict(entry.training).items() if value}
+    block = asdict(entry) | {"source": {"file": target.name}, "training": training}
+    written = {
+        "README.md": _model_card(name, entry, weights.card, target.name),
+        "weights.yaml": BLOCK.format(weights=target.name) + _yaml({name: block}),
+    }
+    for file, text in written.items():
+        with replacing(folder / file) as part:
+            part.write_text(text, "utf-8")
+    return [target, *(folder / file for file in written)]
 
 
-def _text(content: str) -> Callable[[Path], object]:
-    return lambda part: part.write_text(content, "utf-8")
-
-
-def _block(entry: Entry, file: str) -> str:
-    block = {k: v for k, v in asdict(entry).items() if k != "name"} | {"source": {"file": file}}
-    return BLOCK.format(weights=file) + _yaml({entry.name: block})
-
-
-def card_text(entry: Entry, card: Card, file: str) -> str:
-    """The model card: the hub's front matter, then what a reader wants to know."""
+def _model_card(name: str, entry: RegistryEntry, card: Card, file: str) -> str:
+    """The hub's front matter, then what a reader wants to know."""
     licence = LICENCES.get(entry.licence)
     front: dict[str, Any] = {"license": licence or "other"}
     if licence is None:
@@ -126,7 +115,7 @@ def card_text(entry: Entry, card: Card, file: str) -> str:
         "exported with": f"restorectl {__version__}",
     }
     body = BODY.format(
-        name=entry.name,
+        name=name,
         domain=entry.domain[:1].upper() + entry.domain[1:],
         task=entry.task,
         file=file,
@@ -139,7 +128,7 @@ def card_text(entry: Entry, card: Card, file: str) -> str:
     return f"---\n{_yaml(front)}---\n{body}"
 
 
-def _scores(entry: Entry) -> str:
+def _scores(entry: RegistryEntry) -> str:
     if not entry.scores:
         return "\nNothing yet.\n"
     lines = ["| score | value |", "|---|---|"]
@@ -148,12 +137,9 @@ def _scores(entry: Entry) -> str:
     return text + (f"\nMeasured with {entry.measured_with}.\n" if entry.measured_with else "")
 
 
-def _data(entry: Entry) -> str:
-    lines = [
-        f"- {item['name']} ({item['licence']}): {item['attribution']}"
-        for item in entry.training.get("data", [])
-    ]
-    parts = [entry.training.get("note", ""), "\n".join(lines)]
+def _data(entry: RegistryEntry) -> str:
+    lines = [f"- {each.name} ({each.licence}): {each.attribution}" for each in entry.training.data]
+    parts = [entry.training.note, "\n".join(lines)]
     return "".join(f"\n{part}\n" for part in parts if part) or "\nNot noted.\n"
 
 

@@ -1,7 +1,4 @@
-"""Weights by registry name, file or hub address: found, verified, then read; never pickle.
-
-Weights that a command asked for, checked to be of the kind that it needs.
-"""
+"""A weights file that a command asked for: found, verified, then read. Never pickle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +9,13 @@ from torch import Tensor
 
 from restorectl.engine.card import KEY, Card, from_json
 from restorectl.errors import WeightsError
+from restorectl.files.strict import one_line
 from restorectl.jobs import WeightsOptions
 from restorectl.weights import registry
-from restorectl.weights.hub import Progress
+from restorectl.weights.hub import TransferProgress
+
+# What a card and its registry entry must agree on, besides schedule and channel recipe.
+_AGREED = ("task", "channels", "network", "objective", "value_range", "window")
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,36 @@ class Weights:
 
 
 def load(
-    name: str, options: WeightsOptions | None = None, progress: Progress | None = None
+    name: str,
+    task: str | None = None,
+    options: WeightsOptions | None = None,
+    progress: TransferProgress | None = None,
 ) -> Weights:
     """Weights by registry name, path or hf:// address; the hash is checked before the file is read.
 
-    Raises WeightsError (exit 5): unknown name, not cached while offline, missing or damaged file,
-    hash mismatch, no card.
+    task: what they must be for; None = anything. Raises WeightsError (exit 5): unknown name, not
+    cached while offline, missing or damaged file, hash mismatch, no card, another task.
     """
     model = registry.find(name, options)
     offline = options is not None and options.offline
-    path = model.obtain(offline=offline, progress=progress)
-    digest = model.check(path)
+    path, sha256 = model.obtain(offline=offline, progress=progress)
     card, tensors = read(path)
     if model.entry is not None:
-        model.entry.check_card(card, str(path))
-    return Weights(card, tensors, digest, path)
+        told = {key: getattr(model.entry, key) for key in _AGREED}
+        told |= {"schedule": model.entry.schedule or "", "recipe": model.entry.channel_recipe}
+        for key, value in told.items():
+            if getattr(card, key) != value:
+                raise WeightsError(
+                    f"{path}: {key} is {getattr(card, key)!r} in the file and {value!r} in the"
+                    f" registry, '{name}'"
+                )
+    if task is not None and card.task != task:
+        raise WeightsError(f"weights '{name}' are for {card.task}: a {task} is needed here")
+    return Weights(card, tensors, sha256, path)
 
 
 def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
-    """Card and tensors of one safetensors file; pickle is never loaded."""
+    """Card and tensors of one safetensors file, which nothing is known of. Raises WeightsError."""
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(KEY)
@@ -55,13 +67,6 @@ def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
             names = list(file.keys())
             return from_json(header, str(path)), {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{path}: not a readable safetensors file ({reason})") from error
-
-
-def load_for(name: str, task: str, options: WeightsOptions | None = None) -> Weights:
-    """Weights for a task, by name or file. Raises WeightsError for those of another."""
-    weights = load(name, options)
-    if weights.card.task != task:
-        raise WeightsError(f"weights '{name}' are for {weights.card.task}: a {task} is needed here")
-    return weights
+        raise WeightsError(
+            f"{path}: not a readable safetensors file ({one_line(error)})"
+        ) from error

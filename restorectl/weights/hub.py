@@ -1,10 +1,8 @@
-"""Files of the Hugging Face Hub. huggingface_hub does the transfer and keeps the cache; it is
-imported only here, and only when a hub file is used.
+"""Files of the Hugging Face Hub, by address: `hf://org/name[@revision]/path/file.safetensors`.
 
-A pinned file that is in the cache is used without the network, a lock or a write, so a cache may
-be read-only and shared.
-
-Where a file lies on the Hugging Face Hub: `hf://org/name[@revision]/path/file.safetensors`.
+huggingface_hub does the transfer and keeps the cache; it is imported only here, and only when a hub
+file is used. A pinned file that is in the cache is used without the network, a lock or a write, so
+a cache may be read-only and shared.
 """
 
 import inspect
@@ -16,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from restorectl.errors import WeightsError
+from restorectl.errors import WeightsError, first_line
 
 SCHEME = "hf://"
 FORM = "hf://org/name[@revision]/path/file.safetensors"
@@ -25,7 +23,7 @@ _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # of a repository's
 REPOSITORY = re.compile(rf"{_PART}/{_PART}")
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/+-]*")
 _SPECIAL = re.compile(r"refs/(?:pr/\d+|convert/[^/]+)(?=/|$)")  # references that hold a slash
-_COLON = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<rev>[^:]+))?:(?P<file>[^:]+)")
+_COLON = re.compile(r"([\w.-]+/[\w.-]+(?:@[^:]+)?):([^:]+\.safetensors)")
 _KINDS = {"models", "datasets", "spaces", "buckets", "kernels"}
 
 
@@ -62,7 +60,7 @@ def parse_address(text: str) -> HubFile:
     )
     for good, problem in rules:
         if not good:
-            raise WeightsError(f"{text}: {problem}: {_hint(body) or 'use ' + FORM}")
+            raise WeightsError(f"{text}: {problem}: {colon_hint(body) or 'use ' + FORM}")
     check_inside(file, text)
     if not file.endswith(".safetensors"):
         raise WeightsError(f"{text}: only .safetensors files are loaded")
@@ -82,15 +80,8 @@ def _split(body: str) -> tuple[str, str, str]:
 
 def colon_hint(text: str) -> str:
     """What to write in place of `org/name[@revision]:file`, or nothing where `text` is not that."""
-    return _hint(text) if text.endswith(".safetensors") else ""
-
-
-def _hint(body: str) -> str:
-    match = _COLON.fullmatch(body)
-    if match is None:
-        return ""
-    revision = f"@{match['rev']}" if match["rev"] else ""
-    return f"write {SCHEME}{match['repo']}{revision}/{match['file']}"
+    match = _COLON.fullmatch(text)
+    return f"write {SCHEME}{match[1]}/{match[2]}" if match else ""
 
 
 def check_inside(file: str, where: str) -> None:
@@ -101,7 +92,7 @@ def check_inside(file: str, where: str) -> None:
         raise WeightsError(f"{where}: {file!r} is not a plain path inside its folder")
 
 
-class Progress(Protocol):
+class TransferProgress(Protocol):
     """Where a transfer reports to; the command line implements it."""
 
     def begin(self, name: str, total: int | None) -> None: ...
@@ -116,7 +107,9 @@ def cached(place: HubFile) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(place: HubFile, *, offline: bool = False, progress: Progress | None = None) -> Path:
+def fetch(
+    place: HubFile, *, offline: bool = False, progress: TransferProgress | None = None
+) -> Path:
     """The file, from the cache or the hub. Raises WeightsError: absent, refused, no network."""
     import huggingface_hub as hub
     from huggingface_hub import constants, errors
@@ -129,11 +122,8 @@ def fetch(place: HubFile, *, offline: bool = False, progress: Progress | None = 
             f"{place}: is not in the cache, and this run is offline: `restorectl weights pull` it"
             " where there is a network"
         )
-
     if "HF_HUB_VERBOSITY" not in os.environ:
-        hub.utils.logging.set_verbosity(
-            logging.ERROR
-        )  # its warnings would stand beside our one line
+        hub.utils.logging.set_verbosity(logging.ERROR)  # our one line says it all
     transfer_errors = (
         errors.HTTPError,  # type: ignore[attr-defined] # httpx's or requests', by version
         errors.EntryNotFoundError,
@@ -141,15 +131,9 @@ def fetch(place: HubFile, *, offline: bool = False, progress: Progress | None = 
         getattr(errors, "XetDownloadError", OSError),
         OSError,
     )
+    bars = _bars(progress)
     try:
-        return Path(
-            hub.hf_hub_download(
-                place.repo,
-                place.file,
-                revision=place.revision,
-                **_bars(progress),
-            )
-        )
+        return Path(hub.hf_hub_download(place.repo, place.file, revision=place.revision, **bars))
     except transfer_errors as error:
         raise WeightsError(f"{place}: {_reason(error, place)}") from error
 
@@ -176,18 +160,13 @@ def _reason(error: Exception, place: HubFile) -> str:
     if status is not None:
         return f"{endpoint} answered {status}: try again later"
     if absent:
-        return f"is not in the cache, and {endpoint} does not deliver it ({_line(error)})"
+        return f"is not in the cache, and {endpoint} does not deliver it ({first_line(error)})"
     if isinstance(error, OSError) and error.filename:
         return f"the cache cannot be written: {error.filename} ({error.strerror})"
-    return f"the transfer failed ({_line(error)}): try again"
+    return f"the transfer failed ({first_line(error)}): try again"
 
 
-def _line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
-
-
-def _bars(progress: Progress | None) -> dict[str, Any]:
+def _bars(progress: TransferProgress | None) -> dict[str, Any]:
     """The arguments that lead the library's progress to `progress` and keep its own bars away."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils.tqdm import disable_progress_bars

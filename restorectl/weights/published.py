@@ -1,9 +1,8 @@
 """`weights import`: published checkpoints become weights files that every command takes.
 
-A kind knows what a published model is (its card) and what its tensors are called there. The
-result is checked, name by name and shape by shape, against the network before it is written.
-
-Checkpoints of other programs, read as data: no code in them is ever run.
+Checkpoints are read as data: no code in them is ever run. PUBLISHED says of each model what it is
+(its card) and what its tensors are called in the checkpoint; the result is checked, name by name
+and shape by shape, against the network before it is written.
 """
 
 import zipfile
@@ -20,14 +19,88 @@ from torch import Tensor
 from restorectl.engine.card import KEY, Card
 from restorectl.engine.denoiser import fits
 from restorectl.engine.schedule import schedule
-from restorectl.errors import UsageError, WeightsError
+from restorectl.errors import UsageError, WeightsError, first_line
 from restorectl.files.atomic import replacing
-from restorectl.weights.registry import file_sha256
+from restorectl.files.provenance import file_sha256
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params_ema", "params")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params_ema", "params")
+_STATED = "as its publisher states"
+
+Tensors = Mapping[str, Any]
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class PublishedModel:
+    """What a published checkpoint holds, and how it becomes a weights file."""
+
+    card: Card
+    rename: Callable[[Tensors], dict[str, Any]]  # those that the network has, by its names
+    source: str  # where the model is published
+    config: Callable[[Tensors], Mapping[str, Any]] | None = None  # the network's size, read off
+
+
+@dataclass(frozen=True)
+class ImportedWeights:
+    """What was written."""
+
+    path: str
+    kind: str
+    network: str
+    tensors: int
+    parameters: int
+    ignored: int  # tensors of the checkpoint that restorectl has no use for
+    sha256: str
+
+
+def import_checkpoint(
+    files: Sequence[Path], kind: str, output: Path, overwrite: bool = False
+) -> ImportedWeights:
+    """Make the weights file `output` of the files of one published model, a row of PUBLISHED.
+
+    float16 and float32 tensors stay what they are, others become float32. Raises UsageError for an
+    unknown kind or output name, WeightsError for files that are not what the kind says.
+    """
+    if kind not in PUBLISHED:
+        raise UsageError(f"--as {kind}: choose {', '.join(PUBLISHED)}")
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output}: the output must be named *.safetensors")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output}: exists: choose another -o, or use --overwrite")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent}: no such folder")
+    found: dict[str, Tensor] = {}
+    for path in files:
+        found |= _read_checkpoint(path)
+    try:
+        card, tensors = convert(kind, found)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{', '.join(map(str, files))}: not a checkpoint of kind '{kind}': {error}"
+        ) from error
+    training = {
+        "imported": kind,
+        "source": PUBLISHED[kind].source,
+        "files": {path.name: file_sha256(path) for path in files},
+    }
+    kept = (torch.float16, torch.float32)
+    plain = {
+        name: (value if value.dtype in kept else value.float()).contiguous()
+        for name, value in tensors.items()
+    }
+    with replacing(output) as part:
+        save_file(plain, part, {KEY: replace(card, name=output.stem, training=training).to_json()})
+    return ImportedWeights(
+        path=str(output),
+        kind=kind,
+        network=card.network,
+        tensors=len(tensors),
+        parameters=sum(int(t.numel()) for t in tensors.values()),
+        ignored=len(found) - len(tensors),
+        sha256=file_sha256(output),
+    )
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch checkpoint (.pt, .pth, .ckpt) or safetensors file, by name.
 
     A state dict inside a training checkpoint is found. Raises WeightsError for a file that is
@@ -42,119 +115,32 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except (SafetensorError, OSError, EOFError) as error:
-        raise WeightsError(f"{path}: cannot be read ({_line(error)})") from error
+        raise WeightsError(f"{path}: cannot be read ({first_line(error)})") from error
     except Exception as error:  # an UnpicklingError, or whatever damaged bytes lead to
         raise WeightsError(
-            f"{path}: not a checkpoint of plain tensors ({_line(error)}): where it was made, save"
-            " its state dict alone, torch.save(model.state_dict(), FILE)"
+            f"{path}: not a checkpoint of plain tensors ({first_line(error)}): where it was made,"
+            " save its state dict alone, torch.save(model.state_dict(), FILE)"
         ) from error
-    tensors = _state(content)
+    while isinstance(content, Mapping):
+        inner = [content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)]
+        if not inner:
+            break
+        content = inner[0]
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(name): value for name, value in items if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors by name")
     return tensors
 
 
-def write_weights(path: Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
-    """A weights file; float16 and float32 tensors stay what they are, others become float32."""
-    kept = (torch.float16, torch.float32)
-    plain = {
-        name: (value if value.dtype in kept else value.float()).contiguous()
-        for name, value in tensors.items()
-    }
-    with replacing(path) as part:
-        save_file(plain, part, {KEY: card.to_json()})
-
-
-def _state(content: Any) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        inner = [content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)]
-        if not inner:
-            return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        content = inner[0]
-    return {}
-
-
-def _line(error: BaseException) -> str:
-    """The first line of a message that may be a page."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
-
-
-Tensors = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One published model; `tensors` renames, `config` reads the network's size off the tensors."""
-
-    help: str
-    card: Card
-    tensors: Callable[[Tensors], dict[str, Any]]
-    source: str  # where the model is published
-    config: Callable[[Tensors], Mapping[str, Any]] | None = None
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What was written."""
-
-    path: str
-    kind: str
-    network: str
-    tensors: int
-    parameters: int
-    ignored: int  # tensors of the checkpoint that restorectl has no use for
-    sha256: str
-
-
-def run(files: Sequence[Path], kind: str, output: Path, overwrite: bool = False) -> Imported:
-    """Import the files of one published model into `output`.
-
-    Raises UsageError for an unknown kind or output name, WeightsError for files that are not what
-    the kind says.
-    """
-    if kind not in KINDS:
-        raise UsageError(f"--as {kind}: choose {', '.join(KINDS)}")
-    if output.suffix != ".safetensors":
-        raise UsageError(f"{output}: the output must be named *.safetensors")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output}: exists: choose another -o, or use --overwrite")
-    if not output.parent.is_dir():
-        raise UsageError(f"{output.parent}: no such folder")
-    found: dict[str, Any] = {}
-    for path in files:
-        found |= read_checkpoint(path)
-    try:
-        card, tensors = convert(kind, found)
-    except WeightsError as error:
-        raise WeightsError(
-            f"{', '.join(map(str, files))}: not a checkpoint of kind '{kind}': {error}"
-        ) from error
-    training = {
-        "imported": kind,
-        "source": KINDS[kind].source,
-        "files": {path.name: file_sha256(path) for path in files},
-    }
-    write_weights(output, replace(card, name=output.stem, training=training), tensors)
-    return Imported(
-        path=str(output),
-        kind=kind,
-        network=card.network,
-        tensors=len(tensors),
-        parameters=sum(int(t.numel()) for t in tensors.values()),
-        ignored=len(found) - len(tensors),
-        sha256=file_sha256(output),
-    )
-
-
 def convert(kind: str, found: Tensors) -> tuple[Card, dict[str, Any]]:
     """The card and the renamed tensors of a published state dict. Raises WeightsError."""
-    known = KINDS[kind]
-    tensors = known.tensors(found)
+    known = PUBLISHED[kind]
+    tensors = known.rename(found)
     card = known.card
     if known.config is not None:
-        card = replace(card, config=known.config(tensors))
-        card = replace(card, channels=card.config["c_in"])
+        config = known.config(tensors)
+        card = replace(card, config=config, channels=config["c_in"])
     fits(card, tensors)
     return card, tensors
 
@@ -218,10 +204,8 @@ def _rscd_config(tensors: Tensors) -> dict[str, Any]:
         raise WeightsError(f"its tensors are not those of this U-Net ({error})") from error
 
 
-_STATED = "as its publisher states"
-KINDS: dict[str, Kind] = {
-    "rscd": Kind(
-        "RSCD's U-Net (paper 000): a state dict of the public training code",
+PUBLISHED = {
+    "rscd": PublishedModel(  # a state dict of the public training code
         Card(
             name="rscd",
             task="prior",
@@ -239,8 +223,7 @@ KINDS: dict[str, Kind] = {
         "https://github.com/MLNeurosurg/restorative_step-calibrated_diffusion",
         _rscd_config,
     ),
-    "msdsr": Kind(
-        "MSDSR's slice model (paper 003): the published Lightning checkpoint, averaged weights",
+    "msdsr": PublishedModel(  # the averaged weights of the Lightning checkpoint
         Card(
             name="msdsr",
             task="slices",
@@ -259,8 +242,7 @@ KINDS: dict[str, Kind] = {
         _averaged,
         "https://github.com/MLNeurosurg/msdsr",
     ),
-    "inception-fid": Kind(
-        "Inception-v3 of the Frechet distance: pt_inception-2015-12-05-6726825d.pth",
+    "inception-fid": PublishedModel(  # pt_inception-2015-12-05-6726825d.pth
         Card(
             name="inception-fid",
             task="features",
@@ -273,8 +255,7 @@ KINDS: dict[str, Kind] = {
         _inception,
         "https://github.com/mseitzer/pytorch-fid",
     ),
-    "alexnet-lpips": Kind(
-        "LPIPS with AlexNet: two files, alexnet-owt-7be5be79.pth and lpips' v0.1/alex.pth",
+    "alexnet-lpips": PublishedModel(  # alexnet-owt-7be5be79.pth and lpips' v0.1/alex.pth
         Card(
             name="alexnet-lpips",
             task="distance",

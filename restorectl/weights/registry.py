@@ -1,65 +1,59 @@
-"""The schema of weights.yaml: one block a model, checked key by key.
+"""The models that are known by name, and where any weights lie; nothing here imports torch.
 
-The models known by name: the package's weights.yaml and, over it, the user's own registries.
-
-Where weights are: one resolver for registry names, local files and hub addresses; no torch.
+A registry is a YAML file with one block a model: what it is, where its file lies (in the package,
+in a folder, on the hub) and the file's SHA-256. There are the package's weights.yaml and, over it,
+the user's own. `find` also takes a path or a hub address. `weights list`, `pull`, `verify` and
+`path` are here too.
 """
 
-import hashlib
 import os
 import re
-from collections.abc import Hashable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from restorectl.engine.card import Card
-from restorectl.errors import WeightsError
+from restorectl.errors import UsageError, WeightsError
+from restorectl.files.provenance import file_sha256
+from restorectl.files.strict import build, one_line
 from restorectl.jobs import WeightsOptions
 from restorectl.weights import hub
-from restorectl.weights.hub import (
-    COMMIT,
-    FORM,
-    REPOSITORY,
-    SCHEME,
-    HubFile,
-    Progress,
-    check_inside,
-    colon_hint,
-    parse_address,
-)
+from restorectl.weights.hub import HubFile, TransferProgress
 
+PACKAGE = Path(__file__).resolve().parent.parent
+_INSIDE = PACKAGE / "weights.yaml"
+PACKAGED = _INSIDE if _INSIDE.exists() else PACKAGE.with_name("weights.yaml")  # wheel, checkout
+VARIABLE = "RESTORECTL_WEIGHTS"  # names a registry file
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DATA = {"name", "licence", "attribution"}  # keys of one item of training.data
-_SOURCES = ({"embedded"}, {"file"}, {"hub", "revision", "file"})
-_CARD = ("task", "channels", "network", "objective", "value_range", "window")  # must agree
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the file is: in the package, in a folder of the user's, or on the hub."""
-
-    kind: str  # embedded, file, hub
-    file: str  # below restorectl/pretrained, beside the registry (or absolute), in the repository
-    hub: str = ""  # org/name
-    revision: str = ""  # commit
-
-    def hub_file(self) -> HubFile:
-        return HubFile(self.hub, self.revision, self.file)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One block; keys with a default may be left out of a user's own registry."""
+class TrainingImages:
+    """One source of training images, as its licence asks for it to be named."""
 
     name: str
+    licence: str
+    attribution: str
+
+
+@dataclass(frozen=True)
+class TrainingNotes:
+    note: str = ""
+    data: tuple[TrainingImages, ...] = ()
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """One block of a registry; keys with a default may be left out of a user's own."""
+
     task: str
     channels: int
     domain: str
-    source: Source
+    source: Mapping[str, str]  # embedded: FILE; file: PATH; or hub, revision and file
     sha256: str
     bytes: int
     network: str
@@ -70,161 +64,118 @@ class Entry:
     value_range: str = "whitened"
     channel_recipe: str = "identity"  # how image channels become the network's
     window: int = 0  # fixed input size, 0 = any
-    training: Mapping[str, Any] = field(default_factory=dict)  # data (with attribution), note
+    training: TrainingNotes = field(default_factory=TrainingNotes)
     citation: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
     measured_with: str = ""
 
-    def check_card(self, card: Card, where: str) -> None:
-        """What the registry says must be what the file says. Raises WeightsError."""
-        told = {name: getattr(self, name) for name in _CARD}
-        told |= {"schedule": self.schedule or "", "recipe": self.channel_recipe}
-        for name, value in told.items():
-            if getattr(card, name) != value:
-                raise WeightsError(
-                    f"{where}: {name} is {getattr(card, name)!r} in the file and {value!r} in the"
-                    f" registry, '{self.name}'"
-                )
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A weights file: how it was called, where it lies, and what a registry says of it."""
+
+    name: str
+    place: Path | HubFile
+    entry: RegistryEntry | None = None
+    embedded: bool = False  # whether the file is part of the package
+
+    def here(self) -> Path | None:
+        """The file, if it is on this machine. Never touches the network."""
+        if isinstance(self.place, HubFile):
+            return hub.cached(self.place)
+        return self.place if self.place.is_file() else None
+
+    def where(self) -> str:
+        """embedded, file, cached, remote, or missing."""
+        here = self.here() is not None
+        if isinstance(self.place, HubFile):
+            return "cached" if here else "remote"
+        kind = "embedded" if self.embedded else "file"
+        return kind if here else "missing"
+
+    def obtain(
+        self, *, offline: bool = False, progress: TransferProgress | None = None
+    ) -> tuple[Path, str]:
+        """The file, pulled from the hub if need be, and its SHA-256.
+
+        Raises WeightsError where it cannot be had, or is not the file that the registry means.
+        """
+        if isinstance(self.place, HubFile):
+            path = hub.fetch(self.place, offline=offline, progress=progress)
+            hint = f"nothing was deleted; remove {path.resolve()} and pull again"
+        else:
+            path = self.place
+            hint = "reinstall restorectl" if self.embedded else "correct the file or the registry"
+        try:
+            digest = file_sha256(path)
+        except FileNotFoundError as error:
+            raise WeightsError(f"weights '{self.name}': {path} does not exist: {hint}") from error
+        except OSError as error:
+            raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+        if self.entry is not None and digest != self.entry.sha256:
+            raise WeightsError(
+                f"weights '{self.name}': {path} has sha256 {digest}, expected"
+                f" {self.entry.sha256}: {hint}"
+            )
+        return path, digest
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "task": (str,),
-    "channels": (int,),
-    "domain": (str,),
-    "source": (dict,),
-    "sha256": (str,),
-    "bytes": (int,),
-    "network": (str,),
-    "objective": (str,),
-    "licence": (str,),
-    "schedule": (str, type(None)),
-    "step_cap": (int, type(None)),
-    "value_range": (str,),
-    "channel_recipe": (str,),
-    "window": (int,),
-    "training": (dict,),
-    "citation": (str,),
-    "scores": (dict,),
-    "measured_with": (str,),
-}
+def find(name: str, options: WeightsOptions | None = None) -> ModelFile:
+    """What `--weights NAME` means. Raises WeightsError for no name, file or hub address."""
+    if name.startswith(hub.SCHEME):
+        return ModelFile(name, hub.parse_address(name))
+    known = models(options)
+    if name in known:
+        return known[name]
+    path = Path(name)
+    if path.is_file():
+        return ModelFile(name, path)
+    if hint := hub.colon_hint(name):
+        raise WeightsError(f"weights '{name}': no such file; for one of the hub {hint}")
+    if "://" in name:
+        raise WeightsError(f"weights '{name}': not a hub address, use {hub.FORM}")
+    raise WeightsError(f"weights '{name}': no such file, and known names are: {', '.join(known)}")
 
 
-def parse_entry(name: Any, block: Any, where: str) -> Entry:
-    """One model's entry. Raises WeightsError, naming `where`, where a block breaks the schema."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise WeightsError(f"{where}: {name!r} is no model name: use letters, digits and . _ -")
-    where = f"{where}: '{name}'"
-    if not isinstance(block, dict):
-        raise WeightsError(f"{where} is not a mapping")
-    required = {f.name for f in fields(Entry) if f.default is f.default_factory is MISSING}
-    _keys(block, required - {"name"}, set(_TYPES), where)
-    for key, value in block.items():
-        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
-            raise WeightsError(f"{where}: {key} has the wrong type: {_short(value)}")
-    if not _SHA256.fullmatch(block["sha256"]):
-        raise WeightsError(f"{where}: sha256 is not 64 hexadecimal digits, lower case")
-    if block["bytes"] < 1 or block["channels"] < 1:
-        raise WeightsError(f"{where}: bytes and channels must be at least 1")
-    _training(block.get("training", {}), where)
-    for key, value in block.get("scores", {}).items():
-        if (
-            not isinstance(key, str)
-            or isinstance(value, bool)
-            or not isinstance(value, int | float)
-        ):
-            raise WeightsError(f"{where}: scores: {_short(key)} is not a number")
-    return Entry(name=name, **{**block, "source": _source(block["source"], where)})
-
-
-def _source(block: dict[Any, Any], where: str) -> Source:
-    if set(block) not in _SOURCES or not all(isinstance(v, str) for v in block.values()):
-        raise WeightsError(
-            f"{where}: source is not 'embedded: FILE', 'file: PATH' or the three keys"
-            " hub: ORG/NAME, revision: COMMIT, file: PATH"
-        )
-    if "embedded" in block:
-        check_inside(block["embedded"], where)
-        return Source("embedded", block["embedded"])
-    if not block["file"].endswith(".safetensors"):
-        raise WeightsError(f"{where}: only .safetensors files are loaded, not {block['file']!r}")
-    if "hub" not in block:
-        return Source("file", block["file"])
-    if not REPOSITORY.fullmatch(block["hub"]):
-        raise WeightsError(f"{where}: hub: {block['hub']!r} is not org/name")
-    if not COMMIT.fullmatch(block["revision"]):
-        raise WeightsError(f"{where}: revision {block['revision']!r} is not a commit of 40 digits")
-    check_inside(block["file"], where)
-    return Source("hub", block["file"], block["hub"], block["revision"])
-
-
-def _training(block: dict[Any, Any], where: str) -> None:
-    where = f"{where}: training"
-    _keys(block, set(), {"data", "note", "recipe"}, where)
-    data = block.get("data", [])
-    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-        raise WeightsError(f"{where}: data is not a list of mappings")
-    for item in data:
-        _keys(item, _DATA, _DATA, f"{where}: data")
-    texts = [*(v for item in data for v in item.values()), block.get("note", "")]
-    if not all(isinstance(text, str) for text in [*texts, block.get("recipe", "")]):
-        raise WeightsError(f"{where}: holds something that is not text")
-
-
-def _keys(block: dict[Any, Any], required: set[str], known: set[str], where: str) -> None:
-    unknown, absent = [k for k in block if k not in known], sorted(required - block.keys())
-    if unknown:
-        raise WeightsError(f"{where}: unknown key {_short(unknown[0])}")
-    if absent:
-        raise WeightsError(f"{where}: has no {', '.join(absent)}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else text[:57] + "..."
-
-
-PACKAGE = Path(__file__).resolve().parent.parent
-VARIABLE = "RESTORECTL_WEIGHTS"  # names a registry file
-
-
-def packaged() -> Path:
-    """The package's own weights.yaml."""
-    inside, beside = PACKAGE / "weights.yaml", PACKAGE.parent / "weights.yaml"  # wheel, checkout
-    return inside if inside.exists() else beside
-
-
-def entries(options: WeightsOptions | None = None) -> dict[str, Entry]:
-    """All entries by name; --registry goes over the variable's file, that over the package's.
+def models(options: WeightsOptions | None = None) -> dict[str, ModelFile]:
+    """All models by name; --registry goes over the variable's file, that over the package's.
 
     Raises WeightsError for a registry that cannot be read or breaks the schema.
     """
-    own = [os.environ.get(VARIABLE), options.registry if options else None]
-    found = read_registry(packaged())
-    for path in own:
+    found = read_registry(PACKAGED)
+    for path in (os.environ.get(VARIABLE), options.registry if options else None):
         if path:
             found |= read_registry(Path(path))
     return found
 
 
-def read_registry(path: Path) -> dict[str, Entry]:
-    """One registry file. A `source: file` is taken from beside it."""
+def read_registry(path: Path) -> dict[str, ModelFile]:
+    """The models of one registry file. Raises WeightsError, naming the file and the model."""
     try:
         raw = yaml.load(path.read_text("utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise WeightsError(f"{path}: cannot be read ({reason})") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise WeightsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise WeightsError(f"{path}: not valid YAML ({one_line(error)})") from error
     if not isinstance(raw, dict):
         raise WeightsError(f"{path}: not a mapping of model names to blocks")
-    return {name: _placed(parse_entry(name, block, str(path)), path) for name, block in raw.items()}
-
-
-def _placed(found: Entry, registry: Path) -> Entry:
-    if found.source.kind != "file":
-        return found
-    file = str(registry.parent / Path(found.source.file).expanduser())
-    return replace(found, source=replace(found.source, file=file))
+    found = {}
+    for name, block in raw.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise WeightsError(f"{path}: {name!r} is no model name: use letters, digits and . _ -")
+        where = f"{path}: '{name}'"
+        entry = build(RegistryEntry, block, where, WeightsError)
+        if not _SHA256.fullmatch(entry.sha256):
+            raise WeightsError(f"{where}: sha256 is not 64 digits of 0-9 and a-f: {entry.sha256!r}")
+        if entry.bytes < 1 or entry.channels < 1:
+            raise WeightsError(
+                f"{where}: bytes and channels must be at least 1, not {entry.bytes} and"
+                f" {entry.channels}"
+            )
+        place = _place(entry.source, path.parent, where)
+        found[name] = ModelFile(name, place, entry, embedded="embedded" in entry.source)
+    return found
 
 
 class _Loader(yaml.SafeLoader):
@@ -240,92 +191,127 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-@dataclass(frozen=True)
-class Model:
-    """Weights that were asked for: where they lie, and what the registry knows of them."""
-
-    name: str  # as it was given
-    place: Path | HubFile
-    entry: Entry | None = None
-
-    def here(self) -> Path | None:
-        """The file, if it is on this machine. Never touches the network."""
-        if isinstance(self.place, HubFile):
-            return hub.cached(self.place)
-        return self.place if self.place.is_file() else None
-
-    def where(self) -> str:
-        """embedded, file, cached, remote, or missing."""
-        here = self.here() is not None
-        if isinstance(self.place, HubFile):
-            return "cached" if here else "remote"
-        kind = self.entry.source.kind if self.entry else "file"
-        return kind if here else "missing"
-
-    def obtain(self, *, offline: bool = False, progress: Progress | None = None) -> Path:
-        """The file, pulled from the hub if need be; its hash is not yet checked."""
-        if isinstance(self.place, HubFile):
-            return hub.fetch(self.place, offline=offline, progress=progress)
-        if not self.place.is_file():
-            hint = "reinstall restorectl" if self.embedded() else "check the registry"
-            raise WeightsError(f"weights '{self.name}': {self.place} does not exist: {hint}")
-        return self.place
-
-    def embedded(self) -> bool:
-        """Whether the file is part of the package."""
-        return self.entry is not None and self.entry.source.kind == "embedded"
-
-    def check(self, path: Path) -> str:
-        """The sha256 of the file. Raises WeightsError where the registry has another."""
-        digest = file_sha256(path)
-        if self.entry is None or digest == self.entry.sha256:
-            return digest
-        if self.embedded():
-            hint = "reinstall restorectl"
-        elif isinstance(self.place, HubFile):
-            hint = f"nothing was deleted; remove {path.resolve()} and pull again"
-        else:
-            hint = "the file or the registry is wrong"
+def _place(source: Mapping[str, str], folder: Path, where: str) -> Path | HubFile:
+    """Where a block's file lies; `folder` is that of the registry. Raises WeightsError."""
+    if source.keys() == {"embedded"}:
+        hub.check_inside(source["embedded"], where)
+        return PACKAGE / "pretrained" / source["embedded"]
+    if source.keys() not in ({"file"}, {"hub", "revision", "file"}):
         raise WeightsError(
-            f"weights '{self.name}': {path} has sha256 {digest}, expected {self.entry.sha256}:"
-            f" {hint}"
+            f"{where}: source is not 'embedded: FILE', 'file: PATH' or the three keys"
+            f" hub: ORG/NAME, revision: COMMIT, file: PATH, but {dict(source)!r}"
         )
+    file = source["file"]
+    if not file.endswith(".safetensors"):
+        raise WeightsError(f"{where}: only .safetensors files are loaded, not {file!r}")
+    if "hub" not in source:
+        return folder / Path(file).expanduser()
+    place = HubFile(source["hub"], source["revision"], file)
+    if not hub.REPOSITORY.fullmatch(place.repo):
+        raise WeightsError(f"{where}: hub: {place.repo!r} is not org/name")
+    if not place.pinned:
+        raise WeightsError(f"{where}: revision {place.revision!r} is not a commit of 40 digits")
+    hub.check_inside(file, where)
+    return place
 
 
-def models(options: WeightsOptions | None = None) -> list[Model]:
-    """All models of the registry."""
-    return [_known(entry) for entry in entries(options).values()]
+# ---- weights list, pull, verify, path ------------------------------------------------------------
+@dataclass(frozen=True)
+class ModelRow:
+    """One line of `weights list`."""
+
+    name: str
+    task: str
+    domain: str
+    channels: int
+    network: str
+    bytes: int
+    licence: str
+    where: str  # embedded, file, cached, remote, missing
+    source: str
+    sha256: str
 
 
-def find(name: str, options: WeightsOptions | None = None) -> Model:
-    """What `--weights NAME` means. Raises WeightsError for what is none of the three."""
-    if name.startswith(SCHEME):
-        return Model(name, parse_address(name))
-    known = entries(options)
-    if name in known:
-        return _known(known[name])
-    path = Path(name)
-    if path.is_file():
-        return Model(name, path)
-    if hint := colon_hint(name):
-        raise WeightsError(f"weights '{name}': no such file; for one of the hub {hint}")
-    if "://" in name:
-        raise WeightsError(f"weights '{name}': not a hub address, use {FORM}")
-    raise WeightsError(f"weights '{name}': no such file, and known names are: {', '.join(known)}")
+@dataclass(frozen=True)
+class ModelStatus:
+    """What became of one model; `error` is empty unless something is wrong with it."""
+
+    name: str
+    status: str  # intact, pulled, remote, mismatch, missing, failed
+    path: str = ""
+    error: str = ""
 
 
-def _known(entry: Entry) -> Model:
-    source = entry.source
-    if source.kind == "hub":
-        return Model(entry.name, source.hub_file(), entry)
-    folder = PACKAGE / "pretrained" if source.kind == "embedded" else Path()
-    return Model(entry.name, folder / source.file, entry)
+def listed(options: WeightsOptions) -> list[ModelRow]:
+    """The registry, in its order."""
+    rows = []
+    for model in models(options).values():
+        entry = model.entry
+        assert entry is not None  # it comes from the registry
+        rows.append(
+            ModelRow(
+                name=model.name,
+                task=entry.task,
+                domain=entry.domain,
+                channels=entry.channels,
+                network=entry.network,
+                bytes=entry.bytes,
+                licence=entry.licence,
+                where=model.where(),
+                source=entry.source.get("embedded", str(model.place)),
+                sha256=entry.sha256,
+            )
+        )
+    return rows
 
 
-def file_sha256(path: Path) -> str:
-    """Hex digest. Raises WeightsError when the file cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+def pull(
+    names: Sequence[str],
+    every: bool,
+    options: WeightsOptions,
+    progress: TransferProgress | None = None,
+) -> Iterator[ModelStatus]:
+    """Bring models here and check their hashes; one that fails does not stop the others."""
+    if every == bool(names):
+        raise UsageError("weights pull: give names, or --all")
+    for model in _chosen(names, options):
+        try:
+            present = model.here() is not None
+            path, _ = model.obtain(offline=options.offline, progress=progress)
+        except WeightsError as error:
+            yield ModelStatus(model.name, "failed", error=str(error))
+        else:
+            yield ModelStatus(model.name, "intact" if present else "pulled", str(path))
+
+
+def verify(names: Sequence[str], options: WeightsOptions) -> Iterator[ModelStatus]:
+    """Hash again what is here; never touches the network. What is remote is fine."""
+    for model in _chosen(names, options):
+        path = model.here()
+        if path is None:
+            missing = model.where() == "missing"
+            error = f"weights '{model.name}': {model.place} is missing" if missing else ""
+            yield ModelStatus(model.name, model.where(), error=error)
+            continue
+        try:
+            model.obtain(offline=True)
+        except WeightsError as wrong:
+            yield ModelStatus(model.name, "mismatch", str(path), str(wrong))
+        else:
+            yield ModelStatus(model.name, "intact", str(path))
+
+
+def locate(name: str, options: WeightsOptions) -> Path:
+    """Where the file is on this machine; never touches the network. Raises WeightsError."""
+    model = find(name, options)
+    path = model.here()
+    if path is None:
+        remote = isinstance(model.place, HubFile)
+        problem = "not here: pull them first" if remote else f"{model.place} is missing"
+        raise WeightsError(f"weights '{name}': {problem}")
+    return path
+
+
+def _chosen(names: Sequence[str], options: WeightsOptions) -> list[ModelFile]:
+    """The named models, all of the registry without names; unknown ones stop before any work."""
+    return [find(n, options) for n in names] if names else list(models(options).values())

@@ -65,12 +65,12 @@ def serve():
 
     from restorectl.cli import app
     from restorectl.engine import denoiser
-    from restorectl.restoration import restoration, restore  # noqa: F401 (loaded for the forks)
-    from restorectl.weights import file
+    from restorectl.jobs import WeightsOptions
+    from restorectl.restoration import restore, restorer  # noqa: F401 (loaded for the forks)
 
     torch.set_num_threads(1)
-    file.load_for = functools.cache(file.load_for)
-    warm = file.load_for("prior", "prior", restoration.WeightsOptions())
+    restorer.load = functools.cache(restorer.load)
+    warm = restorer.load("prior", "prior", WeightsOptions())
     denoiser.build(warm.card, dict(warm.tensors))
     for line in sys.stdin:
         request = json.loads(line)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from restorectl.cli.app import main
+from restorectl.files.provenance import file_sha256
 from restorectl.jobs import WeightsOptions
 from restorectl.weights import file, registry
 from restorectl.weights.export import export
@@ -57,8 +58,8 @@ def test_list_is_a_table_or_json(run):
     assert lines[0].split() == ["name", "task", "size", "licence", "where"]
     assert lines[1].split() == ["prior", "prior", "18.1", "MB", "MIT", "embedded"]
     rows = [json.loads(line) for line in run("weights", "list", "--json")[1].splitlines()]
-    assert [row["name"] for row in rows] == list(registry.entries())
-    assert rows[0]["sha256"] == registry.file_sha256(PRIOR)
+    assert [row["name"] for row in rows] == list(registry.models())
+    assert rows[0]["sha256"] == file_sha256(PRIOR)
 
 
 def test_path_is_for_scripts(run):
@@ -73,7 +74,7 @@ def test_verify_and_pull_of_what_is_embedded_need_nothing(run):
 
 
 def test_a_mismatch_is_5_and_the_others_are_still_looked_at(run, tmp_path):
-    block = yaml.safe_load(registry.packaged().read_text("utf-8"))["prior"]
+    block = yaml.safe_load(registry.PACKAGED.read_text("utf-8"))["prior"]
     wrong = block | {"sha256": "f" * 64}
     gone = block | {"source": {"file": "gone.safetensors"}}
     own = tmp_path / "own.yaml"
@@ -119,9 +120,9 @@ def test_the_model_card_is_one_for_the_hub(exported):
     assert front["license"] == "mit"
     assert front["library_name"] == "restorectl"
     assert front["pipeline_tag"] == "image-to-image"
-    entry = registry.entries()["prior"]
-    for item in entry.training["data"]:
-        assert f"- {item['name']} ({item['licence']}): {item['attribution']}\n" in text
+    entry = registry.models()["prior"].entry
+    for item in entry.training.data:
+        assert f"- {item.name} ({item.licence}): {item.attribution}\n" in text
     for name, value in entry.scores.items():
         assert f"| {name} | {value} |" in text
     assert entry.sha256 in text
@@ -129,10 +130,10 @@ def test_the_model_card_is_one_for_the_hub(exported):
 
 
 def test_the_registry_block_of_an_export_works_where_it_lies(exported):
-    block = registry.read_registry(exported / "weights.yaml")["prior"]
-    assert block.source.file == str(exported / "prior.safetensors")
-    assert block.sha256 == registry.file_sha256(exported / "prior.safetensors")
-    assert block.training == registry.entries()["prior"].training
+    model = registry.read_registry(exported / "weights.yaml")["prior"]
+    assert model.place == exported / "prior.safetensors"
+    assert model.entry.sha256 == file_sha256(exported / "prior.safetensors")
+    assert model.entry.training == registry.models()["prior"].entry.training
 
 
 def test_an_uploaded_export_is_the_same_model_by_address_and_by_registry(
@@ -176,10 +177,14 @@ def test_restore_and_train_take_the_options(run, tmp_path):
     assert not list(out.glob("*.png"))
 
 
-def test_the_hub_library_is_not_imported_without_need():
-    code = (
-        "import sys; from restorectl.weights import file; file.load('prior');"
-        "print([m for m in ('huggingface_hub', 'httpx') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("work", "libraries"),
+    [
+        ("from restorectl.weights import file; file.load('prior')", ("huggingface_hub", "httpx")),
+        ("import restorectl.weights.registry as r; r.listed(None)", ("torch", "numpy")),
+    ],
+)
+def test_libraries_are_not_imported_without_need(work, libraries):
+    code = f"import sys; {work}; print([m for m in {libraries} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr

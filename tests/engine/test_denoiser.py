@@ -114,7 +114,7 @@ def test_weights_that_do_not_fit_are_refused():
     [
         ("{", "not valid JSON"),
         ("[]", "no card"),
-        ('{"name": "a", "task": "prior"}', "no 'network'"),
+        ('{"name": "a", "task": "prior"}', "'network' is missing"),
         ('{"name": "a", "task": "prior", "network": "unet", "colour": 1}', "unknown key 'colour'"),
         ('{"name": "a", "task": "prior", "network": "unet", "channels": "1"}', "wrong type"),
     ],

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from restorectl.files.provenance import content_hash, dumps, matches, record
+from restorectl.files.provenance import dumps, file_sha256, matches, record
 
 
 def made(**changes: Any) -> dict[str, Any]:
@@ -18,9 +18,9 @@ def made(**changes: Any) -> dict[str, Any]:
     return record(**(given | changes))
 
 
-def test_content_hash(tmp_path: Path) -> None:
+def test_file_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"pixels" * 100_000)
-    assert content_hash(tmp_path / "a") == hashlib.sha256(b"pixels" * 100_000).hexdigest()
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"pixels" * 100_000).hexdigest()
 
 
 def test_equal_records_are_equal_bytes() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -97,9 +98,11 @@ def test_what_a_calibration_does_not_know_it_says():
         intervals.fit([image("a", 1.0, 0)], "abc", {})
 
 
-def test_a_calibration_is_read_back_from_plain_values():
+def test_a_calibration_is_read_back_from_its_file(tmp_path):
+    path = tmp_path / "here.yaml"
     made = intervals.fit([image(str(k), 1.0, k) for k in range(3)], "abc", {"steps": None})
-    again = intervals.parse(intervals.plain(made), "here")
+    intervals.write_calibration(path, made)
+    again = intervals.read_calibration(path)
     assert intervals.plain(again) == intervals.plain(made)
     assert again.weights_sha256 == "abc"
     for wrong in (
@@ -108,5 +111,6 @@ def test_a_calibration_is_read_back_from_plain_values():
         {**intervals.plain(made), "x": 1},
         {**intervals.plain(made), "spread": "?"},
     ):
+        path.write_text(yaml.safe_dump(wrong), "utf-8")
         with pytest.raises(InputError, match="here"):
-            intervals.parse(wrong, "here")
+            intervals.read_calibration(path)

@@ -17,9 +17,10 @@ from restorectl import catalog
 from restorectl.cli.weights import IMPORTS
 from restorectl.engine.denoiser import build
 from restorectl.errors import UsageError, WeightsError
+from restorectl.files.provenance import file_sha256
 from restorectl.weights import file as weights_io
 from restorectl.weights import published
-from restorectl.weights.published import KINDS, convert
+from restorectl.weights.published import PUBLISHED, convert
 
 SMALL_RSCD = {"c_in": 2, "dim": 16, "init_dim": 8, "dim_mults": [1, 2, 2, 4], "convnext_mult": 2}
 SMALL_ADM = {"width": 16, "mults": [1, 2], "blocks": 1, "attention": [2], "head": 8, "groups": 8}
@@ -59,12 +60,14 @@ def lightning(tensors, averaged=None):
 
 @pytest.fixture
 def small_msdsr(monkeypatch):
-    kind = KINDS["msdsr"]
-    monkeypatch.setitem(KINDS, "msdsr", replace(kind, card=replace(kind.card, config=SMALL_ADM)))
+    kind = PUBLISHED["msdsr"]
+    monkeypatch.setitem(
+        PUBLISHED, "msdsr", replace(kind, card=replace(kind.card, config=SMALL_ADM))
+    )
 
 
 def test_the_command_line_names_the_kinds():
-    assert tuple(KINDS) == IMPORTS
+    assert tuple(PUBLISHED) == IMPORTS
 
 
 def test_the_published_rscd_is_recognised_at_its_full_size():
@@ -93,12 +96,12 @@ def test_the_averaged_weights_are_taken_and_the_raw_ones_left(small_msdsr, tmp_p
     source, out = tmp_path / "d17986ac.ckpt", tmp_path / "msdsr.safetensors"
     content = {"state_dict": lightning(raw, averaged), "epoch": 59, "global_step": 13560}
     torch.save(content, source)
-    done = published.run([source], "msdsr", out)
+    done = published.import_checkpoint([source], "msdsr", out)
     card, tensors = weights_io.read(out)
     assert all(torch.equal(tensors[name], averaged[name]) for name in averaged)
     assert (done.tensors, done.ignored) == (len(averaged), len(raw) + 4)
     assert card.name == "msdsr"
-    assert card.training["files"] == {source.name: weights_io.locate.file_sha256(source)}
+    assert card.training["files"] == {source.name: file_sha256(source)}
     net = build(card, tensors)
     x0 = net(torch.rand(1, 3, 48, 48), torch.tensor([0.5]))
     assert x0.shape == (1, 3, 48, 48)
@@ -111,7 +114,7 @@ def test_half_and_single_precision_stay_what_they_are(dtype, prefix, tmp_path):
     tensors = state("convnext", SMALL_RSCD)
     source, out = tmp_path / "unet.pt", tmp_path / "out.safetensors"
     torch.save({prefix + name: value.to(dtype) for name, value in tensors.items()}, source)
-    published.run([source], "rscd", out)
+    published.import_checkpoint([source], "rscd", out)
     card, found = weights_io.read(out)
     assert card.config == SMALL_RSCD
     expected = torch.float32 if dtype == torch.float64 else dtype
@@ -128,7 +131,7 @@ def test_old_pickle_files_and_safetensors_are_read_too(tmp_path):
     written = []
     for source in (old, new):
         out = tmp_path / f"{source.stem}-out.safetensors"
-        published.run([source], "rscd", out)
+        published.import_checkpoint([source], "rscd", out)
         written.append(weights_io.read(out)[1])
     assert all(torch.equal(written[0][name], written[1][name]) for name in tensors)
 
@@ -146,7 +149,7 @@ class Code:
 def test_code_in_a_checkpoint_never_runs(tmp_path):
     torch.save({"state_dict": {}, "hooks": Code(tmp_path / "proof")}, tmp_path / "bad.ckpt")
     with pytest.raises(WeightsError, match=r"bad\.ckpt: not a checkpoint of plain tensors") as info:
-        published.run([tmp_path / "bad.ckpt"], "rscd", tmp_path / "out.safetensors")
+        published.import_checkpoint([tmp_path / "bad.ckpt"], "rscd", tmp_path / "out.safetensors")
     assert "\n" not in str(info.value)
     assert not (tmp_path / "proof").exists()
     assert not (tmp_path / "out.safetensors").exists()
@@ -172,16 +175,16 @@ def test_other_files_are_refused_in_one_line(tmp_path, small_msdsr):
     for content, kind, message in cases:
         torch.save(content, tmp_path / "file.pt")
         with pytest.raises(WeightsError, match=message) as info:
-            published.run([tmp_path / "file.pt"], kind, out)
+            published.import_checkpoint([tmp_path / "file.pt"], kind, out)
         assert "\n" not in str(info.value)
         assert "file.pt" in str(info.value)
     for content in (b"", b"no checkpoint", b"PK\x03\x04 cut off"):
         (tmp_path / "file.pt").write_bytes(content)
         with pytest.raises(WeightsError) as info:
-            published.run([tmp_path / "file.pt"], "rscd", out)
+            published.import_checkpoint([tmp_path / "file.pt"], "rscd", out)
         assert "\n" not in str(info.value)
     with pytest.raises(WeightsError, match="no such file"):
-        published.run([tmp_path / "none.pt"], "rscd", out)
+        published.import_checkpoint([tmp_path / "none.pt"], "rscd", out)
     assert not out.exists()
 
 
@@ -192,13 +195,13 @@ def test_the_output_is_checked_before_any_work(tmp_path):
         ("rscd", tmp_path / "none" / "out.safetensors", "no such folder"),
     ):
         with pytest.raises(UsageError, match=message):
-            published.run([tmp_path / "in.pt"], kind, out)
+            published.import_checkpoint([tmp_path / "in.pt"], kind, out)
     out = tmp_path / "out.safetensors"
     out.write_text("mine")
     with pytest.raises(UsageError, match="exists"):
-        published.run([tmp_path / "in.pt"], "rscd", out)
+        published.import_checkpoint([tmp_path / "in.pt"], "rscd", out)
     torch.save(state("convnext", SMALL_RSCD), tmp_path / "in.pt")
-    published.run([tmp_path / "in.pt"], "rscd", out, overwrite=True)
+    published.import_checkpoint([tmp_path / "in.pt"], "rscd", out, overwrite=True)
     assert weights_io.read(out)[0].network == "convnext"
 
 
@@ -217,10 +220,10 @@ def test_the_metric_networks_come_from_their_official_layout(tmp_path):
     torch.save(features | {"classifier.1.weight": torch.zeros(8, 9)}, tmp_path / "alexnet.pth")
     torch.save({n: v for n, v in alexnet.items() if n.startswith("lin")}, tmp_path / "alex.pth")
     files, out = [tmp_path / "alexnet.pth", tmp_path / "alex.pth"], tmp_path / "out.safetensors"
-    done = published.run(files, "alexnet-lpips", out)
+    done = published.import_checkpoint(files, "alexnet-lpips", out)
     assert (done.tensors, done.ignored, done.parameters) == (15, 1, 2_470_848)
     with pytest.raises(WeightsError, match="tensors missing"):
-        published.run(files[:1], "alexnet-lpips", out, overwrite=True)
+        published.import_checkpoint(files[:1], "alexnet-lpips", out, overwrite=True)
 
 
 def command(*arguments):

@@ -4,7 +4,6 @@ import json
 import re
 import struct
 from dataclasses import MISSING, fields
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +13,12 @@ from safetensors.torch import save_file
 from restorectl.engine.card import Card
 from restorectl.engine.denoiser import build
 from restorectl.errors import WeightsError
+from restorectl.files.provenance import file_sha256
 from restorectl.jobs import WeightsOptions
 from restorectl.weights import file as weights_file
 from restorectl.weights import hub, registry
 from restorectl.weights.hub import HubFile, check_inside
-from restorectl.weights.registry import Entry, find
+from restorectl.weights.registry import RegistryEntry, find
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {"channels": [8], "blocks": 1, "embedding": 8, "patch": 1}
@@ -61,35 +61,39 @@ def model(path, **changes):
 
 
 def test_every_packaged_block_is_complete_and_says_what_its_file_says():
-    known = registry.entries()
+    known = registry.models()
     assert "prior" in known
-    raw = yaml.safe_load(registry.packaged().read_text("utf-8"))
-    optional = {f.name for f in fields(Entry) if MISSING not in (f.default, f.default_factory)}
-    optional |= {f.name for f in fields(Entry) if f.default_factory is not MISSING}
-    for name, entry in known.items():
+    raw = yaml.safe_load(registry.PACKAGED.read_text("utf-8"))
+    optional = {
+        f.name for f in fields(RegistryEntry) if MISSING not in (f.default, f.default_factory)
+    }
+    optional |= {f.name for f in fields(RegistryEntry) if f.default_factory is not MISSING}
+    for name, model in known.items():
+        entry = model.entry
         assert optional - raw[name].keys() <= {"measured_with"}, name
         found = weights_file.load(name)  # the file exists, and its hash and card are right
         assert found.path.stat().st_size == entry.bytes
         assert found.card.licence == entry.licence
         assert found.card.name == name
-        assert entry.source.kind == "embedded", "a hub entry needs a repository that exists"
-        assert entry.training["data"]
+        assert model.embedded, "a hub entry needs a repository that exists"
+        assert entry.training.data
         assert entry.citation
 
 
 def test_every_packaged_file_has_a_block():
     files = {p.name for p in (registry.PACKAGE / "pretrained").glob("*.safetensors")}
     assert files == {
-        entry.source.file for entry in registry.read_registry(registry.packaged()).values()
+        model.entry.source["embedded"]
+        for model in registry.read_registry(registry.PACKAGED).values()
     }
 
 
 def test_sources_with_an_attribution_duty_are_in_the_notice():
-    notice = " ".join((Path(registry.packaged()).parent / "NOTICE").read_text("utf-8").split())
-    for entry in registry.entries().values():
-        for item in entry.training["data"]:
-            if item["licence"].startswith("CC-BY"):
-                author = re.split(r"[,.] ?", item["attribution"])[0].split(" et al")[0]
+    notice = " ".join((registry.PACKAGED.parent / "NOTICE").read_text("utf-8").split())
+    for model in registry.models().values():
+        for item in model.entry.training.data:
+            if item.licence.startswith("CC-BY"):
+                author = re.split(r"[,.] ?", item.attribution)[0].split(" et al")[0]
                 assert author in notice, item
 
 
@@ -97,11 +101,11 @@ def test_own_registries_go_over_the_package(tmp_path, monkeypatch):
     first = written(tmp_path, {"prior": BLOCK, "a": BLOCK}, "one.yaml")
     second = written(tmp_path, {"a": BLOCK | {"domain": "other"}}, "two.yaml")
     monkeypatch.setenv("RESTORECTL_WEIGHTS", str(first))
-    assert registry.entries()["prior"].source.hub == "lab/models"
-    merged = registry.entries(WeightsOptions(str(second)))
-    assert (merged["prior"].domain, merged["a"].domain) == ("test", "other")
+    assert registry.models()["prior"].place.repo == "lab/models"
+    merged = registry.models(WeightsOptions(str(second)))
+    assert (merged["prior"].entry.domain, merged["a"].entry.domain) == ("test", "other")
     monkeypatch.delenv("RESTORECTL_WEIGHTS")
-    assert registry.entries(WeightsOptions(str(second)))["prior"].source.kind == "embedded"
+    assert registry.models(WeightsOptions(str(second)))["prior"].embedded
 
 
 @pytest.mark.parametrize(
@@ -166,20 +170,20 @@ def test_a_file_beside_the_registry_is_found_from_anywhere(tmp_path):
     file = model(tmp_path / "mine.safetensors")
     good = {
         "source": {"file": "mine.safetensors"},
-        "sha256": registry.file_sha256(file),
+        "sha256": file_sha256(file),
         "bytes": file.stat().st_size,
     }
     options = WeightsOptions(str(written(tmp_path, {"mine": BLOCK | good})))
-    found = weights_file.load("mine", options)
+    found = weights_file.load("mine", options=options)
     assert (found.path, found.card.name) == (file, "mine")
     written(tmp_path, {"mine": BLOCK | good | {"objective": "conditional"}})
-    assert "objective" in message(weights_file.load, "mine", options)
+    assert "objective" in message(weights_file.load, "mine", None, options)
     written(tmp_path, {"mine": BLOCK | good | {"sha256": "f" * 64}})
-    text = message(weights_file.load, "mine", options)
+    text = message(weights_file.load, "mine", None, options)
     assert "f" * 64 in text
     assert good["sha256"] in text
     file.unlink()
-    assert "does not exist" in message(weights_file.load, "mine", options)
+    assert "does not exist" in message(weights_file.load, "mine", None, options)
 
 
 @pytest.mark.parametrize(
