@@ -23,6 +23,8 @@ KNOWN = frozenset(CANONICAL + "S")
 Plane = tuple[int, int, int]  # canonical (t, c, z)
 Spacing = tuple[float | None, float | None, float | None]  # z, y, x in micrometres
 UNKNOWN_SPACING: Spacing = (None, None, None)
+# Up to this many dots per inch a resolution is meant for printing (72, 96, 300), not a pixel size.
+PRINT_DPI = 1200.0
 
 
 @dataclass(frozen=True)

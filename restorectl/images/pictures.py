@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from restorectl.errors import UsageError
 from restorectl.files.atomic import replacing
-from restorectl.images.raster import encode
+from restorectl.images.raster import encode_png
 
 Range = tuple[float, float]
 RED, BLUE = (178, 24, 43), (33, 102, 172)  # ends of the diverging scale; white in the middle
@@ -58,7 +58,7 @@ def data_uri(png: bytes) -> str:
 
 
 def _png(values: NDArray[np.floating[Any]]) -> bytes:
-    return b"".join(encode(np.ascontiguousarray(values.astype(np.uint8)), ()))
+    return b"".join(encode_png(np.ascontiguousarray(values.astype(np.uint8)), ()))
 
 
 SIDE = 512  # px, the longer side of a map in the picture

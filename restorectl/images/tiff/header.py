@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 
 from restorectl.errors import IncompleteError, InputError
-from restorectl.images.header import UNKNOWN_SPACING, Header, Spacing, resolve_axes
+from restorectl.images.header import PRINT_DPI, UNKNOWN_SPACING, Header, Spacing, resolve_axes
 from restorectl.images.tiff import imagej, ome
 from restorectl.images.tiff.ifd import Ifd, Layout, Tag
 
 DESCRIPTION, HISTORY, COLORMAP, EXTRA_SAMPLES = 270, 37395, 320, 338
 # Tags of the file's first page that speak for the whole file
 _OF_THE_FILE = frozenset({DESCRIPTION, HISTORY, 305, imagej.COUNTS, imagej.BLOCKS})
-# Up to this many dots per inch a resolution is meant for printing (72, 96, 300), not a pixel size.
-PRINT_DPI = 1200.0
 _DTYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32"}) | {
     "float16",
     "float32",

@@ -4,21 +4,21 @@ tifffile decodes strips and tiles; structure and metadata are read by `tiff_ifd`
 `ome`, which refuse files that are cut off, and keep every tag for the output.
 """
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
 
 from restorectl.errors import IncompleteError, InputError
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import ALL, Array
-from restorectl.images.tiff.header import TiffSource, describe
+from restorectl.images.image import ALL, Array, Image
+from restorectl.images.tiff.header import HISTORY, TiffSource, describe
 from restorectl.images.tiff.ifd import Ifd, read_chain
 
 # What tifffile would warn about is checked here, and refused instead.
@@ -35,8 +35,8 @@ class _Page:
     shift: int = 0  # bytes from the directory's pixels to this page's
 
 
-class TiffImage:
-    """An open TIFF; see `image.Image`."""
+class TiffImage(Image):
+    """An open TIFF."""
 
     def __init__(self, path: Path, axes: str | None) -> None:
         self.path = path
@@ -161,20 +161,21 @@ class TiffImage:
             self._tiff.close()
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def _reason(exc: Exception) -> str:
     text = " ".join(str(exc).split()) or type(exc).__name__
     if "imagecodecs" in text:
         return f"{text} (pip install imagecodecs, or save it uncompressed)"
     return text
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The provenance in the first page's ImageHistory; None if there is none that is ours."""
+    try:
+        with open(path, "rb") as file:
+            _, pages = read_chain(file, path)
+        found = json.loads(pages[0].tags[HISTORY].text)
+    except (InputError, KeyError, ValueError):
+        return None  # damaged, so it cannot count as done; no history; another program's history
+    record = found.get("restorectl") if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None

@@ -33,12 +33,12 @@ from restorectl import __version__
 from restorectl.errors import OutputError
 from restorectl.files.provenance import dumps
 from restorectl.images.header import Header, Spacing
-from restorectl.images.image import Array, Consumer
+from restorectl.images.image import Array, Consumer, Format
 from restorectl.images.tiff import imagej, ome
 from restorectl.images.tiff.header import COLORMAP, DESCRIPTION, EXTRA_SAMPLES, HISTORY, TiffSource
 from restorectl.images.tiff.ifd import LONG, LONG8, RATIONAL, SHORT, Layout, Tag, pack_ifd, text_tag
 from restorectl.images.tiff.ifd import integers_tag as numbers
-from restorectl.images.tiff.read import TiffImage
+from restorectl.images.tiff.read import TiffImage, read_record
 
 # Classic TIFF has 32-bit offsets; the margin is for readers that count in signed steps of a page.
 CLASSIC_LIMIT = (1 << 32) - (32 << 20)
@@ -396,3 +396,19 @@ def _structure(plan: TiffPlan, spans: Sequence[tuple[int, int]]) -> dict[int, Ta
         values = given if len(given) == extra else (0,) * extra
         tags[EXTRA_SAMPLES] = numbers(order, SHORT, *values)
     return tags
+
+
+def _has_mark(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(32)
+    return MARK in (head[8:24], head[16:32])  # after the header of a TIFF or a BigTIFF
+
+
+FORMAT = Format(
+    probe=lambda path, head: head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    open=TiffImage,
+    create=create,
+    record=read_record,
+    has_mark=_has_mark,
+    held_when_open=lambda path: 0,  # read piece by piece
+)
