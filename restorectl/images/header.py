@@ -1,8 +1,8 @@
 """What an image is, whatever its file format: axes, shape, dtype, pixel size, channel names.
 
-The canonical order is T, C, Z, Y, X. Everything above `io` addresses a 2-D plane by its canonical
-(t, c, z); the order in which a file stores its planes is `Header.planes`. A sample axis S (the
-colours of one RGB page) is part of C: sample s of channel c is the canonical channel c * S + s.
+The canonical order is T, C, Z, Y, X. A 2-D plane is addressed by its canonical (t, c, z); the order
+in which a file stores its planes is `Header.planes`. A sample axis S (the colours of one RGB page)
+is part of C: sample s of channel c is the canonical channel c * S + s.
 """
 
 import itertools
@@ -41,7 +41,7 @@ class Header:
     spacing: Spacing = UNKNOWN_SPACING  # None = the file does not say
     channels: tuple[str, ...] = ()  # empty, or one name for each canonical channel
     format: str = ""  # row of catalog.FORMATS that opened it, or the suffix to write it as
-    # What the format needs to write the file back; opaque to everything above io.
+    # What the format needs to write the file back; opaque outside its module.
     extra: Mapping[str, Any] = field(
         default_factory=lambda: MappingProxyType({}), compare=False, repr=False
     )

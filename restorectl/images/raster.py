@@ -42,7 +42,7 @@ _IDAT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class PngExtras:
     """What a written PNG takes over from the image that was read."""
 
     chunks: tuple[Chunk, ...] = ()
@@ -86,7 +86,7 @@ def open_png(path: Path, axes: str | None) -> RasterImage:
     chunks = [item for item in chunks if item[0] not in _DROPPED and not _is_record(item)]
     dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
     shape = (height, width, 3) if colour in (2, 6) else (height, width)
-    header = _header(path, axes, shape, dtype, "png", Kept(tuple(chunks), alpha))
+    header = _header(path, axes, shape, dtype, "png", PngExtras(tuple(chunks), alpha))
     return RasterImage(path, header, data)
 
 
@@ -103,7 +103,7 @@ def open_jpeg(path: Path, axes: str | None) -> RasterImage:
         if width * height > len(data) * _JPEG_EXPANSION:
             raise InputError(f"{path}: claims {height} x {width} pixels: it is damaged")
         shape = (height, width, 3) if image.mode == "RGB" else (height, width)
-        kept = Kept(_jpeg_chunks(image.info))
+        kept = PngExtras(_jpeg_chunks(image.info))
     return RasterImage(path, _header(path, axes, shape, np.dtype(np.uint8), "jpeg", kept), data)
 
 
@@ -113,7 +113,7 @@ def _header(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     form: str,
-    kept: Kept,
+    kept: PngExtras,
 ) -> Header:
     own = "YXS" if len(shape) == 3 else "YX"
     if axes is not None and axes.upper() != own:
@@ -179,7 +179,7 @@ def create_png(path: Path, header: Header, provenance: Record) -> Consumer:
         raise OutputError(f"{path}: PNG holds one grey or RGB plane, not {header.axes}: use .tif")
     if header.dtype.name not in ("uint8", "uint16"):
         raise OutputError(f"{path}: PNG cannot hold {header.dtype.name} pixels: use .tif")
-    kept = header.extra.get("raster", Kept())
+    kept = header.extra.get("raster", PngExtras())
     stack = []
     for _ in header.planes:
         stack.append((yield))

@@ -162,7 +162,7 @@ def _chosen_planes(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.fl
 
 # ---- blocks and bins -----------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Blocks:
+class BlockPowers:
     """Per block: mean, mean of its neighbours, their low-frequency power, own power in four bands.
 
     All (n,) float64, bands (n, 4) from the highest frequencies to the lowest, mean square per DCT
@@ -176,7 +176,7 @@ class Blocks:
     step: float
 
 
-def _measure_blocks(planes: Sequence[NDArray[np.float32]]) -> Blocks:
+def _measure_blocks(planes: Sequence[NDArray[np.float32]]) -> BlockPowers:
     """Cut planes (Y, X) into blocks; flat (padded) and saturated ones are left out."""
     values = np.concatenate([p.ravel()[:: max(1, p.size // 65536)] for p in planes])
     levels = np.unique(values)
@@ -191,7 +191,7 @@ def _measure_blocks(planes: Sequence[NDArray[np.float32]]) -> Blocks:
             if min(plane.shape[0] - dy, plane.shape[1] - dx) >= _BLOCK:
                 tables.append(_usable_blocks(plane[dy:, dx:], highest if saturated else np.inf))
     table = np.concatenate(tables)
-    return Blocks(table[:, 0], table[:, 1], table[:, 2], table[:, 3:], step)
+    return BlockPowers(table[:, 0], table[:, 1], table[:, 2], table[:, 3:], step)
 
 
 def _usable_blocks(plane: NDArray[np.float32], top: float) -> Floats:
@@ -229,7 +229,7 @@ def _mean_of_neighbours(values: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Bins:
+class IntensityBins:
     """Per intensity bin: mean signal, variance at the highest frequencies, lower bands / it."""
 
     mean: Floats
@@ -237,7 +237,7 @@ class Bins:
     ratios: Floats  # (bins, 3), from high to low frequency
 
 
-def _bin_by_intensity(blocks: Blocks, expected: Floats | None = None) -> Bins | None:
+def _bin_by_intensity(blocks: BlockPowers, expected: Floats | None = None) -> IntensityBins | None:
     """Bin blocks by intensity and keep the third of each bin with the flattest neighbours.
 
     expected: (n,) noise variance per block from an earlier fit; powers are compared after division
@@ -261,7 +261,7 @@ def _bin_by_intensity(blocks: Blocks, expected: Floats | None = None) -> Bins | 
     if not found:
         return None
     data = np.array(found)
-    return Bins(data[:, 0], data[:, 1], data[:, 2:])
+    return IntensityBins(data[:, 0], data[:, 1], data[:, 2:])
 
 
 def _bin_edges(count: int) -> NDArray[np.int64]:
@@ -293,7 +293,7 @@ def _band_ratios(bands: Floats, variance: float) -> Floats:
 
 
 # ---- from bins to the model ----------------------------------------------------------------------
-def _fit_line(bins: Bins, blocks: Blocks, flat: bool) -> tuple[float, float, float]:
+def _fit_line(bins: IntensityBins, blocks: BlockPowers, flat: bool) -> tuple[float, float, float]:
     """Robust line of variance against mean: slope >= 0, intercept, relative misfit.
 
     Iteratively reweighted least squares on relative residuals with Huber's weights. flat: slope 0.
@@ -346,7 +346,7 @@ def _correlation(spectrum: Floats) -> float:
 def _solve(
     line: tuple[float, float],
     floor: float,
-    bins: Bins,
+    bins: IntensityBins,
     known: tuple[float | None, float | None, float | None],
 ) -> tuple[float, float, float]:
     """Gain, offset, read noise from variance = slope s + intercept; known ones win.

@@ -16,7 +16,7 @@ from restorectl.images.tiff import ifd, imagej, ome
 from restorectl.images.tiff.ifd import Ifd, Tag
 
 # Tags of the file's first page that speak for the whole file
-OF_THE_FILE = frozenset({ifd.DESCRIPTION, ifd.HISTORY, ifd.SOFTWARE, imagej.COUNTS, imagej.BLOCKS})
+_OF_THE_FILE = frozenset({ifd.DESCRIPTION, ifd.HISTORY, ifd.SOFTWARE, imagej.COUNTS, imagej.BLOCKS})
 _DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"}
 _DIALECTS = ("lsm", "mmstack", "ndtiff", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi")
 PageAt = tuple[int, int]  # index of a directory, bytes from its pixels to those of the page
@@ -40,7 +40,7 @@ class TiffSource:
 
 
 @dataclass(frozen=True)
-class Stack:
+class PageStack:
     """How the pages of a file make one image, as its dialect tells it."""
 
     axes: str  # above those of a page
@@ -73,10 +73,11 @@ def describe(
     own = stack.axes + in_page
     axes, shape = resolve_axes(own, (*stack.lengths, *(lengths[a] for a in in_page)), override)
     header = Header(axes, shape, dtype, stack.spacing, (), "tiff")
+    # ImageJ labels pages: these are names of channels where every page is a channel
     if len(stack.channels) == header.canonical_shape[1] and (kind != "imagej" or axes == "CYX"):
         header = replace(header, channels=stack.channels)
-    tags = {c: tag for c, tag in pages[0].tags.items() if c not in OF_THE_FILE}
-    tags |= {c: tag for c, tag in first.tags.items() if c in OF_THE_FILE}
+    tags = {c: tag for c, tag in pages[0].tags.items() if c not in _OF_THE_FILE}
+    tags |= {c: tag for c, tag in first.tags.items() if c in _OF_THE_FILE}
     source = TiffSource(
         kind=kind,
         header=replace(header, axes=own) if len(own) == len(axes) else header,
@@ -121,7 +122,7 @@ def _kind(tiff: Any, page: Any, description: bytes) -> str:
     )
 
 
-def _stack(kind: str, tiff: Any, ifds: Sequence[Ifd], whole: list[int]) -> Stack:
+def _stack(kind: str, tiff: Any, ifds: Sequence[Ifd], whole: list[int]) -> PageStack:
     """`whole` are the pages that are no thumbnails."""
     first = ifds[whole[0]]
     if kind == "ome":
@@ -141,10 +142,10 @@ def _stack(kind: str, tiff: Any, ifds: Sequence[Ifd], whole: list[int]) -> Stack
     shape, axes = found[0].shape[:-inner], found[0].axes[:-inner]
     if len(found) != 1 or math.prod(shape) != len(pages) or (-1, 0) in pages:
         raise InputError(f"is a {kind.upper()} file that cannot be read: save it as OME-TIFF")
-    return Stack(axes, tuple(shape), pages, spacing)
+    return PageStack(axes, tuple(shape), pages, spacing)
 
 
-def _ome_stack(first: Ifd, whole: list[int]) -> Stack:
+def _ome_stack(first: Ifd, whole: list[int]) -> PageStack:
     image = ome.parse(first.text(ifd.DESCRIPTION), first.samples, len(whole))
     missing = sum(page < 0 for page in image.pages)
     if missing:
@@ -156,20 +157,20 @@ def _ome_stack(first: Ifd, whole: list[int]) -> Stack:
     keep = [i for i, n in enumerate(image.shape) if n > 1]
     axes, lengths = "".join(image.axes[i] for i in keep), tuple(image.shape[i] for i in keep)
     pages = [(whole[i], 0) for i in image.pages]
-    return Stack(axes, lengths, pages, image.spacing, image.channels)
+    return PageStack(axes, lengths, pages, image.spacing, image.channels)
 
 
-def _imagej_stack(tiff: Any, first: Ifd, whole: list[int]) -> Stack:
+def _imagej_stack(tiff: Any, first: Ifd, whole: list[int]) -> PageStack:
     description = first.text(ifd.DESCRIPTION)
     axes, lengths, declared = imagej.outer_axes(
         description, first.samples, first.planar, len(whole)
     )
     pages = _declared_pages(tiff, first, whole, declared, "ImageJ")
     spacing = imagej.spacing(description, _resolution(first))
-    return Stack(axes, lengths, pages, spacing, imagej.labels(first.tags, first.order))
+    return PageStack(axes, lengths, pages, spacing, imagej.labels(first.tags, first.order))
 
 
-def _shaped_stack(tiff: Any, first: Ifd, whole: list[int]) -> Stack:
+def _shaped_stack(tiff: Any, first: Ifd, whole: list[int]) -> PageStack:
     """tifffile's own files: a JSON object with the shape of the array, and perhaps its axes."""
     found = json.loads(first.text(ifd.DESCRIPTION))
     shape = tuple(int(n) for n in found["shape"])
@@ -195,15 +196,15 @@ def _shaped_stack(tiff: Any, first: Ifd, whole: list[int]) -> Stack:
         return _unnamed(pages, spacing)
     keep = [i for i in range(n_outer) if shape[i] > 1]
     lengths = tuple(shape[i] for i in keep)
-    return Stack("".join(axes[i] for i in keep), lengths, pages, spacing)
+    return PageStack("".join(axes[i] for i in keep), lengths, pages, spacing)
 
 
-def _unnamed(pages: list[PageAt], spacing: Spacing) -> Stack:
+def _unnamed(pages: list[PageAt], spacing: Spacing) -> PageStack:
     """A stack of pages whose axis the file does not name: tifffile's I."""
     return (
-        Stack("I", (len(pages),), pages, spacing)
+        PageStack("I", (len(pages),), pages, spacing)
         if len(pages) > 1
-        else Stack("", (), pages, spacing)
+        else PageStack("", (), pages, spacing)
     )
 
 
