@@ -27,7 +27,7 @@ class Row:
 
 FORMATS: dict[str, Row] = {
     "tiff": Row(
-        "images.tiff.format:FORMAT",
+        "images.tiff.write:FORMAT",
         "TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF",
         (".tif", ".tiff", ".btf", ".tf8"),
     ),

@@ -23,10 +23,8 @@ from restorectl.errors import (
     UsageError,
 )
 from restorectl.files import machine, provenance
-from restorectl.files.provenance import file_sha256, matches
-from restorectl.images import existing
-from restorectl.images.existing import held_when_open
-from restorectl.images.image import Image, open_image
+from restorectl.files.provenance import matches
+from restorectl.images.image import Existing, Image, format_of, look, open_image
 from restorectl.jobs import Files
 
 Record = Mapping[str, Any]  # provenance.record of an output
@@ -171,7 +169,7 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
         if _up_to_date(files, work, item):
             outcome.status, outcome.message = "skipped", "up to date"
             return item
-        held = held_when_open(pair.source, item.stamps[pair.source].size)
+        held = format_of(pair.source).held_when_open(pair.source)
         _require_memory(pair.source, held, memory, "save it as TIFF, which is read piece by piece")
         with open_image(pair.source, axes=files.axes) as image:
             shape, dtype = list(image.header.shape), str(image.header.dtype)
@@ -205,9 +203,9 @@ def _up_to_date(files: Files, work: Work, item: Item) -> bool:
     return all(record is not None and record["input"] == item.hashes for record in records)
 
 
-def refuse_foreign(files: Files, pair: Pair) -> list[existing.Existing | None]:
+def refuse_foreign(files: Files, pair: Pair) -> list[Existing | None]:
     """What stands at each target. Raises OutputError for a file that is not ours."""
-    found = [existing.look(target) for target in pair.targets]
+    found = [look(target) for target in pair.targets]
     for target, each in zip(pair.targets, found, strict=True):
         if each is not None and not each.ours and not files.overwrite:
             raise OutputError(f"{target}: exists and is not ours: move it or use --overwrite")
@@ -219,7 +217,7 @@ def hashes(pair: Pair) -> Hashes:
     found = {}
     for path in _inputs(pair):
         try:
-            found[path] = file_sha256(path)
+            found[path] = format_of(path).content_hash(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if pair.guide is None:

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
 from restorectl.batch import plan
 from restorectl.batch.inputs import Missing, Pair, make_folder
@@ -21,9 +20,8 @@ from restorectl.batch.plan import Item, Work
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
 from restorectl.files.atomic import replacing, sweep
-from restorectl.files.provenance import file_sha256
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import ALL, Array, Image, open_image
+from restorectl.images.image import ALL, Array, Image, format_of, open_image
 from restorectl.jobs import Files
 
 PROBE_SIDE = 256  # px, of the piece that is timed
@@ -137,7 +135,7 @@ def _one(files: Files, work: Work, item: Item, report: Report) -> None:
 def _hash_outputs(item: Item) -> None:
     for target in item.pair.targets:
         try:
-            item.outcome.outputs[str(target)] = file_sha256(target)
+            item.outcome.outputs[str(target)] = format_of(target).content_hash(target)
         except OSError as error:
             raise OutputError(f"{target}: cannot be read back ({error.strerror})") from error
 
@@ -193,16 +191,13 @@ def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) ->
 
 
 # ---- how long the run would take ----------------------------------------------------------------
-@dataclass(frozen=True)
-class Excerpt:
+@dataclass
+class Excerpt(Image):
     """The first rows and columns, time and plane of an image, as an image of its own."""
 
-    image: Image
+    path: Path
     header: Header
-
-    @property
-    def path(self) -> Path:
-        return self.image.path
+    image: Image
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         height, width = self.header.canonical_shape[3:]
@@ -211,17 +206,6 @@ class Excerpt:
     def close(self) -> None:
         self.image.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def cut(image: Image, most: Mapping[str, int]) -> Excerpt:
     """`image` with at most so many along each axis named."""
@@ -229,10 +213,9 @@ def cut(image: Image, most: Mapping[str, int]) -> Excerpt:
     shape = tuple(
         min(n, most.get(axis, n)) for axis, n in zip(header.axes, header.shape, strict=True)
     )
-    bare: Mapping[str, object] = MappingProxyType(
-        {}
-    )  # what a format keeps beside the pixels describes the whole image
-    return Excerpt(image, replace(header, shape=shape, format=".tif", extra=bare))
+    # What a format keeps beside the pixels describes the whole image
+    bare: Mapping[str, object] = MappingProxyType({})
+    return Excerpt(image.path, replace(header, shape=shape, format=".tif", extra=bare), image)
 
 
 def seconds_per_window(files: Files, work: Work, pair: Pair) -> float | None:

@@ -2,13 +2,21 @@
 
 import numpy as np
 
+from restorectl.images.header import Plane
+from restorectl.images.image import Array, Image
+
 BLOCK = 512  # px
 BUDGET = 4 << 20  # px in all
 
 
+def sampled_pixels(image: Image, channel: int) -> list[Array]:
+    """The sampled blocks of one channel, each (Y, X) of the image's dtype."""
+    return [image.read(*block) for block in sampled(image.header.canonical_shape, channel)]
+
+
 def sampled(
     shape: tuple[int, int, int, int, int], channel: int
-) -> list[tuple[tuple[int, int, int], slice, slice]]:
+) -> list[tuple[Plane, slice, slice]]:
     """(plane, rows, cols) of at most BUDGET pixels of a (T, C, Z, Y, X) image.
 
     A function of the shape alone, so shards and repeated runs fit the same model.
@@ -25,13 +33,8 @@ def sampled(
     for k, p in enumerate(spread(len(planes), n_planes)):
         for q in spread(len(corners), n_corners, shift=k):
             top, left = corners[q]
-            picked.append(
-                (
-                    planes[p],
-                    slice(top, min(top + BLOCK, height)),
-                    slice(left, min(left + BLOCK, width)),
-                )
-            )
+            rows = slice(top, min(top + BLOCK, height))
+            picked.append((planes[p], rows, slice(left, min(left + BLOCK, width))))
     return picked
 
 

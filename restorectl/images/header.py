@@ -1,8 +1,8 @@
 """What an image is, whatever its file format: axes, shape, dtype, pixel size, channel names.
 
-The canonical order is T, C, Z, Y, X. Everything above `io` addresses a 2-D plane by its canonical
-(t, c, z); the order in which a file stores its planes is `Header.planes`. A sample axis S (the
-colours of one RGB page) is part of C: sample s of channel c is the canonical channel c * S + s.
+The canonical order is T, C, Z, Y, X. A 2-D plane is addressed by its canonical (t, c, z); the order
+in which a file stores its planes is `Header.planes`. A sample axis S (the colours of one RGB page)
+is part of C: sample s of channel c is the canonical channel c * S + s.
 """
 
 import itertools
@@ -23,6 +23,8 @@ KNOWN = frozenset(CANONICAL + "S")
 Plane = tuple[int, int, int]  # canonical (t, c, z)
 Spacing = tuple[float | None, float | None, float | None]  # z, y, x in micrometres
 UNKNOWN_SPACING: Spacing = (None, None, None)
+# Up to this many dots per inch a resolution is meant for printing (72, 96, 300), not a pixel size.
+PRINT_DPI = 1200.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Header:
     spacing: Spacing = UNKNOWN_SPACING  # None = the file does not say
     channels: tuple[str, ...] = ()  # empty, or one name for each canonical channel
     format: str = ""  # row of catalog.FORMATS that opened it, or the suffix to write it as
-    # What the format needs to write the file back; opaque to everything above io.
+    # What the format needs to write the file back; opaque outside its module.
     extra: Mapping[str, Any] = field(
         default_factory=lambda: MappingProxyType({}), compare=False, repr=False
     )

@@ -1,62 +1,112 @@
-"""Open, create and check images; the formats themselves are rows of `catalog.FORMATS`.
+"""What an image file or folder is: opened, written and checked, whatever its format.
 
-Reading goes by a file's content, never by its name; writing goes by `Header.format`, which is the
-row that opened the image or the suffix given to `Header.for_target`.
-A writer takes planes one by one, so several images can be written side by side, none in memory.
+The formats are rows of `catalog.FORMATS`, each one `Format`. Reading goes by content, never by
+name; writing goes by `Header.format`, which is the row that opened the image or the suffix given to
+`Header.for_target`. A writer takes planes one by one, so several images can be written side by
+side, none in memory.
 """
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
 from restorectl.catalog import FORMATS, Row
 from restorectl.errors import IncompleteError, InputError, OutputError
+from restorectl.files.provenance import file_sha256
 from restorectl.images.header import Header, Plane, sizes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Pathlike = str | os.PathLike[str]
 ALL = slice(None)
 Consumer = Generator[None, Array]  # is sent the planes of one image, in the order of the file
+Record = Mapping[str, Any]  # files.provenance.record: how an output was made
 _HEAD = 64  # bytes that tell one format from another
-_MAGIC = 8  # bytes that every image has at least
+_MAGIC = 8  # bytes that every image file has at least
 
 
-class Image(AbstractContextManager["Image"], Protocol):
+class Image(ABC):
     """An open image. Nothing but its header is read before `read` asks for it."""
 
-    @property
-    def path(self) -> Path: ...
+    path: Path
+    header: Header
 
-    @property
-    def header(self) -> Header: ...
-
+    @abstractmethod
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         """A region of the canonical plane (t, c, z): shape (Y, X), source dtype, native order.
 
         Raises InputError if the pixels cannot be decoded, IncompleteError if they are cut off.
         """
-        ...
 
+    @abstractmethod
     def close(self) -> None: ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _file_size(path: Path) -> int:
+    return path.stat().st_size
 
 
 @dataclass(frozen=True)
 class Format:
-    """What one file format does; the target of a FORMATS row."""
+    """Everything that differs between file formats; the target of a FORMATS row.
 
-    probe: Callable[[bytes], bool]  # do these first bytes of a file belong to the format?
-    open: Callable[[Path, str | None], Image]  # (path, --axes)
-    # (path, header, provenance); None = restorectl never writes this format
-    create: Callable[[Path, Header, Mapping[str, Any]], Consumer] | None
-    provenance: Callable[[Path], dict[str, Any] | None]
+    An image is a file or a folder. The defaults are those of one file that is decoded as a whole
+    and that restorectl never writes.
+    """
+
+    # Is this path such an image? Given are a file's first 64 bytes, b"" of a folder.
+    probe: Callable[[Path, bytes], bool]
+    # (path, --axes). Raises IncompleteError where anything is missing that the metadata promise.
+    open: Callable[[Path, str | None], Image]
+    create: Callable[[Path, Header, Record], Consumer] | None = None
+    # The record in an image that restorectl wrote; None if it is damaged or another program's.
+    record: Callable[[Path], dict[str, Any] | None] = lambda path: None
+    # Did restorectl write this, though the record is lost because the file is cut off?
+    has_mark: Callable[[Path], bool] = lambda path: False
+    held_when_open: Callable[[Path], int] = _file_size  # bytes of memory, told before opening
+    content_hash: Callable[[Path], str] = file_sha256  # SHA-256 in hexadecimal
+
+
+def format_of(path: Pathlike) -> Format:
+    """The format of an image by its content.
+
+    Raises InputError if it is missing or no image, IncompleteError if it is still being copied.
+    """
+    path, head = Path(path), b""
+    is_folder = path.is_dir()
+    if not is_folder:
+        try:
+            with open(path, "rb") as file:
+                head = file.read(_HEAD)
+        except FileNotFoundError as exc:
+            raise InputError(f"{path}: no such file") from exc
+        except OSError as exc:
+            raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    for form in (row.load() for row in FORMATS.values()):
+        if form.probe(path, head):
+            found: Format = form
+            return found
+    if is_folder:
+        raise InputError(f"{path}: is a folder, not an image")
+    if not head:
+        raise IncompleteError(f"{path}: is empty (0 bytes): copy it again or remove it")
+    if len(head) < _MAGIC or not any(head):
+        what = f"ends after {len(head)} bytes" if len(head) < _MAGIC else "starts with zeros"
+        raise IncompleteError(f"{path}: {what}, as if it were still being copied")
+    known = ", ".join(name.upper() for name in FORMATS)
+    raise InputError(f"{path}: is not an image that restorectl reads ({known}): convert it")
 
 
 def is_image_name(path: str | PurePath) -> bool:
@@ -71,12 +121,10 @@ def open_image(path: Pathlike, *, axes: str | None = None) -> Image:
     cannot be restored, IncompleteError if it is cut off or still being written.
     """
     path = Path(path)
-    name, row = _row_of_content(path)
-    form: Format = row.load()
     try:
-        return form.open(path, axes)
+        return format_of(path).open(path, axes)
     except OSError as exc:
-        raise InputError(f"{path}: cannot be read as {name.upper()}: {exc}") from exc
+        raise InputError(f"{path}: cannot be read: {exc}") from exc
 
 
 @dataclass
@@ -102,9 +150,7 @@ class ImageWriter:
 
 
 @contextmanager
-def create_image(
-    path: Pathlike, header: Header, *, provenance: Mapping[str, Any]
-) -> Iterator[ImageWriter]:
+def create_image(path: Pathlike, header: Header, *, provenance: Record) -> Iterator[ImageWriter]:
     """Write an image plane by plane; call it inside `atomic.replacing`.
 
     One page of planes is held at a time. Equal arguments and planes give equal bytes.
@@ -113,7 +159,13 @@ def create_image(
     those of the header. An OSError of the disk passes through and is named by `replacing`.
     """
     path = Path(path)
-    form: Format = _row_of_format(header.format, path).load()
+    row = FORMATS.get(header.format) or _row_of_suffix(header.format)
+    if row is None:
+        known = " ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
+        raise OutputError(
+            f"{path}: '{header.format}' is no image format: end the name in one of {known}"
+        )
+    form: Format = row.load()
     if form.create is None:
         raise OutputError(f"{path}: {header.format} cannot hold a restored image: use .png or .tif")
     writer = ImageWriter(header, form.create(path, header, provenance))
@@ -127,7 +179,7 @@ def create_image(
 
 
 def write_image(
-    path: Pathlike, header: Header, planes: Iterable[Array], *, provenance: Mapping[str, Any]
+    path: Pathlike, header: Header, planes: Iterable[Array], *, provenance: Record
 ) -> None:
     """Write an image whose planes are at hand, or come one by one; see `create_image`."""
     with create_image(path, header, provenance=provenance) as writer:
@@ -166,58 +218,50 @@ def _require_equal(path: Path, found: Header, header: Header) -> None:
 
 
 def read_provenance(path: Pathlike) -> dict[str, Any] | None:
-    """The record that restorectl left in an image; None if the file is damaged or not its own.
-
-    Raises InputError if the file cannot be opened at all.
-    """
-    path = Path(path)
-    found = _row_of_head(_head(path))
-    if found is None:
-        return None
-    form: Format = found[1].load()
-    return form.provenance(path)
-
-
-def _head(path: Path) -> bytes:
+    """The record that restorectl left in an image; None if it has none, is damaged or no image."""
     try:
-        with open(path, "rb") as file:
-            return file.read(_HEAD)
-    except FileNotFoundError as exc:
-        raise InputError(f"{path}: no such file") from exc
-    except IsADirectoryError as exc:
-        raise InputError(f"{path}: is a folder, not an image") from exc
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+        return format_of(path).record(Path(path))
+    except InputError:
+        return None
 
 
-def _row_of_head(head: bytes) -> tuple[str, Row] | None:
-    return next(((name, row) for name, row in FORMATS.items() if row.load().probe(head)), None)
+@dataclass(frozen=True)
+class Existing:
+    """What stands where an output would go."""
+
+    ours: bool
+    record: Record | None  # None = another program's, or damaged: it cannot count as up to date
 
 
-def _row_of_content(path: Path) -> tuple[str, Row]:
-    head = _head(path)
-    found = _row_of_head(head)
-    if found is not None:
-        return found
-    if not head:
-        raise IncompleteError(f"{path}: is empty (0 bytes): copy it again or remove it")
-    if len(head) < _MAGIC or not any(head):
-        what = f"ends after {len(head)} bytes" if len(head) < _MAGIC else "starts with zeros"
-        raise IncompleteError(f"{path}: {what}, as if it were still being copied")
-    known = ", ".join(name.upper() for name in FORMATS)
-    raise InputError(f"{path}: is not an image that restorectl reads ({known}): convert it")
+def look(path: Path) -> Existing | None:
+    """What stands at the path of an output; None if nothing does. Reads no pixels.
+
+    Raises OutputError for a folder that is no image.
+    """
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file() and not path.is_dir():
+        return Existing(False, None)  # a dangling link, a pipe, a device
+    try:
+        form = format_of(path)
+        record = form.record(path)
+        ours = record is not None or form.has_mark(path)
+    except (InputError, OSError) as error:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder: remove it or choose another -o") from error
+        return Existing(False, None)  # not readable for us, so not ours either
+    if record is not None:
+        try:
+            form.open(path, (record.get("parameters") or {}).get("axes")).close()
+        except IncompleteError:
+            record = None
+        except (InputError, OSError):
+            pass  # whole, though as an input it would need other axes
+    return Existing(ours, record)
 
 
 def _row_of_suffix(suffix: str) -> Row | None:
     return next((row for row in FORMATS.values() if suffix.lower() in row.suffixes), None)
-
-
-def _row_of_format(name: str, path: Path) -> Row:
-    row = FORMATS.get(name) or _row_of_suffix(name)
-    if row is None:
-        known = " ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
-        raise OutputError(f"{path}: '{name}' is no image format: end the name in one of {known}")
-    return row
 
 
 def to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -1,8 +1,6 @@
-"""Images as PNG pictures in memory: grey and colour in a range, differences in red and blue.
+"""Pictures for people: single maps as PNG bytes, maps side by side with colour bars, a histogram.
 
-Several maps of one plane side by side, each with its colour bar: what one looks at first.
-
-Figures as PNG files: the one place that knows the plotting library, an optional dependency.
+The histogram alone needs matplotlib, an optional dependency.
 """
 
 import base64
@@ -17,39 +15,37 @@ from PIL import Image, ImageDraw, ImageFont
 
 from restorectl.errors import UsageError
 from restorectl.files.atomic import replacing
-from restorectl.images.raster import encode
+from restorectl.images.raster import encode_png
 
 Range = tuple[float, float]
+Colour = tuple[int, int, int]
 RED, BLUE = (178, 24, 43), (33, 102, 172)  # ends of the diverging scale; white in the middle
-HEAT = (
-    (0, 0, 4),
-    (87, 16, 110),
-    (188, 55, 84),
-    (249, 142, 9),
-    (252, 255, 164),
-)  # even in luminance
+HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # even luminance
+GREYS = ((0, 0, 0), (255, 255, 255))
+INK, PAPER = (30, 30, 30), (255, 255, 255)  # of panels
+BAR, LINE, VEIL = "#3b6ea5", "#444444", "#ffffffcc"  # of the histogram
+DPI = 150
+SIDE = 512  # px, the longer side of a panel
+MARGIN, BAR_HEIGHT, HEAD = 16, 14, 30  # px
 
 
 def grey(image: NDArray[np.floating[Any]], shown: Range) -> bytes:
     """PNG of (Y, X), or of colours (Y, X, 3): `shown` goes from black to white, 8 bit."""
     low, high = shown
     scaled = (image - low) / (high - low) if high > low else np.zeros(image.shape)
-    return _png(np.rint(255 * np.clip(scaled, 0, 1)))
+    return _png(255 * np.clip(scaled, 0, 1))
 
 
 def difference(image: NDArray[np.floating[Any]], limit: float) -> bytes:
     """PNG of differences (Y, X): -limit blue, 0 white, +limit red; beyond them the end colours."""
     share = np.clip(image / limit, -1, 1)[..., None] if limit > 0 else np.zeros((*image.shape, 1))
     end = np.where(share > 0, np.array(RED), np.array(BLUE))
-    return _png(np.rint(255 + np.abs(share) * (end - 255)))
+    return _png(255 + np.abs(share) * (end - 255))
 
 
 def heat(image: NDArray[np.floating[Any]], top: float) -> bytes:
     """PNG of magnitudes (Y, X): 0 black, `top` bright yellow."""
-    share = np.clip(image / top, 0, 1) if top > 0 else np.zeros(image.shape)
-    stops = np.linspace(0, 1, len(HEAT))
-    colours = np.array(HEAT, np.float64)
-    return _png(np.rint(np.stack([np.interp(share, stops, c) for c in colours.T], axis=-1)))
+    return _png(_coloured(image, (0, top), HEAT))
 
 
 def data_uri(png: bytes) -> str:
@@ -57,13 +53,19 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
+def _coloured(
+    values: NDArray[np.floating[Any]], shown: Range, colours: Sequence[Colour]
+) -> NDArray[np.floating[Any]]:
+    """(Y, X) -> (Y, X, 3) in 0..255 along a scale of colours; what is not known (NaN) is white."""
+    low, high = shown
+    share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
+    at, channels = np.linspace(0, 1, len(colours)), np.array(colours, np.float64).T
+    found = np.stack([np.interp(np.nan_to_num(share), at, c) for c in channels], axis=-1)
+    return np.where(np.isnan(values)[..., None], 255, found)
+
+
 def _png(values: NDArray[np.floating[Any]]) -> bytes:
-    return b"".join(encode(np.ascontiguousarray(values.astype(np.uint8)), ()))
-
-
-SIDE = 512  # px, the longer side of a map in the picture
-MARGIN, BAR, HEAD = 16, 14, 30  # px
-INK, PAPER = (30, 30, 30), (255, 255, 255)
+    return b"".join(encode_png(np.ascontiguousarray(np.rint(values).astype(np.uint8)), ()))
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,34 @@ class Panel:
     high: float
     heat: bool = True  # coloured, dark to bright; else grey
 
+    def coloured(self, values: np.ndarray) -> np.ndarray:
+        """(Y, X) -> (Y, X, 3) uint8 in the colours of the panel."""
+        colours = HEAT if self.heat else GREYS
+        found = np.rint(_coloured(values, (self.low, self.high), colours))
+        return np.asarray(found, np.uint8)
+
+
+def draw_panels(panels: Sequence[Panel]) -> np.ndarray:
+    """The picture: (height, width, 3) uint8."""
+    tallest = max(panel.values.shape[0] for panel in panels)
+    widths = [max(panel.values.shape[1], 160) for panel in panels]
+    size = (sum(widths) + MARGIN * (len(panels) + 1), HEAD + tallest + BAR_HEIGHT + 3 * MARGIN)
+    canvas = Image.new("RGB", size, PAPER)
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    left = MARGIN
+    for panel, width in zip(panels, widths, strict=True):
+        pen.text((left, 8), panel.title, INK, font)
+        canvas.paste(Image.fromarray(panel.coloured(panel.values)), (left, HEAD))
+        ramp = np.linspace(panel.low, panel.high, width, dtype=np.float32)[None].repeat(
+            BAR_HEIGHT, 0
+        )
+        top = HEAD + tallest + MARGIN // 2
+        canvas.paste(Image.fromarray(panel.coloured(ramp)), (left, top))
+        pen.text((left, top + BAR_HEIGHT + 2), f"{panel.low:.4g}", INK, font)
+        pen.text((left + width, top + BAR_HEIGHT + 2), f"{panel.high:.4g}", INK, font, anchor="ra")
+        left += width + MARGIN
+    return np.asarray(canvas)
+
 
 def thumbnail(plane: np.ndarray) -> np.ndarray:
     """A plane (Y, X) of at most SIDE px a side, float32: means over whole blocks of pixels."""
@@ -85,40 +115,6 @@ def thumbnail(plane: np.ndarray) -> np.ndarray:
     if min(plane.shape) < factor:
         return cut[:height, :width]
     return np.asarray(cut.reshape(height, factor, width, factor).mean((1, 3)))
-
-
-def draw_panels(panels: Sequence[Panel]) -> np.ndarray:
-    """The picture: (height, width, 3) uint8."""
-    tallest = max(panel.values.shape[0] for panel in panels)
-    widths = [max(panel.values.shape[1], 160) for panel in panels]
-    size = (sum(widths) + MARGIN * (len(panels) + 1), HEAD + tallest + BAR + 3 * MARGIN)
-    canvas = Image.new("RGB", size, PAPER)
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    left = MARGIN
-    for panel, width in zip(panels, widths, strict=True):
-        pen.text((left, 8), panel.title, INK, font)
-        canvas.paste(Image.fromarray(_coloured(panel, panel.values)), (left, HEAD))
-        ramp = np.linspace(panel.low, panel.high, width, dtype=np.float32)[None].repeat(BAR, 0)
-        top = HEAD + tallest + MARGIN // 2
-        canvas.paste(Image.fromarray(_coloured(panel, ramp)), (left, top))
-        pen.text((left, top + BAR + 2), f"{panel.low:.4g}", INK, font)
-        pen.text((left + width, top + BAR + 2), f"{panel.high:.4g}", INK, font, anchor="ra")
-        left += width + MARGIN
-    return np.asarray(canvas)
-
-
-def _coloured(panel: Panel, values: np.ndarray) -> np.ndarray:
-    """(Y, X) -> (Y, X, 3) uint8; what is not known is white."""
-    span = panel.high - panel.low
-    share = np.clip((values - panel.low) / span, 0, 1) if span > 0 else np.zeros(values.shape)
-    stops = np.array(HEAT if panel.heat else ((0, 0, 0), (255, 255, 255)), np.float64)
-    at = np.linspace(0, 1, len(stops))
-    colours = np.stack([np.interp(np.nan_to_num(share), at, c) for c in stops.T], axis=-1)
-    return np.where(np.isnan(values)[..., None], 255, np.rint(colours)).astype(np.uint8)
-
-
-DPI = 150
-BAR_BLUE, GREY = "#3b6ea5", "#444444"
 
 
 def require_matplotlib() -> None:
@@ -135,8 +131,8 @@ def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, s
     axes = figure.subplots()
     place, label = mark
     top = max(float(values.max()), place)
-    axes.hist(values, bins=np.arange(0, top + 2 * width, width), color=BAR_BLUE, edgecolor="white")
-    axes.axvline(place, color=GREY, linestyle="--", linewidth=1)
+    axes.hist(values, bins=np.arange(0, top + 2 * width, width), color=BAR, edgecolor="white")
+    axes.axvline(place, color=LINE, linestyle="--", linewidth=1)
     before = place > top / 2  # the text goes where there is room
     axes.annotate(
         label,
@@ -146,8 +142,8 @@ def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, s
         textcoords="offset points",
         ha="right" if before else "left",
         va="top",
-        color=GREY,
-        backgroundcolor="#ffffffcc",
+        color=LINE,
+        backgroundcolor=VEIL,
     )
     axes.set_xlim(0, top + width)
     axes.set_xlabel("steps of diffusion that are left")

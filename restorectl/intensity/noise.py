@@ -1,25 +1,19 @@
-"""Blind estimation of image noise: variance as a function of the signal, and its correlation.
+"""Blind estimation of image noise: its variance as a function of the signal, and its correlation.
 
 The model is variance(s) = gain (s - offset) + read_noise^2 (Foi, Trimeche, Katkovnik, Egiazarian,
 IEEE TIP 17(10), 2008) times a spectrum that may rise towards low frequencies, as it does after
 camera or microscope software has interpolated or smoothed an image (Lebrun, Colom, Morel, "The
-Noise Clinic", IPOL 5, 2015). Both are read off blocks with flat neighbours (`core.blocks`): the
-highest frequencies give the variance per intensity bin and a robust line through them gain and
-offset; the ratio of lower to highest frequencies, in the bins where it is smallest, gives the
-spectrum. That is believed only as far as a short-range correlation can explain it: what rises more
-steeply from band to band than filtered noise does is texture.
-
-Power of 8x8 image blocks in four frequency bands: what blind noise estimation looks at.
-
+Noise Clinic", IPOL 5, 2015). Both are read off the power of 8x8 blocks in four frequency bands.
 White noise has the same power in every coefficient of an orthonormal DCT; texture is strongest at
-low frequencies (Ponomarenko et al., SPIE 6497, 2007). Which blocks are flat is decided by their
-*neighbours*: a choice that does not look at the block itself does not bias its noise.
+low frequencies (Ponomarenko et al., SPIE 6497, 2007), so blocks with flat neighbours are taken: a
+choice that does not look at the block itself does not bias its noise. Their highest frequencies
+give the variance per intensity bin, and a robust line through the bins gain and offset; the ratio
+of lower to highest frequencies, in the bins where it is smallest, gives the spectrum. That is
+believed only as far as a short-range correlation can explain it: what rises more steeply from band
+to band than filtered noise does is texture.
 
-Noise level of white noise from the eigenvalues of patches (Chen, Zhu and Heng, ICCV 2015).
-
-Clean patches lie near a subspace, so the smallest eigenvalues of the patch covariance are the
-noise's alone and scatter around its variance: the largest set of them whose mean equals its median
-tells the level. It needs no weights; it is the non-parametric calibrator of paper 000's ablation.
+`nonparametric_level` is a second, independent estimator for white noise, from the eigenvalues of
+patches.
 """
 
 from collections.abc import Sequence
@@ -32,173 +26,7 @@ from numpy.typing import NDArray
 from restorectl.errors import InputError, UsageError
 from restorectl.intensity import anscombe
 
-DCT_BLOCK = 8
-_ORDER = np.add.outer(
-    np.arange(DCT_BLOCK), np.arange(DCT_BLOCK)
-)  # row + column frequency of the DCT
-_BANDS = (
-    _ORDER >= 9,
-    (_ORDER >= 6) & (_ORDER <= 8),
-    (_ORDER >= 3) & (_ORDER <= 5),
-    (_ORDER >= 1) & (_ORDER <= 2),
-)
-BAND_SIZES = np.array([band.sum() for band in _BANDS], dtype=np.float64)
-# Lower quartile of a block's band power, mean = 1: chi-square with 22, 15, 5 degrees of freedom
-# gives 0.79, 0.75, 0.53, widefield camera noise (uneven within a band) 0.69, 0.72, 0.53; less some
-# for taking the smallest of a dozen bins. Texture varies between blocks: a low quartile.
-_LOWER_QUARTILES = np.array([0.70, 0.71, 0.50])
-_LOWER_QUARTILES_OWN = np.array([0.69, 0.66, 0.49])  # the same of ratios, F distributed
-_UNEQUAL = 0.9
-# Finer at the top, where few blocks decide the slope of the noise variance.
-_QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.975, 0.99)
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Per block: mean, mean of its neighbours, their low-frequency power, own power in four bands.
-
-    All (n,) float64, bands (n, 4) from the highest frequencies to the lowest, mean square per DCT
-    coefficient (white noise: its variance). step: quantisation step of the image, 0 if none.
-    """
-
-    mean: NDArray[np.float64]
-    around: NDArray[np.float64]
-    texture: NDArray[np.float64]
-    bands: NDArray[np.float64]
-    step: float
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Per intensity bin: mean signal, variance at the highest frequencies, lower bands / it."""
-
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    ratios: NDArray[np.float64]  # (bins, 3), from high to low frequency
-
-
-def measure_blocks(planes: Sequence[NDArray[np.float32]]) -> Blocks:
-    """Cut planes (Y, X) into blocks; flat (padded) and saturated ones are left out."""
-    values = np.concatenate([p.ravel()[:: max(1, p.size // 65536)] for p in planes])
-    levels = np.unique(values)
-    step = float(np.diff(levels).min()) if 1 < len(levels) < len(values) // 4 else 0.0
-    highest = max(float(p.max()) for p in planes)
-    pixels = sum(p.size for p in planes)
-    saturated = sum(int((p == highest).sum()) for p in planes) > max(1e-4 * pixels, 4)
-    small = pixels < 200_000  # then four shifted grids
-    tables = [np.zeros((0, 7))]
-    for plane in planes:
-        for dy, dx in [(0, 0), (0, 4), (4, 0), (4, 4)] if small else [(0, 0)]:
-            if min(plane.shape[0] - dy, plane.shape[1] - dx) >= DCT_BLOCK:
-                tables.append(_table(plane[dy:, dx:], highest if saturated else np.inf))
-    table = np.concatenate(tables)
-    return Blocks(table[:, 0], table[:, 1], table[:, 2], table[:, 3:], step)
-
-
-def bin_blocks(blocks: Blocks, expected: NDArray[np.float64] | None = None) -> Bins | None:
-    """Bin blocks by intensity and keep the third of each bin with the flattest neighbours.
-
-    expected: (n,) noise variance per block from an earlier fit; powers are compared after division
-    by it, so that flat does not mean dark. None where no bin holds any noise.
-
-    Binned by the neighbours' mean: binning by a block's own noisy mean would correlate the two and
-    flatten the line through the bins (regression dilution).
-    """
-    scale = np.ones_like(blocks.mean) if expected is None else expected
-    texture, bands = blocks.texture / scale, blocks.bands / scale[:, None]
-    order = np.argsort(blocks.around, kind="stable")
-    found = []
-    for index in np.split(order, _edges(len(order))):
-        chosen = index[np.argsort(texture[index], kind="stable")[: max(16, len(index) // 3)]]
-        variance = _clipped_mean(bands[chosen, 0])
-        if variance > 0:
-            ratios = _band_ratios(bands[chosen], variance)
-            unit = float(scale[chosen].mean())
-            mean = float(blocks.mean[chosen].mean())
-            found.append((mean, variance * unit, *ratios))
-    if not found:
-        return None
-    data = np.array(found)
-    return Bins(data[:, 0], data[:, 1], data[:, 2:])
-
-
-def block_correlation(spectrum: NDArray[np.float64]) -> float:
-    """Autocorrelation at distance 1 of noise with this power in the four bands."""
-    k = np.arange(DCT_BLOCK + 1)
-    end = np.where((k == 0) | (k == DCT_BLOCK), 0.5, 1.0)  # trapezoid rule over frequencies 0 to pi
-    order = np.add.outer(k, k)
-    power = np.select([order >= 9, order >= 6, order >= 3], list(spectrum[:3]), spectrum[3])
-    power = power * np.outer(end, end)
-    return float((power * np.cos(np.pi * k / DCT_BLOCK)).sum() / power.sum())
-
-
-def _dct() -> NDArray[np.float32]:
-    """Orthonormal DCT-II matrix of one block side."""
-    k, x = np.arange(DCT_BLOCK)[:, None], np.arange(DCT_BLOCK)[None]
-    matrix = np.cos(np.pi * (2 * x + 1) * k / (2 * DCT_BLOCK)) * np.sqrt(2 / DCT_BLOCK)
-    matrix[0] /= np.sqrt(2)
-    return np.asarray(matrix, dtype=np.float32)
-
-
-def _table(plane: NDArray[np.float32], top: float) -> NDArray[np.float64]:
-    """One row per usable block: mean, mean and texture of its neighbours, four band powers."""
-    rows, cols = plane.shape[0] // DCT_BLOCK, plane.shape[1] // DCT_BLOCK
-    cut = plane[: rows * DCT_BLOCK, : cols * DCT_BLOCK]
-    block = cut.reshape(rows, DCT_BLOCK, cols, DCT_BLOCK).transpose(0, 2, 1, 3)
-    mean = block.mean((2, 3), dtype=np.float64)
-    matrix = _dct()
-    power = np.square(matrix @ (block - mean[..., None, None].astype(np.float32)) @ matrix.T)
-    flat = power.reshape(rows, cols, -1)
-    bands = np.stack([flat[..., b.ravel()].mean(-1, dtype=np.float64) for b in _BANDS], -1)
-    around = _around(np.stack([mean, bands[..., 2] + bands[..., 3]], -1))
-    lowest, highest = block.min((2, 3)), block.max((2, 3))
-    flat_block = lowest == highest
-    # Partly flat beside a flat block: the edge of a padded, masked or clipped area.
-    part = (block == lowest[..., None, None]).mean((2, 3)) > 0.1
-    edge = part & (_around(flat_block[..., None].astype(np.float64))[..., 0] > 0)
-    usable = (highest < top) & ~flat_block & ~edge
-    return np.asarray(np.concatenate([mean[..., None], around, bands], -1)[usable])
-
-
-def _around(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of the eight neighbours, (rows, cols, n)."""
-    rows, cols = values.shape[:2]
-    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    total = -values
-    for i in range(3):
-        for j in range(3):
-            total = total + padded[i : i + rows, j : j + cols]
-    return np.asarray(total / 8.0)
-
-
-def _edges(count: int) -> NDArray[np.int64]:
-    """Where to split `count` sorted blocks: thirteen bins, or fewer of at least 24 blocks."""
-    kept: list[int] = []
-    for cut in (np.array(_QUANTILES) * count).astype(np.int64):
-        if cut - (kept[-1] if kept else 0) >= 24 and count - cut >= 24:
-            kept.append(int(cut))
-    return np.array(kept, dtype=np.int64)
-
-
-def _band_ratios(bands: NDArray[np.float64], variance: float) -> NDArray[np.float64]:
-    """Lower bands relative to the highest, (3,), from the lower quartile over (n, 4) blocks.
-
-    Relative to the mean variance of the bin, or, where the blocks' variances differ by more than
-    chance (quartiles 0.4 apart for equal ones), to each block's own.
-    """
-    low, middle, high = np.quantile(bands[:, 0], (0.25, 0.5, 0.75))
-    if high - low > _UNEQUAL * middle:
-        own = bands[:, 1:] / np.maximum(bands[:, :1], 1e-3 * variance)
-        return np.asarray(np.quantile(own, 0.25, axis=0) / _LOWER_QUARTILES_OWN)
-    return np.asarray(np.quantile(bands[:, 1:], 0.25, axis=0) / variance / _LOWER_QUARTILES)
-
-
-def _clipped_mean(values: NDArray[np.float64]) -> float:
-    """Mean after limiting outliers (edges, debris) to three times the median."""
-    middle = np.median(values)
-    return float(np.minimum(values, 3.0 * middle).mean()) if middle > 0 else float(values.mean())
-
-
+Floats = NDArray[np.float64]
 Kind = Literal["poisson-gaussian", "gaussian", "none"]
 
 KINDS = ("auto", "poisson-gaussian", "gaussian", "none")
@@ -210,6 +38,27 @@ _CORRELATED = 0.25
 # Gaussian kernels of 0.3 to 1 px has exponents 1.76 and 1.24, first-order autoregressive noise
 # 1.75 to 1.83 and 1.37 to 1.55, widefield camera images 1.88 and 1.22; texture 2.5 and more.
 _MAX_EXPONENTS = (1.9, 1.45)
+
+_BLOCK = 8  # px, side of a block
+_FREQUENCY = np.add.outer(np.arange(_BLOCK), np.arange(_BLOCK))  # row + column, of the DCT
+_BANDS = (
+    _FREQUENCY >= 9,
+    (_FREQUENCY >= 6) & (_FREQUENCY <= 8),
+    (_FREQUENCY >= 3) & (_FREQUENCY <= 5),
+    (_FREQUENCY >= 1) & (_FREQUENCY <= 2),
+)
+_BAND_SIZES = np.array([band.sum() for band in _BANDS], dtype=np.float64)
+# Lower quartile of a block's band power, mean = 1: chi-square with 22, 15, 5 degrees of freedom
+# gives 0.79, 0.75, 0.53, widefield camera noise (uneven within a band) 0.69, 0.72, 0.53; less some
+# for taking the smallest of a dozen bins. Texture varies between blocks: a low quartile.
+_LOWER_QUARTILES = np.array([0.70, 0.71, 0.50])
+_LOWER_QUARTILES_OWN = np.array([0.69, 0.66, 0.49])  # the same of ratios, F distributed
+_UNEQUAL = 0.9
+# Finer at the top, where few blocks decide the slope of the noise variance.
+_QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.975, 0.99)
+
+_PATCH = 8  # px, side of a patch of the non-parametric estimator
+_PATCH_STEP = 3  # px between patches
 
 
 @dataclass(frozen=True)
@@ -246,7 +95,7 @@ def estimate(
     offset: float | None = None,
     read_noise: float | None = None,
 ) -> NoiseModel:
-    """Estimate the noise of one channel from sampled windows.
+    """Estimate the noise of one channel from sampled regions.
 
     planes: arrays (Y, X) in input units, of which 2 Mpx are used. kind: auto, poisson-gaussian,
     gaussian (variance does not depend on the signal), none (nothing to remove). gain, offset,
@@ -254,62 +103,29 @@ def estimate(
     constant images, UsageError for options that cannot be meant.
     """
     _check_options(kind, gain, read_noise)
-    chosen = _checked(planes)
+    chosen = _chosen_planes(planes)
     if kind == "none":
-        return _clean()
-    blocks = measure_blocks(chosen)
-    if len(blocks.mean) < _MIN_BLOCKS or (bins := bin_blocks(blocks)) is None:
-        return _clean("too little varied image to estimate its noise: treated as clean")
+        return _noise_free()
+    blocks = _measure_blocks(chosen)
+    if len(blocks.mean) < _MIN_BLOCKS or (bins := _bin_by_intensity(blocks)) is None:
+        return _noise_free("too little varied image to estimate its noise: treated as clean")
     flat = kind == "gaussian"
-    slope, intercept, _ = _line(bins, blocks, flat)
+    slope, intercept, _ = _fit_line(bins, blocks, flat)
     expected = np.maximum(slope * blocks.around + intercept, 0.5 * bins.variance.min())
-    bins = bin_blocks(blocks, expected) or bins
-    slope, intercept, misfit = _line(bins, blocks, flat)
+    bins = _bin_by_intensity(blocks, expected) or bins
+    slope, intercept, misfit = _fit_line(bins, blocks, flat)
     spectrum = _spectrum(bins.ratios)
-    per_pixel = float(spectrum @ BAND_SIZES / BAND_SIZES.sum())
+    per_pixel = float(spectrum @ _BAND_SIZES / _BAND_SIZES.sum())
     floor = float(min(np.percentile(p, 0.1) for p in chosen))
     known = (0.0 if flat else gain, offset, read_noise)
-    found = _parameters((slope * per_pixel, intercept * per_pixel), floor, bins, known)
+    found = _solve((slope * per_pixel, intercept * per_pixel), floor, bins, known)
     if found[0] <= 0 and found[2] <= 0:
-        return _clean("no noise could be measured: treated as clean")
+        return _noise_free("no noise could be measured: treated as clean")
     relative_level = float(np.sqrt(spectrum[3] / per_pixel))
-    return _model(found, blocks.mean, relative_level, block_correlation(spectrum), misfit)
+    return _model(found, blocks.mean, relative_level, _correlation(spectrum), misfit)
 
 
-def _model(
-    parameters: tuple[float, float, float],
-    means: NDArray[np.float64],
-    relative_level: float,
-    correlated: float,
-    misfit: float,
-) -> NoiseModel:
-    """Assemble the model: low counts, warnings. relative_level: lowest frequencies / all, std."""
-    gain, offset, read_noise = parameters
-    warnings = []
-    if misfit > _MAX_MISFIT:
-        warnings.append(f"noise variance is not a line in the signal (misfit {misfit:.0%})")
-    if correlated > _CORRELATED:
-        warnings.append(f"noise is correlated between pixels ({correlated:.2f} at distance 1)")
-    photons = np.maximum(means - offset, 0.0) / gain if gain > 0 else np.full(1, np.inf)
-    low = float(np.mean(photons < 3.0))
-    if low > 0.5:
-        warnings.append(f"{low:.0%} of the image has fewer than 3 photons per pixel")
-    return NoiseModel(
-        kind="poisson-gaussian" if gain > 0 else "gaussian",
-        gain=gain,
-        offset=offset,
-        read_noise=read_noise,
-        level=relative_level * (_stabilised(photons, read_noise / gain) if gain > 0 else 1.0),
-        correlation=correlated,
-        correlated=correlated > _CORRELATED,
-        photons_median=float(np.median(photons)),
-        low_count_fraction=low,
-        good=misfit <= _MAX_MISFIT,
-        warnings=tuple(warnings),
-    )
-
-
-def _clean(warning: str = "") -> NoiseModel:
+def _noise_free(warning: str = "") -> NoiseModel:
     """No noise to remove: because the user said so, or (with a warning) for want of evidence."""
     warnings = (warning,) if warning else ()
     return NoiseModel(
@@ -326,7 +142,7 @@ def _check_options(kind: str, gain: float | None, read_noise: float | None) -> N
         raise UsageError(f"read noise must not be negative, not {read_noise:g}")
 
 
-def _checked(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
+def _chosen_planes(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
     """Evenly chosen planes of about 2 Mpx in all, float32; InputError if nothing can be done."""
     planes = [p for p in planes if p.size]
     if not planes:
@@ -344,17 +160,140 @@ def _checked(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]
     return out
 
 
-def _spectrum(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Noise power of the four bands, highest frequencies = 1, from (bins, 3) band ratios."""
-    count = max(1, len(ratios) // 6)  # texture only adds: trust the smallest
-    high, middle, low = np.sort(ratios, axis=0)[:count].mean(0)
-    high = max(high, 1.0)
-    middle = min(max(middle, 1.0), high ** _MAX_EXPONENTS[0])
-    low = min(max(low, 1.0), middle ** _MAX_EXPONENTS[1])
-    return np.array([1.0, high, middle, low])
+# ---- blocks and bins -----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class BlockPowers:
+    """Per block: mean, mean of its neighbours, their low-frequency power, own power in four bands.
+
+    All (n,) float64, bands (n, 4) from the highest frequencies to the lowest, mean square per DCT
+    coefficient (white noise: its variance). step: quantisation step of the image, 0 if none.
+    """
+
+    mean: Floats
+    around: Floats
+    texture: Floats
+    bands: Floats
+    step: float
 
 
-def _line(bins: Bins, blocks: Blocks, flat: bool) -> tuple[float, float, float]:
+def _measure_blocks(planes: Sequence[NDArray[np.float32]]) -> BlockPowers:
+    """Cut planes (Y, X) into blocks; flat (padded) and saturated ones are left out."""
+    values = np.concatenate([p.ravel()[:: max(1, p.size // 65536)] for p in planes])
+    levels = np.unique(values)
+    step = float(np.diff(levels).min()) if 1 < len(levels) < len(values) // 4 else 0.0
+    highest = max(float(p.max()) for p in planes)
+    pixels = sum(p.size for p in planes)
+    saturated = sum(int((p == highest).sum()) for p in planes) > max(1e-4 * pixels, 4)
+    small = pixels < 200_000  # then four shifted grids
+    tables = [np.zeros((0, 7))]
+    for plane in planes:
+        for dy, dx in [(0, 0), (0, 4), (4, 0), (4, 4)] if small else [(0, 0)]:
+            if min(plane.shape[0] - dy, plane.shape[1] - dx) >= _BLOCK:
+                tables.append(_usable_blocks(plane[dy:, dx:], highest if saturated else np.inf))
+    table = np.concatenate(tables)
+    return BlockPowers(table[:, 0], table[:, 1], table[:, 2], table[:, 3:], step)
+
+
+def _usable_blocks(plane: NDArray[np.float32], top: float) -> Floats:
+    """One row per usable block: mean, mean and texture of its neighbours, four band powers."""
+    rows, cols = plane.shape[0] // _BLOCK, plane.shape[1] // _BLOCK
+    cut = plane[: rows * _BLOCK, : cols * _BLOCK]
+    block = cut.reshape(rows, _BLOCK, cols, _BLOCK).transpose(0, 2, 1, 3)
+    mean = block.mean((2, 3), dtype=np.float64)
+    k, x = np.arange(_BLOCK)[:, None], np.arange(_BLOCK)[None]
+    dct = np.cos(np.pi * (2 * x + 1) * k / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)  # orthonormal DCT-II
+    dct[0] /= np.sqrt(2)
+    matrix = dct.astype(np.float32)
+    power = np.square(matrix @ (block - mean[..., None, None].astype(np.float32)) @ matrix.T)
+    flat = power.reshape(rows, cols, -1)
+    bands = np.stack([flat[..., b.ravel()].mean(-1, dtype=np.float64) for b in _BANDS], -1)
+    around = _mean_of_neighbours(np.stack([mean, bands[..., 2] + bands[..., 3]], -1))
+    lowest, highest = block.min((2, 3)), block.max((2, 3))
+    flat_block = lowest == highest
+    # Partly flat beside a flat block: the edge of a padded, masked or clipped area.
+    part = (block == lowest[..., None, None]).mean((2, 3)) > 0.1
+    edge = part & (_mean_of_neighbours(flat_block[..., None].astype(np.float64))[..., 0] > 0)
+    usable = (highest < top) & ~flat_block & ~edge
+    return np.asarray(np.concatenate([mean[..., None], around, bands], -1)[usable])
+
+
+def _mean_of_neighbours(values: Floats) -> Floats:
+    """Mean of the eight neighbours of each block, (rows, cols, n) -> the same."""
+    rows, cols = values.shape[:2]
+    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    total = -values
+    for i in range(3):
+        for j in range(3):
+            total = total + padded[i : i + rows, j : j + cols]
+    return np.asarray(total / 8.0)
+
+
+@dataclass(frozen=True)
+class IntensityBins:
+    """Per intensity bin: mean signal, variance at the highest frequencies, lower bands / it."""
+
+    mean: Floats
+    variance: Floats
+    ratios: Floats  # (bins, 3), from high to low frequency
+
+
+def _bin_by_intensity(blocks: BlockPowers, expected: Floats | None = None) -> IntensityBins | None:
+    """Bin blocks by intensity and keep the third of each bin with the flattest neighbours.
+
+    expected: (n,) noise variance per block from an earlier fit; powers are compared after division
+    by it, so that flat does not mean dark. None where no bin holds any noise.
+
+    Binned by the neighbours' mean: binning by a block's own noisy mean would correlate the two and
+    flatten the line through the bins (regression dilution).
+    """
+    scale = np.ones_like(blocks.mean) if expected is None else expected
+    texture, bands = blocks.texture / scale, blocks.bands / scale[:, None]
+    order = np.argsort(blocks.around, kind="stable")
+    found = []
+    for index in np.split(order, _bin_edges(len(order))):
+        chosen = index[np.argsort(texture[index], kind="stable")[: max(16, len(index) // 3)]]
+        variance = _clipped_mean(bands[chosen, 0])
+        if variance > 0:
+            ratios = _band_ratios(bands[chosen], variance)
+            unit = float(scale[chosen].mean())
+            mean = float(blocks.mean[chosen].mean())
+            found.append((mean, variance * unit, *ratios))
+    if not found:
+        return None
+    data = np.array(found)
+    return IntensityBins(data[:, 0], data[:, 1], data[:, 2:])
+
+
+def _bin_edges(count: int) -> NDArray[np.int64]:
+    """Where to split `count` sorted blocks: thirteen bins, or fewer of at least 24 blocks."""
+    kept: list[int] = []
+    for cut in (np.array(_QUANTILES) * count).astype(np.int64):
+        if cut - (kept[-1] if kept else 0) >= 24 and count - cut >= 24:
+            kept.append(int(cut))
+    return np.array(kept, dtype=np.int64)
+
+
+def _clipped_mean(values: Floats) -> float:
+    """Mean after limiting outliers (edges, debris) to three times the median."""
+    middle = np.median(values)
+    return float(np.minimum(values, 3.0 * middle).mean()) if middle > 0 else float(values.mean())
+
+
+def _band_ratios(bands: Floats, variance: float) -> Floats:
+    """Lower bands relative to the highest, (3,), from the lower quartile over (n, 4) blocks.
+
+    Relative to the mean variance of the bin, or, where the blocks' variances differ by more than
+    chance (quartiles 0.4 apart for equal ones), to each block's own.
+    """
+    low, middle, high = np.quantile(bands[:, 0], (0.25, 0.5, 0.75))
+    if high - low > _UNEQUAL * middle:
+        own = bands[:, 1:] / np.maximum(bands[:, :1], 1e-3 * variance)
+        return np.asarray(np.quantile(own, 0.25, axis=0) / _LOWER_QUARTILES_OWN)
+    return np.asarray(np.quantile(bands[:, 1:], 0.25, axis=0) / variance / _LOWER_QUARTILES)
+
+
+# ---- from bins to the model ----------------------------------------------------------------------
+def _fit_line(bins: IntensityBins, blocks: BlockPowers, flat: bool) -> tuple[float, float, float]:
     """Robust line of variance against mean: slope >= 0, intercept, relative misfit.
 
     Iteratively reweighted least squares on relative residuals with Huber's weights. flat: slope 0.
@@ -384,10 +323,30 @@ def _line(bins: Bins, blocks: Blocks, flat: bool) -> tuple[float, float, float]:
     return slope, intercept, float(np.median(np.abs(y / fitted - 1.0)))
 
 
-def _parameters(
+def _spectrum(ratios: Floats) -> Floats:
+    """Noise power of the four bands, highest frequencies = 1, from (bins, 3) band ratios."""
+    count = max(1, len(ratios) // 6)  # texture only adds: trust the smallest
+    high, middle, low = np.sort(ratios, axis=0)[:count].mean(0)
+    high = max(high, 1.0)
+    middle = min(max(middle, 1.0), high ** _MAX_EXPONENTS[0])
+    low = min(max(low, 1.0), middle ** _MAX_EXPONENTS[1])
+    return np.array([1.0, high, middle, low])
+
+
+def _correlation(spectrum: Floats) -> float:
+    """Autocorrelation at distance 1 of noise with this power in the four bands."""
+    k = np.arange(_BLOCK + 1)
+    end = np.where((k == 0) | (k == _BLOCK), 0.5, 1.0)  # trapezoid rule over frequencies 0 to pi
+    order = np.add.outer(k, k)
+    power = np.select([order >= 9, order >= 6, order >= 3], list(spectrum[:3]), spectrum[3])
+    power = power * np.outer(end, end)
+    return float((power * np.cos(np.pi * k / _BLOCK)).sum() / power.sum())
+
+
+def _solve(
     line: tuple[float, float],
     floor: float,
-    bins: Bins,
+    bins: IntensityBins,
     known: tuple[float | None, float | None, float | None],
 ) -> tuple[float, float, float]:
     """Gain, offset, read noise from variance = slope s + intercept; known ones win.
@@ -412,7 +371,40 @@ def _parameters(
     return float(gain), float(offset), float(read)
 
 
-def _stabilised(photons: NDArray[np.float64], read: float) -> float:
+def _model(
+    parameters: tuple[float, float, float],
+    means: Floats,
+    relative_level: float,
+    correlation: float,
+    misfit: float,
+) -> NoiseModel:
+    """Assemble the model: low counts, warnings. relative_level: lowest frequencies / all, std."""
+    gain, offset, read_noise = parameters
+    warnings = []
+    if misfit > _MAX_MISFIT:
+        warnings.append(f"noise variance is not a line in the signal (misfit {misfit:.0%})")
+    if correlation > _CORRELATED:
+        warnings.append(f"noise is correlated between pixels ({correlation:.2f} at distance 1)")
+    photons = np.maximum(means - offset, 0.0) / gain if gain > 0 else np.full(1, np.inf)
+    low = float(np.mean(photons < 3.0))
+    if low > 0.5:
+        warnings.append(f"{low:.0%} of the image has fewer than 3 photons per pixel")
+    return NoiseModel(
+        kind="poisson-gaussian" if gain > 0 else "gaussian",
+        gain=gain,
+        offset=offset,
+        read_noise=read_noise,
+        level=relative_level * (_whitened_std(photons, read_noise / gain) if gain > 0 else 1.0),
+        correlation=correlation,
+        correlated=correlation > _CORRELATED,
+        photons_median=float(np.median(photons)),
+        low_count_fraction=low,
+        good=misfit <= _MAX_MISFIT,
+        warnings=tuple(warnings),
+    )
+
+
+def _whitened_std(photons: Floats, read: float) -> float:
     """Standard deviation of the whitened noise, averaged where the signal is.
 
     Below some 2 photons the transform leaves less than unit variance. An error there matters less
@@ -423,19 +415,20 @@ def _stabilised(photons: NDArray[np.float64], read: float) -> float:
     return float(np.sqrt((variance * weight).sum() / weight.sum()))
 
 
-PATCH = 8  # px
-STEP = 3  # px between patches
-
-
 def nonparametric_level(image: np.ndarray) -> float:
     """Standard deviation of the noise in image (Y, X) or (C, Y, X), in the image's units.
 
-    Sides are at least PATCH px. Noise shared by neighbouring pixels is underestimated.
+    Clean patches lie near a subspace, so the smallest eigenvalues of the patch covariance are the
+    noise's alone and scatter around its variance: the largest set of them whose mean equals its
+    median tells the level (Chen, Zhu and Heng, ICCV 2015). It needs no weights; it is the
+    non-parametric calibrator of RSCD's ablation.
+
+    Sides are at least _PATCH px. Noise shared by neighbouring pixels is underestimated.
     """
     planes = image[None] if image.ndim == 2 else image
-    views = np.lib.stride_tricks.sliding_window_view(planes, (PATCH, PATCH), (1, 2))
-    patches = views[:, ::STEP, ::STEP].transpose(1, 2, 0, 3, 4)
-    data = patches.reshape(-1, len(planes) * PATCH**2).astype(np.float64)
+    views = np.lib.stride_tricks.sliding_window_view(planes, (_PATCH, _PATCH), (1, 2))
+    patches = views[:, ::_PATCH_STEP, ::_PATCH_STEP].transpose(1, 2, 0, 3, 4)
+    data = patches.reshape(-1, len(planes) * _PATCH**2).astype(np.float64)
     data -= data.mean(0)
     values = np.linalg.eigvalsh(data.T @ data / len(data))  # ascending
     for count in range(len(values), 0, -1):

@@ -1,11 +1,10 @@
-"""From image channels to a network's inputs and back: channel recipe, then value range.
+"""From image channels to a network's inputs and back, without a noise model.
 
-Networks that restorectl trained see whitened values, which the intensity model makes, channel by
-channel. Imported ones see detector counts on a fixed scale, several channels at once, and some of
-them a channel that is computed from the others. A card names both: `value_range` and `recipe`.
-Scales are powers of two, so integers of 16 bit make the round trip exactly.
-
-The units in which a stack goes to a slice network: square roots, one range for all planes.
+Networks that restorectl trained on single planes see whitened values (`whitening`). Imported ones
+see detector counts on a fixed scale, several channels at once, and some of them a channel that is
+computed from the others; a card names both, as `value_range` and `recipe`. Scales are powers of
+two, so integers of 16 bit make the round trip exactly. Slice networks see square roots on a range
+that is measured once for all planes of a stack, a `StackRange`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from restorectl.errors import InputError, WeightsError
 
 
 @dataclass(frozen=True)
-class Range:
+class ValueRange:
     """Network value = scale * count + offset, limited to `limits`."""
 
     scale: float = 1.0
@@ -27,7 +26,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ChannelRecipe:
     """How `outputs` network channels are made of `inputs` image channels (0 = any number).
 
     `forward` maps (inputs, Y, X) counts to (outputs, Y, X) counts, `inverse` the other way.
@@ -39,12 +38,12 @@ class Recipe:
     inverse: Callable[[np.ndarray], np.ndarray]
 
 
-RANGES: dict[str, Range] = {
-    "whitened": Range(),  # [-1, 1] after the intensity model
-    "uint16-centred": Range(2 / 65536, -1.0),  # RSCD: x / 65536 * 2 - 1 (methods.md 1.8)
-    "uint16-unit": Range(1 / 65536, 0.0, (0.0, 1.0)),  # MSDSR: x / 65536 (methods.md 3.2)
-    "unit": Range(),  # [0, 1] as the metric makes it (Inception)
-    "centred": Range(),  # [-1, 1] likewise (LPIPS)
+RANGES: dict[str, ValueRange] = {
+    "whitened": ValueRange(),  # [-1, 1] after the intensity model
+    "uint16-centred": ValueRange(2 / 65536, -1.0),  # RSCD: x / 65536 * 2 - 1 (methods.md 1.8)
+    "uint16-unit": ValueRange(1 / 65536, 0.0, (0.0, 1.0)),  # MSDSR: x / 65536 (methods.md 3.2)
+    "unit": ValueRange(),  # [0, 1] as the metric makes it (Inception)
+    "centred": ValueRange(),  # [-1, 1] likewise (LPIPS)
 }
 
 
@@ -57,9 +56,9 @@ def _srh3(planes: np.ndarray) -> np.ndarray:
     return np.stack([planes[1] - planes[0] + 5000, planes[0], planes[1]])
 
 
-RECIPES: dict[str, Recipe] = {
-    "identity": Recipe(0, 0, _same, _same),
-    "srh-3": Recipe(2, 3, _srh3, lambda planes: planes[1:]),
+RECIPES: dict[str, ChannelRecipe] = {
+    "identity": ChannelRecipe(0, 0, _same, _same),
+    "srh-3": ChannelRecipe(2, 3, _srh3, lambda planes: planes[1:]),
 }
 
 
@@ -103,13 +102,13 @@ def network_channels(recipe: str, channels: int) -> int:
     return _recipe(recipe).outputs or channels
 
 
-def _range(name: str) -> Range:
+def _range(name: str) -> ValueRange:
     if name not in RANGES:
         raise WeightsError(f"weights ask for value range '{name}', known are: {', '.join(RANGES)}")
     return RANGES[name]
 
 
-def _recipe(name: str) -> Recipe:
+def _recipe(name: str) -> ChannelRecipe:
     if name not in RECIPES:
         raise WeightsError(f"weights ask for recipe '{name}', known are: {', '.join(RECIPES)}")
     return RECIPES[name]

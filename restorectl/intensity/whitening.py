@@ -1,7 +1,7 @@
 """The intensity model: input units <-> whitened units <-> the network's [-1, 1].
 
 A diffusion prior expects white Gaussian noise of a known level on images in [-1, 1]. `fit` finds
-the map for one channel of one image from sampled windows; `Intensity.forward` applies it,
+the map for one channel of one image from sampled regions; `Intensity.forward` applies it,
 `Intensity.inverse` undoes it without bias (see `restorectl.intensity.anscombe`).
 """
 
@@ -79,7 +79,7 @@ def fit(
 ) -> Intensity:
     """Fit the intensity model of one channel.
 
-    planes: sampled windows (Y, X), any real dtype. noise: one of `noise.KINDS`. gain, offset,
+    planes: sampled regions (Y, X), any real dtype. noise: one of `noise.KINDS`. gain, offset,
     read_noise: known camera values in input units; they replace estimates. Raises InputError for
     constant or non-finite images, UsageError for options that cannot be meant.
     """

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from restorectl.batch.inputs import walk
 from restorectl.errors import InputError, NoInputError, UsageError
-from restorectl.images.blocks import sampled
+from restorectl.images.blocks import sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
 
@@ -139,7 +139,7 @@ def _usable(path: Path, name: str, channels: int, axes: str | None) -> TrainingI
             raise InputError(f"{path}: has {shape[1]} channels, the recipe takes {channels}")
         bounds = []
         for c in range(shape[1]):
-            blocks = [image.read(*block).ravel() for block in sampled(shape, c)]
+            blocks = [block.ravel() for block in sampled_pixels(image, c)]
             values = np.concatenate([b[:: max(1, len(b) // PER_BLOCK)] for b in blocks])
             if not np.isfinite(values).all():
                 raise InputError(f"{path}: channel {c} holds NaN or infinity")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restorectl.errors import InputError, NoInputError
-from restorectl.images import blocks
+from restorectl.images.blocks import sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import open_image
 from restorectl.intensity import whitening
@@ -123,10 +123,7 @@ def _aligned(clean: TrainingImage, noisy: TrainingImage, align: str | None) -> T
         open_image(noisy.path, axes=noisy.axes) as image,
         open_image(clean.path, axes=clean.axes) as other,
     ):
-        models = tuple(
-            whitening.fit([image.read(*block) for block in blocks.sampled(noisy.shape, c)])
-            for c in range(n)
-        )
+        models = tuple(whitening.fit(sampled_pixels(image, c)) for c in range(n))
         planes = [(times // 2, c, depth // 2) for c in range(n)]
         seen = [np.asarray(image.read(plane), np.float32) for plane in planes]
         wanted = [np.asarray(other.read(plane), np.float32) for plane in planes]

@@ -17,7 +17,8 @@ from restorectl.engine.noise_field import FieldWeights, Site, SliceNoise
 from restorectl.engine.runner import Runner, tiles_together
 from restorectl.engine.samplers import Sampler
 from restorectl.errors import InputError
-from restorectl.images import blocks, tiles
+from restorectl.images import tiles
+from restorectl.images.blocks import sampled_pixels
 from restorectl.images.image import ALL, Image
 from restorectl.intensity import value_range
 from restorectl.intensity.value_range import StackRange, fit_stack_range
@@ -119,9 +120,8 @@ def fit_units(image: Image, channels: Sequence[int], card: Card) -> StackUnits:
         return StackUnits(card)
     ranges = []
     for c in channels:
-        sample = blocks.sampled(image.header.canonical_shape, c)
         try:
-            ranges.append(fit_stack_range([image.read(*block) for block in sample]))
+            ranges.append(fit_stack_range(sampled_pixels(image, c)))
         except InputError as error:
             raise InputError(f"{image.path}: channel {c}: {error}") from error
     return StackUnits(card, tuple(ranges))

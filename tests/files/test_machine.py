@@ -1,13 +1,8 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tifffile
-from PIL import Image as Pillow
 
-from restorectl.errors import InputError
 from restorectl.files import machine
-from restorectl.images.existing import held_when_open
 
 
 def test_this_machine_has_some_of_each(tmp_path: Path) -> None:
@@ -60,19 +55,3 @@ def test_limits_of_control_groups(tmp_path: Path, monkeypatch, groups, files, le
     assert machine.available_memory() == left
     monkeypatch.setattr(machine, "_machine", lambda: 10**5)
     assert machine.available_memory() == min(10**5, 10**5 if left is None else left)
-
-
-def test_what_opening_takes(tmp_path: Path) -> None:
-    def held(path: Path) -> int:
-        return held_when_open(path, path.stat().st_size)
-
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((500, 500), np.uint16))
-    assert held(tmp_path / "a.tif") == 0
-    for mode, per_pixel in {"L": 1, "RGB": 3, "RGBA": 4, "LA": 2, "I;16": 2}.items():
-        path = tmp_path / "b.png"
-        Pillow.new(mode, (300, 200)).save(path)
-        assert held(path) == path.stat().st_size + 300 * 200 * per_pixel
-    Pillow.new("L", (300, 200)).save(tmp_path / "c.jpg")
-    assert held(tmp_path / "c.jpg") == (tmp_path / "c.jpg").stat().st_size
-    with pytest.raises(InputError, match="cannot be read"):
-        held_when_open(tmp_path, 0)

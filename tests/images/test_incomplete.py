@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 
 from restorectl.errors import IncompleteError, InputError
 from restorectl.images.image import open_image, read_provenance
+from restorectl.images.raster import SIGNATURE, chunk, read_chunks
 
 RNG = np.random.default_rng(1)
 STACK = RNG.integers(0, 4000, (6, 40, 50)).astype(np.uint16)
@@ -166,9 +167,7 @@ def test_absurd_sizes_fail_at_once(tmp_path: Path, compression: int) -> None:
 
 def test_absurd_png(tmp_path: Path) -> None:
     WRITERS["grey.png"](tmp_path / "a.png")
-    from restorectl.images.raster import SIGNATURE, chunk, read_chunks
-
-    chunks = read_chunks(tmp_path / "a.png")
+    chunks = read_chunks(tmp_path / "a.png", (tmp_path / "a.png").read_bytes())
     size = struct.pack(">II", 2_000_000, 2_000_000) + chunks[0][1][8:]
     data = b"".join(chunk(k, d) for k, d in [(b"IHDR", size), *chunks[1:]])
     (tmp_path / "a.png").write_bytes(SIGNATURE + data)

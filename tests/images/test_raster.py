@@ -21,7 +21,7 @@ from restorectl.images.image import (
     verify_image,
     write_image,
 )
-from restorectl.images.raster import encode
+from restorectl.images.raster import chunk, encode_png
 
 RNG = np.random.default_rng(0)
 MADE = {"command": "restore", "version": "1"}
@@ -86,9 +86,7 @@ def test_sixteen_bit_colour_keeps_all_bits(tmp_path: Path, samples: int) -> None
         lines.append(bytes([y % 5]) + (row - _predicted(y % 5, left, above, corner)).tobytes())
         above = row
     path = tmp_path / "a.png"
-    chunks = list(encode(data, []))
-    from restorectl.images.raster import chunk
-
+    chunks = list(encode_png(data, []))
     path.write_bytes(
         b"".join([chunks[0], chunks[1], chunk(b"IDAT", zlib.compress(b"".join(lines))), chunks[-1]])
     )

@@ -366,9 +366,9 @@ def test_the_size_is_known_before_a_byte_is_written() -> None:
             raise AssertionError
 
     header = Header("ZYX", (3000, 2048, 2048), np.dtype("uint16"), (None, None, None), (), "tiff")
-    plan = write.make_plan(Path("x.tif"), header)
-    assert plan.layout.big
-    small = write.make_plan(Path("x.tif"), header.with_z(400, None))
+    large = write.output_for(Path("x.tif"), header)
+    assert large.layout.big
+    small = write.output_for(Path("x.tif"), header.with_z(400, None))
     assert not small.layout.big
 
 

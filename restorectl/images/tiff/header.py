@@ -11,21 +11,15 @@ from typing import Any
 import numpy as np
 
 from restorectl.errors import IncompleteError, InputError
-from restorectl.images.header import UNKNOWN_SPACING, Header, Spacing, resolve_axes
-from restorectl.images.tiff import imagej, ome
-from restorectl.images.tiff.ifd import Ifd, Layout, Tag
+from restorectl.images.header import PRINT_DPI, UNKNOWN_SPACING, Header, Spacing, resolve_axes
+from restorectl.images.tiff import ifd, imagej, ome
+from restorectl.images.tiff.ifd import Ifd, Tag
 
-DESCRIPTION, HISTORY, COLORMAP, EXTRA_SAMPLES = 270, 37395, 320, 338
 # Tags of the file's first page that speak for the whole file
-_OF_THE_FILE = frozenset({DESCRIPTION, HISTORY, 305, imagej.COUNTS, imagej.BLOCKS})
-# Up to this many dots per inch a resolution is meant for printing (72, 96, 300), not a pixel size.
-PRINT_DPI = 1200.0
-_DTYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32"}) | {
-    "float16",
-    "float32",
-    "float64",
-}
-Outer = tuple[str, tuple[int, ...], list[tuple[int, int]]]  # axes, lengths, (page, byte shift)
+_OF_THE_FILE = frozenset({ifd.DESCRIPTION, ifd.HISTORY, ifd.SOFTWARE, imagej.COUNTS, imagej.BLOCKS})
+_DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"}
+_DIALECTS = ("lsm", "mmstack", "ndtiff", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi")
+PageAt = tuple[int, int]  # index of a directory, bytes from its pixels to those of the page
 
 
 @dataclass(frozen=True)
@@ -33,60 +27,66 @@ class TiffSource:
     """What the writer needs of the TIFF that was read."""
 
     kind: str  # ome, imagej, shaped, plain, or tifffile's name of another dialect
-    order: str
     header: Header  # as the file says, without --axes; its extra is empty
-    # All tags of the first page; of the others what differs, with None for a tag they do not have.
-    pages: tuple[Mapping[int, Tag | None], ...]
-    samples: int  # of one page as stored, alpha included
+    first: Ifd  # all tags of the first page
+    # What differs from them in each page, with None for a tag that it does not have
+    changes: tuple[Mapping[int, Tag | None], ...]
     planar: bool
     alpha: Path | None  # the file whose last sample is alpha
 
+    @property
+    def order(self) -> str:
+        return self.first.order
+
 
 @dataclass(frozen=True)
-class Described:
-    header: Header
-    pages: list[tuple[int, int]]  # index of the directory and byte shift, in storage order
+class PageStack:
+    """How the pages of a file make one image, as its dialect tells it."""
+
+    axes: str  # above those of a page
+    lengths: tuple[int, ...]
+    pages: list[PageAt]  # in storage order
+    spacing: Spacing = UNKNOWN_SPACING
+    channels: tuple[str, ...] = ()
 
 
 def describe(
-    path: Path, tiff: Any, layout: Layout, ifds: Sequence[Ifd], override: str | None
-) -> Described:
-    """Everything about the one image of an open TIFF.
+    path: Path, tiff: Any, ifds: Sequence[Ifd], override: str | None
+) -> tuple[Header, list[PageAt]]:
+    """(header, pages in storage order) of the one image of an open TIFF.
 
     Raises InputError for several images, ambiguous axes, and pixels that are no intensities;
     IncompleteError if fewer pages are there than the metadata promise.
     """
-    whole = [i for i, ifd in enumerate(ifds) if not ifd.is_reduced] or list(range(len(ifds)))
-    first = ifds[whole[0]]
-    keyframe = tiff.pages[whole[0]]
+    whole = [i for i, page in enumerate(ifds) if not page.is_reduced] or list(range(len(ifds)))
+    first, keyframe = ifds[whole[0]], tiff.pages[whole[0]]
     dtype = _dtype(keyframe)
-    samples, alpha = _samples(first)
-    planar = first.integer(284, 1) == 2 and samples > 1
-    description = first.tags[DESCRIPTION].text if DESCRIPTION in first.tags else b""
-    kind = _kind(tiff, keyframe, description)
-    outer, lengths, pages = _stack(kind, description, tiff, ifds, whole)
-    _require_equal([ifds[i] for i, _ in pages])
+    has_alpha = _has_alpha(first)
+    kind = _kind(tiff, keyframe, first.text(ifd.DESCRIPTION))
+    stack = _stack(kind, tiff, ifds, whole)
+    pages = [ifds[i] for i, _ in stack.pages]
+    _require_equal(pages)
     _refuse_palette(first, kind)
-    shown = samples - alpha
+    planar, shown = first.planar and first.samples > 1, first.samples - has_alpha
     in_page = ("SYX" if planar else "YXS") if shown > 1 else "YX"
-    lengths_in_page = {"S": shown, "Y": first.size[0], "X": first.size[1]}
-    own = outer + in_page
-    axes, shape = resolve_axes(own, (*lengths, *(lengths_in_page[a] for a in in_page)), override)
-    spacing, channels = _annotations(kind, description, first, samples, axes)
-    header = Header(axes, shape, dtype, spacing, (), "tiff")
-    if len(channels) == header.canonical_shape[1]:
-        header = Header(axes, shape, dtype, spacing, channels, "tiff")
+    lengths = {"S": shown, "Y": first.size[0], "X": first.size[1]}
+    own = stack.axes + in_page
+    axes, shape = resolve_axes(own, (*stack.lengths, *(lengths[a] for a in in_page)), override)
+    header = Header(axes, shape, dtype, stack.spacing, (), "tiff")
+    # ImageJ labels pages: these are names of channels where every page is a channel
+    if len(stack.channels) == header.canonical_shape[1] and (kind != "imagej" or axes == "CYX"):
+        header = replace(header, channels=stack.channels)
+    tags = {c: tag for c, tag in pages[0].tags.items() if c not in _OF_THE_FILE}
+    tags |= {c: tag for c, tag in first.tags.items() if c in _OF_THE_FILE}
     source = TiffSource(
         kind=kind,
-        order=layout.order,
         header=replace(header, axes=own) if len(own) == len(axes) else header,
-        pages=_page_tags(first, [ifds[i] for i, _ in pages], pages),
-        samples=samples,
+        first=replace(first, tags=tags),
+        changes=_changes(tags, pages, stack.pages),
         planar=planar,
-        alpha=path if alpha else None,
+        alpha=path if has_alpha else None,
     )
-    extra = MappingProxyType({"tiff": source})
-    return Described(Header(axes, shape, dtype, spacing, header.channels, "tiff", extra), pages)
+    return replace(header, extra=MappingProxyType({"tiff": source})), stack.pages
 
 
 def _dtype(page: Any) -> np.dtype[Any]:
@@ -99,17 +99,15 @@ def _dtype(page: Any) -> np.dtype[Any]:
     raise InputError(f"has {name}, which are no intensities to restore: save it as 8 or 16 bit")
 
 
-def _samples(page: Ifd) -> tuple[int, int]:
-    """(samples of a pixel, how many of them are alpha: 0 or 1)"""
-    samples = page.integer(277, 1)
-    extra = page.tags[EXTRA_SAMPLES].integers(page.order) if EXTRA_SAMPLES in page.tags else ()
-    colour = page.integer(262) == 2
-    is_alpha = samples > 1 and (extra[-1:] in ((1,), (2,)) or (colour and samples == 4))
-    if page.integer(32997, 1) > 1:
+def _has_alpha(page: Ifd) -> bool:
+    """Whether the last sample of a pixel is alpha."""
+    if page.integer(ifd.VOLUME_DEPTH, 1) > 1:
         raise InputError("stores a volume in one page: save it with one page for each plane")
-    if page.integer(262) == 5:
+    if page.integer(ifd.PHOTOMETRIC) == ifd.CMYK:
         raise InputError("has CMYK colours, made for printing: save it as RGB or grey")
-    return samples, int(is_alpha)
+    colour = page.integer(ifd.PHOTOMETRIC) == ifd.RGB
+    told = page.integers(ifd.EXTRA_SAMPLES)[-1:] in ((1,), (2,))
+    return page.samples > 1 and (told or (colour and page.samples == 4))
 
 
 def _kind(tiff: Any, page: Any, description: bytes) -> str:
@@ -119,38 +117,36 @@ def _kind(tiff: Any, page: Any, description: bytes) -> str:
         return "imagej"
     if page.is_shaped:
         return "shaped"
-    for kind in ("lsm", "mmstack", "ndtiff", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi"):
-        if getattr(tiff, f"is_{kind}"):
-            return kind
-    return "scanimage" if tiff.is_scanimage else "plain"
+    return next(
+        (kind for kind in (*_DIALECTS, "scanimage") if getattr(tiff, f"is_{kind}")), "plain"
+    )
 
 
-def _stack(
-    kind: str, description: bytes, tiff: Any, ifds: Sequence[Ifd], whole: list[int]
-) -> Outer:
-    """The axes above the page's own, and the pages in their order."""
+def _stack(kind: str, tiff: Any, ifds: Sequence[Ifd], whole: list[int]) -> PageStack:
+    """`whole` are the pages that are no thumbnails."""
     first = ifds[whole[0]]
-    pages = [(i, 0) for i in whole]
     if kind == "ome":
-        return _ome_stack(description, first, whole)
+        return _ome_stack(first, whole)
     if kind == "imagej":
-        axes, lengths, declared = imagej.outer_axes(
-            description, first.integer(277, 1), first.integer(284, 1) == 2, len(whole)
-        )
-        if len(whole) == 1 and declared > 1:
-            return axes, lengths, _virtual_pages(tiff, first, whole[0], declared)
-        _require_count(len(whole), declared, "ImageJ")
-        return axes, lengths, pages
+        return _imagej_stack(tiff, first, whole)
     if kind == "shaped":
-        return _shaped_stack(description, tiff, first, whole)
+        return _shaped_stack(tiff, first, whole)
+    spacing = _printed_spacing(first)
     if kind in ("plain", "scanimage"):
-        return ("I" if len(pages) > 1 else ""), ((len(pages),) if len(pages) > 1 else ()), pages
-    return _foreign_stack(kind, tiff, ifds)
+        return _unnamed([(i, 0) for i in whole], spacing)
+    # Other dialects, as far as tifffile sees one array of ordinary pages in this file
+    found = [series for series in tiff.series if not series.keyframe.is_reduced]
+    at = {page.offset: i for i, page in enumerate(ifds)}
+    pages = [(at.get(page.offset, -1), 0) for page in found[0].pages if page is not None]
+    inner = found[0].keyframe.ndim
+    shape, axes = found[0].shape[:-inner], found[0].axes[:-inner]
+    if len(found) != 1 or math.prod(shape) != len(pages) or (-1, 0) in pages:
+        raise InputError(f"is a {kind.upper()} file that cannot be read: save it as OME-TIFF")
+    return PageStack(axes, tuple(shape), pages, spacing)
 
 
-def _ome_stack(description: bytes, first: Ifd, whole: list[int]) -> Outer:
-    samples = first.integer(277, 1)
-    image = ome.parse(description, samples, len(whole))
+def _ome_stack(first: Ifd, whole: list[int]) -> PageStack:
+    image = ome.parse(first.text(ifd.DESCRIPTION), first.samples, len(whole))
     missing = sum(page < 0 for page in image.pages)
     if missing:
         raise IncompleteError(
@@ -159,53 +155,73 @@ def _ome_stack(description: bytes, first: Ifd, whole: list[int]) -> Outer:
         )
     _require_count(len(whole), len(image.pages), "OME")
     keep = [i for i, n in enumerate(image.shape) if n > 1]
-    axes = "".join(image.axes[i] for i in keep)
-    return axes, tuple(image.shape[i] for i in keep), [(whole[i], 0) for i in image.pages]
+    axes, lengths = "".join(image.axes[i] for i in keep), tuple(image.shape[i] for i in keep)
+    pages = [(whole[i], 0) for i in image.pages]
+    return PageStack(axes, lengths, pages, image.spacing, image.channels)
 
 
-def _shaped_stack(description: bytes, tiff: Any, first: Ifd, whole: list[int]) -> Outer:
+def _imagej_stack(tiff: Any, first: Ifd, whole: list[int]) -> PageStack:
+    description = first.text(ifd.DESCRIPTION)
+    axes, lengths, declared = imagej.outer_axes(
+        description, first.samples, first.planar, len(whole)
+    )
+    pages = _declared_pages(tiff, first, whole, declared, "ImageJ")
+    spacing = imagej.spacing(description, _resolution(first))
+    return PageStack(axes, lengths, pages, spacing, imagej.labels(first.tags, first.order))
+
+
+def _shaped_stack(tiff: Any, first: Ifd, whole: list[int]) -> PageStack:
     """tifffile's own files: a JSON object with the shape of the array, and perhaps its axes."""
-    found = json.loads(description)
+    found = json.loads(first.text(ifd.DESCRIPTION))
     shape = tuple(int(n) for n in found["shape"])
     if math.prod(shape) == 0:
         raise InputError(f"no pixels: the shape in its header is {list(shape)}")
-    in_page = math.prod(first.size) * first.integer(277, 1)
-    declared, rest = divmod(math.prod(shape), in_page)
+    declared, rest = divmod(math.prod(shape), math.prod(first.size) * first.samples)
     if rest or not declared:
         raise InputError(f"the shape in its header, {list(shape)}, is not that of its pages")
-    one_page = len(whole) == 1 and declared > 1
-    if not one_page:
-        _require_count(len(whole), declared, "tifffile")
-    pages = _virtual_pages(tiff, first, whole[0], declared) if one_page else [(i, 0) for i in whole]
+    pages = _declared_pages(tiff, first, whole, declared, "tifffile")
+    spacing = _printed_spacing(first)
+    factor = imagej.MICROMETRES.get(imagej.unit_name(str(found.get("unit", ""))))
+    if factor is not None:
+        z = found.get("spacing")
+        z = z * factor if isinstance(z, int | float) and z > 0 else None
+        yx = spacing[1:]
+        if first.integer(ifd.RESOLUTION_UNIT, 2) == 1:
+            y, x = (factor / value if value else None for value in _resolution(first))
+            yx = y, x
+        spacing = (z, *yx)
     axes = found.get("axes", "")
-    n_outer = len(shape) - (3 if first.integer(277, 1) > 1 else 2)
+    n_outer = len(shape) - (3 if first.samples > 1 else 2)
     if len(axes) != len(shape) or n_outer < 0 or math.prod(shape[:n_outer]) != declared:
-        return ("I" if declared > 1 else ""), ((declared,) if declared > 1 else ()), pages
+        return _unnamed(pages, spacing)
     keep = [i for i in range(n_outer) if shape[i] > 1]
-    return "".join(axes[i] for i in keep), tuple(shape[i] for i in keep), pages
+    lengths = tuple(shape[i] for i in keep)
+    return PageStack("".join(axes[i] for i in keep), lengths, pages, spacing)
 
 
-def _virtual_pages(tiff: Any, first: Ifd, index: int, declared: int) -> list[tuple[int, int]]:
-    """The pages of a stack with one directory: their pixels follow those of the first."""
+def _unnamed(pages: list[PageAt], spacing: Spacing) -> PageStack:
+    """A stack of pages whose axis the file does not name: tifffile's I."""
+    return (
+        PageStack("I", (len(pages),), pages, spacing)
+        if len(pages) > 1
+        else PageStack("", (), pages, spacing)
+    )
+
+
+def _declared_pages(
+    tiff: Any, first: Ifd, whole: list[int], declared: int, header: str
+) -> list[PageAt]:
+    """The pages; of a stack with one directory, the pixels follow those of its first page."""
+    if len(whole) > 1 or declared == 1:
+        _require_count(len(whole), declared, header)
+        return [(i, 0) for i in whole]
     end = tiff.filehandle.size
     if not first.is_final or first.segments[0][0] + declared * first.nbytes > end:
         raise IncompleteError(
             f"1 of the {declared} pages in its header is there: it is cut off or still being"
             " written"
         )
-    return [(index, k * first.nbytes) for k in range(declared)]
-
-
-def _foreign_stack(kind: str, tiff: Any, ifds: Sequence[Ifd]) -> Outer:
-    """Other dialects, as far as tifffile sees one array of ordinary pages in this file."""
-    found = [series for series in tiff.series if not series.keyframe.is_reduced]
-    at = {ifd.offset: i for i, ifd in enumerate(ifds)}
-    pages = [(at.get(page.offset, -1), 0) for page in found[0].pages if page is not None]
-    inner = found[0].keyframe.ndim
-    shape, axes = found[0].shape[:-inner], found[0].axes[:-inner]
-    if len(found) != 1 or math.prod(shape) != len(pages) or (-1, 0) in pages:
-        raise InputError(f"is a {kind.upper()} file that cannot be read: save it as OME-TIFF")
-    return axes, tuple(shape), pages
+    return [(whole[0], k * first.nbytes) for k in range(declared)]
 
 
 def _require_count(found: int, declared: int, header: str) -> None:
@@ -232,61 +248,39 @@ def _require_equal(pages: Sequence[Ifd]) -> None:
 
 def _refuse_palette(page: Ifd, kind: str) -> None:
     """Indices into colours are intensities only where the colours are a ramp of brightness."""
-    if page.integer(262) != 3 or kind == "imagej":
+    if page.integer(ifd.PHOTOMETRIC) != ifd.PALETTE or kind == "imagej":
         return
-    colours = np.array(page.tags[COLORMAP].integers(page.order) if COLORMAP in page.tags else [0])
+    colours = np.array(page.integers(ifd.COLORMAP) if ifd.COLORMAP in page.tags else [0])
     if colours.size % 3 or (np.diff(colours.reshape(3, -1).astype(int).sum(axis=0)) < 0).any():
         raise InputError("has a colour palette whose indices are no intensities: save it as grey")
 
 
-def _annotations(
-    kind: str, description: bytes, page: Ifd, samples: int, axes: str
-) -> tuple[Spacing, tuple[str, ...]]:
-    """(spacing, channel names)"""
-    resolution = (ratio(page, 283), ratio(page, 282))
-    if kind == "ome":
-        image = ome.parse(description, samples, 1)
-        return image.spacing, image.channels
-    if kind == "imagej":
-        names = imagej.labels(page.tags, page.order) if axes == "CYX" else ()
-        return imagej.spacing(description, resolution), names
-    spacing = _printed(resolution, page.integer(296, 2))
-    if kind == "shaped":
-        found = json.loads(description)
-        factor = imagej.MICROMETRES.get(imagej.unit_name(str(found.get("unit", ""))))
-        z = found.get("spacing")
-        if factor is not None and isinstance(z, int | float) and z > 0:
-            spacing = (z * factor, *spacing[1:])
-        if factor is not None and page.integer(296, 2) == 1:
-            y, x = (factor / value if value else None for value in resolution)
-            spacing = (spacing[0], y, x)
-    return spacing, ()
-
-
-def _printed(resolution: tuple[float, float], unit: int) -> Spacing:
+def _printed_spacing(page: Ifd) -> Spacing:
     """(None, y, x) in micrometres from pixels per inch (unit 2) or per centimetre (unit 3)."""
-    length = {2: 25400.0, 3: 10000.0}.get(unit)
+    resolution = _resolution(page)
+    length = {2: 25400.0, 3: 10000.0}.get(page.integer(ifd.RESOLUTION_UNIT, 2))
     if length is None or min(resolution) * 25400.0 / length <= PRINT_DPI:
         return UNKNOWN_SPACING
     return None, length / resolution[0], length / resolution[1]
 
 
-def ratio(page: Ifd, code: int) -> float:
-    """A rational tag as a number; 0 if it is absent or undefined."""
-    if code not in page.tags or page.tags[code].type != 5:
-        return 0.0
-    above, below = np.frombuffer(page.tags[code].data[:8], page.order + "u4").tolist()
-    return above / below if below else 0.0
+def _resolution(page: Ifd) -> tuple[float, float]:
+    """Pixels per unit in y and x; 0 where the tag is absent or undefined."""
+    found = []
+    for code in (ifd.Y_RESOLUTION, ifd.X_RESOLUTION):
+        above = below = 0
+        if code in page.tags and page.tags[code].type == ifd.RATIONAL:
+            above, below = np.frombuffer(page.tags[code].data[:8], page.order + "u4").tolist()
+        found.append(above / below if below else 0.0)
+    return found[0], found[1]
 
 
-def _page_tags(
-    opening: Ifd, ifds: Sequence[Ifd], pages: Sequence[tuple[int, int]]
+def _changes(
+    first: Mapping[int, Tag], pages: Sequence[Ifd], places: Sequence[PageAt]
 ) -> tuple[Mapping[int, Tag | None], ...]:
-    """The tags of each page in storage order; `opening` is the first page of the file."""
-    first = {c: tag for c, tag in ifds[0].tags.items() if c not in _OF_THE_FILE}
-    first |= {c: tag for c, tag in opening.tags.items() if c in _OF_THE_FILE}
-    found: list[Mapping[int, Tag | None]] = [first]
-    for ifd, (_, shift) in zip(ifds[1:], pages[1:], strict=True):
-        codes = () if shift else first.keys() | ifd.tags.keys()
-        found.append({c: ifd.tags.get(c) for c in codes if first.get(c) != ifd.tags.get(c)})
+    """What differs from the tags `first` in each page; a page without a directory has the same."""
+    found: list[Mapping[int, Tag | None]] = [{}]
+    for page, (_, shift) in zip(pages[1:], places[1:], strict=True):
+        codes = () if shift else first.keys() | page.tags.keys()
+        found.append({c: page.tags.get(c) for c in codes if first.get(c) != page.tags.get(c)})
     return tuple(found)

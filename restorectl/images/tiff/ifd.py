@@ -1,4 +1,4 @@
-"""TIFF structure: the chain of page directories, read with nothing taken on trust, and written.
+"""TIFF's structure: the chain of page directories (IFDs), read without trust, and written.
 
 tifffile decodes pixels, but it accepts a half-written stack as one page, drops tags it does not
 know, and rounds resolutions. So the structure is read here: each tag as its bytes, each pointer
@@ -21,6 +21,22 @@ TYPE_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4,
 TYPE_SIZE |= {16: 8, 17: 8, 18: 8}  # BigTIFF
 _INTEGER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 SHORT, LONG, RATIONAL, ASCII, LONG8 = 3, 4, 5, 2, 16
+# Tags, by the names of the TIFF specification
+SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = (
+    254,
+    255,
+    256,
+    257,
+    258,
+    259,
+    262,
+)
+ORIENTATION, STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 266, 273, 277, 278, 279
+X_RESOLUTION, Y_RESOLUTION, PLANAR, RESOLUTION_UNIT, PREDICTOR = 282, 283, 284, 296, 317
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
+DESCRIPTION, SOFTWARE, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT = 270, 305, 320, 338, 339
+JPEG_TABLES, VOLUME_DEPTH, HISTORY = 347, 32997, 37395
+RGB, PALETTE, CMYK, YCBCR = 2, 3, 5, 6  # values of PHOTOMETRIC; 0 and 1 are grey
 _MAX_TAG_BYTES = 1 << 30
 # zlib reaches 1032:1, LZW 2700:1; beyond this, a header lies about the size of its page
 _MAX_EXPANSION = 5000
@@ -42,11 +58,6 @@ class Tag:
         code = _INTEGER.get(self.type)
         return struct.unpack(f"{order}{self.count}{code}", self.data) if code else ()
 
-    @property
-    def text(self) -> bytes:
-        """The bytes of a string without the closing NUL."""
-        return self.data.rstrip(b"\0")
-
 
 @dataclass(frozen=True)
 class Ifd:
@@ -56,71 +67,91 @@ class Ifd:
     order: str  # "<" or ">"
     tags: Mapping[int, Tag]
 
+    def integers(self, code: int) -> tuple[int, ...]:
+        """The values of a tag; () if it is absent or not of unsigned integers."""
+        return self.tags[code].integers(self.order) if code in self.tags else ()
+
     def integer(self, code: int, default: int = 0) -> int:
-        values = self.tags[code].integers(self.order) if code in self.tags else ()
-        return values[0] if values else default
+        return next(iter(self.integers(code)), default)
+
+    def text(self, code: int) -> bytes:
+        """The bytes of a string without the closing NUL; b"" if the tag is absent."""
+        return self.tags[code].data.rstrip(b"\0") if code in self.tags else b""
 
     @cached_property
     def size(self) -> tuple[int, int]:
         """(rows, columns)"""
-        return self.integer(257), self.integer(256)
+        return self.integer(HEIGHT), self.integer(WIDTH)
+
+    @property
+    def samples(self) -> int:
+        """Samples of one pixel, alpha included."""
+        return self.integer(SAMPLES, 1)
+
+    @property
+    def planar(self) -> bool:
+        """Whether the samples are stored one after another, each as a plane of its own."""
+        return self.integer(PLANAR, 1) == 2
 
     @cached_property
     def segments(self) -> tuple[tuple[int, int], ...]:
         """(offset, bytes) of every strip or tile."""
-        where, length = (324, 325) if 324 in self.tags else (273, 279)
-        if where not in self.tags:
-            return ()
-        offsets = self.tags[where].integers(self.order)
+        where, length = (
+            (TILE_OFFSETS, TILE_BYTES)
+            if TILE_OFFSETS in self.tags
+            else (STRIP_OFFSETS, STRIP_BYTES)
+        )
+        offsets = self.integers(where)
         if length in self.tags:
-            return tuple(zip(offsets, self.tags[length].integers(self.order), strict=False))
+            return tuple(zip(offsets, self.integers(length), strict=False))
         # StripByteCounts may be missing from ancient uncompressed files of one strip
         return ((offsets[0], self.nbytes),) if len(offsets) == 1 else ()
-
-    @cached_property
-    def bits(self) -> int:
-        """Bits of one pixel, all samples."""
-        bits, samples = self._sample_bits, self.integer(277, 1)
-        return sum(bits) if len(bits) == samples else bits[0] * samples
-
-    @property
-    def _sample_bits(self) -> tuple[int, ...]:
-        return (self.tags[258].integers(self.order) if 258 in self.tags else ()) or (1,)
 
     @cached_property
     def nbytes(self) -> int:
         """Uncompressed bytes of the page; rows are padded to whole bytes."""
         rows, columns = self.size
-        return rows * math.ceil(columns * self.bits / 8)
+        bits = self.integers(BITS) or (1,)
+        bits_of_pixel = sum(bits) if len(bits) == self.samples else bits[0] * self.samples
+        return rows * math.ceil(columns * bits_of_pixel / 8)
 
     @property
     def compression(self) -> int:
-        return self.integer(259, 1)
+        return self.integer(COMPRESSION, 1)
 
     @property
     def structure(self) -> tuple[object, ...]:
         """What must be equal for two pages to be decoded alike."""
-        codes = (258, 259, 266, 277, 278, 284, 317, 322, 323, 339)
-        values = (self.tags[c].integers(self.order) if c in self.tags else () for c in codes)
-        return (self.size, *values)
+        codes = (
+            BITS,
+            COMPRESSION,
+            ORIENTATION,
+            SAMPLES,
+            ROWS_PER_STRIP,
+            PLANAR,
+            PREDICTOR,
+            TILE_WIDTH,
+            TILE_HEIGHT,
+            SAMPLE_FORMAT,
+        )
+        return (self.size, *(self.integers(code) for code in codes))
 
     @property
     def is_reduced(self) -> bool:
         """Whether the page is a thumbnail, a pyramid level or a mask."""
-        return bool(self.integer(254) & 0b101) or self.integer(255) == 2
+        return bool(self.integer(SUBFILE) & 0b101) or self.integer(OLD_SUBFILE) == 2
 
     @property
     def is_final(self) -> bool:
         """Whether the page's bytes are its pixels, row by row, from the first strip on."""
-        plain = self.compression == 1 and self.integer(266, 1) == 1 and self.integer(317, 1) == 1
-        whole = (
-            all(b in (8, 16, 32, 64) for b in self.tags[258].integers(self.order))
-            if (258 in self.tags)
-            else False
+        plain = (
+            self.compression == 1
+            and self.integer(ORIENTATION, 1) == 1
+            and self.integer(PREDICTOR, 1) == 1
         )
-        spans = self.segments
-        joined = all(a + n == b for (a, n), (b, _) in pairwise(spans))
-        return plain and whole and joined and 322 not in self.tags and bool(spans)
+        whole = {*self.integers(BITS)} <= {8, 16, 32, 64} and BITS in self.tags
+        joined = all(a + n == b for (a, n), (b, _) in pairwise(self.segments))
+        return plain and whole and joined and TILE_WIDTH not in self.tags and bool(self.segments)
 
 
 @dataclass(frozen=True)
@@ -162,7 +193,7 @@ def read_chain(file: BinaryIO, path: Path) -> tuple[Layout, list[Ifd]]:
             raise InputError(f"{path}: page {len(pages)} points back to an earlier one: damaged")
         seen.add(offset)
         page, offset = _read_ifd(file, path, layout, offset, end, len(pages))
-        check_segments(page, path, len(pages), end)
+        _check_segments(page, path, len(pages), end)
         pages.append(page)
     return layout, pages
 
@@ -210,23 +241,24 @@ def _read_ifd(
     return Ifd(offset, layout.order, tags), following
 
 
-def check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
+def _check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
     """Raise unless all strips or tiles of the page are there and can hold its pixels."""
     rows, columns = page.size
     if rows == 0 or columns == 0:
         raise InputError(f"{path}: page {index} has no pixels ({rows} rows, {columns} columns)")
     stored = sum(n for _, n in page.segments)
     missing = f"{path}: page {index} is not complete: "
-    if len(page.segments) < expected_segments(page):
+    expected = _expected_segments(page)
+    if len(page.segments) < expected:
         raise IncompleteError(
-            f"{missing}{len(page.segments)} of {expected_segments(page)} strips or tiles are there"
+            f"{missing}{len(page.segments)} of {expected} strips or tiles are there"
         )
     for offset, n in page.segments:
         if offset == 0 or n == 0:
             raise IncompleteError(f"{missing}a strip or tile was never written")
         if offset + n > end:
             raise IncompleteError(f"{missing}its pixels reach byte {offset + n} of a file of {end}")
-    subsampled = page.integer(262) == 6
+    subsampled = page.integer(PHOTOMETRIC) == YCBCR
     if page.compression == 1 and stored < page.nbytes and not subsampled:
         raise IncompleteError(f"{missing}{stored} bytes of pixels where {page.nbytes} are needed")
     if page.nbytes > max(stored, 4096) * _MAX_EXPANSION:
@@ -236,17 +268,17 @@ def check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
         )
 
 
-def expected_segments(page: Ifd) -> int:
+def _expected_segments(page: Ifd) -> int:
     """How many strips or tiles the page must have."""
     rows, columns = page.size
-    if 324 in page.tags:
-        height, width = page.integer(323), page.integer(322)
+    if TILE_OFFSETS in page.tags:
+        height, width = page.integer(TILE_HEIGHT), page.integer(TILE_WIDTH)
         if not height or not width:
             return 0
         count = math.ceil(rows / height) * math.ceil(columns / width)
     else:
-        count = math.ceil(rows / min(rows, page.integer(278, rows) or rows))
-    return count * (page.integer(277, 1) if page.integer(284, 1) == 2 else 1)
+        count = math.ceil(rows / min(rows, page.integer(ROWS_PER_STRIP, rows) or rows))
+    return count * (page.samples if page.planar else 1)
 
 
 def pack_ifd(layout: Layout, tags: Mapping[int, Tag], at: int, following: bool) -> bytes:

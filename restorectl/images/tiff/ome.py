@@ -1,9 +1,7 @@
 """OME-XML: what an image needs to know of it, and the few edits that keep it true.
 
-The XML is never re-serialised: edits replace byte ranges that the parser reported, so instruments,
-channels, annotations, comments and the digits of every number stay as they were.
-
-XML as byte ranges, so that a document can be edited in place and stay as it was elsewhere.
+The XML is never re-serialised: the parser reports byte ranges and edits replace them, so
+instruments, channels, annotations, comments and the digits of every number stay as they were.
 """
 
 import re
@@ -14,111 +12,6 @@ from xml.sax.saxutils import escape, quoteattr
 
 from restorectl.errors import InputError
 from restorectl.images.header import Header, Spacing
-
-_ATTRIBUTE = re.compile(rb"""\s+([\w:.-]+)\s*=\s*("[^"]*"|'[^']*')""")
-
-
-@dataclass
-class Element:
-    name: bytes  # as written, with its prefix
-    attributes: dict[str, str]
-    start: int
-    head_end: int  # after the start tag
-    end: int = 0
-    text: str = ""
-    children: list["Element"] = field(default_factory=list)
-
-    @property
-    def tag(self) -> str:
-        return self.name.rpartition(b":")[2].decode()
-
-    def find(self, tag: str) -> list["Element"]:
-        """All descendants of that name, in document order."""
-        found = []
-        for child in self.children:
-            found += [child] if child.tag == tag else []
-            found += child.find(tag)
-        return found
-
-
-def parse_xml(xml: bytes) -> Element:
-    """The document's elements with their byte ranges."""
-    parser = expat.ParserCreate("UTF-8")
-    parser.buffer_text = True
-    document = Element(b"", {}, 0, 0)
-    stack = [document]
-
-    def start(_: str, attributes: dict[str, str]) -> None:
-        at = parser.CurrentByteIndex
-        head_end = _head_end(xml, at)
-        name = re.split(rb"[\s/>]", xml[at + 1 : head_end], maxsplit=1)[0]
-        element = Element(name, attributes, at, head_end)
-        stack[-1].children.append(element)
-        stack.append(element)
-
-    def end(_: str) -> None:
-        element = stack.pop()
-        empty = xml[element.head_end - 2 : element.head_end] == b"/>"
-        after = xml.find(b">", parser.CurrentByteIndex) + 1
-        element.end = element.head_end if empty else after
-
-    def text(data: str) -> None:
-        stack[-1].text += data
-
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = text
-    try:
-        parser.Parse(xml, True)
-    except expat.ExpatError as exc:
-        raise InputError(f"its OME-XML is malformed ({exc}): convert it again") from exc
-    return document.children[0]
-
-
-def _head_end(xml: bytes, at: int) -> int:
-    """The end of the start tag at `at`: the first '>' outside quotes."""
-    quote = 0
-    for i in range(at, len(xml)):
-        c = xml[i]
-        if quote:
-            quote = 0 if c == quote else quote
-        elif c in b"\"'":
-            quote = c
-        elif c == 0x3E:
-            return i + 1
-    return len(xml)
-
-
-def start_tag(xml: bytes, element: Element, values: Mapping[str, str | None]) -> bytes:
-    """The element's start tag with attributes set, added or (None) removed; the rest untouched."""
-    head, left = xml[element.start : element.head_end], dict(values)
-
-    def replaced(match: re.Match[bytes]) -> bytes:
-        name = match[1].decode()
-        if name not in left:
-            return match[0]
-        value = left.pop(name)
-        if value is None:
-            return b""
-        if value == element.attributes.get(name):
-            return match[0]
-        return match[0][: match.start(2) - match.start()] + quoteattr(value).encode()
-
-    head = _ATTRIBUTE.sub(replaced, head)
-    added = b"".join(
-        f" {name}={quoteattr(value)}".encode() for name, value in left.items() if value is not None
-    )
-    at = len(head) - (2 if head.endswith(b"/>") else 1)
-    return head[:at] + added + head[at:]
-
-
-def utf8(xml: bytes) -> bytes:
-    """UTF-8 bytes; some writers declare UTF-8 and write the micro sign in Windows' code page."""
-    try:
-        xml.decode("utf-8")
-    except UnicodeDecodeError:
-        return xml.decode("cp1252", "replace").encode()
-    return xml
-
 
 TYPES = {
     "int8": "int8",
@@ -143,6 +36,36 @@ _MICROMETRES = {
     "in": 25400.0,
 }
 _XMLNS = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+_ATTRIBUTE = re.compile(rb"""\s+([\w:.-]+)\s*=\s*("[^"]*"|'[^']*')""")
+
+
+@dataclass
+class Element:
+    """An element and the byte range that it takes in the document."""
+
+    name: bytes  # as written, with its prefix
+    attributes: dict[str, str]
+    start: int
+    head_end: int  # after the start tag
+    end: int = 0
+    text: str = ""
+    children: list["Element"] = field(default_factory=list)
+
+    @property
+    def tag(self) -> str:
+        return self.name.rpartition(b":")[2].decode()
+
+    def find(self, tag: str) -> list["Element"]:
+        """All descendants of that name, in document order."""
+        found = []
+        for child in self.children:
+            found += [child] if child.tag == tag else []
+            found += child.find(tag)
+        return found
+
+    def is_empty(self, xml: bytes) -> bool:
+        """Whether it has no children and no end tag."""
+        return xml[self.head_end - 2 : self.head_end] == b"/>"
 
 
 @dataclass(frozen=True)
@@ -188,34 +111,31 @@ def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
 
     `order`: the file's byte order. All planes lie in one file, in the order of `new.planes`.
     """
-    xml = utf8(xml)
+    xml = _utf8(xml)
     root, pixels = _pixels(xml)
-    wanted = _pixel_attributes(pixels, old, new, order)
-    edits = [(root.start, root.head_end, start_tag(xml, root, {"UUID": None}))]
-    edits.append((pixels.start, pixels.head_end, start_tag(xml, pixels, wanted)))
-    prefix = pixels.name[: pixels.name.rfind(b":") + 1]
-    count = len(new.planes) // new.size("S")
-    data = b'<%sTiffData IFD="0" PlaneCount="%d"/>' % (prefix, count)
     dropped = {"TiffData", "MetadataOnly", "BinData"}
     if new.size("Z") != old.size("Z") or new.axes != old.axes:
         dropped.add("Plane")
     if new.canonical_shape[1] != old.canonical_shape[1] or new.size("C") != old.size("C"):
         dropped.add("Channel")
-    spot = _spot(pixels, dropped)
-    for child in pixels.children:
-        if child.tag in dropped:
-            edits.append((child.start, child.end, b""))
-    if xml[pixels.head_end - 2 : pixels.head_end] == b"/>":  # an element without children
-        head = edits[1][2][:-2].rstrip() + b">" + data + b"</" + pixels.name + b">"
-        edits[1] = (pixels.start, pixels.head_end, head)
+    edits = [(child.start, child.end, b"") for child in pixels.children if child.tag in dropped]
+    edits.append((root.start, root.head_end, _start_tag(xml, root, {"UUID": None})))
+    prefix = pixels.name[: pixels.name.rfind(b":") + 1]
+    count = len(new.planes) // new.size("S")
+    data = b'<%sTiffData IFD="0" PlaneCount="%d"/>' % (prefix, count)
+    head = _start_tag(xml, pixels, _pixel_attributes(pixels, old, new, order))
+    if pixels.is_empty(xml):
+        head = head[:-2].rstrip() + b">" + data + b"</" + pixels.name + b">"
     else:
+        spot = _spot(pixels)
         edits.append((spot, spot, data))
+    edits.append((pixels.start, pixels.head_end, head))
     for start, end, text in sorted(edits, reverse=True):
         xml = xml[:start] + text + xml[end:]
     return xml
 
 
-def _spot(pixels: Element, dropped: set[str]) -> int:
+def _spot(pixels: Element) -> int:
     """Where TiffData belongs: before the first old one, else after the channels."""
     old = [child.start for child in pixels.children if child.tag in {"TiffData", "MetadataOnly"}]
     if old:
@@ -231,7 +151,7 @@ def _pixel_attributes(
     wanted: dict[str, str | None] = {f"Size{axis}": str(n) for axis, n in shape.items()}
     if new.axes != old.axes:
         outer = [axis for axis in new.axes if axis in "TCZ"]
-        wanted["DimensionOrder"] = dimension_order("".join(outer))
+        wanted["DimensionOrder"] = _dimension_order("".join(outer))
     if new.dtype != old.dtype:
         wanted["Type"] = TYPES[new.dtype.name]
         if "SignificantBits" in pixels.attributes:
@@ -256,7 +176,7 @@ def new_document(header: Header, order: str, comments: tuple[str, ...] = ()) -> 
     outer = "".join(axis for axis in header.axes if axis in "TCZ")
     size = dict(zip("TCZYX", header.canonical_shape, strict=True))
     samples = header.size("S")
-    attributes = {"ID": "Pixels:0", "DimensionOrder": dimension_order(outer)}
+    attributes = {"ID": "Pixels:0", "DimensionOrder": _dimension_order(outer)}
     attributes["Type"] = TYPES[header.dtype.name]
     attributes |= {f"Size{axis}": str(size[axis]) for axis in "XYZCT"}
     attributes["BigEndian"] = "true" if order == ">" else "false"
@@ -286,7 +206,7 @@ def new_document(header: Header, order: str, comments: tuple[str, ...] = ()) -> 
     ).encode()
 
 
-def dimension_order(outer: str) -> str:
+def _dimension_order(outer: str) -> str:
     """OME's name of the order of outer axes (slowest first), with those that are not there."""
     return "XY" + outer[::-1] + "".join(axis for axis in "CZT" if axis not in outer)
 
@@ -302,7 +222,7 @@ def _printable(text: str) -> str:
 
 
 def _pixels(xml: bytes) -> tuple[Element, Element]:
-    root = parse_xml(utf8(xml))
+    root = _Parser(_utf8(xml)).document.children[0]
     if root.find("BinaryOnly"):
         raise InputError("its metadata are in another file of an OME data set: merge them into one")
     images = root.find("Image")
@@ -356,3 +276,78 @@ def _length(pixels: Element, axis: str) -> float | None:
     except ValueError:
         return None
     return value if 0 < value < float("inf") else None
+
+
+class _Parser:
+    """Collects the elements of a document with their byte ranges."""
+
+    def __init__(self, xml: bytes) -> None:
+        self.xml = xml
+        self.document = Element(b"", {}, 0, 0)
+        self._open = [self.document]
+        self._expat = expat.ParserCreate("UTF-8")
+        self._expat.buffer_text = True
+        self._expat.StartElementHandler = self._start
+        self._expat.EndElementHandler = self._end
+        self._expat.CharacterDataHandler = self._text
+        try:
+            self._expat.Parse(xml, True)
+        except expat.ExpatError as exc:
+            raise InputError(f"its OME-XML is malformed ({exc}): convert it again") from exc
+
+    def _start(self, _: str, attributes: dict[str, str]) -> None:
+        at = self._expat.CurrentByteIndex
+        head_end = _head_end(self.xml, at)
+        name = re.split(rb"[\s/>]", self.xml[at + 1 : head_end], maxsplit=1)[0]
+        element = Element(name, attributes, at, head_end)
+        self._open[-1].children.append(element)
+        self._open.append(element)
+
+    def _end(self, _: str) -> None:
+        element = self._open.pop()
+        after = self.xml.find(b">", self._expat.CurrentByteIndex) + 1
+        element.end = element.head_end if element.is_empty(self.xml) else after
+
+    def _text(self, data: str) -> None:
+        self._open[-1].text += data
+
+
+def _head_end(xml: bytes, at: int) -> int:
+    """The end of the start tag at `at`: the first '>' outside quotes."""
+    quote = 0
+    for i in range(at, len(xml)):
+        c = xml[i]
+        if quote:
+            quote = 0 if c == quote else quote
+        elif c in b"\"'":
+            quote = c
+        elif c == 0x3E:
+            return i + 1
+    return len(xml)
+
+
+def _start_tag(xml: bytes, element: Element, values: Mapping[str, str | None]) -> bytes:
+    """The element's start tag with attributes set, added or (None) removed; the rest untouched."""
+    head, left = xml[element.start : element.head_end], dict(values)
+    parts, at = [], 0
+    for match in _ATTRIBUTE.finditer(head):
+        name = match[1].decode()
+        if name not in left or (value := left.pop(name)) == element.attributes.get(name):
+            continue
+        parts.append(head[at : match.start()])
+        if value is not None:
+            parts.append(head[match.start() : match.start(2)] + quoteattr(value).encode())
+        at = match.end()
+    end = len(head) - (2 if head.endswith(b"/>") else 1)
+    parts.append(head[at:end])
+    parts += [f" {k}={quoteattr(v)}".encode() for k, v in left.items() if v is not None]
+    return b"".join(parts) + head[end:]
+
+
+def _utf8(xml: bytes) -> bytes:
+    """UTF-8 bytes; some writers declare UTF-8 and write the micro sign in Windows' code page."""
+    try:
+        xml.decode("utf-8")
+    except UnicodeDecodeError:
+        return xml.decode("cp1252", "replace").encode()
+    return xml

@@ -1,24 +1,25 @@
-"""TIFF and its dialects, read lazily: plain, ImageJ hyperstacks, OME-TIFF, BigTIFF.
+"""TIFF read lazily, with its dialects: plain, ImageJ hyperstacks, OME-TIFF, BigTIFF.
 
-tifffile decodes strips and tiles; structure and metadata are read by `tiff_ifd`, `imagej` and
+tifffile decodes strips and tiles. Structure and metadata are read by `ifd`, `header`, `imagej` and
 `ome`, which refuse files that are cut off, and keep every tag for the output.
 """
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
 
 from restorectl.errors import IncompleteError, InputError
-from restorectl.images.header import Header, Plane
-from restorectl.images.image import ALL, Array
-from restorectl.images.tiff.header import TiffSource, describe
+from restorectl.images.header import Plane
+from restorectl.images.image import ALL, Array, Image
+from restorectl.images.tiff import ifd
+from restorectl.images.tiff.header import describe
 from restorectl.images.tiff.ifd import Ifd, read_chain
 
 # What tifffile would warn about is checked here, and refused instead.
@@ -32,11 +33,11 @@ class _Page:
     """Where the pixels of one page are; a page of an ImageJ stack may have no directory."""
 
     ifd: Ifd
-    shift: int = 0  # bytes from the directory's pixels to this page's
+    shift: int  # bytes from the directory's pixels to this page's
 
 
-class TiffImage:
-    """An open TIFF; see `image.Image`."""
+class TiffImage(Image):
+    """An open TIFF."""
 
     def __init__(self, path: Path, axes: str | None) -> None:
         self.path = path
@@ -49,22 +50,18 @@ class TiffImage:
             raise
 
     def _open(self, axes: str | None) -> None:
-        self._layout, ifds = read_chain(self._file, self.path)
+        _, ifds = read_chain(self._file, self.path)
         try:
             self._tiff = tifffile.TiffFile(self.path, _multifile=False)
-            described = describe(self.path, self._tiff, self._layout, ifds, axes)
+            self.header, pages = describe(self.path, self._tiff, ifds, axes)
         except InputError as exc:
             text = str(exc)
             prefixed = text if text.startswith(str(self.path)) else f"{self.path}: {text}"
             raise type(exc)(prefixed) from exc
         except (tifffile.TiffFileError, ValueError, KeyError, IndexError) as exc:
             raise InputError(f"{self.path}: cannot be read as TIFF: {exc}") from exc
-        self.header: Header = described.header
-        source = self.header.extra["tiff"]
-        assert isinstance(source, TiffSource)
-        self._source = source
-        self._pages = [_Page(ifds[i], shift) for i, shift in described.pages]
-        self._keyframe: Any = self._tiff.pages[described.pages[0][0]]
+        self._pages = [_Page(ifds[i], shift) for i, shift in pages]
+        self._keyframe: Any = self._tiff.pages[pages[0][0]]
         self._index = {plane: k for k, plane in enumerate(self.header.planes)}
         self._segments: OrderedDict[tuple[int, int], Array] = OrderedDict()
         self._held = 0
@@ -87,7 +84,7 @@ class TiffImage:
         out: Array = np.empty(shape, self.header.dtype)
         if out.size == 0:
             return out
-        if self._pages[page].ifd.is_final and self._source.samples == 1:
+        if self._pages[page].ifd.is_final and self._pages[page].ifd.samples == 1:
             return self._read_rows(page, r0, r1)[:, c0:c1].astype(self.header.dtype, order="C")
         for (top, left), pixels in self._decoded(page, sample, (r0, r1), (c0, c1)):
             a, b = max(top, r0), min(top + pixels.shape[0], r1)
@@ -98,8 +95,8 @@ class TiffImage:
     def _read_rows(self, page: int, r0: int, r1: int) -> Array:
         """Rows of an uncompressed page of one sample, straight from the file."""
         width = self.header.canonical_shape[4]
-        dtype = self.header.dtype.newbyteorder("<" if self._layout.order == "<" else ">")
         at = self._pages[page]
+        dtype = self.header.dtype.newbyteorder("<" if at.ifd.order == "<" else ">")
         data = self._bytes(
             at.ifd.segments[0][0] + at.shift + r0 * width * dtype.itemsize,
             (r1 - r0) * width * dtype.itemsize,
@@ -121,14 +118,14 @@ class TiffImage:
         self, page: int, sample: int, rows: tuple[int, int], cols: tuple[int, int]
     ) -> Iterator[tuple[tuple[int, int], Array]]:
         """((row, column), pixels of the sample) of each strip or tile that touches the region."""
-        ifd = self._pages[page].ifd
-        height, width = ifd.size
-        if ifd.integer(322):
-            tall, wide = ifd.integer(323), ifd.integer(322)
+        at = self._pages[page].ifd
+        height, width = at.size
+        if at.integer(ifd.TILE_WIDTH):
+            tall, wide = at.integer(ifd.TILE_HEIGHT), at.integer(ifd.TILE_WIDTH)
         else:
-            tall, wide = min(ifd.integer(278, height) or height, height), width
+            tall, wide = min(at.integer(ifd.ROWS_PER_STRIP, height) or height, height), width
         down, across = -(-height // tall), -(-width // wide)
-        planar = self._source.planar
+        planar = at.planar and at.samples > 1
         base = sample * down * across if planar else 0
         for i in range(rows[0] // tall, -(-rows[1] // tall)):
             for j in range(cols[0] // wide, -(-cols[1] // wide)):
@@ -144,7 +141,7 @@ class TiffImage:
         at = self._pages[page]
         offset, size = at.ifd.segments[index]
         data = self._bytes(offset + at.shift, size, page)
-        tables = at.ifd.tags[347].data if 347 in at.ifd.tags else None
+        tables = at.ifd.tags[ifd.JPEG_TABLES].data if ifd.JPEG_TABLES in at.ifd.tags else None
         try:
             pixels = self._keyframe.decode(data, index, jpegtables=tables)[0]
         except Exception as exc:  # every codec has errors of its own
@@ -161,20 +158,21 @@ class TiffImage:
             self._tiff.close()
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def _reason(exc: Exception) -> str:
     text = " ".join(str(exc).split()) or type(exc).__name__
     if "imagecodecs" in text:
         return f"{text} (pip install imagecodecs, or save it uncompressed)"
     return text
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The provenance in the first page's ImageHistory; None if there is none that is ours."""
+    try:
+        with open(path, "rb") as file:
+            _, pages = read_chain(file, path)
+        found = json.loads(pages[0].text(ifd.HISTORY))
+    except (InputError, ValueError):
+        return None  # damaged, so it cannot count as done, or no history, or another program's
+    record = found.get("restorectl") if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None

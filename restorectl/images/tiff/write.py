@@ -1,9 +1,4 @@
-"""TIFF out: the input's tags and metadata around new pixels (see `tiff_plan` for the dialects).
-
-All pixels come first, page after page (ImageJ wants that), then all directories. There is no time,
-host or random number in the file.
-
-What an output TIFF will be, decided before a byte is written: dialect, byte order, size.
+"""TIFF written: the input's tags and metadata around new pixels, made true, plus provenance.
 
 The output keeps the dialect of the input wherever that can hold the new pixels:
 
@@ -14,7 +9,8 @@ The output keeps the dialect of the input wherever that can hold the new pixels:
     new-ome   a new OME-XML with the input's description as a comment
     new-plain nothing but pixel size; single pages of images that were not TIFF
 
-The tags of an output TIFF apart from its pixels: the input's, made true, plus provenance.
+All pixels come first, page after page (ImageJ wants that), then all directories. There is no time,
+host or random number in the file.
 """
 
 import json
@@ -33,21 +29,30 @@ from restorectl import __version__
 from restorectl.errors import OutputError
 from restorectl.files.provenance import dumps
 from restorectl.images.header import Header, Spacing
-from restorectl.images.image import Array, Consumer
-from restorectl.images.tiff import imagej, ome
-from restorectl.images.tiff.header import COLORMAP, DESCRIPTION, EXTRA_SAMPLES, HISTORY, TiffSource
-from restorectl.images.tiff.ifd import LONG, LONG8, RATIONAL, SHORT, Layout, Tag, pack_ifd, text_tag
-from restorectl.images.tiff.ifd import integers_tag as numbers
-from restorectl.images.tiff.read import TiffImage
+from restorectl.images.image import Array, Consumer, Format, Record
+from restorectl.images.tiff import ifd, imagej, ome
+from restorectl.images.tiff.header import TiffSource
+from restorectl.images.tiff.ifd import Layout, Tag, integers_tag, pack_ifd, text_tag
+from restorectl.images.tiff.read import TiffImage, read_record
 
 # Classic TIFF has 32-bit offsets; the margin is for readers that count in signed steps of a page.
 CLASSIC_LIMIT = (1 << 32) - (32 << 20)
+MARK = b"restorectl".ljust(16, b"\0")  # after the header: tells whose a file is that was cut off
+_STRIP_BYTES = 1 << 20  # of compressed strips, so that a region need not decode a whole page
+_LEVEL = 6  # of zlib
 _KEPT_DIALECTS = frozenset({"plain", "scanimage", "fluoview", "sis"})
+# Tags that describe how pixels are stored, or point into the old file: written anew or left out.
+_STRUCTURE = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 281, 284})
+_STRUCTURE |= {288, 289, 317, 320, 322, 323, 324, 325, 330, 338, 339, 340, 341, 347, 512, 513, 514}
+_STRUCTURE |= {515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 34665, 34853, 40965, 34412, 33628}
+_STRUCTURE |= {33629, 33630, 33631, 32997, 32998}
+_OF_ONE_PAGE = frozenset({285, 297, 306, 51123})  # name, number, date, Micro-Manager's page record
+_RESOLUTION = frozenset({ifd.X_RESOLUTION, ifd.Y_RESOLUTION, ifd.RESOLUTION_UNIT})
 
 
 @dataclass(frozen=True)
-class TiffPlan:
-    """How one output is stored."""
+class TiffOutput:
+    """How one image is stored, decided before a byte is written."""
 
     dialect: str
     layout: Layout
@@ -70,32 +75,60 @@ class TiffPlan:
     def n_pages(self) -> int:
         return len(self.header.planes) // self.header.size("S")
 
+    @property
+    def rows_per_strip(self) -> int:
+        height, width = self.header.canonical_shape[3:]
+        row = width * self.header.dtype.itemsize * (1 if self.planar else self.samples)
+        return max(1, min(height, _STRIP_BYTES // row)) if self.compressed else height
 
-def make_plan(path: Path, header: Header) -> TiffPlan:
+
+def create(path: Path, header: Header, provenance: Record) -> Consumer:
+    """Write a TIFF from the planes that are sent; the row's `create`, see `image.create_image`."""
+    out = output_for(path, header)
+    first = _first_tags(out, provenance)
+    with open(path, "wb") as file, ExitStack() as stack:
+        alpha = None
+        if out.source is not None and out.source.alpha is not None:
+            alpha = stack.enter_context(TiffImage(out.source.alpha, header.axes))
+        file.write(_file_head(out.layout, 0) + MARK)
+        spans = []
+        for k in range(out.n_pages):
+            samples = []
+            for _ in range(header.size("S")):
+                samples.append((yield))
+            if alpha is not None:
+                samples.append(alpha.read_sample(k, len(samples)).astype(header.dtype))
+            # (Y, X), (Y, X, samples), or (samples, Y, X) if planar
+            page = np.stack(samples, 0 if out.planar else -1) if len(samples) > 1 else samples[0]
+            spans.append(_write_page(file, out, page))
+        file.write(b"\0" * (file.tell() % 2))
+        start = at = file.tell()
+        for k, span in enumerate(spans):
+            tags = _structure(out, span) | _page_tags(out, first, k)
+            packed = pack_ifd(out.layout, tags, at, following=k + 1 < len(spans))
+            file.write(packed)
+            at += len(packed)
+        if not out.layout.big and at >= 1 << 32:
+            raise OutputError(f"{path}: does not fit into a classic TIFF of 4 GB")
+        file.seek(0)
+        file.write(_file_head(out.layout, start))
+
+
+def output_for(path: Path, header: Header) -> TiffOutput:
+    """Decide dialect, byte order and size. Raises OutputError for what TIFF cannot hold."""
     source = header.extra.get("tiff")
     assert source is None or isinstance(source, TiffSource)
     if source is not None and source.alpha is not None and header.shape != source.header.shape:
-        if header.size("S") != source.header.size("S"):
-            source = replace(source, alpha=None)  # the colours are gone, and alpha with them
-        else:
+        if header.size("S") == source.header.size("S"):
             raise OutputError(f"{path}: alpha cannot be resampled: remove it from the input")
-    order = source.order if source is not None else "<"
+        source = replace(source, alpha=None)  # the colours are gone, and alpha with them
     nbytes = _file_bytes(header, source)
     dialect = _dialect(header, source, nbytes)
     if dialect.endswith("ome") and header.dtype.name not in ome.TYPES:
-        header_type = header.dtype.name
-        raise OutputError(f"{path}: OME-TIFF has no {header_type}: save the input as float32")
-    compressed = source is not None and source.pages[0].get(259) is not None
-    if compressed and source is not None:
-        compression = source.pages[0][259]
-        compressed = compression is not None and compression.integers(order)[:1] not in ((1,), ())
-    return TiffPlan(
-        dialect,
-        Layout(order, nbytes >= CLASSIC_LIMIT),
-        header,
-        source,
-        compressed and dialect != "imagej",
-    )
+        raise OutputError(f"{path}: OME-TIFF has no {header.dtype.name}: save the input as float32")
+    compressed = source is not None and source.first.compression != 1 and dialect != "imagej"
+    layout = Layout(source.order if source is not None else "<", nbytes >= CLASSIC_LIMIT)
+    return TiffOutput(dialect, layout, header, source, compressed)
 
 
 def _file_bytes(header: Header, source: TiffSource | None) -> int:
@@ -104,10 +137,10 @@ def _file_bytes(header: Header, source: TiffSource | None) -> int:
     if source is None:
         return pixels + 1024 * len(header.planes) + (1 << 16)
     pixels += pixels // header.size("S") if source.alpha is not None else 0
-    common = sum(len(tag.data) + 32 for tag in source.pages[0].values() if tag is not None)
-    per_page = max(len(header.planes) // header.size("S"), len(source.pages)) * (common + 1024)
-    rest = sum(len(t.data) for page in source.pages[1:] for t in page.values() if t is not None)
-    return pixels + per_page + rest + (1 << 16)
+    common = sum(len(tag.data) + 32 for tag in source.first.tags.values())
+    n_pages = max(len(header.planes) // header.size("S"), len(source.changes))
+    rest = sum(len(t.data) for page in source.changes for t in page.values() if t is not None)
+    return pixels + n_pages * (common + 1024) + rest + (1 << 16)
 
 
 def _dialect(header: Header, source: TiffSource | None, nbytes: int) -> str:
@@ -131,54 +164,44 @@ def _dialect(header: Header, source: TiffSource | None, nbytes: int) -> str:
     return "new-ome"
 
 
-SOFTWARE = 305
-# Tags that describe how pixels are stored, or point into the old file: written anew or left out.
-_STRUCTURE = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 281, 284})
-_STRUCTURE |= {288, 289, 317, 320, 322, 323, 324, 325, 330, 338, 339, 340, 341, 347, 512, 513, 514}
-_STRUCTURE |= {515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 34665, 34853, 40965, 34412, 33628}
-_STRUCTURE |= {33629, 33630, 33631, 32997, 32998}
-_OF_ONE_PAGE = frozenset({285, 297, 306, 51123})  # name, number, date, Micro-Manager's page record
-_RESOLUTION = frozenset({282, 283, 296})
-
-
-def first_tags(plan: TiffPlan, provenance: Mapping[str, Any]) -> dict[int, Tag]:
+def _first_tags(out: TiffOutput, provenance: Record) -> dict[int, Tag]:
     """The tags of the first page apart from its structure."""
-    source, header, order = plan.source, plan.header, plan.layout.order
-    old = {c: tag for c, tag in source.pages[0].items() if tag is not None} if source else {}
+    source, header, order = out.source, out.header, out.layout.order
+    old = source.first.tags if source else {}
     tags = {code: tag for code, tag in old.items() if code not in _STRUCTURE}
-    was = old[DESCRIPTION].text if DESCRIPTION in old else b""
-    text = _description(plan, was)
-    if text:
-        tags[DESCRIPTION] = old[DESCRIPTION] if text == was else text_tag(text)
-    else:
-        tags.pop(DESCRIPTION, None)
-    if plan.dialect == "imagej" and source and header.size("Z") != source.header.size("Z"):
+    was = source.first.text(ifd.DESCRIPTION) if source else b""
+    text = _description(out, was)
+    if not text:
+        tags.pop(ifd.DESCRIPTION, None)
+    elif text != was:
+        tags[ifd.DESCRIPTION] = text_tag(text)
+    if out.dialect == "imagej" and source and header.size("Z") != source.header.size("Z"):
         tags = imagej.without_slices(tags, order)
-    if plan.dialect == "new-ome":
+    if out.dialect == "new-ome":
         tags = {c: tag for c, tag in tags.items() if c not in (imagej.COUNTS, imagej.BLOCKS)}
     if source is None or header.spacing[1:] != source.header.spacing[1:]:
-        tags |= _resolution(header.spacing, order, micrometres=plan.dialect == "imagej")
-    elif plan.dialect == "new-ome" and source.kind == "imagej":
+        tags |= _resolution(header.spacing, order, micrometres=out.dialect == "imagej")
+    elif out.dialect == "new-ome" and source.kind == "imagej":
         # ImageJ keeps the unit in its description, which the new file does not have
         tags |= _resolution(header.spacing, order, micrometres=False)
     history: dict[str, Any] = {"restorectl": provenance}
-    if HISTORY in old and (previous := _foreign_history(old[HISTORY].text)):
+    if source and (previous := _foreign_history(source.first.text(ifd.HISTORY))):
         history["previous"] = previous
-    tags[HISTORY] = text_tag(dumps(history).encode())
-    tags[SOFTWARE] = text_tag(_software(old[SOFTWARE].text if SOFTWARE in old else b""))
+    tags[ifd.HISTORY] = text_tag(dumps(history).encode())
+    tags[ifd.SOFTWARE] = text_tag(_software(source.first.text(ifd.SOFTWARE) if source else b""))
     return tags
 
 
-def _description(plan: TiffPlan, was: bytes) -> bytes:
-    source, header, order = plan.source, plan.header, plan.layout.order
-    if plan.dialect == "new-ome":
+def _description(out: TiffOutput, was: bytes) -> bytes:
+    source, header, order = out.source, out.header, out.layout.order
+    if out.dialect == "new-ome":
         return ome.new_document(header, order, _comments(source, was))
-    if source is None or plan.dialect in ("plain", "new-plain"):
+    if source is None or out.dialect in ("plain", "new-plain"):
         return was
     old = source.header
-    if plan.dialect == "ome":
+    if out.dialect == "ome":
         return ome.edited(was, old, header, order)
-    if plan.dialect == "imagej":
+    if out.dialect == "imagej":
         return _imagej_description(was, old, header)
     if (header.axes, header.shape, header.spacing) == (old.axes, old.shape, old.spacing):
         return was
@@ -190,8 +213,19 @@ def _description(plan: TiffPlan, was: bytes) -> bytes:
     return json.dumps(found).encode()
 
 
+def _comments(source: TiffSource | None, was: bytes) -> tuple[str, ...]:
+    """What a new OME-XML keeps of the old header, as text."""
+    if source is None:
+        return ()
+    tags, order = source.first.tags, source.order
+    labels = "\n".join(imagej.labels(tags, order))
+    texts = (was.decode("utf-8", "replace"), imagej.info(tags, order), labels)
+    return tuple(text for text in texts if text.strip())
+
+
 def _imagej_description(was: bytes, old: Header, new: Header) -> bytes:
     changes: dict[str, str | None] = {}
+    found = imagej.fields(was)
     if (new.axes, new.shape) != (old.axes, old.shape):
         outer = [axis for axis in new.axes if axis in "TCZ"]
         lengths = tuple(new.size(axis) for axis in outer)
@@ -200,15 +234,14 @@ def _imagej_description(was: bytes, old: Header, new: Header) -> bytes:
         if len(outer) > 1:
             changes["hyperstack"] = "true"
     if new.spacing != old.spacing:
-        unit = imagej.MICROMETRES.get(imagej.unit_name(imagej.fields(was).get("unit", "")))
+        unit = imagej.MICROMETRES.get(imagej.unit_name(found.get("unit", "")))
         if unit is None or new.spacing[1:] != old.spacing[1:]:
             unit, changes["unit"] = 1.0, "micron"
         z = new.spacing[0]
         changes["spacing"] = None if z is None else ome.number(z / unit)
     elif new.size("Z") != old.size("Z"):
-        changes["spacing"] = _rescaled(imagej.fields(was).get("spacing"), old, new)
+        changes["spacing"] = _rescaled(found.get("spacing"), old, new)
     if new.dtype != old.dtype:  # a calibration of grey values belongs to the old type
-        found = imagej.fields(was)
         changes |= {k: None for k in ("cf", "c0", "c1", "c2", "c3", "c4", "vunit") if k in found}
     return imagej.edited(was, changes) if changes else was
 
@@ -221,28 +254,19 @@ def _rescaled(spacing: str | None, old: Header, new: Header) -> str | None:
         return None
 
 
-def _comments(source: TiffSource | None, was: bytes) -> tuple[str, ...]:
-    """What a new OME-XML keeps of the old header, as text."""
-    if source is None:
-        return ()
-    first = {c: tag for c, tag in source.pages[0].items() if tag is not None}
-    texts = [was.decode("utf-8", "replace"), imagej.info(first, source.order)]
-    texts += ["\n".join(imagej.labels(first, source.order))]
-    return tuple(text for text in texts if text.strip())
-
-
 def _resolution(spacing: Spacing, order: str, *, micrometres: bool) -> dict[int, Tag]:
     """Resolution tags in pixels per micrometre (for ImageJ) or per centimetre."""
     if spacing[1] is None or spacing[2] is None:
         return {}
     per_unit = Fraction(1 if micrometres else 10000)
-    tags = {296: numbers(order, SHORT, 1 if micrometres else 3)}
-    for code, length in ((282, spacing[2]), (283, spacing[1])):
+    tags = {ifd.RESOLUTION_UNIT: integers_tag(order, ifd.SHORT, 1 if micrometres else 3)}
+    for code, length in ((ifd.X_RESOLUTION, spacing[2]), (ifd.Y_RESOLUTION, spacing[1])):
         exact = per_unit / Fraction(ome.number(length))
         short = exact.limit_denominator(1_000_000)
         if not 0 < short.numerator < 1 << 32:
             raise OutputError(f"a pixel size of {length} micrometres does not fit into TIFF")
-        tags[code] = Tag(RATIONAL, struct.pack(order + "II", short.numerator, short.denominator))
+        data = struct.pack(order + "II", short.numerator, short.denominator)
+        tags[code] = Tag(ifd.RATIONAL, data)
     return tags
 
 
@@ -266,63 +290,27 @@ def _foreign_history(text: bytes) -> str:
     return text.decode("latin-1")
 
 
-def page_tags(plan: TiffPlan, first: Mapping[int, Tag], k: int) -> dict[int, Tag]:
-    """The tags of page k apart from its structure."""
-    source = plan.source
+def _page_tags(out: TiffOutput, first: Mapping[int, Tag], k: int) -> dict[int, Tag]:
+    """The tags of page k apart from its structure; `first` are those of the new first page."""
     if k == 0:
         return dict(first)
+    resolution = {c: tag for c, tag in first.items() if c in _RESOLUTION}
+    source = out.source
     if source is None:
-        return {c: tag for c, tag in first.items() if c in _RESOLUTION}
-    # Page k as it was, then what changed for the whole file
-    own = source.pages[k] if len(source.pages) == plan.n_pages else {}
-    kept = {c: t for c, t in source.pages[0].items() if c not in _OF_ONE_PAGE | {HISTORY}}
-    if len(source.pages) == plan.n_pages:
-        kept = {**source.pages[0], **own}
+        return resolution
+    kept: dict[int, Tag | None] = dict(source.first.tags)
+    if len(source.changes) == out.n_pages:  # page k as it was, then what changed for the whole file
+        kept |= source.changes[k]
+    else:
+        kept = {c: tag for c, tag in kept.items() if c not in _OF_ONE_PAGE}
     tags = {c: t for c, t in kept.items() if t is not None and c not in _STRUCTURE}
-    if tags.get(DESCRIPTION) == source.pages[0].get(DESCRIPTION):
-        tags.pop(DESCRIPTION, None)
-        if plan.dialect in ("imagej", "plain") and DESCRIPTION in first:
-            tags[DESCRIPTION] = first[DESCRIPTION]
-    for code in (imagej.COUNTS, imagej.BLOCKS, HISTORY):  # these belong to the whole file
+    if tags.get(ifd.DESCRIPTION) == source.first.tags.get(ifd.DESCRIPTION):
+        tags.pop(ifd.DESCRIPTION, None)
+        if out.dialect in ("imagej", "plain") and ifd.DESCRIPTION in first:
+            tags[ifd.DESCRIPTION] = first[ifd.DESCRIPTION]
+    for code in (imagej.COUNTS, imagej.BLOCKS, ifd.HISTORY):  # these belong to the whole file
         tags.pop(code, None)
-    return tags | {c: tag for c, tag in first.items() if c in _RESOLUTION}
-
-
-_STRIP_BYTES = 1 << 20  # of compressed strips, so that a region need not decode a whole page
-_LEVEL = 6
-MARK = b"restorectl".ljust(16, b"\0")  # after the header: tells whose a file is that was cut off
-
-
-def create(path: Path, header: Header, provenance: Mapping[str, Any]) -> Consumer:
-    """Write a TIFF from the planes that are sent; the row's `create`, see `image.create_image`."""
-    plan = make_plan(path, header)
-    first = first_tags(plan, provenance)
-    with open(path, "wb") as file, ExitStack() as stack:
-        alpha = None
-        if plan.source is not None and plan.source.alpha is not None:
-            alpha = stack.enter_context(TiffImage(plan.source.alpha, header.axes))
-        file.write(_file_head(plan.layout, 0) + MARK)
-        spans = []
-        for k in range(plan.n_pages):
-            samples = []
-            for _ in range(header.size("S")):
-                samples.append((yield))
-            if alpha is not None:
-                samples.append(alpha.read_sample(k, len(samples)).astype(header.dtype))
-            # (Y, X), (Y, X, samples), or (samples, Y, X) if planar
-            page = np.stack(samples, 0 if plan.planar else -1) if len(samples) > 1 else samples[0]
-            spans.append(_write_page(file, plan, page))
-        file.write(b"\0" * (file.tell() % 2))
-        start = at = file.tell()
-        for k, span in enumerate(spans):
-            tags = _structure(plan, span) | page_tags(plan, first, k)
-            packed = pack_ifd(plan.layout, tags, at, following=k + 1 < len(spans))
-            file.write(packed)
-            at += len(packed)
-        if not plan.layout.big and at >= 1 << 32:
-            raise OutputError(f"{path}: does not fit into a classic TIFF of 4 GB")
-        file.seek(0)
-        file.write(_file_head(plan.layout, start))
+    return tags | resolution
 
 
 def _file_head(layout: Layout, first: int) -> bytes:
@@ -333,66 +321,77 @@ def _file_head(layout: Layout, first: int) -> bytes:
     return mark + struct.pack(layout.order + "HI", 42, first)
 
 
-def _strip_rows(plan: TiffPlan) -> int:
-    height, width = plan.header.canonical_shape[3:]
-    if not plan.compressed:
-        return height
-    row = width * plan.header.dtype.itemsize * (1 if plan.planar else plan.samples)
-    return max(1, min(height, _STRIP_BYTES // row))
-
-
-def _write_page(file: BinaryIO, plan: TiffPlan, page: Array) -> list[tuple[int, int]]:
+def _write_page(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int, int]]:
     """Write the strips of one page; returns (offset, bytes) of each."""
-    stored = plan.header.dtype.newbyteorder("<" if plan.layout.order == "<" else ">")
-    rows, spans = _strip_rows(plan), []
-    for part in page if plan.planar else (page,):
+    stored = out.header.dtype.newbyteorder("<" if out.layout.order == "<" else ">")
+    rows, spans = out.rows_per_strip, []
+    for part in page if out.planar else (page,):
         for top in range(0, part.shape[0], rows):
             strip = part[top : top + rows]
-            if plan.compressed and strip.dtype.kind != "f":  # differences of neighbours, modulo
+            if out.compressed and strip.dtype.kind != "f":  # differences of neighbours, modulo
                 strip = strip.copy()
                 strip[:, 1:] -= part[top : top + rows, :-1]
             data: bytes | memoryview = np.ascontiguousarray(strip, stored).data.cast("B")
-            if plan.compressed:
+            if out.compressed:
                 data = zlib.compress(data, _LEVEL)
             spans.append((file.tell(), len(data)))
             file.write(data)
     return spans
 
 
-def _structure(plan: TiffPlan, spans: Sequence[tuple[int, int]]) -> dict[int, Tag]:
+def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]]) -> dict[int, Tag]:
     """The tags that say how a page's pixels are stored."""
-    order, header, source = plan.layout.order, plan.header, plan.source
+    order, header, samples = out.layout.order, out.header, out.samples
     height, width = header.canonical_shape[3:]
-    samples, dtype = plan.samples, header.dtype
-    old = {c: t for c, t in source.pages[0].items() if t is not None} if source is not None else {}
-    photometric = old[262].integers(order)[0] if 262 in old else 1
-    if source is None:
-        photometric = 2 if header.size("S") == 3 else 1
-    elif photometric == 6:
-        photometric = 2  # decoded to RGB
-    elif photometric == 3 and (dtype != source.header.dtype or COLORMAP not in old):
-        photometric = 1
-    tags = {
-        254: numbers(order, LONG, 0),
-        256: numbers(order, LONG, width),
-        257: numbers(order, LONG, height),
-        258: numbers(order, SHORT, *([dtype.itemsize * 8] * samples)),
-        259: numbers(order, SHORT, 8 if plan.compressed else 1),
-        262: numbers(order, SHORT, photometric),
-        273: numbers(order, LONG8 if plan.layout.big else LONG, *(a for a, _ in spans)),
-        277: numbers(order, SHORT, samples),
-        278: numbers(order, LONG, _strip_rows(plan)),
-        279: numbers(order, LONG8 if plan.layout.big else LONG, *(n for _, n in spans)),
-        284: numbers(order, SHORT, 2 if plan.planar else 1),
-        339: numbers(order, SHORT, *([{"u": 1, "i": 2, "f": 3}[dtype.kind]] * samples)),
+    old = out.source
+    if old is None:
+        photometric = ifd.RGB if header.size("S") == 3 else 1
+    else:
+        photometric = old.first.integer(ifd.PHOTOMETRIC, 1)
+        if photometric == ifd.YCBCR:
+            photometric = ifd.RGB  # decoded
+        same = header.dtype == old.header.dtype and ifd.COLORMAP in old.first.tags
+        if photometric == ifd.PALETTE and not same:
+            photometric = 1
+    short, long, offset = ifd.SHORT, ifd.LONG, ifd.LONG8 if out.layout.big else ifd.LONG
+    kind = {"u": 1, "i": 2, "f": 3}[header.dtype.kind]
+    values = {
+        ifd.SUBFILE: (long, 0),
+        ifd.WIDTH: (long, width),
+        ifd.HEIGHT: (long, height),
+        ifd.BITS: (short, *([header.dtype.itemsize * 8] * samples)),
+        ifd.COMPRESSION: (short, 8 if out.compressed else 1),
+        ifd.PHOTOMETRIC: (short, photometric),
+        ifd.STRIP_OFFSETS: (offset, *(start for start, _ in spans)),
+        ifd.SAMPLES: (short, samples),
+        ifd.ROWS_PER_STRIP: (long, out.rows_per_strip),
+        ifd.STRIP_BYTES: (offset, *(n for _, n in spans)),
+        ifd.PLANAR: (short, 2 if out.planar else 1),
+        ifd.SAMPLE_FORMAT: (short, *([kind] * samples)),
     }
-    if plan.compressed and dtype.kind != "f":
-        tags[317] = numbers(order, SHORT, 2)
-    if photometric == 3:
-        tags[COLORMAP] = old[COLORMAP]
-    extra = samples - (3 if photometric == 2 else 1)
+    if out.compressed and header.dtype.kind != "f":
+        values[ifd.PREDICTOR] = (short, 2)
+    extra = samples - (3 if photometric == ifd.RGB else 1)
     if extra > 0:
-        given = old[EXTRA_SAMPLES].integers(order) if EXTRA_SAMPLES in old else ()
-        values = given if len(given) == extra else (0,) * extra
-        tags[EXTRA_SAMPLES] = numbers(order, SHORT, *values)
+        given = old.first.integers(ifd.EXTRA_SAMPLES) if old is not None else ()
+        values[ifd.EXTRA_SAMPLES] = (short, *(given if len(given) == extra else (0,) * extra))
+    tags = {code: integers_tag(order, *value) for code, value in values.items()}
+    if photometric == ifd.PALETTE and old is not None:
+        tags[ifd.COLORMAP] = old.first.tags[ifd.COLORMAP]
     return tags
+
+
+def _has_mark(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(32)
+    return MARK in (head[8:24], head[16:32])  # after the header of a TIFF or a BigTIFF
+
+
+FORMAT = Format(
+    probe=lambda path, head: head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    open=TiffImage,
+    create=create,
+    record=read_record,
+    has_mark=_has_mark,
+    held_when_open=lambda path: 0,  # read piece by piece
+)
