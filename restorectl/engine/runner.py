@@ -1,7 +1,7 @@
 """Runs a denoiser on windows: device, precision, memory. It knows no files and prints nothing."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restorectl.engine.denoiser import Denoiser
+from restorectl.engine.card import Card
+from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.samplers import Calibrator, Decided, Problem, Sampler
 from restorectl.errors import EngineError, UsageError
 from restorectl.jobs import Compute
 
-Device = torch.device
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TILE_BYTES = 1000  # held for each pixel of the tile that the network works on, about
 
@@ -54,6 +54,13 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 def _cpu_has_bf16() -> bool:
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in probes)
+
+
+def make_runner(card: Card, tensors: Mapping[str, Tensor], compute: Compute) -> "Runner":
+    """The network of a weights file where and as precisely as asked for. Raises UsageError."""
+    device = pick_device(compute.device)
+    dtype = pick_precision(compute.precision, device)
+    return Runner(lambda: build(card, dict(tensors)), device, dtype)
 
 
 def tiles_together(compute: Compute, shape: tuple[int, int]) -> int:

@@ -11,7 +11,6 @@ import numpy as np
 from restorectl.batch import inputs
 from restorectl.batch.inputs import Missing
 from restorectl.batch.outcome import Outcome, Report
-from restorectl.engine.runner import pick_device
 from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, OutputError, RestorectlError, UsageError
 from restorectl.files.atomic import replacing
@@ -96,8 +95,7 @@ def plan(job: CalibrateJob) -> Plan:
 def run(ready: Plan, report: Report) -> Summary:
     """Measure all images; one bad file never stops the others."""
     job = ready.job
-    device = pick_device(job.device)
-    calibrator, _ = load_calibrator(job.method, job.weights, job.weights_from, device)
+    calibrator, _ = load_calibrator(job.method, job.weights, job.weights_from, job.device)
     counter = StepCounter(calibrator, job.schedule)
     rows: list[Row] = []
     found: list[tuple[Row, Level]] = []

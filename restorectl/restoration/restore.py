@@ -24,7 +24,8 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     given = {k: v for k, v in numbers.items() if v is not None and method.has(k)}
     preset = job.preset if job.preset in method.presets else "restorectl"
     settings = method.settings(preset, job.sampler, **given)
-    place, schedule = step_map.folder(job), job.schedule or SCHEDULE
+    place = step_map.folder(job.step_map, job.files.inputs) if job.step_map else None
+    schedule = job.schedule or SCHEDULE
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         names = inputs.same_name(relative)

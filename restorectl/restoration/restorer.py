@@ -12,9 +12,8 @@ import numpy as np
 
 from restorectl import catalog
 from restorectl.engine.card import Card
-from restorectl.engine.denoiser import build
 from restorectl.engine.noise_field import NoiseField, Site
-from restorectl.engine.runner import Device, Runner, pick_device, pick_precision
+from restorectl.engine.runner import Runner, make_runner, pick_device
 from restorectl.engine.samplers import Calibrator, Decided, Method, Problem, Sampler
 from restorectl.errors import UsageError
 from restorectl.images import tiles
@@ -147,11 +146,9 @@ def load_restorer(
         raise UsageError(f"--steps {job.steps}: must be at least 1")
     weights = load(job.weights or method.task, method.task, job.weights_from)
     method.check(settings, weights.card.sigma_max)
-    device = pick_device(job.compute.device)
-    dtype = pick_precision(job.compute.precision, device)
-    runner = Runner(lambda: build(weights.card, dict(weights.tensors)), device, dtype)
+    runner = make_runner(weights.card, weights.tensors, job.compute)
     calibrator, used = load_calibrator(
-        job.calibrator, job.calibrator_weights, job.weights_from, device
+        job.calibrator, job.calibrator_weights, job.weights_from, job.compute.device
     )
     return Restorer(
         job,
@@ -165,11 +162,11 @@ def load_restorer(
 
 
 def load_calibrator(
-    name: str, weights: str, options: WeightsOptions, device: Device
+    name: str, weights: str, options: WeightsOptions, device: str
 ) -> tuple[Calibrator, dict[str, Weights]]:
     """A row of catalog.CALIBRATORS, and the weights that it needs, by role. Raises WeightsError."""
     row = catalog.CALIBRATORS[name]
     if not row.task:
         return row.load()(), {}
     found = load(weights, row.task, options)
-    return row.load()(found.card, found.tensors, device), {row.task: found}
+    return row.load()(found.card, found.tensors, pick_device(device)), {row.task: found}

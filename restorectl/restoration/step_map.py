@@ -21,7 +21,7 @@ from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, verify_image, write_image
 from restorectl.intensity.whitening import Intensity
-from restorectl.jobs import NoiseOptions, RestoreJob
+from restorectl.jobs import NoiseOptions
 from restorectl.restoration import channels
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.planes import Extra, Told
@@ -106,17 +106,15 @@ def _large_enough(x: np.ndarray) -> np.ndarray:
 
 
 # ---- images --------------------------------------------------------------------------------------
-def folder(job: RestoreJob) -> Path | None:
-    """Where the maps of a job go. Raises UsageError where they would be in the way."""
-    if job.step_map is None:
-        return None
-    place = Path(job.step_map)
-    if place.exists() and not place.is_dir():
+def folder(place: str, inputs: Sequence[str]) -> Path:
+    """Where the maps go. Raises UsageError where they would be in the way."""
+    path = Path(place)
+    if path.exists() and not path.is_dir():
         raise UsageError(f"--step-map {place}: is a file, but a folder is needed")
-    for path in map(Path, job.files.inputs):
-        if path.is_dir() and path.resolve() in (place.resolve(), *place.resolve().parents):
-            raise UsageError(f"--step-map {place}: lies inside the input folder {path}")
-    return place.absolute()
+    for given in map(Path, inputs):
+        if given.is_dir() and given.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UsageError(f"--step-map {place}: lies inside the input folder {given}")
+    return path.absolute()
 
 
 def target(place: Path, relative: PurePath) -> PurePath:

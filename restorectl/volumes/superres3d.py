@@ -8,8 +8,7 @@ from restorectl.batch import inputs
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.plan import Origin
 from restorectl.batch.run import run
-from restorectl.engine.denoiser import build
-from restorectl.engine.runner import Runner, pick_device, pick_precision
+from restorectl.engine.runner import make_runner
 from restorectl.engine.slices import is_drawn
 from restorectl.errors import UsageError
 from restorectl.jobs import SuperresJob
@@ -61,10 +60,8 @@ def _check(job: SuperresJob) -> None:
 
 
 def _network(job: SuperresJob, weights: Weights) -> SliceNetwork:
-    device = pick_device(job.compute.device)
-    dtype = pick_precision(job.compute.precision, device)
     return SliceNetwork(
-        Runner(lambda: build(weights.card, dict(weights.tensors)), device, dtype),
+        make_runner(weights.card, weights.tensors, job.compute),
         weights.card,
         catalog.METHODS[job.sampler].load().sampler(None, job.samples),
         catalog.SLICE_NOISE[job.slice_noise].load(),

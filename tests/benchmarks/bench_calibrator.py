@@ -62,18 +62,15 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=24, help="for each kind of noise")
     args = parser.parse_args()
     need_data()
-    import torch
-
     from restorectl.catalog import CALIBRATORS
     from restorectl.engine.calibrators import level_of
     from restorectl.intensity import whitening
     from restorectl.jobs import WeightsOptions
     from restorectl.restoration.restorer import load_calibrator
 
-    cpu = torch.device("cpu")
     measure = {}
     for name in CALIBRATORS:
-        calibrator, _ = load_calibrator(name, args.weights, WeightsOptions(), cpu)
+        calibrator, _ = load_calibrator(name, args.weights, WeightsOptions(), "cpu")
         measure[name] = partial(level_of, calibrator)
     rng = np.random.default_rng(0)
     rows = []

@@ -40,19 +40,16 @@ def speed() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from restorectl import catalog
-    from restorectl.engine.denoiser import build
     from restorectl.engine.noise_field import NoiseField, Site
-    from restorectl.engine.runner import Runner, pick_precision
+    from restorectl.engine.runner import make_runner
     from restorectl.intensity import whitening
     from restorectl.intensity.photometry import keep_local_mean
+    from restorectl.jobs import Compute
     from restorectl.weights import file
 
     need_data()
     loaded = file.load("prior")
-    device = torch.device("cpu")
-    runner = Runner(
-        lambda: build(loaded.card, dict(loaded.tensors)), device, pick_precision("auto", device)
-    )
+    runner = make_runner(loaded.card, loaded.tensors, Compute("cpu"))
     sampler = catalog.METHODS["ddim"].load().sampler(None, 1)
 
     def ours(image: np.ndarray) -> np.ndarray:

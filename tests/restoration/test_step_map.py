@@ -18,7 +18,7 @@ from restorectl.engine.schedule import SCHEDULES, schedule
 from restorectl.errors import EngineError, InputError, UsageError
 from restorectl.images.header import Header
 from restorectl.images.image import open_image, read_provenance
-from restorectl.jobs import Files, NoiseOptions, RestoreJob
+from restorectl.jobs import Files, NoiseOptions
 from restorectl.restoration import calibrate, channels, step_map
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.step_map import Level, StepCounter
@@ -196,9 +196,9 @@ def test_maps_that_would_be_in_the_way_are_refused(tmp_path):
     files = Files((str(source),), str(tmp_path / "out"))
 
     def planned(folder, names=("nuclei.tif",)):
-        job = RestoreJob(replace(files, inputs=tuple(map(str, names))), step_map=str(folder))
-        place = step_map.folder(job)
-        return inputs.resolve(job.files, lambda name: (name, step_map.target(place, name)))
+        chosen = replace(files, inputs=tuple(map(str, names)))
+        place = step_map.folder(str(folder), chosen.inputs)
+        return inputs.resolve(chosen, lambda name: (name, step_map.target(place, name)))
 
     with pytest.raises(UsageError, match="inside the input folder"):
         planned(source / "maps", [source])
@@ -211,4 +211,3 @@ def test_maps_that_would_be_in_the_way_are_refused(tmp_path):
     shutil.copy(DATA / "noisy/nuclei.tif", tmp_path / "a_steps.tif")
     with pytest.raises(UsageError, match="would both be written"):
         planned(tmp_path / "out", [tmp_path / "a.tif", tmp_path / "a_steps.tif"])
-    assert step_map.folder(RestoreJob(files)) is None

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from restorectl.engine.card import KEY, Card
 from restorectl.engine.denoiser import build
 from restorectl.engine.noise_field import shared
-from restorectl.engine.runner import Runner, pick_device, pick_precision
+from restorectl.engine.runner import make_runner
 from restorectl.engine.samplers import DDIM
 from restorectl.errors import UsageError
 from restorectl.files import atomic
@@ -313,8 +313,7 @@ def test_windows_of_a_fixed_size_and_joint_channels(tmp_path):
 def test_tiles_leave_no_seams(steps, monkeypatch):
     """The embedded network in tiles of 96 px answers as in one of 320 px, noise included."""
     weights = weights_io.load("slices")
-    runner = Runner(lambda: build(weights.card, dict(weights.tensors)), pick_device("cpu"),
-                    pick_precision("fp32", pick_device("cpu")))  # fmt: skip
+    runner = make_runner(weights.card, weights.tensors, Compute("cpu", "fp32"))
     network = SliceNetwork(runner, weights.card, DDIM.sampler(None, 1), shared, Compute(), steps)
     observed = phantom.volume((6, 1, 320), 1, 4.0)[None].swapaxes(1, 2).astype(np.float32)
     units = StackUnits(weights.card, (value_range.fit_stack_range([observed]),))
