@@ -59,7 +59,7 @@ def resolve(
     given = named(files)
     single = len(given) == 1 and not os.path.isdir(given[0]) and _is_file_target(output)
     if folder_only and single:
-        raise UsageError(f"-o {output}: looks like a file, this command writes a folder")
+        raise UsageError(f"`output` {output}: looks like a file, this command writes a folder")
     if not single:
         _check_folder(output)
     for path in given:
@@ -72,15 +72,15 @@ def resolve(
     _refuse_collisions(pairs)
     index, count = files.shard
     if not 1 <= index <= count:
-        raise UsageError(f"--shard {index}/{count}: I must be between 1 and N")
+        raise UsageError(f"`shard` {index}/{count}: I must be between 1 and N")
     return [pair for pair in pairs if in_shard(pair.name, index, count)], missing
 
 
 def named(files: Files) -> list[Path]:
-    """What the user named, here and in --files-from. Raises NoInputError where that is nothing."""
+    """What the user named, here and in `files_from`. Raises NoInputError where that is nothing."""
     found = [Path(text) for text in (*files.inputs, *_listed(files.files_from))]
     if not found:
-        raise NoInputError("no inputs were given: name files or folders, or use --files-from")
+        raise NoInputError("no inputs were given: name files or folders, or use `files_from`")
     return found
 
 
@@ -148,7 +148,7 @@ def _listed(source: str | None) -> list[str]:
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
-        raise UsageError(f"--files-from {source}: cannot be read ({error})") from error
+        raise UsageError(f"`files_from` {source}: cannot be read ({error})") from error
     text = os.fsdecode(data)  # names need not be UTF-8
     separator = "\0" if "\0" in text else "\n"
     return [line for line in text.split(separator) if line.strip()]
@@ -160,9 +160,9 @@ def _is_file_target(output: Path) -> bool:
 
 def _check_folder(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise UsageError(f"-o {output}: is a file, but these inputs need a folder")
+        raise UsageError(f"`output` {output}: is a file, but these inputs need a folder")
     if not output.exists() and is_image_name(output):
-        raise UsageError(f"-o {output}: looks like an image, but these inputs need a folder")
+        raise UsageError(f"`output` {output}: looks like an image, but these inputs need a folder")
 
 
 def _pair(source: Path, relative: PurePath, output: Path, naming: Naming) -> Pair:
@@ -173,7 +173,9 @@ def _pair(source: Path, relative: PurePath, output: Path, naming: Naming) -> Pai
 def _refuse_nesting(output: Path, folder: Path) -> None:
     inside, outside = _real(output), _real(folder)
     if inside == outside or outside in inside.parents:
-        raise UsageError(f"-o {output}: lies inside the input folder {folder}: choose another")
+        raise UsageError(
+            f"`output` {output}: lies inside the input folder {folder}: choose another"
+        )
 
 
 def _real(path: Path) -> Path:
@@ -187,7 +189,7 @@ def _refuse_collisions(pairs: list[Pair]) -> None:
     for source, path in ((pair.source, path) for pair in pairs for path in pair.targets):
         target = _real(path)
         if target in sources:
-            raise UsageError(f"{path}: would overwrite an input: choose another -o")
+            raise UsageError(f"{path}: would overwrite an input: choose another `output`")
         if target in targets:
             raise UsageError(f"{targets[target]} and {source} would both be written to {path}")
         targets[target] = source

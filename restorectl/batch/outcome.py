@@ -21,7 +21,7 @@ STATUSES = ("done", "skipped", "planned", "deferred", "failed", "pending")
 
 @dataclass
 class Outcome:
-    """One line of a manifest or of --json."""
+    """One line of a manifest."""
 
     source: str
     target: str

@@ -164,7 +164,7 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
             if seen.age < files.min_age:
                 age = f"was changed {seen.age:.0f} s ago"
                 outcome.status = "deferred"
-                outcome.message = f"{path}: {age}: too young for --min-age"
+                outcome.message = f"{path}: {age}: too young for `min_age`"
                 return item
         if _up_to_date(files, work, item):
             outcome.status, outcome.message = "skipped", "up to date"
@@ -175,7 +175,7 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
             shape, dtype = list(image.header.shape), str(image.header.dtype)
             outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
             item.planned = work.plan(image, pair)
-        remedy = "use a smaller --tile, or a machine with more"
+        remedy = "use a smaller `tile`, or a machine with more"
         _require_memory(pair.source, item.planned.memory, memory, remedy)
     return item
 
@@ -208,7 +208,7 @@ def refuse_foreign(files: Files, pair: Pair) -> list[Existing | None]:
     found = [look(target) for target in pair.targets]
     for target, each in zip(pair.targets, found, strict=True):
         if each is not None and not each.ours and not files.overwrite:
-            raise OutputError(f"{target}: exists and is not ours: move it or use --overwrite")
+            raise OutputError(f"{target}: exists and is not ours: move it or use `overwrite`")
     return found
 
 
@@ -259,7 +259,7 @@ def _age(path: Path) -> float:
 
 
 def require_free(files: Files, item: Item) -> None:
-    """Raises DiskFullError where an output would leave less than --min-free on its disk."""
+    """Raises DiskFullError where an output would leave less than `min_free` on its disk."""
     if not files.min_free or item.planned is None:
         return
     target, needed = item.pair.target, item.planned.bytes
@@ -267,7 +267,7 @@ def require_free(files: Files, item: Item) -> None:
     if needed + files.min_free > free:
         raise DiskFullError(
             f"{target}: takes {size(needed)} and the disk has {size(free)} free, of which"
-            f" --min-free keeps {size(files.min_free)}: free some space"
+            f" `min_free` keeps {size(files.min_free)}: free some space"
         )
 
 
@@ -277,14 +277,16 @@ def require_room(files: Files, items: Sequence[Item]) -> None:
 
     Raises OutputError for a folder that cannot be written to, UsageError for a manifest that would
     replace an image, DiskFullError if a disk has less room than all outputs still to be made take
-    uncompressed, and --min-free.
+    uncompressed, and `min_free`.
     """
     _check_manifest(files, items)
     todo = [item for item in items if item.todo]
     folders = {target.parent for item in todo for target in item.pair.targets}
     for folder in sorted({machine.existing_folder(folder) for folder in folders}):
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(f"{folder}: cannot be written to: check its owner, or another -o")
+            raise OutputError(
+                f"{folder}: cannot be written to: check its owner, or another `output`"
+            )
     disks: dict[int, list[Item]] = {}
     for item in todo:  # the targets of one image lie together
         folder = machine.existing_folder(item.pair.target.parent)
@@ -292,7 +294,7 @@ def require_room(files: Files, items: Sequence[Item]) -> None:
     for together in disks.values():
         needed, free = _growth(together), machine.free_space(together[0].pair.target.parent)
         if needed + files.min_free > free:
-            reserve = f" beside --min-free {size(files.min_free)}" if files.min_free else ""
+            reserve = f" beside `min_free` {size(files.min_free)}" if files.min_free else ""
             raise DiskFullError(
                 f"{files.output}: {len(together)} outputs take {size(needed)}{reserve}, the disk"
                 f" has {size(free)} free: free some space and run again"
@@ -315,10 +317,10 @@ def _check_manifest(files: Files, items: Sequence[Item]) -> None:
         return
     path = Path(files.manifest)
     if not path.absolute().parent.is_dir():
-        raise OutputError(f"--manifest {path}: the folder {path.parent} does not exist")
+        raise OutputError(f"`manifest` {path}: the folder {path.parent} does not exist")
     taken = {os.path.realpath(p) for i in items for p in (*_inputs(i.pair), *i.pair.targets)}
     if os.path.realpath(path) in taken:
-        raise UsageError(f"--manifest {path}: is an image of this run: choose another name")
+        raise UsageError(f"`manifest` {path}: is an image of this run: choose another name")
 
 
 def size(count: int) -> str:

@@ -38,8 +38,10 @@ COLOUR = {
 # Fields of jobs and settings whose options are called otherwise than by their own names
 OPTIONS = {
     "first": "--mix-weights",
+    "kind": "--as",
     "last": "--mix-weights",
     "output": "-o",
+    "partner": "--input",
     "shared_noise": "--mix-noise",
     "start": "--start-step",
     "stop": "--mix-stop",

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from restorectl.cli import options as opt
+from restorectl.cli.progress import worded
 from restorectl.jobs import TrainJob, WeightsOptions
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class View:
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(worded(text), markup=False, highlight=False, soft_wrap=True)
 
     def step(self, step: "StepResult") -> None:
         self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss

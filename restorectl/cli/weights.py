@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from restorectl.cli import options as opt
+from restorectl.cli.progress import worded
 from restorectl.errors import WeightsError
 from restorectl.jobs import WeightsOptions
 
@@ -147,7 +148,7 @@ def _finish(results: Iterable["ModelStatus"], lines: bool) -> None:
         if result.error:
             wrong.append(result.error)
     for error in wrong[:-1]:
-        sys.stderr.write(f"restorectl: {error}\n")
+        sys.stderr.write(f"restorectl: {worded(str(error))}\n")
     if wrong:
         raise WeightsError(wrong[-1])
 

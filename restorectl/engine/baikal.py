@@ -174,13 +174,13 @@ def check(settings: Settings, sigma_max: float) -> None:
     highest = math.floor(float(table.step(sigma_max)))
     if s.start is not None and not 1 <= s.start <= highest:
         raise UsageError(
-            f"--start-step {s.start:g}: these weights were trained for steps 1..{highest} of the"
+            f"`start` {s.start:g}: these weights were trained for steps 1..{highest} of the"
             f" {s.schedule} schedule"
         )
     if s.start is not None and s.stop is not None and s.stop >= s.start:
-        raise UsageError(f"--mix-stop {s.stop:g}: must be below --start-step {s.start:g}")
+        raise UsageError(f"`stop` {s.stop:g}: must be below `start` {s.start:g}")
     if s.interval < 1 or s.repeats < 1:
-        raise UsageError("--interval and --repeats must be at least 1")
+        raise UsageError("`interval` and `repeats` must be at least 1")
 
 
 _PAPER = Settings(start=100, steps=None, eta=1.0, known=False, clamp=True)

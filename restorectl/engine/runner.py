@@ -27,15 +27,15 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps") from error
+        raise UsageError(f"`device` {name}: choose auto, cpu, cuda, cuda:N or mps") from error
     if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"`device` {name}: choose auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here"
+            f"`device` {name}: there are {torch.cuda.device_count()} CUDA devices here"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: this machine has none")
+        raise UsageError("`device` mps: this machine has none")
     return device
 
 
@@ -43,7 +43,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """auto: bf16 where it is fast (CUDA from Ampere, AMX or AVX512-BF16 CPUs), else fp32."""
     if name != "auto":
         if name not in DTYPES:
-            raise UsageError(f"--precision {name}: choose auto, {' or '.join(DTYPES)}")
+            raise UsageError(f"`precision` {name}: choose auto, {' or '.join(DTYPES)}")
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
@@ -64,7 +64,7 @@ def make_runner(card: Card, tensors: Mapping[str, Tensor], compute: Compute) -> 
 
 
 def tiles_together(compute: Compute, shape: tuple[int, int]) -> int:
-    """How many tiles of `shape` are held at once: bounded by --tile's area and by --batch."""
+    """How many tiles of `shape` are held at once: bounded by `tile`'s area and by `batch`."""
     area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
     return max(1, min(area, compute.batch or 64))
 
@@ -148,7 +148,7 @@ class Runner:
                 raise
             raise EngineError(
                 f"out of memory for {len(problem.x)} sampled windows on {self.device}: free memory"
-                " there, or use --device cpu"
+                " there, or use `device` cpu"
             ) from error
 
     @torch.inference_mode()
@@ -170,7 +170,7 @@ class Runner:
             height, width = problem.x.shape[2:]
             raise EngineError(
                 f"out of memory for one window of {height}x{width} px on {self.device}:"
-                " free memory there, or use --device cpu"
+                " free memory there, or use `device` cpu"
             )
         parts = (problem.part(0, half), problem.part(half, count))
         return np.concatenate([self.sample(run, part) for part in parts])

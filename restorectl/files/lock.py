@@ -176,4 +176,4 @@ def _busy(folder: Path, holder: dict[str, Any]) -> str:
             f"process {holder.get('pid')} on {holder.get('host')}, '{holder.get('command')}'{part}"
             f" since {holder.get('started')},"
         )
-    return f"{folder}: {who} holds this output folder: wait for it, or choose another -o"
+    return f"{folder}: {who} holds this output folder: wait for it, or choose another `output`"

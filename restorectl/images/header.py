@@ -81,7 +81,7 @@ class Header:
         wrong = [c for c in wanted if not 0 <= c < count]
         if wrong:
             raise InputError(
-                f"{source}: --channels {wrong[0]}: the image has channels 0..{count - 1}"
+                f"{source}: `channels` {wrong[0]}: the image has channels 0..{count - 1}"
             )
         return wanted
 
@@ -114,7 +114,7 @@ def resolve_axes(
     """Settle the meaning of every axis.
 
     `axes` are the letters that the file gives, with anything outside TCZYXS (such as tifffile's Q
-    and I) for an axis of unknown kind; `override` is the user's `--axes`. Unknown axes of length 1
+    and I) for an axis of unknown kind; `override` is what the user says. Unknown axes of length 1
     are dropped, since they are ambiguous only in name.
 
     Returns (axes, shape) with letters of TCZYXS only.
@@ -141,7 +141,7 @@ def resolve_axes(
         )
     raise InputError(
         f"the file does not say what its axis of length {lengths} is (shape {sizes(shape)}):"
-        f" use --axes {' or --axes '.join(candidates)}"
+        f" use `axes` {' or `axes` '.join(candidates)}"
     )
 
 
@@ -149,7 +149,7 @@ def _overridden(axes: str, shape: tuple[int, ...], override: str) -> tuple[str, 
     if len(override) != len(shape):  # a file may or may not list axes of length 1
         keep = [i for i, axis in enumerate(axes) if axis in "YX" or shape[i] > 1]
         axes, shape = "".join(axes[i] for i in keep), tuple(shape[i] for i in keep)
-    described = f"--axes {override} does not fit the file's axes {axes} of shape {sizes(shape)}"
+    described = f"`axes` {override} does not fit the file's axes {axes} of shape {sizes(shape)}"
     if len(override) != len(shape):
         raise InputError(f"{described}: {len(override)} letters for {len(shape)} axes")
     if set(override) - KNOWN or len(set(override)) != len(override):

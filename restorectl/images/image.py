@@ -68,7 +68,7 @@ class Format:
 
     # Is this path such an image? Given are a file's first 64 bytes, b"" of a folder.
     probe: Callable[[Path, bytes], bool]
-    # (path, --axes). Raises IncompleteError where anything is missing that the metadata promise.
+    # (path, `axes`). Raises IncompleteError where anything is missing that the metadata promise.
     open: Callable[[Path, str | None], Image]
     create: Callable[[Path, Header, Record], Consumer] | None = None
     # The record in an image that restorectl wrote; None if it is damaged or another program's.
@@ -115,7 +115,7 @@ def is_image_name(path: str | PurePath) -> bool:
 
 
 def open_image(path: Pathlike, *, axes: str | None = None) -> Image:
-    """Open an image lazily; `axes` is the user's `--axes`.
+    """Open an image lazily; `axes`: what the user says of them.
 
     Raises InputError if the file is missing, not an image, damaged, ambiguous or of a kind that
     cannot be restored, IncompleteError if it is cut off or still being written.
@@ -248,7 +248,9 @@ def look(path: Path) -> Existing | None:
         ours = record is not None or form.has_mark(path)
     except (InputError, OSError) as error:
         if path.is_dir():
-            raise OutputError(f"{path}: is a folder: remove it or choose another -o") from error
+            raise OutputError(
+                f"{path}: is a folder: remove it or choose another `output`"
+            ) from error
         return Existing(False, None)  # not readable for us, so not ours either
     if record is not None:
         try:

@@ -117,7 +117,7 @@ def _header(
 ) -> Header:
     own = "YXS" if len(shape) == 3 else "YX"
     if axes is not None and axes.upper() != own:
-        raise InputError(f"{path}: --axes {axes} does not fit its axes {own} of shape {shape}")
+        raise InputError(f"{path}: `axes` {axes} does not fit its axes {own} of shape {shape}")
     extra = MappingProxyType({"raster": kept})
     return Header(own, shape, dtype, _spacing(kept.chunks), (), form, extra)
 

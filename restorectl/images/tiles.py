@@ -1,7 +1,7 @@
 """How a plane is cut into tiles: which pixels the network sees, and which of them it answers for.
 
 A tile is a core and a halo around it; only the image's borders are padded. The grid depends on the
-plane's size alone, so grouping tiles by any `--tile` or `--batch` leaves the results alone.
+plane's size alone, so grouping tiles by any `tile` or `batch` leaves the results alone.
 """
 
 from collections.abc import Iterator, Sequence

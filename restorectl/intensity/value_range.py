@@ -73,7 +73,7 @@ def forward(
     if made.inputs not in (0, len(planes)):
         raise InputError(
             f"the weights restore {made.inputs} channels together ('{recipe}'), there are"
-            f" {len(planes)}: choose them with --channels"
+            f" {len(planes)}: choose them with `channels`"
         )
     values = made.forward(planes.astype(np.float32)) * np.float32(span.scale)
     values += np.float32(span.offset)

@@ -74,20 +74,20 @@ def plan(job: CalibrateJob) -> Plan:
     given = inputs.named(job.files)
     images, missing = inputs.find(given, job.files.pattern)
     sources = {path.resolve() for path, _ in images}
-    for option, target in (("--csv", job.csv), ("--plot", job.plot)):
+    for option, target in (("`csv`", job.csv), ("`plot`", job.plot)):
         if target is None:
             continue
         path = Path(target)
-        if path.resolve() in sources or (option == "--csv" and is_image_name(path)):
+        if path.resolve() in sources or (option == "`csv`" and is_image_name(path)):
             raise UsageError(f"{option} {path}: is the name of an image: choose another")
         if not path.parent.is_dir():
             raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
     if job.plot is not None:
         if Path(job.plot).suffix.lower() != ".png":
-            raise UsageError(f"--plot {job.plot}: must end in .png")
+            raise UsageError(f"`plot` {job.plot}: must end in .png")
         for folder in (path for path in given if path.is_dir()):
             if folder.resolve() in Path(job.plot).resolve().parents:  # an input of the next run
-                raise UsageError(f"--plot {job.plot}: lies inside the input folder {folder}")
+                raise UsageError(f"`plot` {job.plot}: lies inside the input folder {folder}")
         pictures.require_matplotlib()
     return Plan(job, images, missing)
 

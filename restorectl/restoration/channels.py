@@ -12,7 +12,7 @@ from restorectl.engine.card import Card
 from restorectl.engine.samplers import Calibrator, Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
-from restorectl.images.blocks import sampled, spread
+from restorectl.images.blocks import sampled, sampled_pixels, spread
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
 from restorectl.jobs import NoiseOptions
@@ -57,13 +57,9 @@ class ChannelGroup:
 
 def fit(image: Image, channel: int, noise: NoiseOptions) -> whitening.Intensity:
     """The intensity model of one channel, from blocks spread over its planes."""
-    blocks = [
-        image.read(plane, rows, cols).astype(np.float32)
-        for plane, rows, cols in sampled(image.header.canonical_shape, channel)
-    ]
     try:
         return whitening.fit(
-            blocks,
+            sampled_pixels(image, channel),
             noise=noise.kind,
             gain=noise.gain,
             offset=noise.offset,
@@ -133,7 +129,7 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
     if together > 1 and len(chosen) != together:
         raise InputError(
             f"{image.path}: these weights restore {together} channels jointly, the image has"
-            f" {len(chosen)}: choose them with --channels"
+            f" {len(chosen)}: choose them with `channels`"
         )
     groups = []
     for part in tiles.chunks(chosen, together):

@@ -19,13 +19,13 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
     method: Method = catalog.METHODS[job.method].load()
     settings = method.settings(job.preset, job.method, **job.settings)
     if job.samples < 1:
-        raise UsageError(f"--samples {job.samples}: must be at least 1")
+        raise UsageError(f"`samples` {job.samples}: must be at least 1")
     pairs, missing = inputs.resolve(job.files)
     if job.guide is not None:
         if not method.guided:
-            raise UsageError(f"--guide has no effect with --method {job.method}: choose another")
+            raise UsageError(f"`guide` has no effect with `method` {job.method}: choose another")
         if not Path(job.guide).is_dir():
-            raise UsageError(f"--guide {job.guide}: is no folder")
+            raise UsageError(f"`guide` {job.guide}: is no folder")
         pairs = [replace(pair, guide=Path(job.guide) / pair.name) for pair in pairs]
     own = {"method": job.method, "settings": asdict(settings), "guide": bool(job.guide)}
     work = Planes("denoise", load_restorer(job, method, settings), own)

@@ -33,12 +33,14 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     """
     output = Path(job.files.output)
     if output.suffix.lower() not in (".yaml", ".yml"):
-        raise UsageError(f"-o {output}: a calibration is a YAML file, its name must end in .yaml")
+        raise UsageError(
+            f"`output` {output}: a calibration is a YAML file, its name must end in .yaml"
+        )
     if not Path(truth).is_dir():
-        raise UsageError(f"--calibrate {truth}: is no folder of true images")
+        raise UsageError(f"`calibrate` {truth}: is no folder of true images")
     images, missing = inputs.find(inputs.named(job.files), job.files.pattern)
     if len({relative for _, relative in images}) < len(images):
-        raise UsageError("--calibrate: two inputs have one name: name a single folder")
+        raise UsageError("`calibrate`: two inputs have one name: name a single folder")
     restorer = replace(sampling_restorer(job), reduction=error_bars(job.interval, None))
     report.begin(len(images) + len(missing))
     for item in missing:

@@ -156,8 +156,8 @@ class Calibration:
         known = sorted((float(level), value) for level, value in self.factors.items())
         if not known[0][0] <= coverage <= known[-1][0]:
             raise InputError(
-                f"--interval {coverage:g}: this calibration knows {known[0][0]:g} to"
-                f" {known[-1][0]:g}; use one of these, or --calibration none"
+                f"`interval` {coverage:g}: this calibration knows {known[0][0]:g} to"
+                f" {known[-1][0]:g}; use one of these, or `calibration` none"
             )
         at = [_normal_quantile(level) for level, _ in known]
         return float(np.interp(_normal_quantile(coverage), at, [value for _, value in known]))

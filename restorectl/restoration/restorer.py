@@ -143,7 +143,7 @@ def load_restorer(
 ) -> Restorer:
     """Load the models of a job, before any image is opened. Raises UsageError and WeightsError."""
     if job.steps is not None and job.steps < 1:
-        raise UsageError(f"--steps {job.steps}: must be at least 1")
+        raise UsageError(f"`steps` {job.steps}: must be at least 1")
     weights = load(job.weights or method.task, method.task, job.weights_from)
     method.check(settings, weights.card.sigma_max)
     runner = make_runner(weights.card, weights.tensors, job.compute)

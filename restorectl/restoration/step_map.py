@@ -110,10 +110,10 @@ def folder(place: str, inputs: Sequence[str]) -> Path:
     """Where the maps go. Raises UsageError where they would be in the way."""
     path = Path(place)
     if path.exists() and not path.is_dir():
-        raise UsageError(f"--step-map {place}: is a file, but a folder is needed")
+        raise UsageError(f"`step_map` {place}: is a file, but a folder is needed")
     for given in map(Path, inputs):
         if given.is_dir() and given.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UsageError(f"--step-map {place}: lies inside the input folder {given}")
+            raise UsageError(f"`step_map` {place}: lies inside the input folder {given}")
     return path.absolute()
 
 

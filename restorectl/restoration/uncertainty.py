@@ -59,9 +59,9 @@ def sampling_restorer(job: UncertaintyJob) -> Restorer:
     Raises UsageError for numbers that cannot be meant, WeightsError.
     """
     if job.samples < 2:
-        raise UsageError(f"--samples {job.samples}: a spread needs at least 2")
+        raise UsageError(f"`samples` {job.samples}: a spread needs at least 2")
     if not 0 < job.interval < 1:
-        raise UsageError(f"--interval {job.interval:g}: must lie between 0 and 1, e.g. 0.9")
+        raise UsageError(f"`interval` {job.interval:g}: must lie between 0 and 1, e.g. 0.9")
     method: Method = catalog.METHODS[job.source].load()
     wanted: dict[str, Any] = {"variance": job.variance, "single": False}
     settings = method.settings(**{k: v for k, v in wanted.items() if method.has(k)})
@@ -104,14 +104,14 @@ def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Ca
         given = intervals.read_calibration(Path(job.calibration))
         if given.weights_sha256 != weights_sha256:
             raise WeightsError(
-                f"--calibration {job.calibration}: was made for other weights"
+                f"`calibration` {job.calibration}: was made for other weights"
                 f" ({given.weights_sha256[:12]}, here {weights_sha256[:12]}): make one with"
-                " --calibrate, or use --calibration none"
+                " `calibrate`, or use `calibration` none"
             )
         if dict(given.sampling) != wanted:
             raise UsageError(
-                f"--calibration {job.calibration}: was made with {_text(given.sampling)}, not"
-                f" {_text(wanted)}: make another with --calibrate"
+                f"`calibration` {job.calibration}: was made with {_text(given.sampling)}, not"
+                f" {_text(wanted)}: make another with `calibrate`"
             )
         return given
     for each in intervals.packaged_calibrations():
@@ -119,7 +119,7 @@ def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Ca
             return each
     report.note(
         "warning: no calibration is known for these weights and this way of sampling: intervals"
-        " are those of the samples alone, mostly too narrow; make one with --calibrate"
+        " are those of the samples alone, mostly too narrow; make one with `calibrate`"
     )
     return None
 

@@ -98,13 +98,13 @@ def restore(state: TrainingState, path: Path, recipe: Recipe, data: Mapping[str,
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and key not in CHANGEABLE:
             raise UsageError(
-                f"--resume: '{key}' is {now.get(key)!r}, the checkpoint {path} has"
+                f"`resume`: '{key}' is {now.get(key)!r}, the checkpoint {path} has"
                 f" {before.get(key)!r}: start anew, or use the same value"
             )
     if record["data"] != data["fingerprint"]:
         raise UsageError(
-            f"--resume: the images are not those of the checkpoint {path}: start anew, with"
-            " --init and its weights to keep what was learnt"
+            f"`resume`: the images are not those of the checkpoint {path}: start anew, with"
+            " `init` and its weights to keep what was learnt"
         )
     best = record.get("best")
     state.load(tensors, record["step"], tuple(best) if best else None)

@@ -34,7 +34,7 @@ class TrainingImage:
 
     path: Path
     name: str  # relative to the scanned folder
-    axes: str | None  # the user's --axes
+    axes: str | None  # the user's `axes`
     shape: tuple[int, int, int, int, int]  # T, C, Z, Y, X
     dtype: str
     dark: tuple[float, ...]

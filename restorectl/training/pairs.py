@@ -35,8 +35,8 @@ from restorectl.training.registration import (
     valid_area,
 )
 
-ALIGNMENTS = ("rigid", "affine")  # of --register
-FARTHEST = 0.5  # px; pairs that are shifted by more are left out, or aligned with --register
+ALIGNMENTS = ("rigid", "affine")  # of `register`
+FARTHEST = 0.5  # px; pairs that are shifted by more are left out, or aligned with `register`
 # Correlation peak in its own rms: FMD and GigaDB pairs give 46 to 207, different fields 7 to 10.
 CLEAREST = 12.0
 LARGEST = 2048  # px; the shift is measured in the middle of larger planes
@@ -131,15 +131,15 @@ def _aligned(clean: TrainingImage, noisy: TrainingImage, align: str | None) -> T
     gain, offset = scales[0]
     a, b = (models[0].forward(plane) for plane in (seen[0], wanted[0] * gain + offset))
     if align is None:
-        _check_shift(phase_shift(_middle(a), _middle(b)), noisy.name, "align with --register rigid")
+        _check_shift(phase_shift(_middle(a), _middle(b)), noisy.name, "align with `register` rigid")
         return TrainingPair(noisy, clean, models, scales, None, (0, height, 0, width))
     transform = register(a, b, align)
     area = first, last, left, right = valid_area((height, width), transform)
     if min(last - first, right - left) < 16:
-        raise InputError(f"{noisy.name}: hardly overlaps with its clean image after --register")
+        raise InputError(f"{noisy.name}: hardly overlaps with its clean image after `register`")
     inside = (slice(first, last), slice(left, right))
     rest = phase_shift(_middle(a[inside]), _middle(resample(b, transform)[inside]))
-    _check_shift(rest, noisy.name, f"--register {align} could not align it; check the pair")
+    _check_shift(rest, noisy.name, f"`register` {align} could not align it; check the pair")
     wanted = [resample(plane, transform)[inside] for plane in wanted]
     scales = tuple(map(match_scales, wanted, [plane[inside] for plane in seen]))
     return TrainingPair(noisy, clean, models, scales, transform, area)

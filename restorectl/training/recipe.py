@@ -128,7 +128,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class SelectOptions:
-    """The classifier of `--select-hq`."""
+    """The classifier of `select_hq`."""
 
     patch: int = 128  # px; patches are judged and kept whole, crops are cut inside
     threshold: float = 0.5  # score from which a patch is kept
@@ -146,7 +146,7 @@ class Recipe:
     sigma_data: float = 0.5
     time: str = "log-sigma"  # how the network is told the level
     loss: Literal["l2", "l1", "huber"] = "l2"  # of the network's own output
-    init: str = ""  # weights to start from; --init wins
+    init: str = ""  # weights to start from; `init` wins
     levels: Levels = field(default_factory=Levels)
     noise: Noise = field(default_factory=Noise)
     degradation: Degradation = field(default_factory=Degradation)

@@ -54,14 +54,14 @@ def select(
         raise UsageError(f"select.patch={options.patch}: is smaller than the crops, {largest} px")
     chosen = scan(positives, data.channels, axes)
     if chosen.warnings:
-        raise UsageError(f"--select-hq: {chosen.warnings[0]}: mend or remove it")
+        raise UsageError(f"`select_hq`: {chosen.warnings[0]}: mend or remove it")
     with closing(ImageReader(chosen.images, data.cache_mb << 20)) as good:
         whole, _ = split(chosen.images, data.channels, 0, options.patch)
         samplers = (
             CropSampler(good, whole, data.balance),
             CropSampler(reader, regions[0], data.balance),
         )
-        for name, sampler in zip(("--select-hq", "--data"), samplers, strict=True):
+        for name, sampler in zip(("`select_hq`", "`data`"), samplers, strict=True):
             if not sampler.fits(options.patch):
                 raise UsageError(
                     f"{name}: no image is as large as a patch, {options.patch} px: lower"
@@ -81,7 +81,7 @@ def select(
     if not training:
         best = max(score for _, score in scored[0])
         raise NoInputError(
-            f"--select-hq: none of {total} patches scores {options.threshold} or more (best"
+            f"`select_hq`: none of {total} patches scores {options.threshold} or more (best"
             f" {best:.3f}): lower select.threshold"
         )
     return (training, validation), len(training) + len(validation), total

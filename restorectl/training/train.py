@@ -127,16 +127,16 @@ def _output(job: TrainJob) -> Path:
     """The weights file to write, where there is none yet unless the run is resumed."""
     path = Path(job.output)
     if path.suffix != ".safetensors":
-        raise UsageError(f"-o {path}: must end in .safetensors")
+        raise UsageError(f"`output` {path}: must end in .safetensors")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
     resume = checkpoint.resume_path(path)
     if job.resume and not resume.exists():
-        raise UsageError(f"--resume: there is no checkpoint {resume}: start without --resume")
+        raise UsageError(f"`resume`: there is no checkpoint {resume}: start without `resume`")
     if not job.resume:
         for each in (path, resume):
             if each.exists():
-                raise UsageError(f"{each}: exists: go on with --resume, or choose another -o")
+                raise UsageError(f"{each}: exists: go on with `resume`, or choose another `output`")
     return path
 
 
@@ -144,16 +144,16 @@ def _check_options(job: TrainJob, recipe: Recipe) -> None:
     """What pairs and simulated degradations ask for. Raises UsageError."""
     pairs, conditional, d = job.partner is not None, recipe.objective == "conditional", recipe.data
     rules = (
-        (not pairs or conditional, "--input: only objective 'conditional' trains on pairs, this"
+        (not pairs or conditional, "`partner`: only objective 'conditional' trains on pairs, this"
          f" recipe has '{recipe.objective}'"),
         (pairs or not conditional or bool(recipe.degradation.level),
-         "this recipe trains on pairs: name the folder of the noisy images, --input DIR"),
+         "this recipe trains on pairs: name the folder of the noisy images, `partner` DIR"),
         (not pairs or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
-         f"--input {job.partner}: is the folder of --data; name that of the noisy images"),
-        (job.register is None or pairs, "--register: needs the noisy images of pairs, --input DIR"),
+         f"`partner` {job.partner}: is the folder of `data`; name that of the noisy images"),
+        (job.register is None or pairs, "`register`: needs the noisy images of pairs, `partner`"),
         (job.register in (None, *ALIGNMENTS),
-         f"--register {job.register}: use {' or '.join(ALIGNMENTS)}"),
-        (not pairs or job.select_hq is None, "--select-hq: choose patches or pairs (--input)"),
+         f"`register` {job.register}: use {' or '.join(ALIGNMENTS)}"),
+        (not pairs or job.select_hq is None, "`select_hq`: choose patches or pairs (`partner`)"),
         (not pairs or d.range == "whitened", "data.range: pairs are trained on whitened"),
         (not pairs or d.binning == (1,), "data.binning: pairs are not binned, use 1"),
     )  # fmt: skip
@@ -179,7 +179,7 @@ class ScannedImages:
 
 
 def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
-    """The images of --data; with --input, the pairs of these and the worse ones there."""
+    """The images of `data`; with `partner`, the pairs of these and the worse ones there."""
     channels, room = recipe.data.channels, recipe.data.cache_mb << 20
     if job.partner is None:
         folder = scan(Path(job.data), channels, job.axes)
@@ -204,12 +204,12 @@ class CropSources:
 def cut_crops(
     images: ScannedImages, job: TrainJob, recipe: Recipe, report: TrainingReport
 ) -> CropSources:
-    """Crops of the scanned images; with --select-hq, of their best patches only."""
+    """Crops of the scanned images; with `select_hq`, of their best patches only."""
     d, v, reader, record = recipe.data, recipe.validation, images.reader, dict(images.record)
     regions = split(reader.images, d.channels, v.fraction, v.crop)
     if job.select_hq is not None:
         regions, kept, total = select(Path(job.select_hq), reader, regions, recipe, job.axes)
-        report.note(f"--select-hq: kept {kept} of {total} patches")
+        report.note(f"`select_hq`: kept {kept} of {total} patches")
         record |= {"patches_kept": kept, "patches": total}
         record["fingerprint"] = fingerprint(record["fingerprint"] + repr(list(regions)))
     training, validation = (CropSampler(reader, part, d.balance) for part in regions)
@@ -295,7 +295,7 @@ def make_model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict
     torch.manual_seed(recipe.seed)  # fixes the weights where none are given
     if not initial:
         if not chosen.name:
-            raise UsageError("this recipe names no network: give the weights to start from, --init")
+            raise UsageError("this recipe names no network: give the weights to start from, `init`")
         card = Card(
             network=chosen.name,
             config=chosen.config,

@@ -46,7 +46,7 @@ class SliceDirection:
 
 
 XZ, YZ = SliceDirection(0, 2, 3), SliceDirection(1, 3, 2)
-DIRECTIONS = {"both": (XZ, YZ), "xz": (XZ,), "yz": (YZ,)}  # --sweeps
+DIRECTIONS = {"both": (XZ, YZ), "xz": (XZ,), "yz": (YZ,)}  # `sweeps`
 
 
 @dataclass(frozen=True)

@@ -108,14 +108,14 @@ def factor_of(spacing: Spacing) -> tuple[int, str]:
     z, y, x = spacing
     if not (z and y and x):
         raise InputError(
-            "does not record the spacing of its planes and pixels: use --spacing Z,Y,X or"
-            " --factor N"
+            "does not record the spacing of its planes and pixels: use `spacing` Z,Y,X or"
+            " `factor` N"
         )
     ratio = 2 * z / (y + x)
     factor = max(1, int(ratio + 0.5))
     if factor > FACTORS[1]:
         raise InputError(
-            f"planes lie {ratio:.3g} pixels apart: {FACTORS[1]} at most can be restored; --factor"
+            f"planes lie {ratio:.3g} pixels apart: {FACTORS[1]} at most can be restored; `factor`"
             f" {FACTORS[1]} goes part of the way"
         )
     left = ratio / factor

@@ -45,13 +45,13 @@ def _check(job: SuperresJob) -> None:
     """Raises UsageError for numbers that cannot be meant."""
     highest = interpolation.FACTORS[1]
     rules = (
-        (job.factor is None or 1 <= job.factor <= highest, f"--factor {job.factor}",
+        (job.factor is None or 1 <= job.factor <= highest, f"`factor` {job.factor}",
          f"use auto or a whole number from 1 to {highest}"),
-        (job.steps is None or job.steps >= 1, f"--steps {job.steps}", "must be at least 1"),
-        (job.samples >= 1, f"--samples {job.samples}", "must be at least 1"),
-        (job.strength is None or 0 <= job.strength <= 1, f"--strength {job.strength}",
+        (job.steps is None or job.steps >= 1, f"`steps` {job.steps}", "must be at least 1"),
+        (job.samples >= 1, f"`samples` {job.samples}", "must be at least 1"),
+        (job.strength is None or 0 <= job.strength <= 1, f"`strength` {job.strength}",
          "use auto or a number from 0 to 1"),
-        (job.spacing is None or min(s or 0.0 for s in job.spacing) > 0, "--spacing",
+        (job.spacing is None or min(s or 0.0 for s in job.spacing) > 0, "`spacing`",
          "three numbers above 0"),
     )  # fmt: skip
     for good, what, wanted in rules:

@@ -114,7 +114,7 @@ class Volumes:
         if image.header.canonical_shape[2] < 2:
             raise InputError(
                 f"{image.path}: has one plane (axes {image.header.axes}): there is nothing between"
-                " planes to restore; if other axes are its depth, say so with --axes"
+                " planes to restore; if other axes are its depth, say so with `axes`"
             )
         if self.job.factor is not None:
             return self.job.factor, ""
@@ -151,7 +151,7 @@ class Volumes:
         if network is not None and len(chosen) % network.card.channels:
             raise InputError(
                 f"{image.path}: these weights restore {network.card.channels} channels jointly, the"
-                f" image has {len(chosen)}: choose them with --channels"
+                f" image has {len(chosen)}: choose them with `channels`"
             )
         for t in range(len(volume)):
             for c in plain:

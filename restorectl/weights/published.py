@@ -61,11 +61,11 @@ def import_checkpoint(
     unknown kind or output name, WeightsError for files that are not what the kind says.
     """
     if kind not in PUBLISHED:
-        raise UsageError(f"--as {kind}: choose {', '.join(PUBLISHED)}")
+        raise UsageError(f"`kind` {kind}: choose {', '.join(PUBLISHED)}")
     if output.suffix != ".safetensors":
         raise UsageError(f"{output}: the output must be named *.safetensors")
     if output.exists() and not overwrite:
-        raise UsageError(f"{output}: exists: choose another -o, or use --overwrite")
+        raise UsageError(f"{output}: exists: choose another `output`, or use `overwrite`")
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent}: no such folder")
     found: dict[str, Tensor] = {}

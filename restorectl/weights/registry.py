@@ -138,7 +138,7 @@ def find(name: str, options: WeightsOptions | None = None) -> ModelFile:
 
 
 def models(options: WeightsOptions | None = None) -> dict[str, ModelFile]:
-    """All models by name; --registry goes over the variable's file, that over the package's.
+    """All models by name; `registry` goes over the variable's file, that over the package's.
 
     Raises WeightsError for a registry that cannot be read or breaks the schema.
     """
@@ -273,7 +273,7 @@ def pull(
 ) -> Iterator[ModelStatus]:
     """Bring models here and check their hashes; one that fails does not stop the others."""
     if every == bool(names):
-        raise UsageError("weights pull: give names, or --all")
+        raise UsageError("weights pull: give names, or `all`")
     for model in _chosen(names, options):
         try:
             present = model.here() is not None

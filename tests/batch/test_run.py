@@ -252,7 +252,7 @@ def test_a_full_disk_is_met_before_the_work(folder, monkeypatch):
     assert told["counts"]["pending"] == 5
     assert told["stopped"].startswith("DiskFullError: ")
     monkeypatch.setattr(machine, "free_space", lambda path: 3 * 3600 + 2 * 2000)
-    with pytest.raises(DiskFullError, match="beside --min-free 1 B"):
+    with pytest.raises(DiskFullError, match="beside `min_free` 1 B"):
         go(replace(files, min_free=1))
     assert set(go(files)[0].values()) == {"done"}
 

@@ -156,14 +156,14 @@ def test_calls_are_counted_in_windows():
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "nonsense", "xpu"])
 def test_unknown_devices_are_refused(name):
-    with pytest.raises(UsageError, match="--device"):
+    with pytest.raises(UsageError, match="`device`"):
         pick_device(name)
 
 
 def test_precision_names():
     assert pick_precision("fp32", CPU) == torch.float32
     assert pick_precision("bf16", CPU) == torch.bfloat16
-    with pytest.raises(UsageError, match="--precision"):
+    with pytest.raises(UsageError, match="`precision`"):
         pick_precision("fp16", CPU)
 
 

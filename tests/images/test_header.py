@@ -62,9 +62,9 @@ def test_axes_that_the_file_tells(axes: str, shape: tuple[int, ...], expected: o
 
 
 def test_pages_of_unknown_kind_need_the_user() -> None:
-    with pytest.raises(InputError, match=r"length 7 .*--axes ZYX or --axes TYX or --axes CYX"):
+    with pytest.raises(InputError, match=r"length 7 .*`axes` ZYX or `axes` TYX or `axes` CYX"):
         resolve_axes("IYX", (7, 4, 5))
-    with pytest.raises(InputError, match=r"--axes TZYX or --axes CZYX$"):
+    with pytest.raises(InputError, match=r"`axes` TZYX or `axes` CZYX$"):
         resolve_axes("QZYX", (7, 2, 4, 5))
     with pytest.raises(InputError, match="more than time"):
         resolve_axes("QTCZYX", (7, 2, 2, 2, 4, 5))
@@ -91,7 +91,7 @@ def test_an_override_that_does_not_fit_shows_both(
     with pytest.raises(InputError) as error:
         resolve_axes(axes, shape, override)
     text = str(error.value)
-    assert f"--axes {override}" in text
+    assert f"`axes` {override}" in text
     assert "x".join(map(str, shape)) in text
     assert "\n" not in text
 

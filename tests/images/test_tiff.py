@@ -202,7 +202,7 @@ def test_pages_without_metadata_need_axes(tmp_path: Path) -> None:
     data = pixels((5, 6, 7))
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, data, metadata=None, photometric="minisblack")
-    with pytest.raises(InputError, match=r"a\.tif: .* --axes ZYX or --axes TYX or --axes CYX"):
+    with pytest.raises(InputError, match=r"a\.tif: .* `axes` ZYX or `axes` TYX or `axes` CYX"):
         open_image(path)
     for axes, plane in (("ZYX", (0, 0, 4)), ("TYX", (4, 0, 0)), ("CYX", (0, 4, 0))):
         with open_image(path, axes=axes) as image:

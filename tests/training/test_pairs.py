@@ -114,7 +114,7 @@ def test_what_does_not_match_is_left_out_and_named(folders):
     assert "only/here.tif" in text
     assert "there.tif" in text
     assert "moved.tif: its clean image is shifted by" in text
-    assert "--register rigid" in text
+    assert "`register` rigid" in text
     assert "small.tif: 1 x 1 x 1 x 160 x 160" in text
     assert "other.tif: its clean image shows nothing of the same" in text
 
@@ -127,7 +127,7 @@ def test_half_a_pixel_is_accepted(folders):
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
 def test_aligned_pairs_agree(folders, kind):
     fill(folders, a=exposures(2, degrees=2.0, shift=(3.5, -2.25), gain=3.0))
-    with pytest.raises(NoInputError, match="--register rigid"):
+    with pytest.raises(NoInputError, match="`register` rigid"):
         scan_pairs(*folders, 1)
     found = scan_pairs(*folders, 1, align=kind)
     (pair,) = found.pairs

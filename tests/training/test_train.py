@@ -148,7 +148,7 @@ def test_resume_refuses_another_run(data, tmp_path):
     with pytest.raises(UsageError, match="there is no checkpoint"):
         train("prior", data, output, resume=True)
     train("prior", data, output)
-    with pytest.raises(UsageError, match="exists: go on with --resume"):
+    with pytest.raises(UsageError, match="exists: go on with `resume`"):
         train("prior", data, output)
     with pytest.raises(UsageError, match="'seed' is 5, the checkpoint"):
         train("prior", data, output, "seed=5", resume=True)

@@ -214,7 +214,7 @@ def test_refusals(folders, tmp_path, recipe, overrides, options, error, message)
 
 
 def test_a_folder_is_no_partner_of_itself(folders, tmp_path):
-    with pytest.raises(UsageError, match="is the folder of --data"):
+    with pytest.raises(UsageError, match="is the folder of `data`"):
         train("conditional-pairs", (folders[0], folders[0]), tmp_path / "c.safetensors")
 
 

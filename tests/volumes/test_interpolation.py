@@ -82,7 +82,7 @@ def test_factor_of_a_spacing(spacing, factor, remark):
 
 @pytest.mark.parametrize("spacing", [(None, 1.0, 1.0), (1.0, None, 1.0), (0.0, 1.0, 1.0)])
 def test_unknown_spacing_names_the_options(spacing):
-    with pytest.raises(InputError, match="--spacing Z,Y,X or --factor N"):
+    with pytest.raises(InputError, match="`spacing` Z,Y,X or `factor` N"):
         interpolation.factor_of(spacing)
 
 

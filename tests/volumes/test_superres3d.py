@@ -211,7 +211,7 @@ def test_isotropic_stacks_are_copied_and_said_to_be(tmp_path):
 
 @pytest.mark.parametrize(("shape", "options", "text"), [
     ((1, 19, 26), {"factor": 2}, "has one plane"),
-    ((5, 19, 26), {}, "use --spacing Z,Y,X or --factor N"),
+    ((5, 19, 26), {}, "use `spacing` Z,Y,X or `factor` N"),
     ((5, 19, 26), {"spacing": (20.0, 1.0, 1.0)}, "8 at most"),
 ])  # fmt: skip
 def test_what_cannot_be_restored_fails_in_one_line(tmp_path, shape, options, text):

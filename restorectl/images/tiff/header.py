@@ -27,7 +27,7 @@ class TiffSource:
     """What the writer needs of the TIFF that was read."""
 
     kind: str  # ome, imagej, shaped, plain, or tifffile's name of another dialect
-    header: Header  # as the file says, without --axes; its extra is empty
+    header: Header  # as the file says, without `axes`; its extra is empty
     first: Ifd  # all tags of the first page
     # What differs from them in each page, with None for a tag that it does not have
     changes: tuple[Mapping[int, Tag | None], ...]

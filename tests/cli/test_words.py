@@ -1,0 +1,56 @@
+"""Below the command line a message names fields of jobs; the command line says its options."""
+
+import ast
+import re
+from pathlib import Path
+
+import typer.main
+
+from restorectl.cli.app import app
+from restorectl.cli.progress import worded
+
+PACKAGE = Path(__file__).parents[2] / "restorectl"
+OF_THE_COMMAND_LINE = ("cli", "catalog.py")  # help texts come from the catalog's rows
+MODEL_CARD = "export.py"  # holds a page for the hub, with commands to be typed
+
+
+def options():
+    """Every option of every command, as it is typed."""
+    found, waiting = set(), [typer.main.get_command(app)]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            found |= set(parameter.opts)
+    return found
+
+
+def messages():
+    """(file, text) of all strings below cli/ that are not docstrings."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.relative_to(PACKAGE).parts[0] in OF_THE_COMMAND_LINE or path.name == MODEL_CARD:
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+            if is_text and id(node) not in said:
+                yield path.relative_to(PACKAGE), node.value
+
+
+def test_no_option_is_named_below_the_command_line():
+    for path, text in messages():
+        assert not re.search(r"(?<![\w-])--[a-z]|(^|\s)-o(\s|$)", text), f"{path}: {text}"
+
+
+def test_every_field_that_a_message_names_is_an_option():
+    known = options()
+    for path, text in messages():
+        for name in re.findall(r"`([a-z_]+)`", text):
+            assert worded(f"`{name}`") in known, f"{path}: {text}"
+
+
+def test_words():
+    assert worded("use `axes` ZYX or `min_free`") == "use --axes ZYX or --min-free"
+    assert worded("`start` 3: below `first`") == "--start-step 3: below --mix-weights"
+    assert worded("another `output`") == "another -o"
