@@ -101,7 +101,7 @@ def _header(comparison: "Comparison", metric: str) -> list[str]:
 
 
 def _calibrated(metric: str) -> bool:
-    return METRICS[metric].target.startswith("core.metrics.calibrated")
+    return METRICS[metric].kind == "uncertainty"
 
 
 def _numbers(each: "Summary") -> list[str]:

@@ -107,7 +107,7 @@ def _chosen(job: EvaluateJob, matches: Matches) -> dict[str, Kind]:
 def _default(job: EvaluateJob, matches: Matches) -> list[str]:
     names = list(DEFAULT) if job.target is not None else []
     if names and not job.average and job.project == "none" and _has_sets(matches):
-        names += [n for n, row in METRICS.items() if row.target.startswith("core.metrics.calib")]
+        names += [name for name, row in METRICS.items() if row.kind == "uncertainty"]
     return names + ([UNPAIRED] if job.reference is not None else [])
 
 
