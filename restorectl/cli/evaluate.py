@@ -13,7 +13,7 @@ from restorectl.catalog import METRICS
 from restorectl.cli import options as opt
 from restorectl.cli.progress import reporting
 from restorectl.errors import GateError, InputError, UsageError
-from restorectl.jobs import WeightsOptions
+from restorectl.jobs import EvaluateJob, WeightsOptions
 
 Scale = StrEnum("Scale", ["none", "affine", "percentile"])
 Project = StrEnum("Project", ["none", "max", "mean"])
@@ -256,7 +256,7 @@ def _score(given: dict[str, Any]) -> int:
     from restorectl.cli.tables import failures
     from restorectl.evaluation import write
     from restorectl.evaluation.evaluate import run
-    from restorectl.evaluation.plan import EvaluateJob, plan
+    from restorectl.evaluation.plan import plan
 
     gates = write.gates(given["fail_under"] or (), given["fail_over"] or ())
     job = EvaluateJob(

@@ -1,7 +1,7 @@
 """What `evaluate` was asked for: metrics chosen, files found, networks loaded, before any work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +11,11 @@ from restorectl.errors import NoInputError, UsageError, WeightsError
 from restorectl.evaluation.metrics.metric import Calibration, Distribution, Metric, Network
 from restorectl.evaluation.read import Matches, companions, match
 from restorectl.evaluation.score import Ruler
-from restorectl.jobs import WeightsOptions
+from restorectl.jobs import EvaluateJob
 
 DEFAULT = ("mae", "nrmse", "psnr", "ssim", "pearson")
 UNPAIRED = "frechet-prior"  # what --reference computes where no metric is named
 Kind = Metric | Calibration | Distribution
-
-
-@dataclass(frozen=True)
-class EvaluateJob:
-    predictions: tuple[str, ...]
-    target: str | None = None
-    reference: str | None = None  # folder of images of high quality
-    metrics: tuple[str, ...] = ()  # rows of catalog.METRICS; empty = the default
-    gated: tuple[str, ...] = ()  # metrics that gates need besides
-    data_range: float | None = None  # None: of the target
-    scale: str = "none"  # row of core.metrics.scaling.SCALES
-    project: str = "none"  # none, max, mean over z
-    by_z: bool = False
-    average: bool = False  # predictions are samples: score the mean of the first N
-    interval: float = 0.9  # nominal coverage of lower..upper
-    inputs: str | None = None  # folder of the unrestored images, for reports
-    axes: str | None = None
-    pattern: str | None = None
-    device: str = "auto"
-    networks: Mapping[str, str] = field(default_factory=dict)  # weights in place of the usual
-    weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from restorectl.engine.card import KEY, Card
 from restorectl.errors import NoInputError, UsageError, WeightsError
 from restorectl.evaluation.evaluate import run
 from restorectl.evaluation.metrics.paired import psnr
-from restorectl.evaluation.plan import EvaluateJob, plan
+from restorectl.evaluation.plan import plan
 from restorectl.evaluation.read import match
 from restorectl.evaluation.write import as_dict, depths, gates, unmet
+from restorectl.jobs import EvaluateJob
 from tests import phantom
 
 
