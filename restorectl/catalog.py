@@ -174,12 +174,12 @@ METRICS: dict[str, Row] = {
     ),
     "psnr": Row("evaluation.metrics.paired:PSNR", "peak signal-to-noise ratio, dB", kind="paired"),
     "ssim": Row(
-        "evaluation.metrics.structural:SSIM",
+        "evaluation.metrics.paired:SSIM",
         "structural similarity, Gaussian window",
         kind="paired",
     ),
     "ms-ssim": Row(
-        "evaluation.metrics.structural:MS_SSIM",
+        "evaluation.metrics.paired:MS_SSIM",
         "the same on five scales, from 176 px",
         kind="paired",
     ),
@@ -200,30 +200,30 @@ METRICS: dict[str, Row] = {
         kind="paired",
     ),
     "coverage": Row(
-        "evaluation.metrics.calibrated:COVERAGE",
+        "evaluation.metrics.uncertainty:COVERAGE",
         "share of targets in lower..upper",
         kind="uncertainty",
     ),
     "width": Row(
-        "evaluation.metrics.calibrated:WIDTH", "mean width of lower..upper", kind="uncertainty"
+        "evaluation.metrics.uncertainty:WIDTH", "mean width of lower..upper", kind="uncertainty"
     ),
     "interval-score": Row(
-        "evaluation.metrics.calibrated:INTERVAL_SCORE",
+        "evaluation.metrics.uncertainty:INTERVAL_SCORE",
         "width and misses in one (Gneiting, Raftery 2007)",
         kind="uncertainty",
     ),
     "spearman": Row(
-        "evaluation.metrics.calibrated:SPEARMAN",
+        "evaluation.metrics.uncertainty:SPEARMAN",
         "rank correlation of std and error",
         kind="uncertainty",
     ),
     "partial-spearman": Row(
-        "evaluation.metrics.calibrated:PARTIAL_SPEARMAN",
+        "evaluation.metrics.uncertainty:PARTIAL_SPEARMAN",
         "the same with the intensity held fixed",
         kind="uncertainty",
     ),
     "ause": Row(
-        "evaluation.metrics.calibrated:AUSE",
+        "evaluation.metrics.uncertainty:AUSE",
         "area between sparsification curve and oracle",
         kind="uncertainty",
     ),

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from restorectl import catalog
 from restorectl.engine.card import KEY, Card
 from restorectl.errors import NoInputError, UsageError, WeightsError
-from restorectl.evaluation.evaluate import run
+from restorectl.evaluation.comparison import as_dict, depths, gates, unmet
+from restorectl.evaluation.evaluate import prepare, run
+from restorectl.evaluation.frechet import slices
 from restorectl.evaluation.metrics.paired import psnr
-from restorectl.evaluation.plan import plan
 from restorectl.evaluation.read import match
-from restorectl.evaluation.write import as_dict, depths, gates, unmet
 from restorectl.jobs import EvaluateJob
 from tests import phantom
 
@@ -42,7 +42,7 @@ class Silent:
 def evaluated(*predictions, **options):
     report = Silent()
     job = EvaluateJob(tuple(map(str, predictions)), **options)
-    comparison = run(plan(job), report)
+    comparison = run(prepare(job), report)
     assert len(report.outcomes) == report.files or comparison.failures
     return comparison, report
 
@@ -140,9 +140,9 @@ def test_bad_files_fail_alone(data, tmp_path):
     found, report = evaluated(tmp_path / "p", target=str(tmp_path / "t"), metrics=names)
     assert all("\n" not in line for line in report.failed)
     lines = "\n".join(sorted(report.failed))
-    assert "1x1x1x50x112, its target" in lines
+    assert "1x1x1x50x112 (t, c, z, y, x), but" in lines
     assert "1 pixels are NaN" in lines
-    assert "1x3x1x96x112, its target" in lines
+    assert "1x3x1x96x112 (t, c, z, y, x), but" in lines
     assert "flat.tif: pearson: the target is constant (9)" in lines
     assert "level.tif: psnr: the target is constant, so it gives no data range" in lines
     assert "broken.tif" in lines
@@ -335,10 +335,8 @@ def test_fid_and_slice_fid(tmp_path):
 
 
 def test_slices_are_cut_along_all_directions():
-    from restorectl.evaluation.score import _slices
-
     volume = np.arange(24.0).reshape(2, 3, 4)
-    found = dict(_slices(volume, (1, 1, 2, 3, 4)))
+    found = dict(slices(volume[None, None]))
     assert found["xy"].shape == (2, 3, 4)
     np.testing.assert_array_equal(found["xz"][1], volume[:, 1])
     np.testing.assert_array_equal(found["yz"][2], volume[:, :, 2])

@@ -11,7 +11,7 @@ from skimage import measure
 from skimage import metrics as reference
 
 from restorectl.catalog import METRICS
-from restorectl.evaluation.metrics.metric import SCALES, Metric, Undefined
+from restorectl.evaluation.metrics.metric import SCALES, PairedMetric, Undefined
 from restorectl.images.image import open_image
 from tests import phantom
 
@@ -147,7 +147,7 @@ def made(kind, seed, shape=(200, 233)):
 
 
 def test_every_paired_metric_but_lpips_has_a_reference():
-    paired = {n for n, row in METRICS.items() if isinstance(row.load(), Metric)}
+    paired = {n for n, row in METRICS.items() if isinstance(row.load(), PairedMetric)}
     assert paired - {"lpips"} == REFERENCES.keys()
 
 
