@@ -346,11 +346,11 @@ def test_what_cannot_be_meant_is_refused(data):
     fine, clean = data / "fine", str(data / "clean")
     for options, text in (
         ({"target": clean, "metrics": ("sharpness",)}, "known are: mae"),
-        ({"metrics": ("psnr",)}, "needs --target"),
-        ({"target": clean, "metrics": ("fid",)}, "needs --reference"),
+        ({"metrics": ("psnr",)}, "needs `target`"),
+        ({"target": clean, "metrics": ("fid",)}, "needs `reference`"),
         ({}, "nothing to compare with"),
-        ({"target": clean, "data_range": 0.0}, "--data-range 0"),
-        ({"target": clean, "interval": 1.0}, "--interval 1"),
+        ({"target": clean, "data_range": 0.0}, "`data_range` 0"),
+        ({"target": clean, "interval": 1.0}, "`interval` 1"),
     ):
         with pytest.raises(UsageError, match=text):
             evaluated(fine, **options)
