@@ -161,14 +161,18 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
     for name, message in lost:
         report.done(Outcome(name, "", "failed", message=f"{name}: {message}"))
     scored: list[tuple[Case, CaseScores]] = []
+    failed: list[Outcome] = []  # kept as a report words them: what is written says the same
     for case, found in _in_order(cases, prepared):
         scored.append((case, found))
-        _tell(found, report)
+        for outcome in _outcomes(found):
+            report.done(outcome)
+            failed += [outcome] if outcome.status == "failed" else []
     distances = SetDistances({}, {})
     if prepared.sets:
         distances = set_distances(matches.files, prepared.reference, prepared.sets, job)
     for line in distances.failures:
-        report.done(Outcome(line, "", "failed", message=line))
+        failed.append(Outcome(line, "", "failed", message=line))
+        report.done(failed[-1])
     methods = matches.methods
     if job.average:
         methods = tuple(mean_of(n + 1) for n in range(len(methods)))
@@ -179,7 +183,6 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         for (method, have, want), count in dtypes.items()
         if have != want and "int" in have and "int" in want
     ]
-    failures = [f"{each.method}: {each.message}" for _, found in scored for each in found.failures]
     return Comparison(
         methods=methods,
         metrics=(*prepared.paired, *prepared.uncertainty),
@@ -191,7 +194,7 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         missing=matches.missing,
         extra=extra,
         warnings=(*mixed, *distances.warnings),
-        failures=(*failures, *distances.failures),
+        failures=tuple(outcome.message for outcome in failed),
         sets=distances.values,
         set_depths=distances.depths,
         axes=job.axes,
@@ -244,16 +247,16 @@ def _safely(case: Case, prepared: PreparedEvaluation) -> CaseScores:
         return CaseScores((), tuple(ScoreFailure(m, p, message) for m, p in case.predictions))
 
 
-def _tell(found: CaseScores, report: Report) -> None:
-    """A line for each prediction."""
+def _outcomes(found: CaseScores) -> Iterator[Outcome]:
+    """What a report is told: a line for each prediction."""
     failed = {(each.method, each.path) for each in found.failures}
     for each in found.failures:
         text = f"{each.method}: {each.message}"
-        report.done(Outcome(str(each.path), "", "failed", message=text))
+        yield Outcome(str(each.path), "", "failed", message=text)
     for item in found.scores:
         if (item.method, item.prediction) not in failed:
             text = ", ".join(f"{name} {value:.4g}" for name, value in item.values.items())
-            report.done(Outcome(f"{item.method}: {item.name}", "", "done", message=text))
+            yield Outcome(f"{item.method}: {item.name}", "", "done", message=text)
 
 
 def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
