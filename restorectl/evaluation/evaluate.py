@@ -24,7 +24,6 @@ from restorectl.evaluation.metrics.metric import (
     Compute,
     Features,
     MetricNetwork,
-    PairedMetric,
     SetMetric,
     UncertaintyMetric,
     UncertaintySet,
@@ -47,7 +46,6 @@ DEFAULT = ("mae", "nrmse", "psnr", "ssim", "pearson")
 UNPAIRED = "frechet-prior"  # what `reference` computes where no metric is named
 THREADS = 8  # at most; each holds one target and one prediction
 EIGHT_BIT = 255.0
-AnyMetric = PairedMetric | UncertaintyMetric | SetMetric
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,13 @@ def prepare(job: EvaluateJob) -> PreparedEvaluation:
         raise NoInputError("no predictions were given: name folders or files")
     matches = match(job.predictions, job.target, job.pattern, job.average)
     metrics = _chosen(job, matches)
-    paired = {n: metric for n, metric in metrics.items() if isinstance(metric, PairedMetric)}
-    uncertainty = {n: m for n, m in metrics.items() if isinstance(m, UncertaintyMetric)}
-    sets = {n: metric for n, metric in metrics.items() if isinstance(metric, SetMetric)}
+    paired, uncertainty, sets = (
+        {name: metric for name, metric in metrics.items() if METRICS[name].kind == kind}
+        for kind in ("paired", "uncertainty", "set")
+    )
     loaded: dict[MetricNetwork | None, Any] = {}
     for name, metric in metrics.items():
-        network = None if isinstance(metric, UncertaintyMetric) else metric.network
+        network = None if name in uncertainty else metric.network
         if network is not None and network not in loaded:
             loaded[network] = _load_network(name, network, job)
     return PreparedEvaluation(
@@ -94,8 +93,8 @@ def prepare(job: EvaluateJob) -> PreparedEvaluation:
     )
 
 
-def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, AnyMetric]:
-    """The metrics, named or default, that fit what was given. Raises UsageError."""
+def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
+    """The metrics, named or default, that fit what was given, of any kind. Raises UsageError."""
     paths = (path for case in matches.cases for _, path in case.predictions)
     has_sets = any(uncertainty_maps(path) for path in paths)
     wanted = list(job.metrics)
@@ -111,14 +110,15 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, AnyMetric]:
         raise UsageError(f"metric '{unknown[0]}': unknown, known are: {', '.join(METRICS)}")
     if not names:
         raise UsageError("nothing to compare with: give `target` DIR or `reference` HQ_DIR")
-    metrics: dict[str, AnyMetric] = {name: METRICS[name].load() for name in names}
+    metrics = {name: METRICS[name].load() for name in names}
     for name, metric in metrics.items():
-        if isinstance(metric, SetMetric):
+        kind = METRICS[name].kind
+        if kind == "set":
             if job.reference is None:
                 raise UsageError(f"metric '{name}': needs `reference` HQ_DIR")
-        elif job.target is None and not getattr(metric, "alone", False):
+        elif job.target is None and not (kind == "paired" and metric.alone):
             raise UsageError(f"metric '{name}': needs `target` DIR")
-        if isinstance(metric, UncertaintyMetric) and (job.average or not has_sets):
+        if kind == "uncertainty" and (job.average or not has_sets):
             raise UsageError(f"metric '{name}': needs a folder that restorectl uncertainty wrote")
     return metrics
 

@@ -11,7 +11,13 @@ from skimage import measure
 from skimage import metrics as reference
 
 from restorectl.catalog import METRICS
-from restorectl.evaluation.metrics.metric import SCALES, PairedMetric, Undefined
+from restorectl.evaluation.metrics.metric import (
+    SCALES,
+    PairedMetric,
+    SetMetric,
+    UncertaintyMetric,
+    Undefined,
+)
 from restorectl.images.image import open_image
 from tests import phantom
 
@@ -144,6 +150,12 @@ def made(kind, seed, shape=(200, 233)):
     noisy, _ = phantom.camera(phantom.blur(clean, 0.8), seed=seed, **camera)
     _, sharp = phantom.camera(clean, seed=seed, **camera)
     return noisy.astype(float), sharp.astype(float)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_row_of_a_metric_tells_its_kind(name):
+    kinds = {"paired": PairedMetric, "uncertainty": UncertaintyMetric, "set": SetMetric}
+    assert isinstance(METRICS[name].load(), kinds[METRICS[name].kind])
 
 
 def test_every_paired_metric_but_lpips_has_a_reference():
