@@ -196,9 +196,9 @@ def test_training_on_pairs_learns_to_look_at_the_input(folders, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "overrides", "options", "error", "message"),
     [
-        ("conditional-pairs", (), {"pairs": False}, UsageError, "trains on pairs: .*--input DIR"),
-        ("prior", (), {}, UsageError, "--input: only objective 'conditional'"),
-        ("conditional", (), {"pairs": False, "register": "rigid"}, UsageError, "--input DIR"),
+        ("conditional-pairs", (), {"pairs": False}, UsageError, "trains on pairs: .*`partner` DIR"),
+        ("prior", (), {}, UsageError, "`partner`: only objective 'conditional'"),
+        ("conditional", (), {"pairs": False, "register": "rigid"}, UsageError, "`partner`"),
         ("conditional-pairs", (), {"register": "elastic"}, UsageError, "use rigid or affine"),
         ("conditional-pairs", (), {"select_hq": "x"}, UsageError, "patches or pairs"),
         ("conditional-pairs", ("data.binning=2",), {}, UsageError, "not binned"),
