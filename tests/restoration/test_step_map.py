@@ -82,7 +82,7 @@ def test_a_window_without_any_noise_is_clean(method):
 
 
 def test_an_answer_that_is_no_level_is_an_error():
-    with pytest.raises(EngineError, match="no noise level"):
+    with pytest.raises(EngineError, match="invalid noise level"):
         level_of(Known(torch.tensor([torch.nan])), np.zeros((32, 32), np.float32))
 
 
