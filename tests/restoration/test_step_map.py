@@ -95,7 +95,7 @@ def test_small_images_and_bad_pixels(tmp_path):
     wide = scene(64, 1200, SIGMA)
     wide[3, 600] = np.nan  # between the blocks that the noise model is fitted on
     tifffile.imwrite(tmp_path / "b.tif", wide)
-    with pytest.raises(InputError, match="mend or mask"):
+    with pytest.raises(InputError, match="replace them"):
         measured(tmp_path / "b.tif", "analytic", NoiseOptions())
 
 
