@@ -33,9 +33,7 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     """
     output = Path(job.files.output)
     if output.suffix.lower() not in (".yaml", ".yml"):
-        raise UsageError(
-            f"`output` {output}: the calibration's file name must end in .yaml"
-        )
+        raise UsageError(f"`output` {output}: the calibration's file name must end in .yaml")
     if not Path(truth).is_dir():
         raise UsageError(f"`calibrate` {truth}: is not a folder of true images")
     images, missing = inputs.find(inputs.named(job.files), job.files.pattern)
