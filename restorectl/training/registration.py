@@ -59,7 +59,7 @@ def phase_shift(fixed: NDArray[np.floating], moving: NDArray[np.floating]) -> Sh
     """Sub-pixel translation by phase correlation (Kuglin and Hines 1975).
 
     fixed, moving: (Y, X) of equal shape. The peak is refined by a Fourier sum on a grid of 1/20 px
-    (Guizar-Sicairos et al. 2008) and a parabola. High frequencies, mostly noise, have little weight.
+    (Guizar-Sicairos et al. 2008) and a parabola. High frequencies, mostly noise, count little.
     """
     a, b = (np.fft.fft2(_windowed(image)) for image in (fixed, moving))
     cross = np.conj(a) * b

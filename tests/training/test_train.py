@@ -145,7 +145,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(data, tmp_path, recipe
 
 def test_resume_refuses_another_run(data, tmp_path):
     output = tmp_path / "p.safetensors"
-    with pytest.raises(UsageError, match="checkpoint .* does not exist"):
+    with pytest.raises(UsageError, match=r"checkpoint .* does not exist"):
         train("prior", data, output, resume=True)
     train("prior", data, output)
     with pytest.raises(UsageError, match="exists: add `resume`"):
