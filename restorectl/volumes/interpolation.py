@@ -114,7 +114,7 @@ def factor_of(spacing: Spacing) -> tuple[int, str]:
     factor = max(1, int(ratio + 0.5))
     if factor > FACTORS[1]:
         raise InputError(
-            f"planes are {ratio:.3g} pixels apart, the limit is {FACTORS[1]}: use `factor`"
+            f"planes are {ratio:.3g} pixels apart: {FACTORS[1]} at most. Use `factor`"
             f" {FACTORS[1]} for part of the way"
         )
     left = ratio / factor

@@ -129,7 +129,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     items = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(name): value for name, value in items if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(f"{path}: contains no named tensors")
+        raise WeightsError(f"{path}: contains no tensors by name")
     return tensors
 
 
