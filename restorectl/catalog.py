@@ -18,6 +18,7 @@ class Row:
     suffixes: tuple[str, ...] = ()  # FORMATS only: file name endings, lower case
     commands: tuple[str, ...] = ()  # METHODS only: commands that offer it
     task: str = ""  # CALIBRATORS only: task of the weights it needs
+    kind: str = ""  # METRICS only: paired (planes), uncertainty (of a file) or set (of images)
 
     def load(self) -> Any:
         """Import the row's attribute."""
@@ -155,52 +156,86 @@ SLICE_NOISE: dict[str, Row] = {
 }
 
 METRICS: dict[str, Row] = {
-    "mae": Row("evaluation.metrics.paired:MAE", "mean absolute error"),
-    "mse": Row("evaluation.metrics.paired:MSE", "mean squared error"),
-    "rmse": Row("evaluation.metrics.paired:RMSE", "root mean squared error"),
-    "nrmse": Row("evaluation.metrics.paired:NRMSE", "RMSE over the target's mean"),
-    "nrmse-range": Row("evaluation.metrics.paired:NRMSE_RANGE", "RMSE over the target's max - min"),
-    "nrmse-norm": Row(
-        "evaluation.metrics.paired:NRMSE_NORM", "RMSE over the target's root mean square"
+    "mae": Row("evaluation.metrics.paired:MAE", "mean absolute error", kind="paired"),
+    "mse": Row("evaluation.metrics.paired:MSE", "mean squared error", kind="paired"),
+    "rmse": Row("evaluation.metrics.paired:RMSE", "root mean squared error", kind="paired"),
+    "nrmse": Row("evaluation.metrics.paired:NRMSE", "RMSE over the target's mean", kind="paired"),
+    "nrmse-range": Row(
+        "evaluation.metrics.paired:NRMSE_RANGE", "RMSE over the target's max - min", kind="paired"
     ),
-    "psnr": Row("evaluation.metrics.paired:PSNR", "peak signal-to-noise ratio, dB"),
-    "ssim": Row("evaluation.metrics.structural:SSIM", "structural similarity, Gaussian window"),
-    "ms-ssim": Row("evaluation.metrics.structural:MS_SSIM", "SSIM on five scales, from 176 px"),
-    "pearson": Row("evaluation.metrics.paired:PEARSON", "correlation of the pixels"),
+    "nrmse-norm": Row(
+        "evaluation.metrics.paired:NRMSE_NORM",
+        "RMSE over the target's root mean square",
+        kind="paired",
+    ),
+    "psnr": Row("evaluation.metrics.paired:PSNR", "peak signal-to-noise ratio, dB", kind="paired"),
+    "ssim": Row(
+        "evaluation.metrics.paired:SSIM",
+        "structural similarity, Gaussian window",
+        kind="paired",
+    ),
+    "ms-ssim": Row(
+        "evaluation.metrics.paired:MS_SSIM",
+        "SSIM on five scales, from 176 px",
+        kind="paired",
+    ),
+    "pearson": Row("evaluation.metrics.paired:PEARSON", "correlation of the pixels", kind="paired"),
     "lpips": Row(
-        "evaluation.metrics.features:LPIPS", "perceptual distance; needs --alexnet weights"
+        "evaluation.metrics.features:LPIPS",
+        "perceptual distance; needs --alexnet weights",
+        kind="paired",
     ),
     "resolution": Row(
         "evaluation.metrics.decorrelation:RESOLUTION",
         "resolution of the prediction, px, by decorrelation analysis",
+        kind="paired",
     ),
     "resolution-ratio": Row(
         "evaluation.metrics.decorrelation:RESOLUTION_RATIO",
         "the same over the target's resolution (DDPM microscopy)",
+        kind="paired",
     ),
-    "coverage": Row("evaluation.metrics.calibrated:COVERAGE", "share of targets in lower..upper"),
-    "width": Row("evaluation.metrics.calibrated:WIDTH", "mean width of lower..upper"),
+    "coverage": Row(
+        "evaluation.metrics.uncertainty:COVERAGE",
+        "share of targets in lower..upper",
+        kind="uncertainty",
+    ),
+    "width": Row(
+        "evaluation.metrics.uncertainty:WIDTH", "mean width of lower..upper", kind="uncertainty"
+    ),
     "interval-score": Row(
-        "evaluation.metrics.calibrated:INTERVAL_SCORE",
+        "evaluation.metrics.uncertainty:INTERVAL_SCORE",
         "score of width and misses (Gneiting, Raftery 2007)",
+        kind="uncertainty",
     ),
-    "spearman": Row("evaluation.metrics.calibrated:SPEARMAN", "rank correlation of std and error"),
+    "spearman": Row(
+        "evaluation.metrics.uncertainty:SPEARMAN",
+        "rank correlation of std and error",
+        kind="uncertainty",
+    ),
     "partial-spearman": Row(
-        "evaluation.metrics.calibrated:PARTIAL_SPEARMAN", "the same at fixed intensity"
+        "evaluation.metrics.uncertainty:PARTIAL_SPEARMAN",
+        "the same at fixed intensity",
+        kind="uncertainty",
     ),
     "ause": Row(
-        "evaluation.metrics.calibrated:AUSE", "area between sparsification curve and oracle"
+        "evaluation.metrics.uncertainty:AUSE",
+        "area between sparsification curve and oracle",
+        kind="uncertainty",
     ),
     "fid": Row(
         "evaluation.metrics.features:FID",
         "Frechet inception distance to --reference; needs --inception",
+        kind="set",
     ),
     "slice-fid": Row(
         "evaluation.metrics.features:SLICE_FID",
         "mean FID of XY, XZ and YZ slices of volumes (MSDSR)",
+        kind="set",
     ),
     "frechet-prior": Row(
         "evaluation.metrics.features:FRECHET_PRIOR",
         "Frechet distance in features of the packaged prior",
+        kind="set",
     ),
 }

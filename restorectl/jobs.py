@@ -147,3 +147,24 @@ class TrainJob:
     partner: str | None = None  # folder of the degraded images of pairs; `data` has the clean ones
     register: str | None = None  # align clean images with their partners: rigid or affine
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    predictions: tuple[str, ...]
+    target: str | None = None
+    reference: str | None = None  # folder of images of high quality
+    metrics: tuple[str, ...] = ()  # rows of catalog.METRICS; empty = the default
+    gated: tuple[str, ...] = ()  # metrics that gates need besides
+    data_range: float | None = None  # None: of the target
+    scale: str = "none"  # none, affine, percentile: fit of a prediction to its target
+    project: str = "none"  # none, max, mean over z
+    by_z: bool = False
+    average: bool = False  # predictions are samples: score the mean of the first N
+    interval: float = 0.9  # nominal coverage of lower..upper
+    inputs: str | None = None  # folder of the unrestored images, for reports
+    axes: str | None = None
+    pattern: str | None = None
+    device: str = "auto"
+    networks: Mapping[str, str] = field(default_factory=dict)  # weights in place of the usual
+    weights_from: WeightsOptions = field(default_factory=WeightsOptions)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from restorectl.evaluation.read import Comparison, FileScore, planes
+from restorectl.evaluation.comparison import Comparison, FileScore
+from restorectl.evaluation.read import volume
 from tests.phantom import camera, scene
 
 NAMES = ("a/first.tif", "<img src=x onerror=alert(1)>.tif", "<!--<script>.tif", "plain.tif")
@@ -38,7 +39,7 @@ def images(root: Path, names=NAMES, size=72) -> None:
 def scores(method: str, folder: Path, target: Path, names) -> list[FileScore]:
     found = []
     for name in names:
-        x, y = planes(folder / name)[0], planes(target / name)[0]
+        x, y = volume(folder / name), volume(target / name)
         rmse = float(np.sqrt(np.mean((x - y) ** 2)))
         values = {"rmse": rmse, "psnr": float(20 * np.log10(1000 / rmse)) if rmse else np.inf}
         found.append(FileScore(method, name, values, folder / name, target / name))

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
@@ -140,6 +141,27 @@ def walk(
             if wanted and not name.startswith(".") and not name.endswith((".part", ".tmp", "~")):
                 found.append(Path(base, name).relative_to(folder))
     yield from sorted(found)
+
+
+def match_names(wanted: Iterable[PurePath], there: Iterable[PurePath]) -> dict[PurePath, PurePath]:
+    """Which file of another folder shows the same image: wanted name -> its name there.
+
+    Names are relative paths. The same image has the same name or, where only one on each side
+    does, the same name with another suffix; what has no partner is not in the result.
+    """
+    wanted, names = list(wanted), set(there)
+    wanted_stems = Counter(name.with_suffix("") for name in wanted)
+    by_stem: dict[PurePath, list[PurePath]] = {}
+    for name in names:
+        by_stem.setdefault(name.with_suffix(""), []).append(name)
+    found = {}
+    for name in wanted:
+        alike = by_stem.get(name.with_suffix(""), [])
+        if name in names:
+            found[name] = name
+        elif len(alike) == 1 and wanted_stems[name.with_suffix("")] == 1:
+            found[name] = alike[0]
+    return found
 
 
 def _listed(source: str | None) -> list[str]:

@@ -11,9 +11,9 @@ import typer
 
 from restorectl.catalog import METRICS
 from restorectl.cli import options as opt
-from restorectl.cli.progress import reporting
+from restorectl.cli.progress import reporting, worded
 from restorectl.errors import GateError, InputError, UsageError
-from restorectl.jobs import WeightsOptions
+from restorectl.jobs import EvaluateJob, WeightsOptions
 
 Scale = StrEnum("Scale", ["none", "affine", "percentile"])
 Project = StrEnum("Project", ["none", "max", "mean"])
@@ -192,7 +192,7 @@ Trust = Annotated[
 ]
 
 if TYPE_CHECKING:
-    from restorectl.evaluation.read import Comparison
+    from restorectl.evaluation.comparison import Comparison
 
 STDOUT = "-"
 FAILED = InputError.exit_code  # some files were not done
@@ -254,11 +254,10 @@ def _score(given: dict[str, Any]) -> int:
     """Score, show, write; returns the exit code. Raises GateError."""
     from restorectl.cli import tables
     from restorectl.cli.tables import failures
-    from restorectl.evaluation import write
-    from restorectl.evaluation.evaluate import run
-    from restorectl.evaluation.plan import EvaluateJob, plan
+    from restorectl.evaluation import comparison as results
+    from restorectl.evaluation.evaluate import prepare, run
 
-    gates = write.gates(given["fail_under"] or (), given["fail_over"] or ())
+    gates = results.gates(given["fail_under"] or (), given["fail_over"] or ())
     job = EvaluateJob(
         predictions=tuple(given["predictions"] or ()),
         target=given["target"],
@@ -279,21 +278,21 @@ def _score(given: dict[str, Any]) -> int:
         weights_from=WeightsOptions(given["registry"], given["offline"]),
     )
     for option in ("json_target", "csv_target", "report"):
-        write.check_target(f"--{option.removesuffix('_target')}", given[option])
+        results.check_target(f"--{option.removesuffix('_target')}", given[option])
     _check_downstream(given)
-    ready = plan(job)
+    prepared = prepare(job)
     with reporting(quiet=given["quiet"], json_lines=False) as view:
-        comparison = run(ready, view)
+        comparison = run(prepared, view)
         for warning in comparison.warnings if not given["quiet"] else ():
             view.note(f"warning: {warning}")
-    missed = write.unmet(comparison, gates)
+    missed = [worded(text) for text in results.unmet(comparison, gates)]
     if STDOUT not in (given["json_target"], given["csv_target"]):
         tables.show(comparison)
     found = _downstream(given, comparison)
     if given["json_target"] is not None:
-        write.write_json(given["json_target"], write.as_dict(comparison, missed) | found)
+        results.write_json(given["json_target"], results.as_dict(comparison, missed) | found)
     if given["csv_target"] is not None:
-        write.write_csv(given["csv_target"], comparison)
+        results.write_csv(given["csv_target"], comparison)
     if given["report"] is not None:
         from restorectl.evaluation.report import write as write_report
 
@@ -341,8 +340,8 @@ def _downstream(given: dict[str, Any], comparison: "Comparison") -> dict[str, An
 
 
 def _study(path: str, predictions: list[str], inputs: str | None, seed: int) -> None:
+    from restorectl.evaluation.comparison import check_target
     from restorectl.evaluation.study import study
-    from restorectl.evaluation.write import check_target
 
     check_target("--preference", path)
     if inputs is None:
@@ -353,8 +352,8 @@ def _study(path: str, predictions: list[str], inputs: str | None, seed: int) -> 
 def _preference_results(files: list[str], target: str | None) -> int:
     """Show or write what the answers say; returns the exit code."""
     from restorectl.cli import tables as checks
+    from restorectl.evaluation.comparison import check_target, write_json
     from restorectl.evaluation.study import results
-    from restorectl.evaluation.write import check_target, write_json
 
     check_target("--json", target)
     found = results(files)

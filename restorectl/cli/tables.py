@@ -14,8 +14,7 @@ from rich.table import Table
 from restorectl.catalog import METRICS
 
 if TYPE_CHECKING:
-    from restorectl.evaluation.metrics.statistics import Summary
-    from restorectl.evaluation.read import Comparison
+    from restorectl.evaluation.comparison import Comparison, Summary
 
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "": ""}
 STYLES = {0: "bold", 1: "underline"}  # of the best and the second
@@ -24,7 +23,7 @@ MARKS = {0: "best", 1: "second"}
 
 def show(comparison: "Comparison") -> None:
     """Everything that was scored; the data range and the scale stand above the tables."""
-    from restorectl.evaluation.write import summaries
+    from restorectl.evaluation.comparison import summaries
 
     console = _console()
     found = summaries(comparison)
@@ -101,7 +100,7 @@ def _header(comparison: "Comparison", metric: str) -> list[str]:
 
 
 def _calibrated(metric: str) -> bool:
-    return METRICS[metric].target.startswith("core.metrics.calibrated")
+    return METRICS[metric].kind == "uncertainty"
 
 
 def _numbers(each: "Summary") -> list[str]:
@@ -130,12 +129,11 @@ def _compared(
     console: Console, comparison: "Comparison", metric: str, found: Mapping[str, "Summary"]
 ) -> None:
     """Methods as rows; p of the median test against the best, or the first where none is."""
-    from restorectl.evaluation.metrics.statistics import ranking
-    from restorectl.evaluation.write import tests
+    from restorectl.evaluation.comparison import median_tests, ranking
 
     better = comparison.better[metric]
     order = ranking({method: each.median for method, each in found.items()}, better)
-    values = tests(comparison, metric)
+    values = median_tests(comparison, metric)
     versus = order[0] if order else next(iter(found), "")
     header = ["method", *_header(comparison, metric), f"p against {versus}", "rank"]
     table = _table(console, _about(metric, better), header)
@@ -157,7 +155,7 @@ def _compared(
 
 def _sets(console: Console, comparison: "Comparison") -> None:
     """Distances to the reference, which belong to no single file."""
-    from restorectl.evaluation.metrics.statistics import ranking
+    from restorectl.evaluation.comparison import ranking
 
     names = dict.fromkeys(name for found in comparison.sets.values() for name in found)
     title = "distance to --reference · lower is better"
@@ -178,7 +176,7 @@ def _sets(console: Console, comparison: "Comparison") -> None:
 
 def _depths(console: Console, comparison: "Comparison") -> None:
     """Median over the files at each depth z."""
-    from restorectl.evaluation.write import depths
+    from restorectl.evaluation.comparison import depths
 
     for metric, columns in depths(comparison).items():
         title = f"{_about(metric, comparison.better[metric])} · median by depth"

@@ -1,10 +1,8 @@
-"""Does restoration change what is concluded: classes of a classifier, and objects that are counted.
+"""Does restoration change what is concluded: objects that are counted, classes of a classifier.
 
-Nothing here decides whether a change is for the better but the target and the labels do.
-
-The plain way to count objects: smooth, Otsu's threshold, connected regions (scikit-image).
-
-Counts and compares labelled objects; labels are integer arrays with 0 for the background.
+Objects are found the plain way: smooth, Otsu's threshold, connected regions (scikit-image); labels
+are integer arrays with 0 for the background. Whether a change is for the better, only the target
+and the user's labels decide.
 """
 
 import csv
@@ -18,15 +16,15 @@ from numpy.typing import NDArray
 
 from restorectl.errors import EngineError, InputError, UsageError
 from restorectl.evaluation import classifier
-from restorectl.evaluation.read import Comparison, FileScore
-from restorectl.evaluation.reread import input_of, predicted, require_shape, volume
+from restorectl.evaluation.comparison import Comparison, FileScore
+from restorectl.evaluation.read import LoadedImage, input_of, load, predicted
 
 Labels = NDArray[np.integer]
 OVERLAP = 0.5  # IoU from which two objects are one: above it a match is unique
 
 
 @dataclass(frozen=True)
-class Match:
+class ObjectMatch:
     """Objects of one image against those of the target."""
 
     objects: int
@@ -34,8 +32,8 @@ class Match:
     matched: int
     iou: float  # sum over the matches
 
-    def __add__(self, other: "Match") -> "Match":
-        return Match(
+    def __add__(self, other: "ObjectMatch") -> "ObjectMatch":
+        return ObjectMatch(
             self.objects + other.objects,
             self.targets + other.targets,
             self.matched + other.matched,
@@ -78,7 +76,7 @@ def without_small(labels: Labels, least: int) -> Labels:
     return np.where(kept[labels], labels, 0)
 
 
-def match_objects(labels: Labels, target: Labels) -> Match:
+def match_objects(labels: Labels, target: Labels) -> ObjectMatch:
     """Objects of two label images of one shape that overlap with an IoU above OVERLAP.
 
     An IoU above one half cannot be had by two objects at once, so no assignment is needed
@@ -92,7 +90,7 @@ def match_objects(labels: Labels, target: Labels) -> Match:
     iou = shared / (ours[pairs[0]] + theirs[pairs[1]] - shared)
     good = iou > OVERLAP
     counts = int(np.count_nonzero(ours[1:])), int(np.count_nonzero(theirs[1:]))
-    return Match(*counts, int(good.sum()), float(iou[good].sum()))
+    return ObjectMatch(*counts, int(good.sum()), float(iou[good].sum()))
 
 
 SMOOTHING = 1.0  # px, in the plane: without it every noisy pixel would be an object
@@ -124,7 +122,7 @@ def _library() -> tuple[Any, Any]:
         from skimage import filters, measure
     except ImportError as error:
         raise UsageError(
-            '--segment needs scikit-image: python -m pip install "restorectl[evaluate]"'
+            '`segment` needs scikit-image: python -m pip install "restorectl[evaluate]"'
         ) from error
     return filters, measure
 
@@ -145,7 +143,7 @@ def segment(comparison: Comparison) -> dict[str, Any]:
     """
     require_segmentation()
     files, failures = [], []
-    pools: dict[str, dict[str, list[_Counted]]] = {}
+    pools: dict[str, dict[str, list[_CountedObjects]]] = {}
     for score in comparison.scores:
         try:
             found = _counted(score, comparison)
@@ -174,9 +172,9 @@ def segment(comparison: Comparison) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Counted:
+class _CountedObjects:
     sizes: np.ndarray  # pixels of each object
-    match: Match | None  # None for the target itself
+    match: ObjectMatch | None  # None for the target itself
 
     def describe(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -191,31 +189,31 @@ class _Counted:
         return found
 
 
-def _pooled(each: Sequence[_Counted]) -> _Counted:
+def _pooled(each: Sequence[_CountedObjects]) -> _CountedObjects:
     matches = [one.match for one in each if one.match is not None]
-    total = sum(matches, Match(0, 0, 0, 0.0)) if matches else None
-    return _Counted(np.concatenate([one.sizes for one in each]), total)
+    total = sum(matches, ObjectMatch(0, 0, 0, 0.0)) if matches else None
+    return _CountedObjects(np.concatenate([one.sizes for one in each]), total)
 
 
-def _counted(score: FileScore, comparison: Comparison) -> dict[str, _Counted | None]:
-    goal = _image(score.target, comparison)
-    target = _labels(goal)
-    found: dict[str, _Counted | None] = {"input": None}
+def _counted(score: FileScore, comparison: Comparison) -> dict[str, _CountedObjects | None]:
+    goal = _loaded(score.target, comparison)
+    target = _labels(goal.pixels)
+    found: dict[str, _CountedObjects | None] = {"input": None}
     source = input_of(comparison.inputs, score.name)
-    images = {"prediction": (score.prediction, predicted(score, comparison))}
+    images = {"prediction": predicted(score, comparison)}
     if source is not None:
-        images["input"] = (source, _image(source, comparison))
-    for kind, (path, image) in images.items():
-        require_shape(path, image, score.target, goal)
-        labels = _labels(image)
+        images["input"] = _loaded(source, comparison)
+    for kind, image in images.items():
+        image.header.require_same_shape(image.path, goal.header, goal.path)
+        labels = _labels(image.pixels)
         matches = [match_objects(a, b) for a, b in zip(labels, target, strict=True)]
-        found[kind] = _Counted(_sizes(labels), sum(matches, Match(0, 0, 0, 0.0)))
-    found["target"] = _Counted(_sizes(target), None)
+        found[kind] = _CountedObjects(_sizes(labels), sum(matches, ObjectMatch(0, 0, 0, 0.0)))
+    found["target"] = _CountedObjects(_sizes(target), None)
     return found
 
 
-def _image(path: Path, comparison: Comparison) -> np.ndarray:
-    return volume(path, comparison.axes, comparison.project)
+def _loaded(path: Path, comparison: Comparison) -> LoadedImage:
+    return load(path, comparison.axes, comparison.project)
 
 
 def _sizes(labels: Sequence[Labels]) -> np.ndarray:
@@ -235,11 +233,11 @@ def classified_by(program: str, labels: str, trusted: bool, inputs: Path | None)
     """
     if not trusted:
         raise UsageError(
-            f"--classifier {program}: an exported program can run any code: add --trust if you"
+            f"`classifier` {program}: an exported program can run any code: add `trust` if you"
             " trust whoever made it"
         )
     if inputs is None:
-        raise UsageError("--classifier compares before and after: name the inputs with --input DIR")
+        raise UsageError("`classifier` compares before and after: name the inputs with `input` DIR")
     return _read_labels(Path(labels))
 
 
@@ -250,13 +248,13 @@ def confusion(
     trusted: bool,
     classes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What a classifier makes of the images before and after restoration (paper 000, E.1).
+    """What a classifier makes of the images before and after restoration (RSCD, E.1).
 
     `program`: an exported program (torch.export.save) that maps (1, C, H, W) float32, pixels over
     the file's data range clipped to [0, 1], to logits (1, K); those of a stack's planes are
     averaged. `labels`: a CSV of name,label; a name is a file's relative path or its stem. `classes`
     names the K logits in order; by default they are the labels in alphabetical order, and logits
-    beyond them "other 1", ... A class that no label carries is "undecided", such as the paper's
+    beyond them "other 1", ... A class that no label carries is "undecided", such as RSCD's
     non-diagnostic.
 
     Returns `classes`; `labels` (those that occur); `methods`: for each, over the files that have
@@ -272,7 +270,7 @@ def confusion(
     if classes and not set(known) <= set(classes):
         extra = sorted(set(known) - set(classes))[0]
         raise UsageError(f"{labels}: '{extra}' is not one of the classes {', '.join(classes)}")
-    judge = _Judge(classifier.load(Path(program)), comparison, list(classes) or known)
+    judge = _ImageClassifier(classifier.load(Path(program)), comparison, list(classes) or known)
     files, failures = [], []
     for score in comparison.scores:
         label = told.get(score.name, told.get(PurePath(score.name).with_suffix("").as_posix()))
@@ -296,19 +294,21 @@ def confusion(
     }
 
 
-def _classified(score: FileScore, judge: "_Judge", comparison: Comparison) -> dict[str, str]:
+def _classified(
+    score: FileScore, judge: "_ImageClassifier", comparison: Comparison
+) -> dict[str, str]:
     """The classes before and after, and of the target. Raises InputError, EngineError."""
     source = input_of(comparison.inputs, score.name)
     if source is None:
         raise InputError(f"no input in {comparison.inputs}: not classified")
     return {
-        "before": judge(source, _image(source, comparison), score.name),
+        "before": judge(source, _loaded(source, comparison), score.name),
         "after": judge(None, predicted(score, comparison), score.name),
-        "target": judge(score.target, _image(score.target, comparison), score.name),
+        "target": judge(score.target, _loaded(score.target, comparison), score.name),
     }
 
 
-class _Judge:
+class _ImageClassifier:
     """Names the class of an image; an image that several methods share is asked about once."""
 
     def __init__(
@@ -319,17 +319,19 @@ class _Judge:
         self._comparison = comparison
         self._known: dict[Path, str] = {}
 
-    def __call__(self, path: Path | None, image: np.ndarray, name: str) -> str:
+    def __call__(self, path: Path | None, image: LoadedImage, name: str) -> str:
         """`path`: where other methods meet the image again."""
         if path is not None and path in self._known:
             return self._known[path]
-        found = self.classes[int(np.argmax(np.mean(list(self._logits(image, name)), axis=0)))]
+        found = self.classes[
+            int(np.argmax(np.mean(list(self._logits(image.pixels, name)), axis=0)))
+        ]
         if path is not None:
             self._known[path] = found
         return found
 
     def _logits(self, image: np.ndarray, name: str) -> Iterator[np.ndarray]:
-        image = image / self._comparison.data_range[name]
+        image = image.astype(np.float64) / self._comparison.data_range[name]
         frames = np.moveaxis(image, 1, 2).reshape(-1, image.shape[1], *image.shape[3:])
         for frame in np.clip(frames, 0, 1):  # (C, Y, X)
             logits = self._classify(frame)

@@ -1,120 +1,236 @@
-"""`evaluate`: predictions of several methods against targets, and against good images."""
+"""`evaluate`: predictions of several methods against targets, and against good images.
+
+`prepare` refuses what can be refused before work, `run` takes one target after another, and
+`score` compares what every method made of it, plane by plane, averaged over the planes of a file.
+"""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from restorectl.batch.inputs import walk
 from restorectl.batch.outcome import Outcome, Report
-from restorectl.evaluation.metrics.metric import Calibration, Metric
-from restorectl.evaluation.plan import Plan
-from restorectl.evaluation.read import Case, Comparison, FileScore
-from restorectl.evaluation.score import (
-    Failure,
-    Found,
-    Lens,
-    Ruler,
-    Scored,
-    distances,
-    mean_of,
-    score,
+from restorectl.catalog import METRICS
+from restorectl.errors import InputError, NoInputError, UsageError, WeightsError
+from restorectl.evaluation.comparison import Comparison, FileScore, mean_of
+from restorectl.evaluation.frechet import SetDistances, set_distances
+from restorectl.evaluation.metrics.metric import (
+    Compute,
+    Features,
+    MetricNetwork,
+    SetMetric,
+    UncertaintyMetric,
+    UncertaintySet,
+    Undefined,
 )
+from restorectl.evaluation.metrics.uncertainty import sparsification
+from restorectl.evaluation.read import (
+    Case,
+    LoadedImage,
+    MatchedFiles,
+    fit_of,
+    load,
+    match,
+    running_means,
+    uncertainty_maps,
+)
+from restorectl.jobs import EvaluateJob
 
+DEFAULT = ("mae", "nrmse", "psnr", "ssim", "pearson")
+UNPAIRED = "frechet-prior"  # what `reference` computes where no metric is named
 THREADS = 8  # at most; each holds one target and one prediction
+EIGHT_BIT = 255.0
 
 
-def run(ready: Plan, report: Report) -> Comparison:
+@dataclass(frozen=True)
+class PreparedEvaluation:
+    """A job whose files were found and whose networks are loaded."""
+
+    job: EvaluateJob
+    matches: MatchedFiles
+    reference: tuple[Path, ...]
+    better: Mapping[str, str]  # metric -> higher, lower or "", of all three kinds
+    paired: Mapping[str, Compute]  # metric -> function of one plane
+    uncertainty: Mapping[str, UncertaintyMetric]
+    sets: Sequence[tuple[SetMetric, Features]]
+
+
+def prepare(job: EvaluateJob) -> PreparedEvaluation:
+    """Everything that can be refused before work. Raises UsageError, NoInputError, WeightsError."""
+    if job.data_range is not None and not job.data_range > 0:
+        raise UsageError(f"`data_range` {job.data_range:g}: must be above 0")
+    if not 0 < job.interval < 1:
+        raise UsageError(f"`interval` {job.interval:g}: must lie between 0 and 1")
+    if job.by_z and job.project != "none":
+        raise UsageError("`by` z and `project` exclude each other: a projection has no depths")
+    if not job.predictions:
+        raise NoInputError("no predictions were given: name folders or files")
+    matches = match(job.predictions, job.target, job.pattern, job.average)
+    metrics = _chosen(job, matches)
+    paired, uncertainty, sets = (
+        {name: metric for name, metric in metrics.items() if METRICS[name].kind == kind}
+        for kind in ("paired", "uncertainty", "set")
+    )
+    loaded: dict[MetricNetwork | None, Any] = {}
+    for name, metric in metrics.items():
+        network = None if name in uncertainty else metric.network
+        if network is not None and network not in loaded:
+            loaded[network] = _load_network(name, network, job)
+    return PreparedEvaluation(
+        job,
+        matches,
+        _reference(job),
+        {name: metrics[name].better for name in (*paired, *uncertainty, *sets)},
+        {name: metric.compute or loaded[metric.network] for name, metric in paired.items()},
+        uncertainty,
+        [(metric, loaded[metric.network]) for metric in sets.values()],
+    )
+
+
+def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
+    """The metrics, named or default, that fit what was given, of any kind. Raises UsageError."""
+    paths = (path for case in matches.cases for _, path in case.predictions)
+    has_sets = any(uncertainty_maps(path) for path in paths)
+    wanted = list(job.metrics)
+    if not wanted and job.target is not None:
+        wanted += DEFAULT
+        if not job.average and job.project == "none" and has_sets:
+            wanted += [name for name, row in METRICS.items() if row.kind == "uncertainty"]
+    if not job.metrics and job.reference is not None:
+        wanted.append(UNPAIRED)
+    names = dict.fromkeys((*wanted, *job.gated))
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise UsageError(f"metric '{unknown[0]}': unknown, known are: {', '.join(METRICS)}")
+    if not names:
+        raise UsageError("nothing to compare with: give `target` DIR or `reference` HQ_DIR")
+    metrics = {name: METRICS[name].load() for name in names}
+    for name, metric in metrics.items():
+        kind = METRICS[name].kind
+        if kind == "set":
+            if job.reference is None:
+                raise UsageError(f"metric '{name}': needs `reference` HQ_DIR")
+        elif job.target is None and not (kind == "paired" and metric.alone):
+            raise UsageError(f"metric '{name}': needs `target` DIR")
+        if kind == "uncertainty" and (job.average or not has_sets):
+            raise UsageError(f"metric '{name}': needs a folder that restorectl uncertainty wrote")
+    return metrics
+
+
+def _load_network(metric: str, network: MetricNetwork, job: EvaluateJob) -> Any:
+    """The network's function. Raises WeightsError, which says how to get the weights."""
+    from restorectl.weights import file  # torch takes seconds that most metrics do not need
+
+    name = job.networks.get(network.weights, network.weights)
+    try:
+        weights = file.load(name, network.task, job.weights_from)
+    except WeightsError as error:
+        if not network.option:
+            raise
+        raise WeightsError(
+            f"{metric} cannot be computed: {error}; make a file of the published weights with"
+            f" restorectl weights import `kind` {network.weights} and name it with {network.option}"
+        ) from error
+    return network.make(weights.card, weights.tensors, job.device)
+
+
+def _reference(job: EvaluateJob) -> tuple[Path, ...]:
+    if job.reference is None:
+        return ()
+    folder = Path(job.reference)
+    found = tuple(folder / name for name in walk(folder, job.pattern)) if folder.is_dir() else ()
+    if not found:
+        raise NoInputError(f"`reference` {folder}: is no folder with images")
+    return found
+
+
+def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
     """Score everything; one bad file never stops the others."""
-    job, matches = ready.job, ready.matches
+    job, matches = prepared.job, prepared.matches
     extra = matches.extra if job.target is not None else ()
-    cases = matches.cases if ready.ruler.computes or ready.ruler.calibrations else ()
+    cases = matches.cases if prepared.paired or prepared.uncertainty else ()
     lost = [(name, "no prediction for this target") for name in matches.missing]
     lost += [(name, "no target for this prediction") for name in extra]
     report.begin(sum(len(case.predictions) for case in cases) + len(lost))
     for name, message in lost:
         report.done(Outcome(name, "", "failed", message=f"{name}: {message}"))
-    scored = _Scores()
-    for case, found in _ordered(partial(_safely, ruler=ready.ruler), cases):
-        scored.take(case, found)
-        _tell(found, report)
-    unpaired = Found()
-    if ready.sets:
-        lens = Lens(job.axes, job.data_range, job.by_z)
-        unpaired = distances(matches.files, ready.reference, ready.sets, lens)
-    for line in unpaired.failures:
-        report.done(Outcome(line, "", "failed", message=line))
+    scored: list[tuple[Case, CaseScores]] = []
+    failed: list[Outcome] = []  # kept as a report words them: what is written says the same
+    for case, found in _in_order(cases, prepared):
+        scored.append((case, found))
+        for outcome in _outcomes(found):
+            report.done(outcome)
+            failed += [outcome] if outcome.status == "failed" else []
+    distances = SetDistances({}, {})
+    if prepared.sets:
+        distances = set_distances(matches.files, prepared.reference, prepared.sets, job)
+    for line in distances.failures:
+        failed.append(Outcome(line, "", "failed", message=line))
+        report.done(failed[-1])
     methods = matches.methods
     if job.average:
         methods = tuple(mean_of(n + 1) for n in range(len(methods)))
-    metrics: dict[str, Metric | Calibration] = {**ready.paired, **ready.ruler.calibrations}
-    better = {name: kind.better for name, kind in metrics.items()}
+    scores = [score for _, found in scored for score in found.scores]
+    dtypes = Counter(each for _, found in scored for each in sorted(found.dtypes))
+    mixed = [  # integers of two kinds are rarely on one scale; floats are ordinary results
+        f"{method}: {count} predictions are {have}, their targets {want}: compared as they are"
+        for (method, have, want), count in dtypes.items()
+        if have != want and "int" in have and "int" in want
+    ]
     return Comparison(
         methods=methods,
-        metrics=tuple(metrics),
-        better=better | {kind.name: kind.better for kind, _ in ready.sets},
-        scores=tuple(s for method in methods for s in scored.files if s.method == method),
-        data_range=scored.ranges,
+        metrics=(*prepared.paired, *prepared.uncertainty),
+        better=prepared.better,
+        scores=tuple(score for method in methods for score in scores if score.method == method),
+        data_range={c.name: s.data_range for c, s in scored if s.data_range is not None},
         scale=job.scale,
         inputs=None if job.inputs is None else Path(job.inputs),
         missing=matches.missing,
         extra=extra,
-        warnings=(*scored.warnings(), *unpaired.warnings),
-        failures=(*scored.failures, *unpaired.failures),
-        sets=unpaired.sets,
-        set_depths=unpaired.depths,
+        warnings=(*mixed, *distances.warnings),
+        failures=tuple(outcome.message for outcome in failed),
+        sets=distances.values,
+        set_depths=distances.depths,
         axes=job.axes,
         project=job.project,
     )
 
 
-@dataclass
-class _Scores:
-    """What the files gave so far."""
+@dataclass(frozen=True)
+class ScoreFailure:
+    """A prediction, or some metrics of one, without a score."""
 
-    files: list[FileScore] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    ranges: dict[str, float] = field(default_factory=dict)
-    dtypes: dict[tuple[str, str, str], int] = field(default_factory=dict)
-
-    def take(self, case: Case, found: Scored) -> None:
-        self.files += found.scores
-        self.failures += [f"{each.method}: {each.message}" for each in found.failures]
-        for key in sorted(found.dtypes):
-            self.dtypes[key] = self.dtypes.get(key, 0) + 1
-        if found.data_range is not None:
-            self.ranges[case.name] = found.data_range
-
-    def warnings(self) -> list[str]:
-        """Integers of two kinds are rarely on one scale; floats are ordinary results."""
-        return [
-            f"{method}: {count} predictions are {have}, their targets {want}: compared as they are"
-            for (method, have, want), count in self.dtypes.items()
-            if have != want and "int" in have and "int" in want
-        ]
+    method: str
+    path: Path
+    message: str
 
 
-def _safely(case: Case, ruler: Ruler) -> Scored:
-    """Scores of a case; one that does not fit the memory has failed."""
-    try:
-        return score(case, ruler)
-    except MemoryError:
-        message = f"{case.name}: does not fit the memory of this machine"
-        return Scored((), tuple(Failure(m, path, message) for m, path in case.predictions))
+@dataclass(frozen=True)
+class CaseScores:
+    """What every method made of one target, in numbers."""
+
+    scores: tuple[FileScore, ...]
+    failures: tuple[ScoreFailure, ...]
+    data_range: float | None = None
+    dtypes: frozenset[tuple[str, str, str]] = frozenset()  # method, its dtype, the target's
 
 
-def _ordered(
-    work: Callable[[Case], Scored], cases: Sequence[Case]
-) -> Iterator[tuple[Case, Scored]]:
-    """Results in the order of the cases; no more than a few are under way at once."""
+def _in_order(
+    cases: Sequence[Case], prepared: PreparedEvaluation
+) -> Iterator[tuple[Case, CaseScores]]:
+    """Scores in the order of the cases; no more than a few are under way at once."""
     linux = hasattr(os, "sched_getaffinity")
     threads = min(THREADS, len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1)
-    waiting: deque[tuple[Case, Future[Scored]]] = deque()
+    waiting: deque[tuple[Case, Future[CaseScores]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for case in cases:
-            waiting.append((case, pool.submit(work, case)))
+            waiting.append((case, pool.submit(_safely, case, prepared)))
             if len(waiting) > threads:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -122,13 +238,149 @@ def _ordered(
             yield first, future.result()
 
 
-def _tell(scored: Scored, report: Report) -> None:
-    """A line for each prediction."""
-    failed = {(each.method, each.path) for each in scored.failures}
-    for each in scored.failures:
+def _safely(case: Case, prepared: PreparedEvaluation) -> CaseScores:
+    """Scores of a case; one that does not fit the memory has failed."""
+    try:
+        return score(case, prepared)
+    except MemoryError:
+        message = f"{case.name}: does not fit the memory of this machine"
+        return CaseScores((), tuple(ScoreFailure(m, p, message) for m, p in case.predictions))
+
+
+def _outcomes(found: CaseScores) -> Iterator[Outcome]:
+    """What a report is told: a line for each prediction."""
+    failed = {(each.method, each.path) for each in found.failures}
+    for each in found.failures:
         text = f"{each.method}: {each.message}"
-        report.done(Outcome(str(each.path), "", "failed", message=text))
-    for item in scored.scores:
+        yield Outcome(str(each.path), "", "failed", message=text)
+    for item in found.scores:
         if (item.method, item.prediction) not in failed:
             text = ", ".join(f"{name} {value:.4g}" for name, value in item.values.items())
-            report.done(Outcome(f"{item.method}: {item.name}", "", "done", message=text))
+            yield Outcome(f"{item.method}: {item.name}", "", "done", message=text)
+
+
+def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
+    """All methods of one case; what cannot be scored becomes a ScoreFailure."""
+    job = prepared.job
+    try:
+        target = None if case.target is None else load(case.target, job.axes, job.project)
+    except InputError as error:
+        lost = (ScoreFailure(method, path, str(error)) for method, path in _labelled(case, job))
+        return CaseScores((), tuple(lost))
+    largest = job.data_range or (None if target is None else _range_of(target))
+    scores: list[FileScore] = []
+    failures: list[ScoreFailure] = []
+    dtypes: set[tuple[str, str, str]] = set()
+    for method, path, found in _predictions(case, job):
+        try:
+            if isinstance(found, InputError):
+                raise found
+            goal = target or found
+            found.header.require_same_shape(path, goal.header, goal.path)
+        except InputError as error:
+            failures.append(ScoreFailure(method, path, str(error)))
+            continue
+        values, depths, reasons = _measure(found, goal, largest or _range_of(goal), prepared)
+        curves = _judge_uncertainty(path, goal, prepared, values, reasons)
+        scores.append(FileScore(method, case.name, values, path, goal.path, depths, curves))
+        if reasons:
+            failures.append(ScoreFailure(method, path, f"{path}: {'; '.join(reasons)}"))
+        dtypes.add((method, str(found.header.dtype), str(goal.header.dtype)))
+    return CaseScores(tuple(scores), tuple(failures), largest, frozenset(dtypes))
+
+
+def _labelled(case: Case, job: EvaluateJob) -> list[tuple[str, Path]]:
+    """Each prediction with its method; of `average`, with the mean that it is the last of."""
+    return [
+        (mean_of(count) if job.average else method, path)
+        for count, (method, path) in enumerate(case.predictions, 1)
+    ]
+
+
+def _predictions(
+    case: Case, job: EvaluateJob
+) -> Iterator[tuple[str, Path, LoadedImage | InputError]]:
+    """(method, path, image or what is wrong with it); of `average`, the means so far."""
+    means = running_means((path for _, path in case.predictions), job.axes, job.project)
+    for method, path in _labelled(case, job):
+        try:
+            yield method, path, next(means) if job.average else load(path, job.axes, job.project)
+        except InputError as error:
+            yield method, path, error
+            if job.average:
+                return  # the means that follow would lack this sample
+
+
+def _range_of(target: LoadedImage) -> float:
+    """255 for 8-bit targets, else the largest minus the smallest value."""
+    if target.header.dtype == np.uint8:
+        return EIGHT_BIT
+    return float(target.pixels.max()) - float(target.pixels.min())
+
+
+def _measure(
+    found: LoadedImage, target: LoadedImage, data_range: float, prepared: PreparedEvaluation
+) -> tuple[dict[str, float], tuple[dict[str, float], ...], list[str]]:
+    """Mean scores, the same for each z where asked for, and why a metric has none."""
+    shape = found.pixels.shape
+    reasons: list[str] = []
+    try:
+        scale = prepared.job.scale
+        fits = [fit_of(found.pixels, target.pixels, c, scale) for c in range(shape[1])]
+    except Undefined as error:
+        return {}, (), [str(error)]
+    planes = list(np.ndindex(*shape[:3]))  # (t, c, z)
+    scores: dict[str, list[float]] = {}
+    for metric, compute in prepared.paired.items():
+        try:
+            scores[metric] = []
+            for at in planes:
+                gain, offset = fits[at[1]]
+                x = found.pixels[at].astype(np.float64) * gain + offset
+                scores[metric].append(compute(x, target.pixels[at].astype(np.float64), data_range))
+        except Undefined as error:
+            del scores[metric]
+            where = f"plane t{at[0]} c{at[1]} z{at[2]}: " if len(planes) > 1 else ""
+            reasons.append(f"{metric}: {where}{error}")
+    depths = []
+    for z in range(shape[2] if prepared.job.by_z else 0):
+        chosen = [index for index, at in enumerate(planes) if at[2] == z]
+        depths.append({m: _mean([each[i] for i in chosen]) for m, each in scores.items()})
+    return {m: _mean(each) for m, each in scores.items()}, tuple(depths), reasons
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _judge_uncertainty(
+    path: Path,
+    target: LoadedImage,
+    prepared: PreparedEvaluation,
+    values: dict[str, float],
+    reasons: list[str],
+) -> dict[str, tuple[float, ...]]:
+    """Adds the scores of the uncertainty set that `path` is the mean of; returns its curves."""
+    job = prepared.job
+    maps = uncertainty_maps(path) if prepared.uncertainty and not job.average else None
+    if maps is None:
+        return {}
+    try:
+        images = {name: load(file, job.axes) for name, file in {"mean": path, **maps}.items()}
+        for image in images.values():
+            image.header.require_same_shape(image.path, images["mean"].header, path)
+        if job.project != "none":
+            raise Undefined("uncertainty cannot be scored after `project`")
+        arrays = {name: image.pixels.astype(np.float64) for name, image in images.items()}
+        goal = target.pixels.astype(np.float64)
+        judged = UncertaintySet(target=goal, interval=job.interval, **arrays)
+        found, best = sparsification(judged)
+    except (InputError, Undefined) as error:
+        reasons.append(str(error))
+        return {}
+    for name, metric in prepared.uncertainty.items():
+        try:
+            values[name] = metric.compute(judged)
+        except Undefined as error:
+            reasons.append(f"{name}: {error}")
+    return {"sparsification": tuple(found.tolist()), "oracle": tuple(best.tolist())}

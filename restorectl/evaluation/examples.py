@@ -4,22 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from restorectl.errors import InputError
-from restorectl.evaluation import reread
-from restorectl.evaluation.charts import (
-    Chart,
-    Series,
-    interesting_row,
-    interesting_window,
-    number,
-    radial_power,
-)
+from restorectl.evaluation.charts import Chart, Series, number
+from restorectl.evaluation.comparison import Comparison, FileScore
 from restorectl.evaluation.pages import Example, Picture, Strip
-from restorectl.evaluation.read import Comparison, FileScore, companions
-from restorectl.evaluation.reread import Frame
+from restorectl.evaluation.read import (
+    ShownPlane,
+    colours,
+    fitted,
+    input_of,
+    predicted,
+    shown_planes,
+    uncertainty_maps,
+    volume,
+)
 from restorectl.images.pictures import difference, grey, heat
 
+FloatArray = NDArray[np.float64]
+GRID = 64  # px between the windows that are tried
 PANEL = 512  # px, the largest side of a picture
 SHOWN = (0.5, 99.8)  # percentiles of the target: black and white of all pictures of a row
 STRAY = 99.5  # percentile of the absolute differences: the ends of the colours
@@ -28,14 +32,14 @@ MOST = 6  # methods side by side; of more, an even spread with the first and the
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenFile:
     label: str  # Worst, Median, Best
     name: str  # of the file
     score: float  # mean over the methods
 
 
 @dataclass(frozen=True)
-class View:
+class ShownImage:
     """One image of an example in the units of the target, cut to the window that is shown."""
 
     title: str
@@ -50,7 +54,7 @@ class View:
         return found
 
 
-def choose(comparison: Comparison) -> tuple[str, list[Choice]]:
+def choose(comparison: Comparison) -> tuple[str, list[ChosenFile]]:
     """The metric that decides, and at most three files by their mean over the methods.
 
     The first metric with a better direction decides; ties go to the first name. None where
@@ -73,12 +77,12 @@ def choose(comparison: Comparison) -> tuple[str, list[Choice]]:
             picked = {"Worst": 0, "Median": len(ordered) // 2, "Best": len(ordered) - 1}
         if len(ordered) == 1:
             picked = {"The only file": 0}
-        return metric, [Choice(k, ordered[i], means[ordered[i]]) for k, i in picked.items()]
+        return metric, [ChosenFile(k, ordered[i], means[ordered[i]]) for k, i in picked.items()]
     return "", []
 
 
 def build(
-    comparison: Comparison, metric: str, choice: Choice, role: Mapping[str, str]
+    comparison: Comparison, metric: str, choice: ChosenFile, role: Mapping[str, str]
 ) -> tuple[Example, str]:
     """The pictures and curves of one file; and why its input is not shown ("" where it is).
 
@@ -87,20 +91,20 @@ def build(
     everyone = [s for s in comparison.scores if s.name == choice.name]
     scores = _spread(everyone)
     path = scores[0].target
-    target = reread.volume(path, comparison.axes, comparison.project)
-    found = [
-        reread.fitted(reread.predicted(s, comparison), target, comparison.scale) for s in scores
-    ]
-    frame = _median_frame(found[0][0], target, reread.colours(path, comparison.axes))
+    target = volume(path, comparison.axes, comparison.project)
+    found = [fitted(predicted(s, comparison).pixels, target, comparison.scale) for s in scores]
+    frame = _median_frame(found[0][0], target, colours(path, comparison.axes))
     rows, cols = interesting_window(frame.of(target).mean(axis=-1), PANEL)
     window = (frame, rows, cols)
-    truth = View("Target", "target", _cut(target, window))
+    truth = ShownImage("Target", "target", _cut(target, window))
     views = [
-        View(s.method, role[s.method], _cut(image, window), float(gains[frame.channels].mean()))
+        ShownImage(
+            s.method, role[s.method], _cut(image, window), float(gains[frame.channels].mean())
+        )
         for s, (image, gains) in zip(scores, found, strict=True)
     ]
     raw, problem = _input(comparison, choice.name, target)
-    before = [] if raw is None else [View("Input", "input", _cut(raw, window))]
+    before = [] if raw is None else [ShownImage("Input", "input", _cut(raw, window))]
     line = _line(truth.grey)
     strips = [
         _images([*before, *views, truth], line),
@@ -114,7 +118,7 @@ def build(
     return Example(f"{choice.label}: {choice.name}", caption, tuple(strips), charts), problem
 
 
-Window = tuple[Frame, slice, slice]
+Window = tuple[ShownPlane, slice, slice]
 
 
 def _cut(image: np.ndarray, window: Window) -> np.ndarray:
@@ -129,27 +133,27 @@ def _spread(scores: list[FileScore]) -> list[FileScore]:
 
 def _input(comparison: Comparison, name: str, target: np.ndarray) -> tuple[np.ndarray | None, str]:
     """The unrestored image in the target's units, or why there is none to show."""
-    path = reread.input_of(comparison.inputs, name)
+    path = input_of(comparison.inputs, name)
     if path is None:
         missing = comparison.inputs is not None
         return None, f"{name}: no input of this name in {comparison.inputs}" if missing else ""
     try:
-        image = reread.volume(path, comparison.axes, comparison.project)
+        image = volume(path, comparison.axes, comparison.project)
     except InputError as error:
         return None, f"{name}: its input is not shown: {error}"
     if image.shape != target.shape:
         return None, f"{name}: its input is not shown: it has another shape than the target"
-    return reread.fitted(image, target, comparison.scale)[0], ""
+    return fitted(image, target, comparison.scale)[0], ""
 
 
-def _median_frame(prediction: np.ndarray, target: np.ndarray, colours: int) -> Frame:
+def _median_frame(prediction: np.ndarray, target: np.ndarray, colours: int) -> ShownPlane:
     """The frame whose squared error is the median of the file's."""
-    every = reread.frames(target.shape, colours)
+    every = shown_planes(target.shape, colours)
     errors = [float(np.mean((frame.of(prediction) - frame.of(target)) ** 2)) for frame in every]
     return every[int(np.argsort(errors, kind="stable")[len(errors) // 2])]
 
 
-def _place(shape: tuple[int, ...], frame: Frame, rows: slice, cols: slice) -> str:
+def _place(shape: tuple[int, ...], frame: ShownPlane, rows: slice, cols: slice) -> str:
     height, width = shape[3:]
     parts = []
     if frame.label:
@@ -170,7 +174,7 @@ def _line(target: np.ndarray) -> tuple[int, int, int]:
     return row, first, first + length - 1
 
 
-def _images(views: list[View], line: tuple[int, int, int]) -> Strip:
+def _images(views: list[ShownImage], line: tuple[int, int, int]) -> Strip:
     low, high = (float(v) for v in np.percentile(views[-1].colours, SHOWN))
     pictures = []
     for view in views:
@@ -185,7 +189,7 @@ def _images(views: list[View], line: tuple[int, int, int]) -> Strip:
     return Strip(tuple(pictures), told)
 
 
-def _differences(shown: list[View], truth: View, methods: list[View]) -> Strip:
+def _differences(shown: list[ShownImage], truth: ShownImage, methods: list[ShownImage]) -> Strip:
     limit = float(np.percentile(np.abs(np.stack([v.grey - truth.grey for v in methods])), STRAY))
     pictures = []
     for view in shown:
@@ -203,19 +207,19 @@ def _differences(shown: list[View], truth: View, methods: list[View]) -> Strip:
 def _spreads(
     comparison: Comparison,
     scores: list[FileScore],
-    views: list[View],
-    truth: View,
+    views: list[ShownImage],
+    truth: ShownImage,
     window: Window,
 ) -> list[Strip]:
     """The predicted deviation beside the error, of each method that has one."""
-    if comparison.project != "none" or reread.averaged(comparison):
+    if comparison.project != "none" or comparison.averaged:
         return []  # the deviation of planes or samples is not one of what was made of them
     shown: list[tuple[str, np.ndarray]] = []
     for score, view in zip(scores, views, strict=True):
-        files = companions(score.prediction)
+        files = uncertainty_maps(score.prediction)
         if files is None:
             continue
-        std = _cut(reread.volume(files["std"], comparison.axes), window).mean(axis=-1)
+        std = _cut(volume(files["std"], comparison.axes), window).mean(axis=-1)
         std = std * abs(view.gain)
         shown.append((f"{score.method}: predicted deviation", std))
         shown.append((f"{score.method}: absolute error", np.abs(view.grey - truth.grey)))
@@ -229,7 +233,7 @@ def _spreads(
     return [Strip(drawn, f"Uncertainty and error: black 0 to bright {number(top)}.", "heat")]
 
 
-def _charts(views: list[View], line: tuple[int, int, int], left: int) -> tuple[Chart, Chart]:
+def _charts(views: list[ShownImage], line: tuple[int, int, int], left: int) -> tuple[Chart, Chart]:
     """Profile and spectra; `left` is the image's column where the window begins."""
     row, first, last = line
     columns = np.arange(left + first, left + last + 1, dtype=np.float64)
@@ -248,3 +252,62 @@ def _charts(views: list[View], line: tuple[int, int, int], left: int) -> tuple[C
             log=True,
         ),
     )
+
+
+def radial_power(image: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Power per frequency, averaged over rings of one frequency step of the shorter side.
+
+    image (Y, X), any units. Returns frequencies (n,) in cycles per pixel in (0, 0.5] and the mean
+    of |DFT|² / (Y X) in each ring, (n,), in squared units: white noise of variance v gives v
+    everywhere. The mean is removed and a Hann window (normalised to keep the power of noise) hides
+    the jump between opposite borders.
+    """
+    rows, cols = image.shape
+    window = np.hanning(rows + 2)[1:-1, None] * np.hanning(cols + 2)[None, 1:-1]
+    window /= np.sqrt(np.mean(window**2))
+    power = np.abs(np.fft.rfft2((image - image.mean()) * window)) ** 2 / image.size
+    fy, fx = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(cols)[None]
+    step = 1 / min(rows, cols)
+    ring = np.rint(np.hypot(fy, fx) / step).astype(np.int64)
+    count = int(0.5 / step) + 1
+    twice = np.ones(power.shape)  # the half plane that rfft leaves out mirrors these columns
+    twice[:, 1 : (cols + 1) // 2] = 2
+    total = np.bincount(ring.ravel(), (power * twice).ravel(), count)[1:count]
+    number = np.bincount(ring.ravel(), twice.ravel(), count)[1:count]
+    return np.arange(1, count) * step, total / number
+
+
+def interesting_window(image: FloatArray, size: int) -> tuple[slice, slice]:
+    """The window of at most `size` px a side that varies most, on a grid of GRID px.
+
+    image (Y, X). The variance tells specimen from background; ties go to the first.
+    """
+    tops, lefts = (_starts(length, size) for length in image.shape)
+    height, width = (min(size, length) for length in image.shape)
+    centred = image - image.mean()
+    sums = [np.pad(np.cumsum(np.cumsum(a, 0), 1), ((1, 0), (1, 0))) for a in (centred, centred**2)]
+    best, found = -np.inf, (0, 0)
+    for top in tops:
+        for left in lefts:
+            mean, square = (
+                (s[top + height, left + width] - s[top, left + width])
+                - (s[top + height, left] - s[top, left])
+                for s in sums
+            )
+            variance = float(square - mean**2 / (height * width))
+            if variance > best * (1 + 1e-9) + 1e-300:
+                best, found = variance, (top, left)
+    top, left = found
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _starts(length: int, size: int) -> list[int]:
+    last = max(0, length - size)
+    return sorted({*range(0, last + 1, GRID), last})
+
+
+def interesting_row(image: FloatArray) -> int:
+    """The row of (Y, X) with the largest standard deviation, away from the outer tenth."""
+    margin = image.shape[0] // 10
+    spread = image[margin : image.shape[0] - margin].std(axis=1)
+    return int(margin + np.argmax(spread))

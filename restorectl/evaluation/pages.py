@@ -1,35 +1,65 @@
-"""The report of a comparison as one HTML file: tables, box plots, pictures, curves, provenance.
+"""Self-contained HTML pages, and what the report's page is made of: tables, box plots, pictures.
 
-A blind preference study as one HTML page: input, two restorations, two questions (000, D.6).
-
-The page holds every picture under a name that says nothing, and which method made which one only
-as base64 text that travels with the exported answers.
+A page carries its style, its script and its data inside itself and forbids all requests by a
+content security policy; pictures are data addresses. Texts are escaped, and equal data give equal
+bytes.
 """
 
-import base64
-import binascii
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 from typing import Any
 
-from restorectl import __version__
-from restorectl.evaluation.charts import (
-    Chart,
-    Group,
-    boxes,
-    lines,
-    number,
-    page,
-    table,
-    template,
-    text,
-)
+from restorectl.evaluation.charts import Chart, Group, boxes, lines, number, text
 from restorectl.images.pictures import data_uri
 
+TEMPLATES = Path(__file__).parent.parent / "templates"
 ARROW = {"higher": "↑", "lower": "↓", "": ""}
 WORDS = {"higher": "; higher is better", "lower": "; lower is better", "": ""}
+
+
+def template(name: str) -> str:
+    """The text of a file of the package's templates."""
+    return (TEMPLATES / name).read_text("utf-8")
+
+
+def page(title: str, body: str, *, styles: Sequence[str], script: str, data: Any = None) -> str:
+    """A whole document. `body` is HTML; `styles` and `script` name templates; `data` is for JSON.
+
+    The script finds the data as the text of the element #data.
+    """
+    return Template(template("page.html")).substitute(
+        title=text(title),
+        style="\n".join(template(name) for name in ("common.css", *styles)),
+        body=body,
+        data=script_json(data),
+        script=template(script),
+    )
+
+
+def script_json(data: Any) -> str:
+    """JSON that cannot end a script element or open a comment, whatever its strings hold."""
+    dumped = json.dumps(data, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return dumped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = ""
+) -> str:
+    """A table of HTML cells; the first cell of each row names it. Scrolls sideways if too wide."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = []
+    for first, *others in rows:
+        cells = "".join(f"<td>{cell}</td>" for cell in others)
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    # Beside the table, not in it: a wide table would take its caption out of sight
+    title = f'<p class="soft">{caption}</p>' if caption else ""
+    return (
+        f'{title}<div class="scroll"><table class="{kind}"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +120,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportPage:
     title: str
     facts: tuple[tuple[str, str], ...]
     notes: tuple[tuple[str, tuple[str, ...]], ...]  # heading and lines: what is missing or failed
@@ -105,7 +135,7 @@ class Report:
     provenance: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]  # method, role, facts
 
 
-def render_report(report: Report) -> str:
+def render_report(report: ReportPage) -> str:
     """The whole document; equal reports give equal text."""
     parts = [
         f"<h1>{text(report.title)}</h1>",
@@ -187,7 +217,7 @@ def _charts(heading: str, charts: Sequence[Chart]) -> str:
     return f'<h2>{text(heading)}</h2><div class="charts">{"".join(map(lines, charts))}</div>'
 
 
-def _examples(report: Report) -> list[str]:
+def _examples(report: ReportPage) -> list[str]:
     if not report.examples:
         return []
     parts = [
@@ -251,71 +281,3 @@ def _value(value: float | None) -> str:
 def _provenance(method: str, role: str, facts: Sequence[tuple[str, str]]) -> str:
     rows = [(text(name), f"<code>{text(value)}</code>") for name, value in facts]
     return f"<h3>{_name(method, role)}</h3>" + table(["", ""], rows, kind="left")
-
-
-KIND = "preference-answers"
-SIDES = ("A", "B")
-FLAGS = ("neither", "A", "B", "both")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One question: PNG pictures of the input and of two restorations, and what they are."""
-
-    file: str
-    methods: tuple[str, str]  # of A and B
-    input: bytes
-    pictures: tuple[bytes, bytes]
-    note: str  # what a rater is told about the picture, such as its plane
-
-
-def render_study(tasks: Sequence[Task], notes: Sequence[str]) -> str:
-    """The document; equal tasks give equal text."""
-    key = [{"file": task.file, **dict(zip(SIDES, task.methods, strict=True))} for task in tasks]
-    pictures: dict[str, str] = {}
-
-    def named(png: bytes) -> str:
-        name = hashlib.sha256(png).hexdigest()[:16]
-        pictures[name] = data_uri(png)
-        return name
-
-    shown = [
-        {
-            "input": named(task.input),
-            "A": named(task.pictures[0]),
-            "B": named(task.pictures[1]),
-            "note": task.note,
-        }
-        for task in tasks
-    ]
-    hidden = base64.b64encode(json.dumps(key, sort_keys=True).encode()).decode("ascii")
-    study = hashlib.sha256(json.dumps([hidden, shown], sort_keys=True).encode()).hexdigest()[:16]
-    data = {
-        "tool": "restorectl",
-        "version": __version__,
-        "kind": KIND,
-        "study": study,
-        "key": hidden,
-        "tasks": shown,
-        "pictures": pictures,
-        "notes": list(notes),
-    }
-    body = template("study.html")
-    return page("Blind preference study", body, styles=("study.css",), script="study.js", data=data)
-
-
-def read_key(hidden: str) -> list[dict[str, str]]:
-    """What the pictures of each task were: file, A, B. Raises ValueError for anything else."""
-    try:
-        key = json.loads(base64.b64decode(hidden, validate=True))
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(str(error)) from error
-    if not isinstance(key, list) or not all(map(_is_entry, key)):
-        raise ValueError("no list of tasks")
-    return key
-
-
-def _is_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or entry.keys() != {"file", *SIDES}:
-        return False
-    return all(isinstance(value, str) for value in entry.values())

@@ -1,88 +1,25 @@
-"""What `evaluate` found: one score a file, method and metric; and how images are read for it.
+"""What `evaluate` looks at: which prediction belongs to which target, and their pixels.
 
-Which prediction belongs to which target: by relative path, of several methods at once.
+Scores, reports, studies and downstream checks all read through here, so they see the same pixels:
+projected over z, averaged over samples, fitted to the target.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 
-from restorectl.batch.inputs import walk
+from restorectl.batch.inputs import match_names, walk
 from restorectl.errors import InputError, NoInputError, UsageError
-from restorectl.images.image import open_image
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Shape = tuple[int, int, int, int, int]  # canonical T, C, Z, Y, X
-
-
-@dataclass(frozen=True)
-class FileScore:
-    """One prediction of one method against its target."""
-
-    method: str
-    name: str  # relative path of the target; the same for all methods
-    values: Mapping[str, float]  # metric -> score; a metric that is undefined here is not there
-    prediction: Path  # the image that was scored (STEM_mean of an uncertainty set)
-    target: Path
-    depths: tuple[Mapping[str, float], ...] = ()  # --by z: the scores of each z
-    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # sparsification
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All that a table, a report or a gate is made of."""
-
-    methods: tuple[str, ...]  # in the order given
-    metrics: tuple[str, ...]  # rows of catalog.METRICS with a score for each file
-    better: Mapping[str, str]  # metric -> higher, lower; "" where neither is
-    scores: tuple[FileScore, ...]  # method by method, each in the order of the targets
-    data_range: Mapping[str, float]  # file name -> what PSNR and SSIM took as the largest step
-    scale: str  # none, affine, percentile: how predictions were fitted to their targets
-    inputs: Path | None = None  # folder of the unrestored inputs
-    missing: tuple[str, ...] = ()  # "METHOD: NAME", a target without prediction
-    extra: tuple[str, ...] = ()  # "METHOD: NAME", a prediction without target
-    warnings: tuple[str, ...] = ()
-    failures: tuple[str, ...] = ()  # one line each: files, and single metrics, without a score
-    sets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # method -> FID, ...
-    set_depths: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
-    axes: str | None = None  # --axes, for reading the files again
-    project: str = "none"  # none, max, mean over z before scoring
-
-    def column(self, method: str, metric: str) -> list[float]:
-        """The scores of one method, in the order of the files."""
-        return [s.values[metric] for s in self.scores if s.method == method and metric in s.values]
-
-
-def pixels(path: Path, axes: str | None = None) -> tuple[Array, Shape]:
-    """(P, Y, X) in the source's dtype, planes in canonical order t, c, z; and (T, C, Z, Y, X).
-
-    The samples of an RGB pixel are channels. Raises InputError, also for NaN or infinite pixels.
-    """
-    with open_image(path, axes=axes) as image:
-        t, c, z, y, x = shape = image.header.canonical_shape
-        found = np.empty((t * c * z, y, x), image.header.dtype)
-        for index, at in enumerate(np.ndindex(t, c, z)):
-            found[index] = image.read((at[0], at[1], at[2]))
-    if found.dtype.kind == "b":
-        found = found.astype(np.uint8)
-    if found.dtype.kind == "f":
-        bad = found.size - int(np.isfinite(found).sum())
-        if bad:
-            raise InputError(f"{path}: {bad} pixels are NaN or infinite: replace them first")
-    return found, shape
-
-
-def planes(path: Path, axes: str | None = None) -> tuple[Array, Shape]:
-    """`pixels` as float64."""
-    found, shape = pixels(path, axes)
-    return found.astype(np.float64), shape
-
+from restorectl.evaluation.comparison import Comparison, FileScore
+from restorectl.evaluation.metrics.metric import SCALES, Array, Undefined
+from restorectl.images.header import Header
+from restorectl.images.image import is_image_name, open_image
 
 PARTS = ("mean", "std", "entropy", "lower", "upper", "overview")  # of an uncertainty set
+PROJECTIONS: dict[str, Callable[..., Array]] = {"max": np.max, "mean": np.mean}
 
 
 @dataclass(frozen=True)
@@ -91,11 +28,11 @@ class Case:
 
     name: str  # relative path of the target
     target: Path | None  # None: nothing to compare with
-    predictions: tuple[tuple[str, Path], ...]  # (method, image); of --average: samples in order
+    predictions: tuple[tuple[str, Path], ...]  # (method, image); of `average`: samples in order
 
 
 @dataclass(frozen=True)
-class Matches:
+class MatchedFiles:
     methods: tuple[str, ...]
     cases: tuple[Case, ...]
     files: Mapping[str, tuple[Path, ...]]  # method -> all its images, also those without target
@@ -105,7 +42,7 @@ class Matches:
 
 def match(
     predictions: Sequence[str], target: str | None, pattern: str | None, average: bool
-) -> Matches:
+) -> MatchedFiles:
     """Find everything. Raises NoInputError, UsageError."""
     goal = None if target is None else Path(target)
     targets = {} if goal is None else _targets(goal, pattern)
@@ -115,41 +52,34 @@ def match(
     names: Mapping[PurePath, Path | None] = targets
     if goal is None:
         names = dict.fromkeys(sorted({name for files in found.values() for name in files}))
-    cases, missing, used = [], [], {method: set[PurePath]() for method in found}
-    alike = {method: _by_stem(files) for method, files in found.items()}
-    own = _by_stem(names)
+    own_names = {method: match_names(names, files) for method, files in found.items()}
+    cases, missing = [], []
     for name, path in names.items():
         there = []
         for method, files in found.items():
-            key = _key(name, files, alike[method], len(own[_stem(name)]) == 1)
-            if key is None:
-                missing.append(f"{method}: {name}")
+            if name in own_names[method]:
+                there.append((method, files[own_names[method][name]]))
             else:
-                there.append((method, files[key]))
-                used[method].add(key)
+                missing.append(f"{method}: {name}")
         if there and (len(there) == len(found) or not average):
             cases.append(Case(str(name), path, tuple(there)))
-    extra = [f"{m}: {f}" for m, files in found.items() for f in sorted(files.keys() - used[m])]
+    extra = [
+        f"{method}: {name}"
+        for method, files in found.items()
+        for name in sorted(files.keys() - set(own_names[method].values()))
+    ]
     everything = {method: tuple(files.values()) for method, files in found.items()}
-    return Matches(tuple(found), tuple(cases), everything, tuple(missing), tuple(extra))
-
-
-def companions(mean: Path) -> dict[str, Path] | None:
-    """std, lower and upper of the set of STEM_mean; None for any other image."""
-    stem = mean.stem.removesuffix("_mean")
-    parts = {part: mean.with_name(f"{stem}_{part}.tif") for part in ("std", "lower", "upper")}
-    complete = stem != mean.stem and all(path.is_file() for path in parts.values())
-    return parts if complete else None
+    return MatchedFiles(tuple(found), tuple(cases), everything, tuple(missing), tuple(extra))
 
 
 def _targets(goal: Path, pattern: str | None) -> dict[PurePath, Path]:
     if not goal.exists():
-        raise NoInputError(f"--target {goal}: no such file or folder")
+        raise NoInputError(f"`target` {goal}: no such file or folder")
     if goal.is_file():
         return {PurePath(goal.name): goal}
     found: dict[PurePath, Path] = {name: goal / name for name in walk(goal, pattern)}
     if not found:
-        raise NoInputError(f"--target {goal}: holds no images")
+        raise NoInputError(f"`target` {goal}: holds no images")
     return found
 
 
@@ -159,7 +89,7 @@ def _samples(predictions: Sequence[str]) -> Sequence[str]:
     if len(folders) == 1 and folders[0].is_dir():
         folders = sorted(p for p in folders[0].iterdir() if p.is_dir() and p.name[0] != ".")
     if len(folders) < 2:
-        raise UsageError("--average: give a folder for each sample, or a folder of such folders")
+        raise UsageError("`average`: give a folder for each sample, or a folder of such folders")
     return [str(folder) for folder in folders]
 
 
@@ -168,36 +98,30 @@ def _methods(
 ) -> dict[str, dict[PurePath, Path]]:
     """Method -> its images by relative path. Files of one folder are one method, unless the
     target is one file, which each file is compared with."""
-    single = goal is not None and goal.is_file()
     groups: dict[Path, dict[PurePath, Path]] = {}
     for path in map(Path, predictions):
         if path.is_dir():
             if path in groups:
                 raise UsageError(f"{path}: is given twice")
-            groups[path] = _images(path, pattern)
+            groups[path] = images_below(path, pattern)
         elif not path.exists():
             raise NoInputError(f"{path}: no such file or folder")
-        elif single:
-            assert goal is not None
+        elif goal is not None and goal.is_file():
             groups[path] = {PurePath(goal.name): path}
         else:
             groups.setdefault(path.parent, {})[PurePath(path.name)] = path
-    return {name: groups[path] for name, path in zip(_names(list(groups)), groups, strict=True)}
+    counts = Counter(path.absolute().name for path in groups)
+    return {  # named by the last part of each path, by all of it where two are equal
+        str(path) if counts[path.absolute().name] > 1 else path.absolute().name: files
+        for path, files in groups.items()
+    }
 
 
-def _names(paths: Sequence[Path]) -> Iterator[str]:
-    """The last part of each path, all of it where two are equal."""
-    counts = Counter(path.absolute().name for path in paths)
-    for path in paths:
-        name = path.absolute().name
-        yield str(path) if counts[name] > 1 else name
-
-
-def _images(folder: Path, pattern: str | None) -> dict[PurePath, Path]:
+def images_below(folder: Path, pattern: str | None = None) -> dict[PurePath, Path]:
     """Relative path -> image; of an uncertainty set, STEM -> STEM_mean."""
     found: dict[PurePath, Path] = {name: folder / name for name in walk(folder, pattern)}
     for name in list(found):
-        if companions(folder / name) is not None:
+        if uncertainty_maps(folder / name) is not None:
             stem = name.stem.removesuffix("_mean")
             found[name.with_name(f"{stem}.tif")] = found[name]
             for part in PARTS:
@@ -206,32 +130,149 @@ def _images(folder: Path, pattern: str | None) -> dict[PurePath, Path]:
     return found
 
 
-def _stem(name: PurePath) -> PurePath:
-    return name.with_suffix("")
+def uncertainty_maps(mean: Path) -> dict[str, Path] | None:
+    """std, lower and upper of the set of STEM_mean; None for any other image."""
+    stem = mean.stem.removesuffix("_mean")
+    parts = {part: mean.with_name(f"{stem}_{part}.tif") for part in ("std", "lower", "upper")}
+    complete = stem != mean.stem and all(path.is_file() for path in parts.values())
+    return parts if complete else None
 
 
-def _by_stem(names: Iterable[PurePath]) -> dict[PurePath, list[PurePath]]:
-    found: dict[PurePath, list[PurePath]] = {}
-    for name in names:
-        found.setdefault(_stem(name), []).append(name)
+def input_of(inputs: Path | None, name: str) -> Path | None:
+    """The unrestored image of a target's relative path, as `match_names` finds it.
+
+    `inputs` may also be the one image itself. None where there is none.
+    """
+    if inputs is None or inputs.is_file():
+        return inputs
+    exact = inputs / name
+    if exact.is_file():
+        return exact
+    if not exact.parent.is_dir():
+        return None
+    beside = [p for p in exact.parent.iterdir() if is_image_name(p) and p.is_file()]
+    partner = match_names([exact], beside).get(exact)
+    return None if partner is None else Path(partner)
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image as it is scored; its header tells the source's dtype and the shape below."""
+
+    path: Path
+    header: Header
+    pixels: Array  # (T, C, Z, Y, X), source's dtype; float64 where they are means
+
+
+def load(path: Path, axes: str | None = None, project: str = "none") -> LoadedImage:
+    """All planes of an image; `project` over z leaves one. Samples of RGB pixels are channels.
+
+    Raises InputError, also for NaN or infinite pixels.
+    """
+    with open_image(path, axes=axes) as image:
+        header = image.header
+        pixels = np.empty(header.canonical_shape, header.dtype)
+        for t, c, z in np.ndindex(*header.canonical_shape[:3]):
+            pixels[t, c, z] = image.read((t, c, z))
+    if pixels.dtype.kind == "b":
+        pixels = pixels.astype(np.uint8)
+    if pixels.dtype.kind == "f":
+        bad = pixels.size - int(np.isfinite(pixels).sum())
+        if bad:
+            raise InputError(f"{path}: {bad} pixels are NaN or infinite: replace them first")
+    header = header.with_dtype(pixels.dtype)
+    if project != "none":
+        pixels = PROJECTIONS[project](pixels, axis=2, keepdims=True)
+        header = header.with_z(1, None)
+    return LoadedImage(path, header, pixels)
+
+
+def volume(path: Path, axes: str | None = None, project: str = "none") -> Array:
+    """The pixels of `load` as float64, (T, C, Z, Y, X) in input units. Raises InputError."""
+    return load(path, axes, project).pixels.astype(np.float64, copy=False)
+
+
+def running_means(
+    samples: Iterable[Path], axes: str | None = None, project: str = "none"
+) -> Iterator[LoadedImage]:
+    """The mean of the first 1, 2, 3 ... samples, float64, each with the path of its last.
+
+    Raises InputError for a sample that cannot be read or has another shape than the first.
+    """
+    for count, path in enumerate(samples, 1):
+        found = load(path, axes, project)
+        if count == 1:
+            first, total = found, found.pixels.astype(np.float64)
+        else:
+            found.header.require_same_shape(path, first.header, first.path)
+            total = total + found.pixels
+        yield replace(found, pixels=total / count)
+
+
+def predicted(score: FileScore, comparison: Comparison) -> LoadedImage:
+    """What was scored, in float64: an image, or the mean of samples. Raises InputError."""
+    samples = [score.prediction]
+    if comparison.averaged:
+        first = comparison.methods[: comparison.methods.index(score.method) + 1]
+        mine = {s.method: s.prediction for s in comparison.scores if s.name == score.name}
+        samples = [mine[method] for method in first if method in mine]
+    means = running_means(samples, comparison.axes, comparison.project)
+    return deque(means, maxlen=1).pop()
+
+
+def fit_of(image: Array, target: Array, channel: int, scale: str) -> tuple[float, float]:
+    """(gain, offset) that fit a channel of (T, C, Z, Y, X) to the target's, over all its planes.
+
+    Raises Undefined for a channel that has no such fit.
+    """
+    if scale == "none":
+        return 1.0, 0.0
+    x, y = (each[:, channel].astype(np.float64) for each in (image, target))
+    return SCALES[scale](x, y)
+
+
+def fitted(image: Array, target: Array, scale: str) -> tuple[Array, Array]:
+    """`image` fitted channel by channel, as it was scored, and the gains (C,).
+
+    A channel without a fit stays as it is. Both (T, C, Z, Y, X) float64 of one shape.
+    """
+    gains, result = np.ones(image.shape[1]), image.copy()
+    for c in range(image.shape[1]):
+        try:
+            gain, offset = fit_of(image, target, c, scale)
+        except Undefined:
+            continue
+        gains[c], result[:, c] = gain, image[:, c] * gain + offset
+    return result, gains
+
+
+def colours(path: Path, axes: str | None = None) -> int:
+    """3 for RGB pixels, which are shown together; else 1. Raises InputError."""
+    with open_image(path, axes=axes) as image:
+        return 3 if image.header.size("S") == 3 else 1
+
+
+@dataclass(frozen=True)
+class ShownPlane:
+    """One picture's place in a volume: a plane, or the three colours of one."""
+
+    t: int
+    channels: slice
+    z: int
+    label: str  # empty where the image has no other
+
+    def of(self, image: Array) -> Array:
+        """(T, C, Z, Y, X) -> (Y, X, K), K colours."""
+        return np.moveaxis(image[self.t, self.channels, self.z], 0, -1)
+
+
+def shown_planes(shape: tuple[int, ...], together: int) -> list[ShownPlane]:
+    """All of a volume (T, C, Z, Y, X) in the order t, c, z, `together` colours in each."""
+    counts = {"t": shape[0], "c": shape[1] // together, "z": shape[2]}
+    found = []
+    for at in np.ndindex(*counts.values()):
+        told = zip(counts.items(), at, strict=True)
+        label = ", ".join(f"{axis} {i + 1} of {n}" for (axis, n), i in told if n > 1)
+        channels = slice(at[1] * together, (at[1] + 1) * together)
+        found.append(ShownPlane(at[0], channels, at[2], label))
     return found
-
-
-def _key(
-    name: PurePath,
-    files: Mapping[PurePath, Path],
-    stems: Mapping[PurePath, Sequence[PurePath]],
-    unique: bool,
-) -> PurePath | None:
-    """What a method calls this target: the same, or the same with another suffix."""
-    if name in files:
-        return name
-    near = stems.get(_stem(name), []) if unique else []
-    return near[0] if len(near) == 1 else None
-
-
-def check_shape(path: Path, found: tuple[int, ...], target: Path, wanted: tuple[int, ...]) -> None:
-    """Raises InputError unless both images have the same (T, C, Z, Y, X)."""
-    if found != wanted:
-        have, want = ("x".join(map(str, shape)) for shape in (found, wanted))
-        raise InputError(f"{path}: has TCZYX {have}, its target {target} has {want}")

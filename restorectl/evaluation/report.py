@@ -1,8 +1,8 @@
 """The HTML report of a comparison: what it tells, in which order.
 
-Predicted deviation against error over all files that have an uncertainty set.
-
-Scores against depth and against the number of averaged samples, as charts.
+The page opens with the summary and ends with how the predictions were made. Charts over all files
+show scores against depth and against the number of averaged samples and, of methods with
+uncertainty sets, the error against the predicted deviation.
 """
 
 import json
@@ -16,173 +16,21 @@ import numpy as np
 from restorectl import __version__
 from restorectl.catalog import METRICS
 from restorectl.evaluation import examples
-from restorectl.evaluation.charts import Chart, Group, Series, number, reliability, role
-from restorectl.evaluation.metrics.statistics import median_test, ranking, summary
-from restorectl.evaluation.pages import ARROW, Cell, Column, Report, Table, render_report
-from restorectl.evaluation.read import Comparison, FileScore, companions, planes
-from restorectl.evaluation.reread import averaged
+from restorectl.evaluation.charts import Chart, Group, Series, number, role
+from restorectl.evaluation.comparison import (
+    Comparison,
+    FileScore,
+    median_test,
+    ranking,
+    summary,
+)
+from restorectl.evaluation.pages import ARROW, Cell, Column, ReportPage, Table, render_report
+from restorectl.evaluation.read import uncertainty_maps, volume
 from restorectl.files.atomic import replacing
 from restorectl.images.image import read_provenance
 
 PIXELS = 2_000_000  # of all files of a method that the curve is made of
 BINS = 20
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Nothing where no folder holds uncertainty sets."""
-
-    table: Table | None
-    charts: tuple[Chart, ...]
-
-
-@dataclass(frozen=True)
-class _File:
-    std: np.ndarray  # (n,) sampled pixels
-    error: np.ndarray
-    inside: int  # pixels of the target within lower..upper
-    pixels: int  # all of them
-    nominal: float | None  # the coverage that was asked for
-
-
-def measure(comparison: Comparison, roles: Mapping[str, str]) -> Measured:
-    """Coverage, and the error in bins of predicted deviation, of each method that has sets.
-
-    Everything in the units of the predictions, before any fit. Raises InputError.
-    """
-    rows, series = [], []
-    whole = comparison.project == "none" and not averaged(comparison)
-    for method in comparison.methods if whole else ():
-        mine = [s for s in comparison.scores if s.method == method]
-        found = [file for s in mine if (file := _file(s, comparison, PIXELS // len(mine)))]
-        if not found:
-            continue
-        std, error = (np.concatenate([getattr(f, k) for f in found]) for k in ("std", "error"))
-        predicted, actual = reliability(std, error, BINS)
-        series.append(Series(method, roles[method], predicted, actual, points=True))
-        rows.append((method, roles[method], _cells(found, std, error)))
-    if not rows:
-        return Measured(None, _sparsification(comparison, roles))
-    top = max(float(s.x.max()) for s in series)
-    guide = Series("equal", "guide", np.array([0.0, top]), np.array([0.0, top]))
-    chart = Chart(
-        f"Error in {BINS} bins of predicted deviation",
-        "predicted deviation (root mean square of the bin)",
-        "error (root mean square)",
-        (*series, guide),
-    )
-    names = ("files", "coverage", "asked for", "predicted deviation", "error", "error / deviation")
-    head = tuple((name, "") for name in names)
-    caption = (
-        "Coverage: share of the target's pixels within lower..upper. Root mean squares over pixels."
-    )
-    table = Table("Uncertainty", "Method", head, tuple(rows), caption)
-    return Measured(table, (chart, *_sparsification(comparison, roles)))
-
-
-def _cells(found: list[_File], std: np.ndarray, error: np.ndarray) -> tuple[Cell, ...]:
-    coverage = sum(file.inside for file in found) / sum(file.pixels for file in found)
-    asked = {file.nominal for file in found}
-    nominal = asked.pop() if len(asked) == 1 else None
-    rms = [float(np.sqrt(np.mean(values**2))) for values in (std, error)]
-    ratio = rms[1] / rms[0] if rms[0] else None
-    values = (len(found), coverage, nominal, *rms, ratio)
-    return tuple(Cell(value) for value in values)
-
-
-def _file(score: FileScore, comparison: Comparison, most: int) -> _File | None:
-    files = companions(score.prediction)
-    if files is None or score.target == score.prediction:
-        return None
-    mean, std, target = (
-        planes(path, comparison.axes)[0] for path in (score.prediction, files["std"], score.target)
-    )
-    # A fixed sample, spread over the file; odd, so that it has no period in step with the rows
-    stride = -(-mean.size // max(1, most)) | 1
-    picked = slice(None, None, stride)
-    lower, upper = (planes(files[part], comparison.axes)[0] for part in ("lower", "upper"))
-    inside = int(np.sum((lower <= target) & (target <= upper)))
-    made = read_provenance(files["lower"]) or {}
-    asked = made.get("parameters", {}).get("interval")
-    nominal = float(asked) if isinstance(asked, int | float) else None
-    error = (mean - target).ravel()[picked]
-    return _File(std.ravel()[picked], error, inside, target.size, nominal)
-
-
-def _sparsification(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:
-    """Mean curves over the files, where the comparison holds them."""
-    series = []
-    for method in comparison.methods:
-        curves: dict[str, list[tuple[float, ...]]] = {}
-        for score in comparison.scores:
-            if score.method == method:
-                for name, curve in score.curves.items():
-                    curves.setdefault(name, []).append(curve)
-        for name, found in curves.items():
-            y = np.mean(found, axis=0)
-            x = np.arange(len(y)) / len(y)
-            kind = roles[method] if name == next(iter(curves)) else "guide"
-            series.append(Series(f"{method}: {name}", kind, x, y))
-    if not series:
-        return ()
-    return (
-        Chart(
-            "Sparsification, mean over the files",
-            "share of pixels taken away, the most uncertain first",
-            "mean error of the rest, relative",
-            tuple(series),
-        ),
-    )
-
-
-def charts(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:
-    """Those that the comparison has numbers for."""
-    drawn = (*_depths(comparison, roles), *_set_charts(comparison, roles), *_averages(comparison))
-    return tuple(chart for chart in drawn if any(np.isfinite(s.y).any() for s in chart.series))
-
-
-def _depths(comparison: Comparison, roles: Mapping[str, str]) -> Iterator[Chart]:
-    """Each metric by plane, the mean over the files (paper 000, Figure 9)."""
-    for metric in comparison.metrics:
-        series = []
-        for method in comparison.methods:
-            mine = [s.depths for s in comparison.scores if s.method == method and s.depths]
-            deepest = max((len(found) for found in mine), default=0)
-            values = [
-                [f[z][metric] for f in mine if z < len(f) and metric in f[z]]
-                for z in range(deepest)
-            ]
-            y = [float(np.mean(found)) if found else np.nan for found in values]
-            series.append(_series(method, roles[method], y))
-        yield Chart(f"{metric} by depth, mean over the files", "plane z", metric, tuple(series))
-
-
-def _set_charts(comparison: Comparison, roles: Mapping[str, str]) -> Iterator[Chart]:
-    """Frechet distances by plane."""
-    names = dict.fromkeys(name for found in comparison.set_depths.values() for name in found)
-    for name in names:
-        series = [
-            _series(method, roles[method], list(comparison.set_depths[method][name]))
-            for method in comparison.methods
-            if name in comparison.set_depths.get(method, {})
-        ]
-        yield Chart(f"{name} by depth", "plane z", name, tuple(series))
-
-
-def _averages(comparison: Comparison) -> Iterator[Chart]:
-    """Each metric against the number of samples in the mean."""
-    for metric in comparison.metrics if averaged(comparison) else ():
-        columns = [comparison.column(method, metric) for method in comparison.methods]
-        y = [float(np.mean(column)) if column else np.nan for column in columns]
-        series = _series("mean over the files", "m0", y, first=1)
-        yield Chart(f"{metric} of the mean of N samples", "samples N", metric, (series,))
-
-
-def _series(name: str, role: str, y: list[float], first: int = 0) -> Series:
-    x = np.arange(first, first + len(y), dtype=np.float64)
-    return Series(name, role, x, np.array(y, np.float64), points=True)
-
-
 FITS = {
     "none": "as they are",
     "affine": "after a least-squares fit to the target",
@@ -201,14 +49,14 @@ def write(path: str, comparison: Comparison) -> None:
         part.write_text(document, "utf-8", newline="\n")
 
 
-def report(comparison: Comparison) -> Report:
+def report(comparison: Comparison) -> ReportPage:
     """All that the page shows. Raises InputError."""
     roles = {method: role(i) for i, method in enumerate(comparison.methods)}
     columns = tuple(_column(comparison, metric, roles) for metric in comparison.metrics)
     metric, choices = examples.choose(comparison)
     shown = [examples.build(comparison, metric, choice, roles) for choice in choices]
     hidden = tuple(problem for _, problem in shown if problem)
-    spread = measure(comparison, roles)
+    spread = uncertainty_summary(comparison, roles)
     notes = (
         ("Targets without a prediction", comparison.missing),
         ("Predictions without a target, not scored", comparison.extra),
@@ -216,7 +64,7 @@ def report(comparison: Comparison) -> Report:
         ("Warnings", (*comparison.warnings, *hidden)),
     )
     sets = _sets(comparison, roles)
-    return Report(
+    return ReportPage(
         title="Evaluation of " + _listed(comparison.methods),
         facts=_facts(comparison),
         notes=tuple((heading, found) for heading, found in notes if found),
@@ -348,3 +196,172 @@ def _told(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_told(value[key])}" for key in sorted(value))
     return value if isinstance(value, str) else json.dumps(value)
+
+
+@dataclass(frozen=True)
+class UncertaintySummary:
+    """Nothing where no folder holds uncertainty sets."""
+
+    table: Table | None
+    charts: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class _SampledSet:
+    std: np.ndarray  # (n,) sampled pixels
+    error: np.ndarray
+    inside: int  # pixels of the target within lower..upper
+    pixels: int  # all of them
+    nominal: float | None  # the coverage that was asked for
+
+
+def uncertainty_summary(comparison: Comparison, roles: Mapping[str, str]) -> UncertaintySummary:
+    """Coverage, and the error in bins of predicted deviation, of each method that has sets.
+
+    Everything in the units of the predictions, before any fit. Raises InputError.
+    """
+    rows, series = [], []
+    whole = comparison.project == "none" and not comparison.averaged
+    for method in comparison.methods if whole else ():
+        mine = [s for s in comparison.scores if s.method == method]
+        found = [file for s in mine if (file := _sampled_set(s, comparison, PIXELS // len(mine)))]
+        if not found:
+            continue
+        std, error = (np.concatenate([getattr(f, k) for f in found]) for k in ("std", "error"))
+        predicted, actual = reliability(std, error, BINS)
+        series.append(Series(method, roles[method], predicted, actual, points=True))
+        rows.append((method, roles[method], _cells(found, std, error)))
+    if not rows:
+        return UncertaintySummary(None, _sparsification(comparison, roles))
+    top = max(float(s.x.max()) for s in series)
+    guide = Series("equal", "guide", np.array([0.0, top]), np.array([0.0, top]))
+    chart = Chart(
+        f"Error in {BINS} bins of predicted deviation",
+        "predicted deviation (root mean square of the bin)",
+        "error (root mean square)",
+        (*series, guide),
+    )
+    names = ("files", "coverage", "asked for", "predicted deviation", "error", "error / deviation")
+    head = tuple((name, "") for name in names)
+    caption = (
+        "Coverage: share of the target's pixels within lower..upper. Root mean squares over pixels."
+    )
+    table = Table("Uncertainty", "Method", head, tuple(rows), caption)
+    return UncertaintySummary(table, (chart, *_sparsification(comparison, roles)))
+
+
+def reliability(std: np.ndarray, error: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Does the predicted deviation match the error? Pixels in `bins` equally full bins of std.
+
+    std, error: (n,), std >= 0, equal units. Returns, for each bin that is not empty, the root mean
+    square of std and of error: a calibrated spread gives equal numbers (Levi et al. 2022).
+    """
+    order = np.argsort(std, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    predicted, actual = (
+        np.array([np.sqrt(np.mean(values[part] ** 2)) for part in parts]) for values in (std, error)
+    )
+    return predicted, actual
+
+
+def _cells(found: list[_SampledSet], std: np.ndarray, error: np.ndarray) -> tuple[Cell, ...]:
+    coverage = sum(file.inside for file in found) / sum(file.pixels for file in found)
+    asked = {file.nominal for file in found}
+    nominal = asked.pop() if len(asked) == 1 else None
+    rms = [float(np.sqrt(np.mean(values**2))) for values in (std, error)]
+    ratio = rms[1] / rms[0] if rms[0] else None
+    values = (len(found), coverage, nominal, *rms, ratio)
+    return tuple(Cell(value) for value in values)
+
+
+def _sampled_set(score: FileScore, comparison: Comparison, most: int) -> _SampledSet | None:
+    files = uncertainty_maps(score.prediction)
+    if files is None or score.target == score.prediction:
+        return None
+    mean, std, target = (
+        volume(path, comparison.axes) for path in (score.prediction, files["std"], score.target)
+    )
+    # A fixed sample, spread over the file; odd, so that it has no period in step with the rows
+    stride = -(-mean.size // max(1, most)) | 1
+    picked = slice(None, None, stride)
+    lower, upper = (volume(files[part], comparison.axes) for part in ("lower", "upper"))
+    inside = int(np.sum((lower <= target) & (target <= upper)))
+    made = read_provenance(files["lower"]) or {}
+    asked = made.get("parameters", {}).get("interval")
+    nominal = float(asked) if isinstance(asked, int | float) else None
+    error = (mean - target).ravel()[picked]
+    return _SampledSet(std.ravel()[picked], error, inside, target.size, nominal)
+
+
+def _sparsification(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:
+    """Mean curves over the files, where the comparison holds them."""
+    series = []
+    for method in comparison.methods:
+        curves: dict[str, list[tuple[float, ...]]] = {}
+        for score in comparison.scores:
+            if score.method == method:
+                for name, curve in score.curves.items():
+                    curves.setdefault(name, []).append(curve)
+        for name, found in curves.items():
+            y = np.mean(found, axis=0)
+            x = np.arange(len(y)) / len(y)
+            kind = roles[method] if name == next(iter(curves)) else "guide"
+            series.append(Series(f"{method}: {name}", kind, x, y))
+    if not series:
+        return ()
+    return (
+        Chart(
+            "Sparsification, mean over the files",
+            "share of pixels taken away, the most uncertain first",
+            "mean error of the rest, relative",
+            tuple(series),
+        ),
+    )
+
+
+def charts(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:
+    """Those that the comparison has numbers for."""
+    drawn = (*_depths(comparison, roles), *_set_charts(comparison, roles), *_averages(comparison))
+    return tuple(chart for chart in drawn if any(np.isfinite(s.y).any() for s in chart.series))
+
+
+def _depths(comparison: Comparison, roles: Mapping[str, str]) -> Iterator[Chart]:
+    """Each metric by plane, the mean over the files (RSCD, Figure 9)."""
+    for metric in comparison.metrics:
+        series = []
+        for method in comparison.methods:
+            mine = [s.depths for s in comparison.scores if s.method == method and s.depths]
+            deepest = max((len(found) for found in mine), default=0)
+            values = [
+                [f[z][metric] for f in mine if z < len(f) and metric in f[z]]
+                for z in range(deepest)
+            ]
+            y = [float(np.mean(found)) if found else np.nan for found in values]
+            series.append(_series(method, roles[method], y))
+        yield Chart(f"{metric} by depth, mean over the files", "plane z", metric, tuple(series))
+
+
+def _set_charts(comparison: Comparison, roles: Mapping[str, str]) -> Iterator[Chart]:
+    """Frechet distances by plane."""
+    names = dict.fromkeys(name for found in comparison.set_depths.values() for name in found)
+    for name in names:
+        series = [
+            _series(method, roles[method], list(comparison.set_depths[method][name]))
+            for method in comparison.methods
+            if name in comparison.set_depths.get(method, {})
+        ]
+        yield Chart(f"{name} by depth", "plane z", name, tuple(series))
+
+
+def _averages(comparison: Comparison) -> Iterator[Chart]:
+    """Each metric against the number of samples in the mean."""
+    for metric in comparison.metrics if comparison.averaged else ():
+        columns = [comparison.column(method, metric) for method in comparison.methods]
+        y = [float(np.mean(column)) if column else np.nan for column in columns]
+        series = _series("mean over the files", "m0", y, first=1)
+        yield Chart(f"{metric} of the mean of N samples", "samples N", metric, (series,))
+
+
+def _series(name: str, role: str, y: list[float], first: int = 0) -> Series:
+    x = np.arange(first, first + len(y), dtype=np.float64)
+    return Series(name, role, x, np.array(y, np.float64), points=True)

@@ -1,10 +1,13 @@
-"""Blind preference studies: the page that asks (paper 000, D.6), and what the answers say.
+"""Blind preference studies: the page that asks (RSCD, D.6), and what the answers say.
 
-Do raters agree, and how sure is a share: percent agreement, Cohen's kappa, Wilson's interval.
-
-Labels may be anything that can be compared and hashed; position i of both raters is the same task.
+The page shows an input and two restorations and asks two questions. It holds every picture under a
+name that says nothing, and which method made which one only as base64 text that travels with the
+exported answers. Of the answers, shares with Wilson's interval and the agreement between raters are
+told: in percent, and as Cohen's kappa.
 """
 
+import base64
+import binascii
 import hashlib
 import json
 import math
@@ -17,87 +20,33 @@ from typing import Any
 
 import numpy as np
 
-from restorectl.batch.inputs import walk
+from restorectl import __version__
+from restorectl.batch.inputs import match_names
 from restorectl.errors import InputError, NoInputError, UsageError
-from restorectl.evaluation import reread
-from restorectl.evaluation.charts import interesting_window
-from restorectl.evaluation.pages import FLAGS, KIND, SIDES, Task, read_key, render_study
-from restorectl.evaluation.read import PARTS, companions
+from restorectl.evaluation.examples import interesting_window
+from restorectl.evaluation.pages import page, template
+from restorectl.evaluation.read import colours, images_below, load, shown_planes
 from restorectl.files.atomic import replacing
-from restorectl.images.pictures import grey
+from restorectl.images.pictures import data_uri, grey
 
 Z95 = 1.959963984540054  # the normal quantile of a two-sided interval of 95 %
-
-
-def percent(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
-    """Share in 0..1 of the tasks that got equal labels. Raises ValueError for no or unpaired."""
-    _check(first, second)
-    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
-
-
-def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
-    """(p_o - p_e) / (1 - p_e) in -1..1: agreement beyond that of chance (Cohen 1960, eq. 1).
-
-    None where both raters gave one and the same label throughout: chance alone then explains it all
-    and the quotient is 0/0. Raises ValueError for no or unpaired labels.
-    """
-    observed = percent(first, second)
-    counts, others = Counter(first), Counter(second)
-    matches = sum(counts[label] * others[label] for label in counts)  # integers, so 1 is exact
-    if matches == len(first) ** 2:
-        return None
-    expected = matches / len(first) ** 2
-    return (observed - expected) / (1 - expected)
-
-
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927). Raises ValueError without trials."""
-    if not 0 <= hits <= trials or trials == 0:
-        raise ValueError(f"{hits} of {trials}")
-    share, z2 = hits / trials, Z95**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    spread = share * (1 - share) / trials + z2 / (4 * trials**2)
-    half = Z95 / (1 + z2 / trials) * math.sqrt(spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def agreement_between(ratings: dict[str, dict[str, Hashable]]) -> dict[str, Any]:
-    """Agreement of all pairs of raters over the tasks that both did.
-
-    `ratings`: rater -> task -> label. Returns `pairs` (raters, tasks, percent, kappa) and, over the
-    pairs, the mean percent weighted by tasks and Light's kappa: the mean of the defined kappas.
-    Both are None where nothing was shared.
-    """
-    pairs: list[dict[str, Any]] = []
-    for one, two in combinations(sorted(ratings), 2):
-        shared = sorted(ratings[one].keys() & ratings[two].keys())
-        if shared:
-            labels = [[ratings[rater][task] for task in shared] for rater in (one, two)]
-            pairs.append(
-                {
-                    "raters": [one, two],
-                    "tasks": len(shared),
-                    "percent": percent(*labels),
-                    "kappa": cohen_kappa(*labels),
-                }
-            )
-    tasks = sum(pair["tasks"] for pair in pairs)
-    kappas = [pair["kappa"] for pair in pairs if pair["kappa"] is not None]
-    return {
-        "pairs": pairs,
-        "percent": sum(p["percent"] * p["tasks"] for p in pairs) / tasks if tasks else None,
-        "kappa": sum(kappas) / len(kappas) if kappas else None,
-    }
-
-
-def _check(first: Sequence[Hashable], second: Sequence[Hashable]) -> None:
-    if len(first) != len(second) or not first:
-        raise ValueError(f"{len(first)} and {len(second)} labels are no ratings of the same tasks")
-
-
+KIND = "preference-answers"
+SIDES = ("A", "B")
+FLAGS = ("neither", "A", "B", "both")
 PANEL = 512  # px, the largest side of a picture
 SHOWN = (0.5, 99.8)  # percentiles that become black and white
 ALIKE = 3.0  # methods whose ranges differ more are shown in their own range each
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """One question: PNG pictures of the input and of two restorations, and what they are."""
+
+    file: str
+    methods: tuple[str, str]  # of A and B
+    input: bytes
+    pictures: tuple[bytes, bytes]
+    note: str  # what a rater is told about the picture, such as its plane
 
 
 def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
@@ -112,21 +61,24 @@ def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
     in two folders, OutputError, DiskFullError.
     """
     if len(folders) < 2:
-        raise UsageError("--preference compares restorations: name at least two folders")
+        raise UsageError("`preference` compares restorations: name at least two folders")
     for folder in (*folders, inputs):
         if not Path(folder).is_dir():
             raise UsageError(f"{folder}: is no folder of images")
     methods = _labels(folders)
-    found = {m: _images(Path(f)) for m, f in zip(methods, folders, strict=True)}
-    tasks: list[tuple[str, Task]] = []
+    sources = images_below(Path(inputs))
+    made = {m: images_below(Path(f)) for m, f in zip(methods, folders, strict=True)}
+    own_names = {method: match_names(sources, files) for method, files in made.items()}
+    tasks: list[tuple[str, StudyTask]] = []
     notes: list[str] = []
-    for stem, source in sorted(_images(Path(inputs)).items()):
-        have = {method: found[method][stem] for method in methods if stem in found[method]}
+    for name in sorted(sources, key=lambda name: name.with_suffix("").as_posix()):
+        stem = name.with_suffix("").as_posix()
+        have = {m: made[m][own_names[m][name]] for m in methods if name in own_names[m]}
         if len(have) < 2:
             notes.append(f"{stem}: fewer than two restorations, left out")
             continue
         try:
-            tasks += _tasks(stem, source, have, seed)
+            tasks += _tasks(stem, sources[name], have, seed)
         except InputError as error:
             notes.append(f"left out: {error}")
     if not tasks:
@@ -143,42 +95,30 @@ def _labels(folders: Sequence[str]) -> list[str]:
     names = [Path(folder).resolve().name for folder in folders]
     labels = names if len(set(names)) == len(names) else list(folders)
     if len(set(labels)) != len(labels):
-        raise UsageError(f"--preference: a folder is named twice: {', '.join(labels)}")
+        raise UsageError(f"`preference`: a folder is named twice: {', '.join(labels)}")
     return labels
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    """Relative path without suffix -> image; of an uncertainty set, STEM -> STEM_mean."""
-    found = {path.with_suffix("").as_posix(): folder / path for path in walk(folder, None)}
-    for name, path in list(found.items()):
-        if companions(path) is not None:
-            stem = name.removesuffix("_mean")
-            for part in PARTS:
-                found.pop(f"{stem}_{part}", None)
-            found[stem] = path
-    return found
 
 
 def _tasks(
     stem: str, source: Path, have: Mapping[str, Path], seed: int
-) -> Iterator[tuple[str, Task]]:
+) -> Iterator[tuple[str, StudyTask]]:
     """The tasks of one image, each with the key of its place. Raises InputError."""
     pictures, note = _pictures(source, have)
     for pair in combinations(have, 2):
         digest = hashlib.sha256(json.dumps([seed, stem, sorted(pair)]).encode()).hexdigest()
         one, two = sorted(pair) if int(digest[:2], 16) % 2 else sorted(pair, reverse=True)
         sides = (pictures[one], pictures[two])
-        yield digest[2:], Task(stem, (one, two), pictures[""], sides, note)
+        yield digest[2:], StudyTask(stem, (one, two), pictures[""], sides, note)
 
 
 def _pictures(source: Path, have: Mapping[str, Path]) -> tuple[dict[str, bytes], str]:
     """PNG by method, "" for the input: one plane, the same window and range. Raises InputError."""
-    read = {"": reread.volume(source), **{m: reread.volume(path) for m, path in have.items()}}
-    for method, path in have.items():
-        reread.require_shape(path, read[method], source, read[""])
-    every = reread.frames(read[""].shape, reread.colours(source))
-    frame = every[len(every) // 2]
-    seen = {name: frame.of(image) for name, image in read.items()}  # (Y, X, K)
+    read = {name: load(path) for name, path in {"": source, **have}.items()}
+    for made in read.values():
+        made.header.require_same_shape(made.path, read[""].header, source)
+    every = shown_planes(read[""].pixels.shape, colours(source))
+    plane = every[len(every) // 2]
+    seen = {name: plane.of(i.pixels).astype(np.float64) for name, i in read.items()}  # (Y, X, K)
     rows, cols = interesting_window(np.mean([seen[m].mean(axis=-1) for m in have], axis=0), PANEL)
     cut = {name: image[rows, cols] for name, image in seen.items()}
     ranges = {m: np.percentile(cut[m], SHOWN) for m in have}
@@ -190,7 +130,7 @@ def _pictures(source: Path, have: Mapping[str, Path]) -> tuple[dict[str, bytes],
         low, high = pooled if together else ranges.get(name, np.percentile(image, SHOWN))
         shown = image if image.shape[-1] == 3 else image[..., 0]
         drawn[name] = grey(shown, (float(low), float(high)))
-    parts = [frame.label and f"plane {frame.label}"]
+    parts = [plane.label and f"plane {plane.label}"]
     if cut[""].shape != seen[""].shape:
         parts.append(f"crop of {cut[''].shape[0]} × {cut[''].shape[1]} px")
     if not together:
@@ -198,8 +138,39 @@ def _pictures(source: Path, have: Mapping[str, Path]) -> tuple[dict[str, bytes],
     return drawn, ", ".join(part for part in parts if part)
 
 
+def render_study(tasks: Sequence[StudyTask], notes: Sequence[str]) -> str:
+    """The document; equal tasks give equal text."""
+    key = [{"file": task.file, **dict(zip(SIDES, task.methods, strict=True))} for task in tasks]
+    shown = [
+        {
+            "input": _name_of(task.input),
+            "A": _name_of(task.pictures[0]),
+            "B": _name_of(task.pictures[1]),
+            "note": task.note,
+        }
+        for task in tasks
+    ]
+    pictures = {
+        _name_of(png): data_uri(png) for task in tasks for png in (task.input, *task.pictures)
+    }
+    hidden = base64.b64encode(json.dumps(key, sort_keys=True).encode()).decode("ascii")
+    study = hashlib.sha256(json.dumps([hidden, shown], sort_keys=True).encode()).hexdigest()[:16]
+    data = {
+        "tool": "restorectl",
+        "version": __version__,
+        "kind": KIND,
+        "study": study,
+        "key": hidden,
+        "tasks": shown,
+        "pictures": pictures,
+        "notes": list(notes),
+    }
+    body = template("study.html")
+    return page("Blind preference study", body, styles=("study.css",), script="study.js", data=data)
+
+
 @dataclass(frozen=True)
-class Answers:
+class RaterAnswers:
     """One exported file."""
 
     file: str
@@ -221,7 +192,7 @@ def results(files: Sequence[str]) -> dict[str, Any]:
     Raises NoInputError if no file can be read, UsageError for files of different studies and for a
     rater in two files.
     """
-    read: list[Answers] = []
+    read: list[RaterAnswers] = []
     failures = []
     for file in files:
         try:
@@ -299,7 +270,7 @@ def _agree(labels: dict[str, dict[str, str]]) -> dict[str, Any]:
     return agreement_between(ratings)
 
 
-def _check_together(read: list[Answers]) -> None:
+def _check_together(read: list[RaterAnswers]) -> None:
     for one, two in combinations(read, 2):
         if (one.study, one.tasks) != (two.study, two.tasks):
             raise UsageError(f"{one.file} and {two.file} are answers to different studies")
@@ -307,7 +278,7 @@ def _check_together(read: list[Answers]) -> None:
             raise UsageError(f"{one.file} and {two.file} are both of rater '{one.rater}': give one")
 
 
-def _read(file: str) -> Answers:
+def _read(file: str) -> RaterAnswers:
     try:
         raw = json.loads(Path(file).read_text("utf-8"))
         if not isinstance(raw, dict) or raw.get("kind") != KIND:
@@ -317,8 +288,96 @@ def _read(file: str) -> Answers:
         for task, (better, flagged) in given.items():
             if not 0 <= task < len(tasks) or better not in SIDES or flagged not in FLAGS:
                 raise ValueError(f"the answer to task {task}")
-        return Answers(PurePath(file).name, str(raw["study"]), str(raw["rater"]), tasks, given)
+        return RaterAnswers(PurePath(file).name, str(raw["study"]), str(raw["rater"]), tasks, given)
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: no exported answers of a preference study ({error})") from error
+
+
+def _name_of(png: bytes) -> str:
+    """A picture's name on the page, which says nothing of its method."""
+    return hashlib.sha256(png).hexdigest()[:16]
+
+
+def read_key(hidden: str) -> list[dict[str, str]]:
+    """What the pictures of each task were: file, A, B. Raises ValueError for anything else."""
+    try:
+        key = json.loads(base64.b64decode(hidden, validate=True))
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(key, list) or not all(map(_is_entry, key)):
+        raise ValueError("no list of tasks")
+    return key
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"file", *SIDES}:
+        return False
+    return all(isinstance(value, str) for value in entry.values())
+
+
+def percent(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
+    """Share in 0..1 of the tasks that got equal labels. Raises ValueError for no or unpaired."""
+    _check(first, second)
+    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+
+
+def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
+    """(p_o - p_e) / (1 - p_e) in -1..1: agreement beyond that of chance (Cohen 1960, eq. 1).
+
+    None where both raters gave one and the same label throughout: chance alone then explains it all
+    and the quotient is 0/0. Raises ValueError for no or unpaired labels.
+    """
+    observed = percent(first, second)
+    counts, others = Counter(first), Counter(second)
+    matches = sum(counts[label] * others[label] for label in counts)  # integers, so 1 is exact
+    if matches == len(first) ** 2:
+        return None
+    expected = matches / len(first) ** 2
+    return (observed - expected) / (1 - expected)
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927). Raises ValueError without trials."""
+    if not 0 <= hits <= trials or trials == 0:
+        raise ValueError(f"{hits} of {trials}")
+    share, z2 = hits / trials, Z95**2
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    spread = share * (1 - share) / trials + z2 / (4 * trials**2)
+    half = Z95 / (1 + z2 / trials) * math.sqrt(spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def agreement_between(ratings: dict[str, dict[str, Hashable]]) -> dict[str, Any]:
+    """Agreement of all pairs of raters over the tasks that both did.
+
+    `ratings`: rater -> task -> label. Returns `pairs` (raters, tasks, percent, kappa) and, over the
+    pairs, the mean percent weighted by tasks and Light's kappa: the mean of the defined kappas.
+    Both are None where nothing was shared.
+    """
+    pairs: list[dict[str, Any]] = []
+    for one, two in combinations(sorted(ratings), 2):
+        shared = sorted(ratings[one].keys() & ratings[two].keys())
+        if shared:
+            labels = [[ratings[rater][task] for task in shared] for rater in (one, two)]
+            pairs.append(
+                {
+                    "raters": [one, two],
+                    "tasks": len(shared),
+                    "percent": percent(*labels),
+                    "kappa": cohen_kappa(*labels),
+                }
+            )
+    tasks = sum(pair["tasks"] for pair in pairs)
+    kappas = [pair["kappa"] for pair in pairs if pair["kappa"] is not None]
+    return {
+        "pairs": pairs,
+        "percent": sum(p["percent"] * p["tasks"] for p in pairs) / tasks if tasks else None,
+        "kappa": sum(kappas) / len(kappas) if kappas else None,
+    }
+
+
+def _check(first: Sequence[Hashable], second: Sequence[Hashable]) -> None:
+    if len(first) != len(second) or not first:
+        raise ValueError(f"{len(first)} and {len(second)} labels are no ratings of the same tasks")

@@ -85,6 +85,15 @@ class Header:
             )
         return wanted
 
+    def require_same_shape(self, path: PurePath, other: "Header", partner: PurePath) -> None:
+        """Raises InputError unless the image of `path` has the canonical shape of its partner."""
+        found, wanted = (sizes(h.canonical_shape) for h in (self, other))
+        if found != wanted:
+            raise InputError(
+                f"{path}: has shape {found} (t, c, z, y, x), but {partner} has {wanted}: crop or"
+                " bin one of them to the other's size"
+            )
+
     def with_dtype(self, dtype: np.dtype[Any] | type | str) -> "Header":
         """The same header with another dtype."""
         return replace(self, dtype=np.dtype(dtype).newbyteorder("="))

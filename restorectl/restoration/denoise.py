@@ -1,7 +1,7 @@
 """`denoise`: restore images with a chosen method; several samples are averaged."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from restorectl import catalog
 from restorectl.batch import inputs
@@ -26,7 +26,12 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
             raise UsageError(f"`guide` has no effect with `method` {job.method}: choose another")
         if not Path(job.guide).is_dir():
             raise UsageError(f"`guide` {job.guide}: is not a folder")
-        pairs = [replace(pair, guide=Path(job.guide) / pair.name) for pair in pairs]
+        names = [PurePath(pair.name) for pair in pairs]
+        guides = inputs.match_names(names, inputs.walk(Path(job.guide), None))
+        pairs = [
+            replace(pair, guide=Path(job.guide) / guides.get(name, name))
+            for pair, name in zip(pairs, names, strict=True)
+        ]
     own = {"method": job.method, "settings": asdict(settings), "guide": bool(job.guide)}
     work = Planes("denoise", load_restorer(job, method, settings), own)
     return run(job.files, work, pairs, missing, report)

@@ -44,10 +44,11 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     for item in missing:
         report.done(Outcome(str(item.source), "", "failed", message=str(item.error)))
     measured = []
+    clean_names = inputs.match_names((name for _, name in images), inputs.walk(Path(truth), None))
     for source, relative in images:
         outcome = Outcome(str(source), "", "done")
         try:
-            clean = Path(truth) / relative
+            clean = Path(truth) / clean_names.get(relative, relative)
             found = _measured(restorer, source, clean, scale, report)
             measured.append(replace(found, name=str(relative)))
         except RestorectlError as error:
@@ -76,11 +77,7 @@ def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report:
         open_image(truth, axes=restorer.job.files.axes) as clean,
     ):
         header = image.header
-        if clean.header.canonical_shape != header.canonical_shape:
-            raise InputError(
-                f"{truth}: has shape {clean.header.canonical_shape} (t, c, z, y, x), its image has"
-                f" {header.canonical_shape}"
-            )
+        clean.header.require_same_shape(truth, header, source)
         height, width = header.canonical_shape[3:]
         report.file(source.name, len(header.planes) * height * width)
         parts = list(_sampled_pixels(restorer, image, clean, report))

@@ -116,7 +116,7 @@ class Planes:
             guide = None
             if pair.guide is not None:
                 guide = stack.enter_context(open_image(pair.guide))
-                _require_same_shape(guide, header)
+                guide.header.require_same_shape(guide.path, header, image.path)
             groups = channels.fit_groups(image, chosen, restorer)
             channels.describe(outcome, groups, restorer.card.sigma_max)
             writers = [
@@ -138,12 +138,6 @@ class Planes:
         maps = self.restorer.reduction.products - 1
         kinds = [header, *[header.with_dtype(np.float32)] * maps]
         return [k.for_target(target) for k, target in zip(kinds, pair.targets, strict=False)]
-
-
-def _require_same_shape(guide: Image, header: Header) -> None:
-    found, wanted = guide.header.canonical_shape, header.canonical_shape
-    if found != wanted:
-        raise InputError(f"{guide.path}: has shape {found} (t, c, z, y, x), the input has {wanted}")
 
 
 def restored_planes(

@@ -112,17 +112,12 @@ def scan_pairs(
 
 def _aligned(clean: TrainingImage, noisy: TrainingImage, align: str | None) -> TrainingPair:
     """Check a pair, and align it if asked for. Raises InputError if it is not a pair."""
-    if clean.shape != noisy.shape:
-        sizes = [" x ".join(str(n) for n in s.shape) for s in (noisy, clean)]
-        raise InputError(
-            f"{noisy.name}: {sizes[0]} (T, C, Z, Y, X), but its clean image is {sizes[1]}:"
-            " crop or bin one of them to the other's size"
-        )
     times, n, depth, height, width = noisy.shape
     with (
         open_image(noisy.path, axes=noisy.axes) as image,
         open_image(clean.path, axes=clean.axes) as other,
     ):
+        image.header.require_same_shape(noisy.path, other.header, clean.path)
         models = tuple(whitening.fit(sampled_pixels(image, c)) for c in range(n))
         planes = [(times // 2, c, depth // 2) for c in range(n)]
         seen = [np.asarray(image.read(plane), np.float32) for plane in planes]

@@ -21,7 +21,7 @@ from skimage.metrics import structural_similarity
 from typer.testing import CliRunner
 
 from restorectl.cli.app import app
-from restorectl.evaluation.metrics.distribution import Moments, frechet, nothing
+from restorectl.evaluation.frechet import Moments, frechet, nothing
 from restorectl.volumes import interpolation
 from tests import phantom
 from tests.benchmarks.common import DATA, FIELDS, need_data, pair, restorectl, table

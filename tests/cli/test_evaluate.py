@@ -180,6 +180,16 @@ RESULTS = {
 }
 
 
+def test_what_is_written_names_options_as_they_are_typed(tmp_path):
+    tifffile.imwrite(tmp_path / "flat.tif", np.full((20, 20), 900, np.uint16))
+    outputs = ["--json", tmp_path / "out.json", "--report", tmp_path / "out.html"]
+    done = invoke(tmp_path / "flat.tif", "--target", tmp_path / "flat.tif", *outputs)
+    assert done.exit_code == 3
+    for told in (done.stderr, *(outputs[i].read_text("utf-8") for i in (1, 3))):
+        assert "use --data-range N" in told
+        assert "`data_range`" not in told
+
+
 def test_results_of_a_study(monkeypatch, tmp_path):
     from restorectl.evaluation import study as preference_study
 

@@ -168,8 +168,8 @@ def test_files_without_label_input_or_sense_are_named(tmp_path, program):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"trusted": False}, "--trust"),
-        ({"inputs": None}, "--input"),
+        ({"trusted": False}, "`trust`"),
+        ({"inputs": None}, "`input`"),
         ({"text": "a,b,c\nd1,"}, "not name,label"),
         ({"text": "name,label\n"}, "holds no"),
         ({"text": "d1,dark\nd1,bright\n"}, "two labels"),

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from restorectl import catalog
 from restorectl.engine.card import KEY, Card
 from restorectl.errors import NoInputError, UsageError, WeightsError
-from restorectl.evaluation.evaluate import run
+from restorectl.evaluation.comparison import as_dict, depths, gates, unmet
+from restorectl.evaluation.evaluate import prepare, run
+from restorectl.evaluation.frechet import slices
 from restorectl.evaluation.metrics.paired import psnr
-from restorectl.evaluation.plan import EvaluateJob, plan
 from restorectl.evaluation.read import match
-from restorectl.evaluation.write import as_dict, depths, gates, unmet
+from restorectl.jobs import EvaluateJob
 from tests import phantom
 
 
@@ -41,7 +42,7 @@ class Silent:
 def evaluated(*predictions, **options):
     report = Silent()
     job = EvaluateJob(tuple(map(str, predictions)), **options)
-    comparison = run(plan(job), report)
+    comparison = run(prepare(job), report)
     assert len(report.outcomes) == report.files or comparison.failures
     return comparison, report
 
@@ -139,9 +140,9 @@ def test_bad_files_fail_alone(data, tmp_path):
     found, report = evaluated(tmp_path / "p", target=str(tmp_path / "t"), metrics=names)
     assert all("\n" not in line for line in report.failed)
     lines = "\n".join(sorted(report.failed))
-    assert "1x1x1x50x112, its target" in lines
+    assert "1x1x1x50x112 (t, c, z, y, x), but" in lines
     assert "1 pixels are NaN" in lines
-    assert "1x3x1x96x112, its target" in lines
+    assert "1x3x1x96x112 (t, c, z, y, x), but" in lines
     assert "flat.tif: pearson: the target is constant (9)" in lines
     assert "level.tif: psnr: the target is constant, so it gives no data range" in lines
     assert "broken.tif" in lines
@@ -202,7 +203,7 @@ def test_stacks_plane_by_plane_by_z_and_projected(tmp_path):
         found, _ = evaluated(tmp_path / "p", project=project, **options)
         a, b = (getattr(np, project)(image, axis=0) for image in read)
         assert found.scores[0].values["mae"] == pytest.approx(np.abs(a - b).mean())
-    with pytest.raises(UsageError, match="--project"):
+    with pytest.raises(UsageError, match="`project`"):
         evaluated(tmp_path / "p", by_z=True, project="max", **options)
 
 
@@ -242,7 +243,7 @@ def test_averaging_gain(tmp_path):
     assert found.methods == tuple(f"mean of {n}" for n in range(1, 7))
     gain = [found.column(m, "mse")[0] * n for n, m in enumerate(found.methods, 1)]
     np.testing.assert_allclose(gain, 900, rtol=0.05)
-    with pytest.raises(UsageError, match="--average"):
+    with pytest.raises(UsageError, match="`average`"):
         evaluated(tmp_path / "t", **options)
 
 
@@ -251,12 +252,12 @@ def test_gates(data):
     found, _ = evaluated(data / "rough", data / "fine", **options)
     assert unmet(found, gates(["psnr=15"], ["mae=90"])) == []
     (line,) = unmet(found, gates(["psnr=30"], []))
-    assert line.startswith("--fail-under psnr=30: rough has 2")
+    assert line.startswith("`fail_under` psnr=30: rough has 2")
     assert unmet(found, gates(["ssim=0"], [])) == [
-        f"--fail-under ssim=0: {m} has no score" for m in ("rough", "fine")
+        f"`fail_under` ssim=0: {m} has no score" for m in ("rough", "fine")
     ]
     for wrong in ("psnr", "psnr=x", "nothing=3", "psnr=nan"):
-        with pytest.raises(UsageError, match="--fail-under"):
+        with pytest.raises(UsageError, match="`fail_under`"):
             gates([wrong], [])
 
 
@@ -306,7 +307,7 @@ def test_lpips_with_weights_of_the_user(data, tmp_path):
     )
     near, far, same = (found.column(m, "lpips")[0] for m in found.methods)
     assert same == 0 < near < far
-    with pytest.raises(WeightsError, match=r"weights import --as alexnet-lpips.*--alexnet"):
+    with pytest.raises(WeightsError, match=r"weights import `kind` alexnet-lpips.*`alexnet`"):
         evaluated(data / "fine", **options)
 
 
@@ -334,10 +335,8 @@ def test_fid_and_slice_fid(tmp_path):
 
 
 def test_slices_are_cut_along_all_directions():
-    from restorectl.evaluation.score import _slices
-
     volume = np.arange(24.0).reshape(2, 3, 4)
-    found = dict(_slices(volume, (1, 1, 2, 3, 4)))
+    found = dict(slices(volume[None, None]))
     assert found["xy"].shape == (2, 3, 4)
     np.testing.assert_array_equal(found["xz"][1], volume[:, 1])
     np.testing.assert_array_equal(found["yz"][2], volume[:, :, 2])
@@ -347,11 +346,11 @@ def test_what_cannot_be_meant_is_refused(data):
     fine, clean = data / "fine", str(data / "clean")
     for options, text in (
         ({"target": clean, "metrics": ("sharpness",)}, "known are: mae"),
-        ({"metrics": ("psnr",)}, "needs --target"),
-        ({"target": clean, "metrics": ("fid",)}, "needs --reference"),
+        ({"metrics": ("psnr",)}, "needs `target`"),
+        ({"target": clean, "metrics": ("fid",)}, "needs `reference`"),
         ({}, "nothing to compare with"),
-        ({"target": clean, "data_range": 0.0}, "--data-range 0"),
-        ({"target": clean, "interval": 1.0}, "--interval 1"),
+        ({"target": clean, "data_range": 0.0}, "`data_range` 0"),
+        ({"target": clean, "interval": 1.0}, "`interval` 1"),
     ):
         with pytest.raises(UsageError, match=text):
             evaluated(fine, **options)

@@ -6,13 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from restorectl.evaluation.charts import (
-    box,
-    interesting_row,
-    interesting_window,
-    radial_power,
-    reliability,
-)
+from restorectl.evaluation.charts import box
+from restorectl.evaluation.examples import interesting_row, interesting_window, radial_power
+from restorectl.evaluation.report import reliability
 
 
 def test_white_noise_has_its_variance_at_every_frequency():

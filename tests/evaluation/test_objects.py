@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from restorectl.evaluation.downstream import Match, areas, match_objects, without_small
+from restorectl.evaluation.downstream import ObjectMatch, areas, match_objects, without_small
 
 LABELS = hnp.arrays(np.int64, (4, 5), elements=st.integers(0, 4))
 
@@ -41,7 +41,7 @@ def test_equal_images_match_whatever_the_numbers():
 def test_nothing_is_undefined_and_sums_add_up():
     empty = match_objects(np.zeros((3, 3), int), np.zeros((3, 3), int))
     assert (empty.precision, empty.recall, empty.f1, empty.mean_iou) == (None,) * 4
-    assert empty + Match(3, 2, 1, 0.75) == Match(3, 2, 1, 0.75)
+    assert empty + ObjectMatch(3, 2, 1, 0.75) == ObjectMatch(3, 2, 1, 0.75)
 
 
 def test_small_objects_go():

@@ -59,6 +59,18 @@ def every(browser, selector):
     return browser.find_elements("css selector", selector)
 
 
+def wait(browser, condition):
+    """Until `condition()` holds: a page that was just loaded runs its script a little later."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, WAIT, 0.05).until(lambda _: condition())
+
+
+def settle(browser):
+    """Until the page that was just opened or loaded again has run its script."""
+    wait(browser, lambda: browser.execute_script("return document.readyState") == "complete")
+
+
 def press(browser, *keys):
     browser.switch_to.active_element.send_keys(*keys)
 
@@ -87,6 +99,7 @@ def downloaded(browser, known) -> Path:
 def test_the_report_opens_without_a_word_on_the_console(browser, root, tmp_path):
     report.write(str(tmp_path / "r.html"), comparison(root))
     browser.get((tmp_path / "r.html").as_uri())
+    settle(browser)
     quiet(browser)
     assert one(browser, "h1").text == f"Evaluation of {METHODS[0]} and {METHODS[1]}"
     broken = "return [...document.images].filter((i) => !i.naturalWidth && i.alt).length"
@@ -101,6 +114,7 @@ def test_the_report_opens_without_a_word_on_the_console(browser, root, tmp_path)
 def test_a_picture_opens_large_and_the_arrows_flip_through_its_row(browser, root, tmp_path):
     report.write(str(tmp_path / "r.html"), comparison(root))
     browser.get((tmp_path / "r.html").as_uri())
+    settle(browser)
     every(browser, ".zoom")[1].click()
     told = one(browser, "dialog span")
     assert told.text.startswith(f"2 of 4: {METHODS[0]}")
@@ -111,7 +125,7 @@ def test_a_picture_opens_large_and_the_arrows_flip_through_its_row(browser, root
     shown = one(browser, "dialog img")
     assert shown.get_attribute("src") == every(browser, ".zoom img")[3].get_attribute("src")
     press(browser, "\ue00c")  # escape
-    assert not one(browser, "dialog").is_displayed()
+    wait(browser, lambda: not one(browser, "dialog").is_displayed())
     quiet(browser)
 
 
@@ -119,6 +133,7 @@ def test_the_table_of_files_sorts(browser, root, tmp_path):
     made = comparison(root)
     report.write(str(tmp_path / "r.html"), made)
     browser.get((tmp_path / "r.html").as_uri())
+    settle(browser)
     one(browser, "details summary").click()
     heads = every(browser, ".sortable thead button")
     assert len(heads) == 4
@@ -139,9 +154,11 @@ def test_the_table_of_files_sorts(browser, root, tmp_path):
 
 def start(browser, page, rater):
     browser.get(page.as_uri())
+    settle(browser)
     one(browser, "#rater").clear()
     one(browser, "#rater").send_keys(rater)
     one(browser, "#who button").click()
+    wait(browser, lambda: one(browser, "#task").is_displayed())
 
 
 def key_of(exported):
@@ -160,6 +177,7 @@ def test_a_study_is_clicked_through_exported_and_counted(browser, root, tmp_path
         choose(browser, "better", "A")
         choose(browser, "hallucination", "neither")
         one(browser, "#next").click()
+    wait(browser, lambda: one(browser, "#done").is_displayed())
     assert "All 4 tasks are answered, Ann" in one(browser, "#done").text
     one(browser, "#export-end").click()
     ann = downloaded(browser, set())
@@ -171,6 +189,7 @@ def test_a_study_is_clicked_through_exported_and_counted(browser, root, tmp_path
     for _ in range(4):
         press(browser, "2", "4")
         press(browser, "\ue007")
+    wait(browser, lambda: one(browser, "#export-end").is_displayed())
     one(browser, "#export-end").click()
     bob = downloaded(browser, {ann})
     quiet(browser)
@@ -199,9 +218,10 @@ def test_a_study_survives_a_reload_and_answers_by_keyboard(browser, root, tmp_pa
     press(browser, "2")
     assert one(browser, "#count").text == "1 of 4 answered"
     browser.refresh()
-    assert one(browser, "#rater").get_attribute("value") == "Eve"
+    settle(browser)
+    wait(browser, lambda: one(browser, "#rater").get_attribute("value") == "Eve")
     one(browser, "#who button").click()
-    assert "Task 2" in one(browser, "#note").text
+    wait(browser, lambda: "Task 2" in one(browser, "#note").text)
     assert one(browser, "input[name=better][value=B]").is_selected()
     press(browser, "\ue012")
     assert one(browser, "input[name=hallucination][value=both]").is_selected()
@@ -220,6 +240,7 @@ def test_names_of_files_cannot_break_out_of_the_page(browser, root, tmp_path):
     page = tmp_path / "s.html"
     study(str(page), [str(copy / "m0"), str(copy / "m1")], str(copy / "input"), 5)
     browser.get(page.as_uri())
+    settle(browser)
     (note,) = every(browser, "#notes li")
     assert note.text.startswith("x</script><b>y:")
     assert every(browser, "#notes b") == []

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from restorectl.errors import InputError, OutputError
-from restorectl.evaluation import examples, reread
+from restorectl.evaluation import examples
 from restorectl.evaluation import report as evaluate_report
 from restorectl.evaluation.charts import (
     Chart,
@@ -20,10 +20,11 @@ from restorectl.evaluation.charts import (
     boxes,
     lines,
     number,
-    script_json,
     text,
 )
-from restorectl.evaluation.read import FileScore
+from restorectl.evaluation.comparison import FileScore
+from restorectl.evaluation.pages import script_json
+from restorectl.evaluation.read import predicted, volume
 from restorectl.images.pictures import BLUE, RED, difference, grey, heat
 from tests.pages import METHODS, NAMES, comparison, images, write
 
@@ -125,7 +126,7 @@ def test_worst_median_and_best_are_shown_with_differences_from_the_target(root):
         assert all(p.size == (72, 80) for p in pictures.pictures)
         assert [chart.title.split()[0] for chart in example.charts] == ["Intensity", "Power"]
         profile = example.charts[0].series
-        target = reread.volume(root / "target" / example.title.split(": ", 1)[1])[0, 0, 0]
+        target = volume(root / "target" / example.title.split(": ", 1)[1])[0, 0, 0]
         row, first, last = pictures.pictures[0].line
         np.testing.assert_array_equal(profile[-1].y, target[row, first : last + 1])
         np.testing.assert_array_equal(profile[-1].x, np.arange(first, last + 1))
@@ -174,7 +175,7 @@ def test_colours_stay_colours_and_constant_images_can_be_drawn(tmp_path):
 
 def test_a_fitted_comparison_shows_fitted_images(tmp_path):
     images(tmp_path, ("x.tif",))
-    target = reread.volume(tmp_path / "target/x.tif")
+    target = volume(tmp_path / "target/x.tif")
     write(tmp_path / "m0/x.tif", (3 * target[0, 0, 0] + 50).astype(np.float32))
     made = comparison(tmp_path, ("x.tif",), ("one",), scale="affine")
     (example,) = evaluate_report.report(made).examples
@@ -229,8 +230,8 @@ def test_uncertainty_sets_are_compared_with_the_error(tmp_path):
 def test_means_of_samples_are_shown_as_means(tmp_path):
     images(tmp_path, ("x.tif",))
     made = comparison(tmp_path, ("x.tif",), ("mean of 1", "mean of 2"))
-    found = reread.predicted(made.scores[1], made)
-    samples = [reread.volume(tmp_path / f"m{i}/x.tif") for i in range(2)]
+    found = predicted(made.scores[1], made).pixels
+    samples = [volume(tmp_path / f"m{i}/x.tif") for i in range(2)]
     np.testing.assert_array_equal(found, sum(samples) / 2)
     report = evaluate_report.report(made)
     assert [chart.x_label for chart in report.curves] == ["samples N"] * 2

@@ -106,7 +106,7 @@ def test_uncertainty_sets_stand_for_their_means(root, tmp_path):
 
 
 def test_methods_of_very_different_scale_are_shown_in_their_own_range(root, tmp_path):
-    from restorectl.evaluation.reread import volume
+    from restorectl.evaluation.read import volume
 
     for name in NAMES:
         image = volume(root / "m1" / name)[0, 0, 0]

@@ -1,4 +1,5 @@
 import math
+from pathlib import PurePath
 
 import numpy as np
 import pytest
@@ -120,3 +121,14 @@ def test_headers_that_change() -> None:
     assert header("TSYX", (2, 3, 8, 9)).with_z(4, None).shape == (2, 4, 3, 8, 9)
     assert h.with_dtype(">f4").dtype == np.dtype("=f4")
     assert h.with_dtype(np.float32).nbytes == 2 * h.nbytes
+
+
+def test_images_that_belong_together_have_one_canonical_shape():
+    stack = Header("ZYX", (3, 8, 9), np.dtype(np.uint8))
+    stack.require_same_shape(
+        PurePath("a"), Header("TZCYX", (1, 3, 1, 8, 9), stack.dtype), PurePath()
+    )
+    with pytest.raises(InputError, match=r"^a\.tif: has shape 1x1x3x8x9 .* b\.tif has 1x1x1x8x9:"):
+        stack.require_same_shape(
+            PurePath("a.tif"), Header("YX", (8, 9), stack.dtype), PurePath("b.tif")
+        )

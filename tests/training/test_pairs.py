@@ -115,7 +115,7 @@ def test_what_does_not_match_is_left_out_and_named(folders):
     assert "there.tif" in text
     assert "moved.tif: its clean image is shifted by" in text
     assert "`register` rigid" in text
-    assert "small.tif: 1 x 1 x 1 x 160 x 160" in text
+    assert "small.tif: has shape 1x1x1x160x160 (t, c, z, y, x), but" in text
     assert "other.tif: its clean image shows another field" in text
 
 

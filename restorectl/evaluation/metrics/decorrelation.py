@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from restorectl.evaluation.metrics.metric import Array, Metric, Undefined
+from restorectl.evaluation.metrics.metric import Array, PairedMetric, Undefined
 
 EDGE = 20  # px that are faded out
 RADII, FILTERS = 50, 10
@@ -93,7 +93,7 @@ def resolution(prediction: Array, target: Array, data_range: float) -> float:
 
 
 def resolution_ratio(prediction: Array, target: Array, data_range: float) -> float:
-    """Prediction over target (paper 002, eq. 14); above 1 the prediction is the coarser."""
+    """Prediction over target (Osuna-Vargas et al., eq. 14); above 1 it is the coarser."""
     found, wanted = analyse(prediction).resolution, analyse(target).resolution
     if math.isinf(wanted):
         raise Undefined("no resolution was found in the target")
@@ -146,5 +146,5 @@ def _spectrum(image: Array) -> _Spectrum:
     return _Spectrum(amplitude[inside], np.sqrt(radius2[inside]), weight[inside])
 
 
-RESOLUTION = Metric("resolution", "lower", resolution, "px", alone=True)
-RESOLUTION_RATIO = Metric("resolution-ratio", "", resolution_ratio)
+RESOLUTION = PairedMetric("resolution", "lower", resolution, "px", alone=True)
+RESOLUTION_RATIO = PairedMetric("resolution-ratio", "", resolution_ratio)

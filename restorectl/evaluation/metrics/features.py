@@ -15,10 +15,10 @@ from restorectl.engine.runner import pick_device
 from restorectl.evaluation.metrics.metric import (
     Array,
     Compute,
-    Distribution,
     Features,
-    Metric,
-    Network,
+    MetricNetwork,
+    PairedMetric,
+    SetMetric,
     Undefined,
 )
 from restorectl.evaluation.metrics.paired import require_range
@@ -110,14 +110,14 @@ def _batched(run: Callable[[Tensor], Tensor], where: torch.device, planes: Array
     return np.concatenate(parts)
 
 
-LPIPS = Metric(
+LPIPS = PairedMetric(
     "lpips",
     "lower",
     None,
-    network=Network("alexnet-lpips", "--alexnet", "distance", perceptual),
+    network=MetricNetwork("alexnet-lpips", "`alexnet`", "distance", perceptual),
 )
-FID = Distribution("fid", Network("inception-fid", "--inception", "features", inception))
-SLICE_FID = Distribution(
-    "slice-fid", Network("inception-fid", "--inception", "features", inception), slices=True
+FID = SetMetric("fid", MetricNetwork("inception-fid", "`inception`", "features", inception))
+SLICE_FID = SetMetric(
+    "slice-fid", MetricNetwork("inception-fid", "`inception`", "features", inception), slices=True
 )
-FRECHET_PRIOR = Distribution("frechet-prior", Network("prior", "", "prior", prior))
+FRECHET_PRIOR = SetMetric("frechet-prior", MetricNetwork("prior", "", "prior", prior))

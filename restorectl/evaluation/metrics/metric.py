@@ -1,6 +1,8 @@
-"""What a row of catalog.METRICS loads to: three kinds of metric, as frozen values.
+"""The three kinds of metric that a row of catalog.METRICS loads to, and what is fitted before.
 
-Fits of predictions to their targets before they are scored; none is the default.
+A paired metric compares a plane with its target, an uncertainty metric judges the map of a file, a
+set metric compares all images of a method with a folder of good ones. Before paired metrics, each
+channel of a prediction may be fitted to its target; by default it is not.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,7 @@ class Undefined(ValueError):
 
 
 @dataclass(frozen=True)
-class Network:
+class MetricNetwork:
     """The weights that a metric needs; `make` takes (card, tensors, device)."""
 
     weights: str  # name in the registry, unless the user gives another
@@ -29,7 +31,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Metric:
+class PairedMetric:
     """Compares one plane with its target. `compute` raises Undefined where there is no value."""
 
     name: str
@@ -37,11 +39,11 @@ class Metric:
     compute: Compute | None  # None: `network.make` gives it
     unit: str = ""
     alone: bool = False  # the target is not looked at
-    network: Network | None = None
+    network: MetricNetwork | None = None
 
 
 @dataclass(frozen=True)
-class Spread:
+class UncertaintySet:
     """An uncertainty set and its target: arrays of one shape, float64, input units."""
 
     mean: Array
@@ -53,21 +55,21 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class UncertaintyMetric:
     """Judges the uncertainty of one file."""
 
     name: str
     better: str
-    compute: Callable[[Spread], float]
+    compute: Callable[[UncertaintySet], float]
     unit: str = ""
 
 
 @dataclass(frozen=True)
-class Distribution:
+class SetMetric:
     """Compares all images of a method with a folder of good ones, without pairs."""
 
     name: str
-    network: Network  # makes Features
+    network: MetricNetwork  # makes Features
     better: str = "lower"
     unit: str = ""
     slices: bool = False  # of volumes along all three directions
@@ -84,7 +86,7 @@ def affine(prediction: Array, target: Array) -> tuple[float, float]:
     centred = prediction - prediction.mean()
     spread = float(np.sum(centred * centred))
     if np.ptp(prediction) == 0 or spread == 0:
-        raise Undefined("--scale affine: the prediction is constant")
+        raise Undefined("`scale` affine: the prediction is constant")
     gain = float(np.sum(centred * (target - target.mean()))) / spread
     return gain, float(target.mean() - gain * prediction.mean())
 
@@ -94,7 +96,7 @@ def percentile(prediction: Array, target: Array) -> tuple[float, float]:
     low, high = np.percentile(prediction, (LOW, HIGH))
     bottom, top = np.percentile(target, (LOW, HIGH))
     if not high > low:
-        raise Undefined("--scale percentile: nearly all pixels of the prediction are equal")
+        raise Undefined("`scale` percentile: nearly all pixels of the prediction are equal")
     gain = float((top - bottom) / (high - low))
     return gain, float(bottom - gain * low)
 

@@ -11,7 +11,13 @@ from skimage import measure
 from skimage import metrics as reference
 
 from restorectl.catalog import METRICS
-from restorectl.evaluation.metrics.metric import SCALES, Metric, Undefined
+from restorectl.evaluation.metrics.metric import (
+    SCALES,
+    PairedMetric,
+    SetMetric,
+    UncertaintyMetric,
+    Undefined,
+)
 from restorectl.images.image import open_image
 from tests import phantom
 
@@ -146,8 +152,14 @@ def made(kind, seed, shape=(200, 233)):
     return noisy.astype(float), sharp.astype(float)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_the_row_of_a_metric_tells_its_kind(name):
+    kinds = {"paired": PairedMetric, "uncertainty": UncertaintyMetric, "set": SetMetric}
+    assert isinstance(METRICS[name].load(), kinds[METRICS[name].kind])
+
+
 def test_every_paired_metric_but_lpips_has_a_reference():
-    paired = {n for n, row in METRICS.items() if isinstance(row.load(), Metric)}
+    paired = {n for n, row in METRICS.items() if isinstance(row.load(), PairedMetric)}
     assert paired - {"lpips"} == REFERENCES.keys()
 
 
@@ -193,7 +205,7 @@ def test_nothing_is_nan_in_silence(name):
 
 def test_what_has_no_value_says_why():
     image, flat = made("puncta", 1)[1], np.full((200, 233), 7.0)
-    with pytest.raises(Undefined, match="--data-range"):
+    with pytest.raises(Undefined, match="`data_range`"):
         compute("psnr", image, flat, 0.0)
     with pytest.raises(Undefined, match="under 176 px"):
         compute("ms-ssim", image[:175], image[:175])

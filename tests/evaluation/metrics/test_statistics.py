@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg, stats
 
-from restorectl.evaluation.metrics import calibrated
-from restorectl.evaluation.metrics.distribution import frechet, nothing
-from restorectl.evaluation.metrics.metric import Spread, Undefined
-from restorectl.evaluation.metrics.statistics import median_test, ranking, ranks, summary
+from restorectl.evaluation.comparison import median_test, ranking, summary
+from restorectl.evaluation.frechet import frechet, nothing
+from restorectl.evaluation.metrics import uncertainty
+from restorectl.evaluation.metrics.metric import UncertaintySet, Undefined
+from restorectl.evaluation.metrics.uncertainty import ranks
 
 
 def moments(features, parts=1):
@@ -96,13 +97,13 @@ def gaussian(interval=0.9, factor=1.0, seed=0):
     std = rng.uniform(1, 9, shape)
     target = mean + factor * std * rng.normal(size=shape)
     reach = stats.norm.ppf(0.5 + interval / 2) * std
-    return Spread(mean, std, mean - reach, mean + reach, target, interval)
+    return UncertaintySet(mean, std, mean - reach, mean + reach, target, interval)
 
 
 @pytest.mark.parametrize("interval", [0.5, 0.9, 0.95])
 def test_coverage_of_true_intervals_is_nominal(interval):
-    assert calibrated.coverage(gaussian(interval)) == pytest.approx(interval, abs=0.01)
-    assert calibrated.coverage(gaussian(interval, factor=2)) < interval - 0.1
+    assert uncertainty.coverage(gaussian(interval)) == pytest.approx(interval, abs=0.01)
+    assert uncertainty.coverage(gaussian(interval, factor=2)) < interval - 0.1
 
 
 def test_interval_score_is_smallest_for_the_true_interval():
@@ -112,22 +113,24 @@ def test_interval_score_is_smallest_for_the_true_interval():
         low = true.mean + factor * (true.lower - true.mean)
         high = true.mean + factor * (true.upper - true.mean)
         scores.append(
-            calibrated.interval_score(Spread(true.mean, true.std, low, high, true.target, 0.9))
+            uncertainty.interval_score(
+                UncertaintySet(true.mean, true.std, low, high, true.target, 0.9)
+            )
         )
     assert scores.index(min(scores)) == 2
-    assert calibrated.width(true) == pytest.approx(2 * 1.6449 * true.std.mean(), rel=1e-4)
+    assert uncertainty.width(true) == pytest.approx(2 * 1.6449 * true.std.mean(), rel=1e-4)
 
 
 def test_rank_correlations():
     spread = gaussian()
     error = np.abs(spread.mean - spread.target).ravel()
     expected = stats.spearmanr(spread.std.ravel(), error).statistic
-    assert calibrated.spearman(spread) == pytest.approx(expected, rel=1e-9)
+    assert uncertainty.spearman(spread) == pytest.approx(expected, rel=1e-9)
     # The partial correlation is that of the residuals of regressions on the held variable.
     held, *others = (stats.rankdata(v) for v in (spread.mean, spread.std, error))
     residuals = [v - np.polyval(np.polyfit(held, v, 1), held) for v in (w.ravel() for w in others)]
     expected = stats.pearsonr(*residuals).statistic
-    assert calibrated.partial_spearman(spread) == pytest.approx(expected, rel=1e-6)
+    assert uncertainty.partial_spearman(spread) == pytest.approx(expected, rel=1e-6)
 
 
 def test_std_that_is_brightness_tells_nothing_beyond_it():
@@ -135,31 +138,33 @@ def test_std_that_is_brightness_tells_nothing_beyond_it():
     mean = rng.uniform(10, 200, (200, 200))
     std = np.sqrt(mean) * np.exp(0.01 * rng.normal(size=mean.shape))
     target = mean + np.sqrt(mean) * rng.normal(size=mean.shape)
-    spread = Spread(mean, std, mean, mean, target, 0.9)
-    assert calibrated.spearman(spread) > 0.2
-    assert abs(calibrated.partial_spearman(spread)) < 0.03
+    spread = UncertaintySet(mean, std, mean, mean, target, 0.9)
+    assert uncertainty.spearman(spread) > 0.2
+    assert abs(uncertainty.partial_spearman(spread)) < 0.03
 
 
 def test_sparsification():
     spread = gaussian(factor=0.3)
     error = np.abs(spread.mean - spread.target)
-    perfect = Spread(spread.mean, error, spread.lower, spread.upper, spread.target, 0.9)
-    assert calibrated.ause(perfect) == pytest.approx(0, abs=1e-12)
-    found, best = calibrated.sparsification(spread)
+    perfect = UncertaintySet(spread.mean, error, spread.lower, spread.upper, spread.target, 0.9)
+    assert uncertainty.ause(perfect) == pytest.approx(0, abs=1e-12)
+    found, best = uncertainty.sparsification(spread)
     assert (found[0], best[0]) == (pytest.approx(1), pytest.approx(1))
     assert np.all(best <= found + 1e-12)
     kept = np.sort(error.ravel())[: error.size // 2]
     assert best[10] == pytest.approx(kept.mean() / error.mean(), rel=1e-9)
     shuffled = np.random.default_rng(0).permuted(spread.std, axis=None)
-    useless = Spread(spread.mean, shuffled, spread.lower, spread.upper, spread.target, 0.9)
-    assert calibrated.ause(useless) > calibrated.ause(spread) > 0
+    useless = UncertaintySet(spread.mean, shuffled, spread.lower, spread.upper, spread.target, 0.9)
+    assert uncertainty.ause(useless) > uncertainty.ause(spread) > 0
 
 
 def test_what_has_no_value_says_why():
     spread = gaussian()
-    flat = Spread(spread.mean, 0 * spread.std, spread.lower, spread.upper, spread.target, 0.9)
+    flat = UncertaintySet(
+        spread.mean, 0 * spread.std, spread.lower, spread.upper, spread.target, 0.9
+    )
     with pytest.raises(Undefined, match="std is constant"):
-        calibrated.spearman(flat)
-    equal = Spread(spread.mean, spread.std, spread.lower, spread.upper, spread.mean, 0.9)
+        uncertainty.spearman(flat)
+    equal = UncertaintySet(spread.mean, spread.std, spread.lower, spread.upper, spread.mean, 0.9)
     with pytest.raises(Undefined, match="equals the target"):
-        calibrated.ause(equal)
+        uncertainty.ause(equal)

@@ -4,37 +4,36 @@ import math
 
 import numpy as np
 
-from restorectl.evaluation.metrics.metric import Array, Calibration, Spread, Undefined
-from restorectl.evaluation.metrics.statistics import ranks
+from restorectl.evaluation.metrics.metric import Array, UncertaintyMetric, UncertaintySet, Undefined
 
 REMOVED = np.arange(20) / 20  # shares of the pixels taken away in a sparsification curve
 
 
-def coverage(spread: Spread) -> float:
+def coverage(spread: UncertaintySet) -> float:
     """Share of pixels whose target lies in lower..upper, 0..1; the nominal one is wanted."""
     return float(np.mean((spread.lower <= spread.target) & (spread.target <= spread.upper)))
 
 
-def width(spread: Spread) -> float:
+def width(spread: UncertaintySet) -> float:
     """Mean upper - lower, grey levels."""
     return float(np.mean(spread.upper - spread.lower))
 
 
-def interval_score(spread: Spread) -> float:
+def interval_score(spread: UncertaintySet) -> float:
     """Width plus 2 / alpha times the misses (Gneiting and Raftery 2007, eq. 43), grey levels."""
     below = np.clip(spread.lower - spread.target, 0, None)
     above = np.clip(spread.target - spread.upper, 0, None)
     return width(spread) + 2 / (1 - spread.interval) * float(np.mean(below + above))
 
 
-def spearman(spread: Spread) -> float:
+def spearman(spread: UncertaintySet) -> float:
     """Rank correlation of std and |mean - target|, -1..1."""
     return _correlation(
         ranks(_varying(spread.std, "std")), ranks(_varying(_error(spread), "error"))
     )
 
 
-def partial_spearman(spread: Spread) -> float:
+def partial_spearman(spread: UncertaintySet) -> float:
     """The same with the rank of the predicted intensity held fixed.
 
     Bright pixels have more noise and more error; this is what std tells beyond brightness.
@@ -48,7 +47,7 @@ def partial_spearman(spread: Spread) -> float:
     return (both - one * two) / math.sqrt(rest)
 
 
-def sparsification(spread: Spread) -> tuple[Array, Array]:
+def sparsification(spread: UncertaintySet) -> tuple[Array, Array]:
     """Mean |error| of what is left when the shares REMOVED are gone, over that of all pixels.
 
     Two curves (20,): the pixels of largest std go first, and the pixels of largest error, which
@@ -61,7 +60,7 @@ def sparsification(spread: Spread) -> tuple[Array, Array]:
     return _curve(spread.std.ravel(), error) / total, _curve(error, error) / total
 
 
-def ause(spread: Spread) -> float:
+def ause(spread: UncertaintySet) -> float:
     """Area between the two sparsification curves, 0 = the map orders the pixels by their error."""
     found, best = sparsification(spread)
     return float(np.trapezoid(found - best, REMOVED))
@@ -75,9 +74,16 @@ def _curve(key: Array, error: Array) -> Array:
     return means
 
 
-def _error(spread: Spread) -> Array:
+def _error(spread: UncertaintySet) -> Array:
     error: Array = np.abs(spread.mean - spread.target).ravel()
     return error
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """(N,) -> float64 ranks 0..N-1, equal values share their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return ((2 * ends - counts - 1) / 2)[inverse]
 
 
 def _varying(values: Array, what: str) -> Array:
@@ -91,9 +97,9 @@ def _correlation(a: Array, b: Array) -> float:
     return float(a @ b / math.sqrt(float(a @ a) * float(b @ b)))
 
 
-COVERAGE = Calibration("coverage", "", coverage)
-WIDTH = Calibration("width", "lower", width)
-INTERVAL_SCORE = Calibration("interval-score", "lower", interval_score)
-SPEARMAN = Calibration("spearman", "higher", spearman)
-PARTIAL_SPEARMAN = Calibration("partial-spearman", "higher", partial_spearman)
-AUSE = Calibration("ause", "lower", ause)
+COVERAGE = UncertaintyMetric("coverage", "", coverage)
+WIDTH = UncertaintyMetric("width", "lower", width)
+INTERVAL_SCORE = UncertaintyMetric("interval-score", "lower", interval_score)
+SPEARMAN = UncertaintyMetric("spearman", "higher", spearman)
+PARTIAL_SPEARMAN = UncertaintyMetric("partial-spearman", "higher", partial_spearman)
+AUSE = UncertaintyMetric("ause", "lower", ause)

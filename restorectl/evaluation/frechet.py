@@ -1,0 +1,191 @@
+"""Frechet distances between each method's images and a folder of good ones (Heusel et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from restorectl.errors import InputError
+from restorectl.evaluation.metrics.metric import (
+    HIGH,
+    LOW,
+    Array,
+    Features,
+    SetMetric,
+    Undefined,
+)
+from restorectl.evaluation.read import load
+from restorectl.jobs import EvaluateJob
+
+Slicing = Callable[[Array], Iterator[tuple[str, Array]]]  # (T, C, Z, Y, X) -> (kind, (P, Y, X))
+DIRECTIONS = ("xy", "xz", "yz")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean (D,) and scatter (D, D), all float64, of features seen so far."""
+
+    count: int
+    mean: Array
+    scatter: Array  # sum of (f - mean)(f - mean)ᵀ
+
+    @property
+    def covariance(self) -> Array:
+        """(D, D), unbiased. Raises Undefined for fewer than 2 samples."""
+        if self.count < 2:
+            raise Undefined(f"{self.count} image gives no covariance: use at least 2")
+        return self.scatter / (self.count - 1)
+
+    @cached_property
+    def root(self) -> Array:
+        """(D, rank): the covariance is this times its transpose. Kept: a reference serves often."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
+        factor: Array = vectors[:, kept] * np.sqrt(values[kept])
+        return factor
+
+    def joined(self, features: Array) -> Moments:
+        """With further features (N, D); Chan's update, exact however they are divided."""
+        more = len(features)
+        mean = features.mean(0)
+        apart = mean - self.mean
+        total = self.count + more
+        centred = features - mean
+        scatter = self.scatter + centred.T @ centred
+        scatter += np.outer(apart, apart) * (self.count * more / total)
+        return Moments(total, self.mean + apart * (more / total), scatter)
+
+
+def nothing(dimensions: int) -> Moments:
+    """The moments of no samples."""
+    return Moments(0, np.zeros(dimensions), np.zeros((dimensions, dimensions)))
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    """|mean a - mean b|² + tr(A + B - 2 (A B)^½), at least 0.
+
+    With B = R Rᵀ, (A B)^½ has the trace of (Rᵀ A R)^½, which is symmetric: eigenvalues in float64
+    and no complex square root. Raises Undefined for fewer than 2 samples.
+    """
+    first, second = a.covariance, b.covariance
+    middle = np.linalg.eigvalsh(b.root.T @ first @ b.root)
+    cross = float(np.sqrt(np.clip(middle, 0, None)).sum())
+    apart = float(np.sum((a.mean - b.mean) ** 2))
+    return max(apart + float(np.trace(first) + np.trace(second)) - 2 * cross, 0.0)
+
+
+@dataclass
+class SetDistances:
+    """Distances of all methods; what went wrong is a line each."""
+
+    values: dict[str, dict[str, float]]  # method -> metric -> distance
+    depths: dict[str, dict[str, tuple[float, ...]]]  # the same of each z; empty without `by` z
+    warnings: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def set_distances(
+    files: Mapping[str, Sequence[Path]],
+    reference: Sequence[Path],
+    metrics: Sequence[tuple[SetMetric, Features]],
+    job: EvaluateJob,
+) -> SetDistances:
+    """Of each method's files to the reference; methods and files that fail do not stop others."""
+    found = SetDistances({m: {} for m in files}, {m: {} for m in files} if job.by_z else {})
+    for metric, features in metrics:
+        wanted = _collect(reference, features, job, _together, found, "reference").get("")
+        slicing = slices if metric.slices else _by_depth if job.by_z else _together
+        for method, paths in files.items():
+            groups = _collect(paths, features, job, slicing, found, f"{method}: {metric.name}")
+            try:
+                _compare(metric, method, groups, wanted, found)
+            except Undefined as error:
+                found.failures.append(f"{method}: {metric.name}: {error}")
+    return found
+
+
+def _compare(
+    metric: SetMetric,
+    method: str,
+    groups: Mapping[str, Moments],
+    wanted: Moments | None,
+    found: SetDistances,
+) -> None:
+    """Fill in one metric of one method. Raises Undefined."""
+    if wanted is None or not groups:
+        raise Undefined("no image could be used")
+    values = {kind: frechet(moments, wanted) for kind, moments in groups.items() if kind}
+    if metric.slices:
+        found.values[method][metric.name] = sum(values.values()) / len(values)
+        found.values[method] |= {f"{metric.name}-{kind}": value for kind, value in values.items()}
+    else:
+        found.values[method][metric.name] = frechet(groups[""], wanted)
+        if found.depths:
+            found.depths[method][metric.name] = tuple(values.values())
+    for kind, moments in {**groups, "reference": wanted}.items():
+        if moments.count < len(moments.mean):
+            found.warnings.append(
+                f"{method}: {metric.name}{f' ({kind})' if kind else ''}: {moments.count} images are"
+                f" fewer than the {len(moments.mean)} features: the distance is biased"
+            )
+
+
+def _collect(
+    paths: Sequence[Path],
+    features: Features,
+    job: EvaluateJob,
+    slicing: Slicing,
+    found: SetDistances,
+    what: str,
+) -> dict[str, Moments]:
+    """Moments of each kind of plane, streamed: one file is held at a time."""
+    groups: dict[str, Moments] = {}
+    for path in paths:
+        try:
+            for kind, planes in slicing(_in_unit_range(path, job)):
+                vectors = features(planes)
+                before = groups.get(kind) or nothing(vectors.shape[1])
+                groups[kind] = before.joined(vectors)
+        except InputError as error:
+            found.failures.append(f"{what}: {error}")
+        except Undefined as error:
+            found.failures.append(f"{what}: {path}: {error}")
+    return groups
+
+
+def _in_unit_range(path: Path, job: EvaluateJob) -> Array:
+    """(T, C, Z, Y, X) float64: 0 to the data range, or two percentiles of the file, become [0, 1].
+
+    Raises InputError.
+    """
+    pixels = load(path, job.axes).pixels
+    low, high = 0.0, job.data_range
+    if high is None:
+        low, high = (float(v) for v in np.percentile(pixels, (LOW, HIGH)))
+    if not high > low:
+        raise InputError(f"{path}: nearly all pixels are equal ({low:g}): nothing to compare")
+    return np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1)
+
+
+def _together(volume: Array) -> Iterator[tuple[str, Array]]:
+    yield "", volume.reshape(-1, *volume.shape[3:])
+
+
+def _by_depth(volume: Array) -> Iterator[tuple[str, Array]]:
+    """All planes, and those of each z."""
+    yield from _together(volume)
+    for z in range(volume.shape[2]):
+        yield f"z {z}", volume[:, :, z].reshape(-1, *volume.shape[3:])
+
+
+def slices(volume: Array) -> Iterator[tuple[str, Array]]:
+    """The slices of each stack (Z, Y, X) along its three directions (MSDSR, section 4.3)."""
+    if volume.shape[2] < 2:
+        raise Undefined("has one plane, slices need a volume: use `axes` or another metric")
+    for stack in volume.reshape(-1, *volume.shape[2:]):
+        for kind, axis in zip(DIRECTIONS, (0, 1, 2), strict=True):
+            yield kind, np.ascontiguousarray(np.moveaxis(stack, axis, 0))
