@@ -1,7 +1,7 @@
-"""The tables of what can be chosen: one row a choice, one help line a row, resolved on use.
+"""The choices that users have, as tables: one row per choice, with its help line.
 
 Help texts, option choices, README tables and contract tests come from the rows. Targets are
-strings, so reading a table imports nothing; in FORMATS the order is the priority.
+strings, imported on use, so reading a table imports nothing. FORMATS is in order of priority.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """A named choice; `target` is "module:attribute" below the package."""
+    """A named choice; `target` is "module:attribute" inside the package."""
 
     target: str
     help: str
     suffixes: tuple[str, ...] = ()  # FORMATS only: file name endings, lower case
-    commands: tuple[str, ...] = ()  # METHODS only: the commands that offer it
-    task: str = ""  # CALIBRATORS only: the task of the weights that it needs
-    kind: str = ""  # METRICS only: judges a paired plane, the uncertainty of a file, or a set
+    commands: tuple[str, ...] = ()  # METHODS only: commands that offer it
+    task: str = ""  # CALIBRATORS only: task of the weights it needs
+    kind: str = ""  # METRICS only: paired (planes), uncertainty (of a file) or set (of images)
 
     def load(self) -> Any:
         """Import the row's attribute."""
@@ -33,48 +33,46 @@ FORMATS: dict[str, Row] = {
         (".tif", ".tiff", ".btf", ".tf8"),
     ),
     "png": Row("images.raster:PNG", "PNG, 8 or 16 bit, grey or RGB", (".png",)),
-    "jpeg": Row("images.raster:JPEG", "JPEG, read only: results become PNG", (".jpg", ".jpeg")),
+    "jpeg": Row("images.raster:JPEG", "JPEG, input only: results are PNG", (".jpg", ".jpeg")),
 }
 
 NETWORKS: dict[str, Row] = {
     "unet": Row(
         "engine.nets.unet:UNet", "magnitude-preserving U-Net without statistics over pixels"
     ),
-    "edm2": Row(
-        "engine.nets.edm2:EDM2", "paper 002: magnitude-preserving U-Net with attention, 64 M"
-    ),
+    "edm2": Row("engine.nets.edm2:EDM2", "DDPM microscopy: magnitude-preserving U-Net, 64 M"),
     "convnext": Row(
-        "engine.nets.convnext:ConvNextUNet", "paper 000 (RSCD): ConvNeXt U-Net, 285 M parameters"
+        "engine.nets.convnext:ConvNextUNet", "RSCD: ConvNeXt U-Net with attention, 285 M parameters"
     ),
-    "adm": Row("engine.nets.adm:ADM", "paper 003 (MSDSR): residual U-Net with attention, 274 M"),
+    "adm": Row("engine.nets.adm:ADM", "MSDSR: residual U-Net with attention, 274 M parameters"),
     "baikal": Row(
-        "engine.nets.adm:BAIKAL", "paper 004 (Baikal): the same with learned variance, 152 M"
+        "engine.nets.adm:BAIKAL", "Baikal: the same with learned variance, 152 M parameters"
     ),
     "inception": Row(
         "engine.nets.inception:Inception", "Inception-v3 features of the Frechet distance"
     ),
     "alexnet": Row("engine.nets.alexnet:LPIPS", "AlexNet with the linear heads of LPIPS"),
     "calibrator": Row(
-        "engine.nets.calibrator:Calibrator", "compact residual network that tells the noise level"
+        "engine.nets.calibrator:Calibrator", "small residual network that predicts the noise level"
     ),
 }
 
 OBJECTIVES: dict[str, Row] = {
-    "prior": Row("training.objectives:prior", "denoise clean images at any level (Algorithm 3)"),
+    "prior": Row("training.objectives:prior", "denoise images at any noise level (Algorithm 3)"),
     "conditional": Row(
-        "training.objectives:conditional", "generate, given a spoilt image or that of a pair"
+        "training.objectives:conditional", "generate the clean image, given the degraded one"
     ),
     "conditional-baseline": Row(
-        "training.objectives:baseline", "generate, given a noisy image (Algorithm 4)"
+        "training.objectives:baseline", "the same for noisy images (RSCD, Algorithm 4)"
     ),
     "calibrator": Row(
-        "training.objectives:calibrator", "tell the noise level of an image (Algorithm 2)"
+        "training.objectives:calibrator", "predict the noise level of an image (RSCD, Algorithm 2)"
     ),
-    "slices": Row("training.objectives:slices", "fill in the hidden rows of an image (paper 003)"),
+    "slices": Row("training.objectives:slices", "fill in the hidden rows of an image (MSDSR)"),
     "ms-unet": Row(
-        "training.objectives:ms_unet", "the same in one step, without diffusion (paper 003)"
+        "training.objectives:ms_unet", "the same in one step, without diffusion (MSDSR)"
     ),
-    "e2e-unet": Row("training.objectives:e2e_unet", "the plane between two neighbours (paper 003)"),
+    "e2e-unet": Row("training.objectives:e2e_unet", "predict the plane between two (MSDSR)"),
 }
 
 METHODS: dict[str, Row] = {
@@ -90,37 +88,37 @@ METHODS: dict[str, Row] = {
     ),
     "ancestral": Row(
         "engine.samplers:ANCESTRAL",
-        "stochastic DDPM steps, a draw from the posterior",
+        "stochastic DDPM steps: a sample of the posterior",
         commands=("restore", "superres3d"),
     ),
     "rscd": Row(
         "engine.rscd:RSCD",
-        "step-calibrated diffusion: asks again and again how many steps are left (paper 000)",
+        "step-calibrated diffusion: repeatedly estimates the steps that are left (RSCD)",
         commands=("restore",),
     ),
     "posterior": Row(
         "engine.posterior:POSTERIOR",
-        "the default of `restore`; with --samples, the mean of draws from the posterior",
+        "the default of `restore`; with --samples, the mean of posterior samples",
         commands=("denoise", "uncertainty"),
     ),
     "conditional": Row(
         "engine.conditional:CONDITIONAL",
-        "conditional DDPM, from pure noise, given the image (papers 001, 002)",
+        "conditional DDPM: generates the image from noise, given the input (DDPM microscopy)",
         commands=("denoise", "uncertainty"),
     ),
     "forward-backward": Row(
         "engine.baikal:FORWARD_BACKWARD",
-        "some noise on, then all of it off (paper 004)",
+        "adds some noise, then removes all of it (Baikal)",
         commands=("denoise",),
     ),
     "mixing": Row(
         "engine.baikal:MIXING",
-        "the same, drawn to the image after every step (paper 004)",
+        "the same, mixed with the noised input after every step (Baikal)",
         commands=("denoise",),
     ),
     "repaint": Row(
         "engine.baikal:REPAINT",
-        "mixing that takes each interval several times (paper 004)",
+        "mixing that repeats each interval of steps (Baikal)",
         commands=("denoise",),
     ),
 }
@@ -132,38 +130,36 @@ def methods(command: str) -> dict[str, Row]:
 
 
 CALIBRATORS: dict[str, Row] = {
-    "analytic": Row("engine.calibrators:Analytic", "the level of the intensity model"),
+    "analytic": Row("engine.calibrators:Analytic", "noise level of the intensity model"),
     "network": Row(
         "engine.calibrators:Network",
-        "a trained calibrator network (paper 000)",
+        "trained calibrator network (RSCD)",
         task="calibrator",
     ),
     "nonparametric": Row(
-        "engine.calibrators:Nonparametric", "eigenvalues of patches (Chen et al. 2015)"
+        "engine.calibrators:Nonparametric", "eigenvalues of image patches (Chen et al. 2015)"
     ),
 }
 
 INTERPOLATIONS: dict[str, Row] = {
     "nearest": Row("volumes.interpolation:nearest", "the nearest plane"),
-    "linear": Row("volumes.interpolation:linear", "straight lines between planes"),
+    "linear": Row("volumes.interpolation:linear", "linear between two planes"),
     "cubic": Row(
         "volumes.interpolation:cubic", "cubic convolution through four planes (Keys 1981)"
     ),
 }
 
 SLICE_NOISE: dict[str, Row] = {
-    "shared": Row("engine.noise_field:shared", "every slice draws the same numbers"),
-    "slerp": Row("engine.noise_field:slerp", "they turn slowly from slice to slice (ISCS)"),
-    "independent": Row("engine.noise_field:independent", "every slice its own (paper 003)"),
+    "shared": Row("engine.noise_field:shared", "the same noise in every slice"),
+    "slerp": Row("engine.noise_field:slerp", "noise that changes slowly across slices (ISCS)"),
+    "independent": Row("engine.noise_field:independent", "different noise in every slice (MSDSR)"),
 }
 
 METRICS: dict[str, Row] = {
     "mae": Row("evaluation.metrics.paired:MAE", "mean absolute error", kind="paired"),
     "mse": Row("evaluation.metrics.paired:MSE", "mean squared error", kind="paired"),
     "rmse": Row("evaluation.metrics.paired:RMSE", "root mean squared error", kind="paired"),
-    "nrmse": Row(
-        "evaluation.metrics.paired:NRMSE", "RMSE over the target's mean (paper 002)", kind="paired"
-    ),
+    "nrmse": Row("evaluation.metrics.paired:NRMSE", "RMSE over the target's mean", kind="paired"),
     "nrmse-range": Row(
         "evaluation.metrics.paired:NRMSE_RANGE", "RMSE over the target's max - min", kind="paired"
     ),
@@ -180,7 +176,7 @@ METRICS: dict[str, Row] = {
     ),
     "ms-ssim": Row(
         "evaluation.metrics.paired:MS_SSIM",
-        "the same on five scales, from 176 px",
+        "SSIM on five scales, from 176 px",
         kind="paired",
     ),
     "pearson": Row("evaluation.metrics.paired:PEARSON", "correlation of the pixels", kind="paired"),
@@ -191,12 +187,12 @@ METRICS: dict[str, Row] = {
     ),
     "resolution": Row(
         "evaluation.metrics.decorrelation:RESOLUTION",
-        "of the prediction, px, by decorrelation analysis",
+        "resolution of the prediction, px, by decorrelation analysis",
         kind="paired",
     ),
     "resolution-ratio": Row(
         "evaluation.metrics.decorrelation:RESOLUTION_RATIO",
-        "the same over the target's (paper 002)",
+        "the same over the target's resolution (DDPM microscopy)",
         kind="paired",
     ),
     "coverage": Row(
@@ -209,7 +205,7 @@ METRICS: dict[str, Row] = {
     ),
     "interval-score": Row(
         "evaluation.metrics.uncertainty:INTERVAL_SCORE",
-        "width and misses in one (Gneiting, Raftery 2007)",
+        "score of width and misses (Gneiting, Raftery 2007)",
         kind="uncertainty",
     ),
     "spearman": Row(
@@ -219,7 +215,7 @@ METRICS: dict[str, Row] = {
     ),
     "partial-spearman": Row(
         "evaluation.metrics.uncertainty:PARTIAL_SPEARMAN",
-        "the same with the intensity held fixed",
+        "the same at fixed intensity",
         kind="uncertainty",
     ),
     "ause": Row(
@@ -234,12 +230,12 @@ METRICS: dict[str, Row] = {
     ),
     "slice-fid": Row(
         "evaluation.metrics.features:SLICE_FID",
-        "mean FID of XY, XZ and YZ slices of volumes (paper 003)",
+        "mean FID of XY, XZ and YZ slices of volumes (MSDSR)",
         kind="set",
     ),
     "frechet-prior": Row(
         "evaluation.metrics.features:FRECHET_PRIOR",
-        "Frechet distance in features of the embedded prior",
+        "Frechet distance in features of the packaged prior",
         kind="set",
     ),
 }

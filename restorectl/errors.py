@@ -1,25 +1,25 @@
-"""One exception tree; each class carries the exit code that the command line returns.
+"""All exceptions of the package; each class has the exit code of the command line.
 
-    RestorectlError            1   never raised itself
-    ├── UsageError             2   options that cannot be meant
-    ├── InputError             3   one image is unreadable, ambiguous, or has no restorable pixels
-    │   └── IncompleteError    3   an image that is still being written or was cut off
+    RestorectlError            1   base class, never raised
+    ├── UsageError             2   invalid options or values
+    ├── InputError             3   one image is unreadable, ambiguous or cannot be restored
+    │   └── IncompleteError    3   an image is still being written or was cut off
     ├── EngineError            3   one image cannot be restored (non-finite output, out of memory)
-    ├── NoInputError           4   nothing matched
-    ├── WeightsError           5   unknown, damaged, not cached, or not fit for this command
+    ├── NoInputError           4   no input files found
+    ├── WeightsError           5   weights unknown, damaged, not cached or of another kind
     ├── GateError              6   a quality gate of `evaluate` was not met
     ├── OutputError            3   one output cannot be written
-    │   └── DiskFullError      73  no output can be written any more
+    │   └── DiskFullError      73  the disk is full; the run stops
     └── BusyError              75  another run holds this output folder
 
-A message is one line: what, which value or file, and what to do. A field of a job stands in it in
-backticks, as in "use `axes` ZYX": whoever shows the message may put the name of an option there, as
-the command line does. Anything else that is raised is a bug and keeps its traceback.
+A message is one line: what is wrong, which value or file, and what to do. Job fields are in
+backticks, as in "use `axes` ZYX"; the command line replaces them by option names. Any other
+exception is a bug and keeps its traceback.
 """
 
 
 class RestorectlError(Exception):
-    """Base of every error that is shown to the user as one line."""
+    """Base of all errors that are shown to the user as one line."""
 
     exit_code = 1
 
@@ -65,6 +65,6 @@ class BusyError(RestorectlError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says in its first line; some messages are a page."""
+    """The first line of a library's error message, which may be long."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a command was asked to do, as frozen values; checked where they are used."""
+"""The options of each command as frozen dataclasses; values are checked where they are used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,39 +7,39 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Files:
-    """Which files, and where to."""
+    """Input and output files, and how to handle them."""
 
     inputs: tuple[str, ...]
     output: str
-    pattern: str | None = None  # which names a folder contributes
-    files_from: str | None = None  # a file with one path a line; "-" is standard input
-    shard: tuple[int, int] = (1, 1)  # (I, N): this run takes the I-th of N parts
-    overwrite: bool = False  # also replace files that are not ours
+    pattern: str | None = None  # glob that file names in a folder must match
+    files_from: str | None = None  # file with one path per line; "-" is standard input
+    shard: tuple[int, int] = (1, 1)  # (I, N): process the I-th of N parts
+    overwrite: bool = False  # also replace files that restorectl did not write
     axes: str | None = None
-    channels: tuple[int, ...] | None = None  # None = all; others are copied unchanged
+    channels: tuple[int, ...] | None = None  # channels to restore, None = all; others are copied
     dry_run: bool = False
     manifest: str | None = None
-    min_age: float = 0.0  # seconds since its last change before an input is taken
-    defer_for: float = 3600.0  # seconds for which an incomplete input is left for a later run
-    min_free: int = 0  # bytes that stay free on the disk of the outputs
-    max_failures: int | None = None  # files that may fail before the run stops; None = all
-    probe: bool = False  # with dry_run: time one window, to say how long the run takes
+    min_age: float = 0.0  # seconds since the last change that an input must have
+    defer_for: float = 3600.0  # seconds after a change in which an incomplete input is deferred
+    min_free: int = 0  # bytes to keep free on the output disk
+    max_failures: int | None = None  # stop the run after this many failed files; None = never
+    probe: bool = False  # with dry_run: time an excerpt to estimate the run time
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How to compute; of these only seed and precision can change a pixel."""
+    """How to compute; device, precision and seed can change pixels, tile and batch cannot."""
 
     device: str = "auto"
     precision: str = "auto"
-    tile: int | None = None  # px, None = auto: side of the area of windows held at once
-    batch: int | None = None  # None = auto: windows in one network call
+    tile: int | None = None  # px, None = auto: side of the area processed at once
+    batch: int | None = None  # None = auto: most tiles in one network call
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """The noise of the camera, in input units; None = estimate it from the image."""
+    """The camera's noise model, in input units; None = estimate from the image."""
 
     kind: str = "auto"  # auto, gaussian, poisson-gaussian, none
     gain: float | None = None
@@ -49,23 +49,23 @@ class NoiseOptions:
 
 @dataclass(frozen=True)
 class WeightsOptions:
-    """Where models are looked up, and whether the network may be used for them."""
+    """Where to find weights."""
 
-    registry: str | None = None  # a weights.yaml of the user's, over the package's
-    offline: bool = False
+    registry: str | None = None  # the user's weights.yaml, which overrides the packaged one
+    offline: bool = False  # never download
 
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """What restore, denoise and uncertainty are told alike."""
+    """Options common to restore, denoise and uncertainty."""
 
     files: Files
     compute: Compute = field(default_factory=Compute)
     noise: NoiseOptions = field(default_factory=NoiseOptions)
-    weights: str | None = None  # None = the embedded ones of the method's kind
+    weights: str | None = None  # None = the packaged ones for the method
     steps: int | None = None  # network calls; None = the method's default
     samples: int = 1  # restorations of each image
-    strength: float = 1.0  # factor on the noise level that the network is told
+    strength: float = 1.0  # factor on the estimated noise level
     calibrator: str = "analytic"  # row of catalog.CALIBRATORS
     calibrator_weights: str = "calibrator"
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
@@ -74,38 +74,38 @@ class SamplingJob:
 @dataclass(frozen=True)
 class RestoreJob(SamplingJob):
     sampler: str = "ddim"  # row of catalog.METHODS
-    preset: str = "restorectl"  # of the rscd sampler's loop
+    preset: str = "restorectl"  # settings of the rscd sampler
     recalibrate: int | None = None  # steps between calibrations, 0 = off; None = the preset's
-    schedule: str | None = None  # whose single steps are taken; None = the preset's
-    step_map: str | None = None  # folder of images that show the steps that were left where
-    level: str = "image"  # image: one level; map: a smooth map where the noise varies
+    schedule: str | None = None  # discrete schedule of the rscd sampler; None = the preset's
+    step_map: str | None = None  # folder for maps of the diffusion steps at each place
+    level: str = "image"  # image: one noise level; map: a smooth map of noise levels
 
 
 @dataclass(frozen=True)
 class DenoiseJob(SamplingJob):
     method: str = "posterior"  # row of catalog.METHODS
     preset: str = "restorectl"
-    settings: Mapping[str, Any] = field(default_factory=dict)  # given ones, over the preset's
-    guide: str | None = None  # folder of another method's predictions, named like the inputs
+    settings: Mapping[str, Any] = field(default_factory=dict)  # override the preset's
+    guide: str | None = None  # folder of another method's results, named like the inputs
 
 
 @dataclass(frozen=True)
 class UncertaintyJob(SamplingJob):
     samples: int = 15
     source: str = "posterior"  # row of catalog.METHODS
-    variance: str = "analytic"  # of the posterior's steps: analytic, ancestral
-    interval: float = 0.9  # share of the pixels whose truth lies inside
+    variance: str = "analytic"  # variance of the posterior's steps: analytic, ancestral
+    interval: float = 0.9  # wanted share of pixels whose truth lies inside
     calibration: str = "auto"  # auto, none, or a YAML file
 
 
 @dataclass(frozen=True)
 class CalibrateJob:
-    files: Files  # its output is not used
+    files: Files  # output is not used
     noise: NoiseOptions = field(default_factory=NoiseOptions)
     method: str = "analytic"  # row of catalog.CALIBRATORS
-    weights: str = "calibrator"  # of the network method
-    schedule: str = "rscd"  # what counts the steps
-    windows: int | None = 64  # measured of each channel, evenly spread; None = all
+    weights: str = "calibrator"  # for method network
+    schedule: str = "rscd"  # discrete schedule that steps refer to
+    windows: int | None = 64  # calibration windows per channel, evenly spread; None = all
     device: str = "auto"
     csv: str | None = None
     plot: str | None = None
@@ -117,12 +117,12 @@ class SuperresJob:
     files: Files
     compute: Compute = field(default_factory=Compute)
     weights: str = "slices"
-    method: str = "diffusion"  # or a row of catalog.INTERPOLATIONS
-    factor: int | None = None  # None = from the spacing
+    method: str = "diffusion"  # diffusion, or a row of catalog.INTERPOLATIONS
+    factor: int | None = None  # planes of the result per input plane; None = from the spacing
     spacing: tuple[float | None, float | None, float | None] | None = None  # z, y, x; micrometres
-    sweeps: str = "both"  # both, xz, yz
-    anchor: str = "auto"  # auto, linear, cubic
-    strength: float | None = None  # share of the network's answer; None = measured on the stack
+    sweeps: str = "both"  # slice directions: both, xz, yz
+    anchor: str = "auto"  # base interpolation: auto, linear, cubic
+    strength: float | None = None  # share of the network, 0..1; None = measured on the stack
     sampler: str = "ddim"
     steps: int | None = None
     samples: int = 1
@@ -135,17 +135,17 @@ class SuperresJob:
 
 @dataclass(frozen=True)
 class TrainJob:
-    recipe: str  # bundled name or path
+    recipe: str  # packaged name, or path
     data: str
     output: str
     overrides: tuple[str, ...] = ()  # key=value
     resume: bool = False
-    init: str | None = None  # weights to start from; None = as the recipe says
+    init: str | None = None  # initial weights; None = the recipe's
     device: str = "auto"
     axes: str | None = None
-    select_hq: str | None = None  # folder of patches of the quality that is wanted
-    partner: str | None = None  # folder of the worse images of pairs; data holds the clean ones
-    register: str | None = None  # align the clean images with them: rigid or affine
+    select_hq: str | None = None  # folder of patches of the wanted quality
+    partner: str | None = None  # folder of the degraded images of pairs; `data` has the clean ones
+    register: str | None = None  # align clean images with their partners: rigid or affine
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 
 

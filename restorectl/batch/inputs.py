@@ -1,4 +1,4 @@
-"""Inputs to ordered (source, target) pairs; everything that cannot be meant is refused here."""
+"""Resolves inputs to ordered (source, targets) pairs, and refuses invalid combinations."""
 
 import hashlib
 import os
@@ -20,12 +20,12 @@ Naming = Callable[[PurePath], tuple[PurePath, ...]]
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and where its results go."""
+    """One image and the paths of its results."""
 
     source: Path
     targets: tuple[Path, ...]  # the restored image first
-    name: str  # relative path below OUT; what shards, reports and manifests call it
-    guide: Path | None = None  # another method's prediction of the same image
+    name: str  # path below OUT, used for shards, reports and manifests
+    guide: Path | None = None  # another method's result for the same image
 
     @property
     def target(self) -> Path:
@@ -34,33 +34,33 @@ class Pair:
 
 @dataclass(frozen=True)
 class Missing:
-    """An input that was named but is not there: a failed file, not a reason to stop."""
+    """A named input that is missing: it counts as failed, but the run goes on."""
 
     source: Path
     error: InputError
 
 
 def same_name(relative: PurePath) -> tuple[PurePath, ...]:
-    """One image of the input's name; JPEG would lose what was restored and becomes PNG."""
+    """One output named like the input; JPEG becomes PNG, because it would lose detail."""
     return (relative.with_suffix(".png") if relative.suffix.lower() in JPEG else relative,)
 
 
 def resolve(
     files: Files, naming: Naming = same_name, *, folder_only: bool = False
 ) -> tuple[list[Pair], list[Missing]]:
-    """The pairs of this shard in a fixed order.
+    """The pairs of this shard in a fixed order, and the missing inputs.
 
-    naming: the input's relative path -> paths of its results, below OUT where they are relative.
+    naming: the input's relative path -> paths of its results; relative ones are below OUT.
     folder_only: OUT cannot be a file.
 
-    Raises UsageError for collisions and for outputs inside inputs, NoInputError when nothing
+    Raises UsageError for collisions and for outputs inside input folders, NoInputError if nothing
     matches.
     """
     output = Path(files.output)
     given = named(files)
     single = len(given) == 1 and not os.path.isdir(given[0]) and _is_file_target(output)
     if folder_only and single:
-        raise UsageError(f"`output` {output}: looks like a file, this command writes a folder")
+        raise UsageError(f"`output` {output}: looks like a file, but this command writes a folder")
     if not single:
         _check_folder(output)
     for path in given:
@@ -78,7 +78,7 @@ def resolve(
 
 
 def named(files: Files) -> list[Path]:
-    """What the user named, here and in `files_from`. Raises NoInputError where that is nothing."""
+    """The paths in `inputs` and `files_from`. Raises NoInputError if there are none."""
     found = [Path(text) for text in (*files.inputs, *_listed(files.files_from))]
     if not found:
         raise NoInputError("no inputs were given: name files or folders, or use `files_from`")
@@ -88,9 +88,9 @@ def named(files: Files) -> list[Path]:
 def find(
     given: list[Path], pattern: str | None
 ) -> tuple[list[tuple[Path, PurePath]], list[Missing]]:
-    """The images of files and folders, each with its path relative to what was named.
+    """Find images in files and folders, each with its path relative to the named folder.
 
-    Raises NoInputError when nothing matches.
+    Raises NoInputError if nothing matches.
     """
     images: list[tuple[Path, PurePath]] = []
     missing: list[Missing] = []
@@ -110,7 +110,7 @@ def find(
 
 
 def in_shard(name: str, index: int, count: int) -> bool:
-    """Whether shard `index` of 1..count takes this file: by name, so new files move no other."""
+    """Whether shard `index` of 1..count takes this file: by name, so new files move no others."""
     digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
     return int.from_bytes(digest, "big") % count == index - 1
 
@@ -122,9 +122,9 @@ def _closed(error: OSError) -> InputError:
 def walk(
     folder: Path, pattern: str | None, closed: Callable[[OSError], object] | None = None
 ) -> Iterator[Path]:
-    """Image paths below folder, relative to it, sorted; hidden and unfinished files are left out.
+    """Yield image paths relative to folder, sorted, without hidden and unfinished files.
 
-    Linked folders are followed once each, so a loop of links ends. `closed` is told of folders
+    Each linked folder is followed once, so loops of links end. `closed` is called for each folder
     that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
@@ -171,7 +171,7 @@ def _listed(source: str | None) -> list[str]:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise UsageError(f"`files_from` {source}: cannot be read ({error})") from error
-    text = os.fsdecode(data)  # names need not be UTF-8
+    text = os.fsdecode(data)  # file names may be non-UTF-8
     separator = "\0" if "\0" in text else "\n"
     return [line for line in text.split(separator) if line.strip()]
 
@@ -201,7 +201,7 @@ def _refuse_nesting(output: Path, folder: Path) -> None:
 
 
 def _real(path: Path) -> Path:
-    """Without links; unlike Path.resolve it bears links that lead to themselves."""
+    """The path without links; unlike Path.resolve it allows circular links."""
     return Path(os.path.realpath(path))
 
 
@@ -218,10 +218,10 @@ def _refuse_collisions(pairs: list[Pair]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create folder and its parents. Raises OutputError or DiskFullError where that fails."""
+    """Create a folder and its parents. Raises OutputError or DiskFullError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise OutputError(f"{folder}: is a file where a folder is needed: move it") from error
+        raise OutputError(f"{folder}: is a file, but a folder is needed: move the file") from error
     except OSError as error:
         raise output_error(error, folder) from error

@@ -1,4 +1,4 @@
-"""What became of the inputs, told while a run lasts and written down as its manifest.
+"""The outcome of each input, reported during a run and written to its manifest.
 
 The command line implements `Report`.
 """
@@ -27,18 +27,18 @@ class Outcome:
     target: str
     status: str  # one of STATUSES
     seconds: float = 0.0
-    calls: int = 0  # network calls, counted in windows
+    calls: int = 0  # network calls, one per tile
     message: str = ""
     warnings: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
-    outputs: dict[str, str] = field(default_factory=dict)  # path -> sha256 of what was written
+    outputs: dict[str, str] = field(default_factory=dict)  # path -> sha256 of its content
 
     def fail(self, error: RestorectlError) -> None:
         self.status, self.message = "failed", str(error)
 
 
 class Report(Protocol):
-    """Progress of a run."""
+    """Receives the progress of a run."""
 
     def begin(self, files: int) -> None: ...
     def file(self, name: str, pixels: int) -> None: ...
@@ -48,7 +48,7 @@ class Report(Protocol):
 
 
 # ---- the manifest ------------------------------------------------------------------------------
-SCHEDULE = "rscd"  # whose steps are told
+SCHEDULE = "rscd"  # schedule of the predicted steps
 
 
 def write_manifest(
@@ -58,10 +58,10 @@ def write_manifest(
     warnings: Sequence[str] = (),
     stop: BaseException | None = None,
 ) -> None:
-    """`run`: command, parameters, weights, device. Raises OutputError, DiskFullError.
+    """Write the manifest as JSON. Raises OutputError, DiskFullError.
 
-    stop: what ended the run before its last file. The file is ASCII: names that are no UTF-8 are
-    in it as escapes.
+    run: command, parameters, weights, device. stop: the exception that ended the run early. The
+    file is ASCII; names that are not UTF-8 appear as escapes.
     """
     content = {
         "tool": "restorectl",
@@ -78,7 +78,7 @@ def write_manifest(
 
 
 def predicted_steps(outcome: Outcome) -> dict[str, float]:
-    """Steps of RSCD's schedule that the level found in each channel stands for."""
+    """The noise level found in each channel, as steps of RSCD's schedule."""
     table, found = schedule(SCHEDULE), outcome.details.get("method")
     levels = {
         channel: shared["sigma"]

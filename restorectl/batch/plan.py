@@ -1,6 +1,6 @@
-"""What a run will do: complete before any of it is done, from headers and existing outputs alone.
+"""Plans a run completely before it starts, from headers and existing outputs; writes nothing.
 
-Nothing here writes. A file that cannot be taken has an outcome that says why.
+A file that cannot be processed gets an outcome that says why.
 """
 
 import os
@@ -27,13 +27,13 @@ from restorectl.files.provenance import matches
 from restorectl.images.image import Existing, Image, format_of, look, open_image
 from restorectl.jobs import Files
 
-Record = Mapping[str, Any]  # provenance.record of an output
-Hashes = str | Mapping[str, str]  # content hash of an input, by role where there are two
+Record = Mapping[str, Any]  # what provenance.record returns for an output
+Hashes = str | Mapping[str, str]  # content hash of an input; by role if there are two inputs
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What changes when a file is written to or replaced."""
+    """File properties that change when the file is written to or replaced."""
 
     size: int  # bytes
     mtime_ns: int
@@ -41,14 +41,14 @@ class Stamp:
 
     @property
     def age(self) -> float:
-        """Seconds since the last change; a clock that is ahead of ours counts as the same age."""
+        """Seconds since the last change; the same for a time as far in the future."""
         return abs(time.time() - self.mtime_ns / 1e9)
 
 
 def stamp(path: Path) -> Stamp:
-    """Look at a file. Raises InputError if it is missing or no regular file.
+    """The stamp of a file. Raises InputError if it is missing or not a regular file.
 
-    Pipes and devices are refused, since reading them may never end.
+    Pipes and devices are refused, because reading them may never end.
     """
     try:
         found = os.stat(path)
@@ -57,23 +57,23 @@ def stamp(path: Path) -> Stamp:
         reason = "no such file" if missing else f"cannot be read: {error.strerror}"
         raise InputError(f"{path}: {reason}") from error
     if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{path}: is no regular file: name an image")
+        raise InputError(f"{path}: is not a regular file: name an image")
     return Stamp(found.st_size, found.st_mtime_ns, (found.st_dev, found.st_ino))
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What one image will take; known from its header alone."""
+    """The estimated work for one image, from its header alone."""
 
     windows: int
-    calls: int | None  # network calls, counted in windows; None = decided while it runs
-    bytes: int  # of all outputs, uncompressed
-    memory: int  # bytes held at the peak, beyond the program itself
+    calls: int | None  # network calls, one per tile; None = decided during the run
+    bytes: int  # size of all outputs, uncompressed
+    memory: int  # peak memory in bytes, without the program itself
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What all outputs of a run come from: heads the manifest, and goes into every output."""
+    """How all outputs of a run are made: written to the manifest and to every output."""
 
     command: str
     parameters: Mapping[str, Any]  # everything that can change a pixel
@@ -98,13 +98,13 @@ class Origin:
 
 
 class Work(Protocol):
-    """What a command does with one open image; the same for all files of a run."""
+    """What a command does with each open image of a run."""
 
     @property
     def origin(self) -> Origin: ...
 
     def plan(self, image: Image, pair: Pair) -> Planned:
-        """Raises InputError for an image that the command cannot take. Reads no pixels."""
+        """Estimate the work; reads no pixels. Raises InputError if the image does not suit."""
         ...
 
     def write(
@@ -116,21 +116,21 @@ class Work(Protocol):
         outcome: Outcome,
         report: Report,
     ) -> None:
-        """Write a file for every target of the pair at the path in parts, carrying `record`."""
+        """Write every target of the pair to its path in `parts`, with `record` inside."""
         ...
 
     def calls(self) -> int:
-        """Network calls so far, counted in windows."""
+        """Network calls so far, one per tile."""
         ...
 
 
 @dataclass
 class Item:
-    """One pair of a plan. What is still to be done has the status `planned`."""
+    """One pair of a plan; its outcome's status is `planned` until it is processed."""
 
     pair: Pair
     outcome: Outcome
-    stamps: dict[Path, Stamp] = field(default_factory=dict)  # of every input, before it was read
+    stamps: dict[Path, Stamp] = field(default_factory=dict)  # of every input, before reading
     planned: Planned | None = None
     hashes: Hashes | None = None  # None = not needed yet
 
@@ -139,7 +139,7 @@ class Item:
         return self.outcome.status == "planned"
 
     def require_unchanged(self) -> None:
-        """Raises IncompleteError where an input is not what it was when it was planned."""
+        """Raises IncompleteError if an input has changed since it was planned."""
         for path, before in self.stamps.items():
             try:
                 same = stamp(path) == before
@@ -147,14 +147,14 @@ class Item:
                 same = False
             if not same:
                 raise IncompleteError(
-                    f"{path}: was changed while it was read: is it still being written?"
+                    f"{path}: was changed while it was read: wait until it is complete"
                 )
 
 
 def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
-    """Decide about one pair; its header is opened once, its pixels are not read.
+    """Plan one pair from its header, without reading pixels.
 
-    An input is hashed only where an output might be up to date. `memory`: bytes available.
+    An input is hashed only if its outputs may be up to date. `memory`: bytes available.
     """
     item = Item(pair, Outcome(str(pair.source), str(pair.target), "planned"))
     outcome = item.outcome
@@ -170,12 +170,12 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
             outcome.status, outcome.message = "skipped", "up to date"
             return item
         held = format_of(pair.source).held_when_open(pair.source)
-        _require_memory(pair.source, held, memory, "save it as TIFF, which is read piece by piece")
+        _require_memory(pair.source, held, memory, "save the image as TIFF, which is read in parts")
         with open_image(pair.source, axes=files.axes) as image:
             shape, dtype = list(image.header.shape), str(image.header.dtype)
             outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
             item.planned = work.plan(image, pair)
-        remedy = "use a smaller `tile`, or a machine with more"
+        remedy = "use a smaller `tile`, or a machine with more memory"
         _require_memory(pair.source, item.planned.memory, memory, remedy)
     return item
 
@@ -183,13 +183,13 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
 def _require_memory(path: Path, taken: int, memory: int | None, remedy: str) -> None:
     if memory is not None and taken > memory:
         raise InputError(
-            f"{path}: takes about {size(taken)} of memory and {size(memory)} are available:"
+            f"{path}: takes about {size(taken)} of memory, but {size(memory)} are available:"
             f" {remedy}"
         )
 
 
 def _up_to_date(files: Files, work: Work, item: Item) -> bool:
-    """Whether every target is there and whole, as this run would make it."""
+    """Whether every target exists, is complete and is what this run would write."""
     records = [found.record if found else None for found in refuse_foreign(files, item.pair)]
     made_alike = all(
         record is not None
@@ -204,11 +204,11 @@ def _up_to_date(files: Files, work: Work, item: Item) -> bool:
 
 
 def refuse_foreign(files: Files, pair: Pair) -> list[Existing | None]:
-    """What stands at each target. Raises OutputError for a file that is not ours."""
+    """The existing file at each target. Raises OutputError for one not written by restorectl."""
     found = [look(target) for target in pair.targets]
     for target, each in zip(pair.targets, found, strict=True):
         if each is not None and not each.ours and not files.overwrite:
-            raise OutputError(f"{target}: exists and is not ours: move it or use `overwrite`")
+            raise OutputError(f"{target}: not written by restorectl: move it or use `overwrite`")
     return found
 
 
@@ -231,9 +231,9 @@ def _inputs(pair: Pair) -> list[Path]:
 
 @contextmanager
 def blaming(files: Files, pair: Pair, outcome: Outcome) -> Iterator[None]:
-    """Errors of one file into its outcome; only a full disk goes on upwards.
+    """Record errors of one file in its outcome; re-raise only a full disk.
 
-    An incomplete input that was changed lately is deferred: its writer may still be at it.
+    An incomplete input that was changed recently is deferred: it may still be being written.
     """
     try:
         yield
@@ -247,11 +247,11 @@ def blaming(files: Files, pair: Pair, outcome: Outcome) -> Iterator[None]:
     except RestorectlError as error:
         outcome.fail(error)
     except MemoryError:
-        outcome.fail(InputError(f"{pair.source}: does not fit the memory of this machine"))
+        outcome.fail(InputError(f"{pair.source}: does not fit in this machine's memory"))
 
 
 def _age(path: Path) -> float:
-    """Seconds since the last change; 0 for a file that is just being replaced."""
+    """Seconds since the last change; 0 for a file that is being replaced just now."""
     try:
         return stamp(path).age
     except InputError:
@@ -259,25 +259,25 @@ def _age(path: Path) -> float:
 
 
 def require_free(files: Files, item: Item) -> None:
-    """Raises DiskFullError where an output would leave less than `min_free` on its disk."""
+    """Raises DiskFullError if an output would leave less than `min_free` on its disk."""
     if not files.min_free or item.planned is None:
         return
     target, needed = item.pair.target, item.planned.bytes
     free = machine.free_space(target.parent)
     if needed + files.min_free > free:
         raise DiskFullError(
-            f"{target}: takes {size(needed)} and the disk has {size(free)} free, of which"
-            f" `min_free` keeps {size(files.min_free)}: free some space"
+            f"{target}: takes {size(needed)}, but the disk has {size(free)} free, of which"
+            f" `min_free` reserves {size(files.min_free)}: free some space"
         )
 
 
 # ---- before the work -----------------------------------------------------------------------------
 def require_room(files: Files, items: Sequence[Item]) -> None:
-    """Check that the outputs can be written, before the first of them is.
+    """Check that all outputs can be written.
 
     Raises OutputError for a folder that cannot be written to, UsageError for a manifest that would
-    replace an image, DiskFullError if a disk has less room than all outputs still to be made take
-    uncompressed, and `min_free`.
+    replace an image, DiskFullError if a disk lacks space for all remaining outputs, uncompressed,
+    plus `min_free`.
     """
     _check_manifest(files, items)
     todo = [item for item in items if item.todo]
@@ -285,24 +285,24 @@ def require_room(files: Files, items: Sequence[Item]) -> None:
     for folder in sorted({machine.existing_folder(folder) for folder in folders}):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(
-                f"{folder}: cannot be written to: check its owner, or another `output`"
+                f"{folder}: cannot be written to: check its permissions, or choose another `output`"
             )
     disks: dict[int, list[Item]] = {}
-    for item in todo:  # the targets of one image lie together
+    for item in todo:  # the targets of one image share a disk
         folder = machine.existing_folder(item.pair.target.parent)
         disks.setdefault(os.stat(folder).st_dev, []).append(item)
     for together in disks.values():
         needed, free = _growth(together), machine.free_space(together[0].pair.target.parent)
         if needed + files.min_free > free:
-            reserve = f" beside `min_free` {size(files.min_free)}" if files.min_free else ""
+            reserve = f" plus `min_free` {size(files.min_free)}" if files.min_free else ""
             raise DiskFullError(
-                f"{files.output}: {len(together)} outputs take {size(needed)}{reserve}, the disk"
-                f" has {size(free)} free: free some space and run again"
+                f"{files.output}: {len(together)} outputs take {size(needed)}{reserve}, but the"
+                f" disk has {size(free)} free: free some space and run again"
             )
 
 
 def _growth(items: Sequence[Item]) -> int:
-    """The most bytes that the disk holds more at any time; an output replaces its predecessor."""
+    """The peak of additional disk use in bytes; outputs replace existing files one by one."""
     total = overlap = 0
     for item in items:
         new = item.planned.bytes if item.planned is not None else 0
@@ -324,7 +324,7 @@ def _check_manifest(files: Files, items: Sequence[Item]) -> None:
 
 
 def size(count: int) -> str:
-    """Bytes for people: 3.2 GB."""
+    """A number of bytes in readable form, such as 3.2 GB."""
     value, unit = float(count), "B"
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if value < 1000 or unit == "TB":

@@ -1,6 +1,6 @@
-"""All files of one command: planned, locked, worked through and told in one place.
+"""Runs a command on all its files: plan, lock the output folder, process, report.
 
-What happens inside one image is a `Work`: `restoration.planes` and `volumes` have one each.
+A `Work` processes each image: see `restoration.planes` and `volumes.volume`.
 """
 
 import shlex
@@ -24,17 +24,17 @@ from restorectl.images.header import Header, Plane
 from restorectl.images.image import ALL, Array, Image, format_of, open_image
 from restorectl.jobs import Files
 
-PROBE_SIDE = 256  # px, of the piece that is timed
-_COMMAND_LETTERS = 300  # of the command line in the lock file; thousands of names may be in it
+PROBE_SIDE = 256  # px, side of the excerpt that is timed
+_COMMAND_LETTERS = 300  # of the command line in the lock file; it may be very long
 
 
 def run(
     files: Files, work: Work, pairs: Sequence[Pair], missing: Sequence[Missing], report: Report
 ) -> list[Outcome]:
-    """Work through every pair; one bad file never stops the others, a full disk stops all.
+    """Process all pairs; a bad file does not stop the others, a full disk stops the run.
 
-    The plan is complete before work starts. The manifest is written in any case, also after a
-    failure or an interruption; what was not reached is `pending` in it.
+    Planning is complete before work starts. The manifest is always written, even after a failure or
+    an interruption; files that were not reached are `pending`.
 
     Raises BusyError if another run holds the output folder, DiskFullError, OutputError.
     """
@@ -51,10 +51,10 @@ def run(
             _lock(stack, files, pairs, warnings, report)
             _all(files, work, pairs, outcomes, len(missing), report)
         except BusyError:
-            raise  # a manifest of that name may be the other run's
+            raise  # an existing manifest may belong to the other run
         except BaseException as stop:
-            for folder in _folders(files, pairs):  # it may have fallen between making a temporary
-                sweep(folder, own=True)  # file and guarding it
+            for folder in _folders(files, pairs):  # the run may have stopped before a temporary
+                sweep(folder, own=True)  # file was registered for removal
             _conclude(files, work, outcomes, warnings, report, stop)
             raise
         _conclude(files, work, outcomes, warnings, report, None)
@@ -64,7 +64,7 @@ def run(
 def _lock(
     stack: ExitStack, files: Files, pairs: Sequence[Pair], warnings: list[str], report: Report
 ) -> None:
-    """Hold the output folder. One named output file is only ever replaced, which needs no lock."""
+    """Lock the output folder. A single output file is replaced atomically and needs no lock."""
     output = Path(files.output)
     if not pairs or any(output == pair.target for pair in pairs):
         return
@@ -84,7 +84,7 @@ def _all(
     first: int,
     report: Report,
 ) -> None:
-    """Plan and work; outcomes from `first` on are those of the pairs."""
+    """Plan and process all pairs; their outcomes start at index `first`."""
     for folder in _folders(files, pairs):
         sweep(folder)
     memory, items = machine.available_memory(), []
@@ -104,18 +104,18 @@ def _all(
                 elif item.outcome.status == "skipped" and files.manifest is not None:
                     _hash_outputs(item)
         finally:
-            if not item.todo:  # interrupted in the middle: nothing became of it
+            if not item.todo:  # todo: interrupted before it was finished
                 report.done(item.outcome)
         failures += item.outcome.status == "failed"
 
 
 def _one(files: Files, work: Work, item: Item, report: Report) -> None:
-    """One image: checked once more, opened, made beside its targets, and moved there whole."""
+    """Process one image: check it again, write temporary files, move them to the targets."""
     pair, outcome, start, calls = item.pair, item.outcome, time.monotonic(), work.calls()
     try:
         item.require_unchanged()
         record = work.origin.record(item.hashes if item.hashes is not None else plan.hashes(pair))
-        plan.refuse_foreign(files, pair)  # one may have been put there since the plan
+        plan.refuse_foreign(files, pair)  # a file may have appeared since planning
         plan.require_free(files, item)
         with open_image(pair.source, axes=files.axes) as image, ExitStack() as stack:
             for target in pair.targets:
@@ -141,7 +141,7 @@ def _hash_outputs(item: Item) -> None:
 
 
 def _folders(files: Files, pairs: Sequence[Pair]) -> list[Path]:
-    """The folders where something is written."""
+    """The existing folders that the run writes to."""
     folders = {target.parent for pair in pairs for target in pair.targets}
     if files.manifest is not None:
         folders.add(Path(files.manifest).parent)
@@ -156,7 +156,7 @@ def _conclude(
     report: Report,
     stop: BaseException | None,
 ) -> None:
-    """Write the manifest. An error of it is told, but hides none that stopped the run."""
+    """Write the manifest; after a stop its own error is only a warning."""
     for outcome in outcomes:
         if outcome.status == "planned":
             outcome.status = "pending"
@@ -171,7 +171,7 @@ def _conclude(
 
 
 def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) -> list[Outcome]:
-    """The plan, with what each file takes. Nothing is written and nothing is locked."""
+    """Report the plan with the work per file; writes and locks nothing."""
     memory = machine.available_memory()
     items = [plan.examine(files, work, pair, memory) for pair in pairs]
     todo = [item for item in items if item.todo]
@@ -190,10 +190,10 @@ def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) ->
     return [item.outcome for item in items]
 
 
-# ---- how long the run would take ----------------------------------------------------------------
+# ---- estimate of the run time ----------------------------------------------------------------
 @dataclass
 class Excerpt(Image):
-    """The first rows and columns, time and plane of an image, as an image of its own."""
+    """The first rows, columns, time points and planes of an image, as an image."""
 
     path: Path
     header: Header
@@ -208,23 +208,23 @@ class Excerpt(Image):
 
 
 def cut(image: Image, most: Mapping[str, int]) -> Excerpt:
-    """`image` with at most so many along each axis named."""
+    """`image` cut to at most the given length along each axis in `most`."""
     header = image.header
     shape = tuple(
         min(n, most.get(axis, n)) for axis, n in zip(header.axes, header.shape, strict=True)
     )
-    # What a format keeps beside the pixels describes the whole image
+    # The format's metadata describe the whole image
     bare: Mapping[str, object] = MappingProxyType({})
     return Excerpt(image.path, replace(header, shape=shape, format=".tif", extra=bare), image)
 
 
 def seconds_per_window(files: Files, work: Work, pair: Pair) -> float | None:
-    """The time of one window of `pair`'s image; None if the piece cannot be restored alone.
+    """Seconds per tile of a pair's image, measured on an excerpt; None if that cannot be restored.
 
-    The first of two restorations warms up.
+    Restores twice; the first time is a warm-up.
     """
     if pair.guide is not None:
-        return None  # it would have to be cut to the same piece
+        return None  # the guide would have to be cut too
     with tempfile.TemporaryDirectory(prefix="restorectl-probe-") as place:
         targets = tuple(Path(place, f"{k}.tif") for k in range(len(pair.targets)))
         trial = Pair(pair.source, targets, pair.name)
@@ -236,7 +236,7 @@ def seconds_per_window(files: Files, work: Work, pair: Pair) -> float | None:
                 for _ in range(2):
                     pace = _timed(files, work, trial, most)
                 return pace
-            except InputError:  # a command may need a whole stack, or an image that is not flat
+            except InputError:  # the command may need the whole stack or a larger excerpt
                 continue
     return None
 
@@ -258,7 +258,7 @@ def _timed(files: Files, work: Work, trial: Pair, most: Mapping[str, int]) -> fl
 
 
 class Silent:
-    """A Report of nothing."""
+    """A Report that discards everything."""
 
     def begin(self, files: int) -> None: ...
     def file(self, name: str, pixels: int) -> None: ...

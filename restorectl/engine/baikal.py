@@ -2,11 +2,10 @@
 
 The image is diffused forward to a step t' and taken back by the prior. Mixing pulls the state
 towards the equally diffused image after every step; Repaint takes each interval of steps several
-times. All three are one program: a schedule of noise levels in blocks, a step rule, a hook that
-mixes.
+times. All three share one loop: a sigma schedule cut into blocks, a step rule, a mixing hook.
 
-The published code takes the image for a clean one. Here it *is* a sample at its own noise level:
-diffusing it to t' adds only what is missing (`Settings.known`).
+The published code treats the noisy image as clean. Here it counts as a sample at its own noise
+level, so diffusing it to t' adds only the missing noise (`Settings.known`).
 """
 
 import math
@@ -31,9 +30,9 @@ from restorectl.engine.samplers import (
 from restorectl.engine.schedule import Schedule, schedule
 from restorectl.errors import UsageError
 
-MIX_DRAWS = 1 << 20  # numbers the hook's draws apart from the rule's
+MIX_DRAWS = 1 << 20  # first step number of the mixing noise; the step rule counts from 0
 
-# u = 0 at the mixing stop, 1 at t'; steps between them -> share of the way from `last` to `first`
+# (u: 0 at the mixing stop, 1 at t'; steps between them) -> 0 for weight `last`, 1 for `first`
 WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "constant": lambda u, steps: torch.ones_like(u),
     "linear": lambda u, steps: u,
@@ -44,28 +43,28 @@ WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of the program; those of each method stand below."""
+    """Parameters of the three methods; the presets of each are at the end of this file."""
 
-    schedule: str = "linear"  # whose steps t', the mixing stop and the interval are counted in
+    schedule: str = "linear"  # discrete schedule that t', stop and interval refer to
     start: float | None = None  # t'; None = `ahead` times the image's noise level
     ahead: float = 1.25
-    steps: int | None = 10  # network calls from t' to 0, once; None = every step of the schedule
+    steps: int | None = 10  # network calls from t' to 0 without repeats; None = every schedule step
     eta: float = 0.0  # 1 = ancestral sampling, 0 = deterministic
-    known: bool = True  # the image counts as a sample at its noise level; else as clean
-    clamp: bool = False  # x0 is limited to [-1, 1]
+    known: bool = True  # treat the image as a sample at its noise level, else as clean
+    clamp: bool = False  # limit x0 to [-1, 1]
     mix: str | None = None  # key of WEIGHTS; None = no mixing
     first: float = 0.5  # weight of the image at t' ...
     last: float = 0.1  # ... and at the mixing stop
-    stop: float | None = None  # step below which nothing is mixed; None = the image's own level
-    shared_noise: bool = False  # the diffused image keeps its noise from step to step
-    interval: int = 1  # U: steps that are repeated together
-    repeats: int = 1  # R: how often each interval is taken
-    renoise: bool = False  # noise is added between repeats (RePaint); else the state is taken as is
-    repeat_below: bool = True  # also below the mixing stop
+    stop: float | None = None  # no mixing below this step; None = the image's own level
+    shared_noise: bool = False  # diffuse the image with the same noise at every step
+    interval: int = 1  # U: length in steps of the intervals that are repeated
+    repeats: int = 1  # R: how often each interval is run
+    renoise: bool = False  # add noise between repeats (RePaint), else reuse the state unchanged
+    repeat_below: bool = True  # repeat intervals below the mixing stop too
 
 
 def sampler(settings: Settings, samples: int) -> Sampler:
-    """The program that these numbers describe."""
+    """The sampler for these settings."""
 
     def run(p: Problem, decided: Decided) -> Tensor:
         return _run(p, settings)
@@ -83,7 +82,7 @@ def _run(p: Problem, s: Settings) -> Tensor:
     table = schedule(s.schedule)
     own = p.sigma if s.known else torch.zeros_like(p.sigma)
     begin, reference = p.x, p.x
-    if p.guide is not None:  # nearly clean; it starts the chain only where nothing is mixed in
+    if p.guide is not None:  # nearly clean; starts the chain only if there is no mixing
         reference, own = p.guide, torch.zeros_like(own)
         begin = p.x if s.mix else p.guide
     begun = p.sigma if s.known and begin is p.x else torch.zeros_like(p.sigma)
@@ -96,7 +95,7 @@ def _run(p: Problem, s: Settings) -> Tensor:
         sigmas = levels[first : last + 1]
         if again and s.renoise:
             sigmas = torch.cat([levels[last : last + 1], sigmas])
-        elif again and not s.known:  # as published: x_(t-U) of the chain of constant variance
+        elif again and not s.known:  # as published: x_(t-U) of the variance-preserving chain
             x = x * _amplitude(levels[last]) / _amplitude(levels[first])
 
         def draw(k: int, tiles: Tensor, at: int = at) -> Tensor:
@@ -111,7 +110,7 @@ def _run(p: Problem, s: Settings) -> Tensor:
 
 
 def _levels(p: Problem, s: Settings, table: Schedule) -> Tensor:
-    """(K + 1, B) levels from t' down to 0."""
+    """Noise levels (K + 1, B) from t' down to 0."""
     if s.start is None:
         top = p.sigma * s.ahead
     else:
@@ -127,7 +126,7 @@ def _levels(p: Problem, s: Settings, table: Schedule) -> Tensor:
 
 
 def _blocks(count: int, s: Settings, stop: int | None) -> Iterator[tuple[int, int, bool]]:
-    """(first, last level, is a repeat) of each stretch; `stop`: index of the mixing stop."""
+    """Yield (first level, last level, is a repeat) per block; `stop`: index of the mixing stop."""
     for first in range(0, count, s.interval):
         last = min(first + s.interval, count)
         below = stop is not None and first >= stop and not s.repeat_below
@@ -146,7 +145,7 @@ def _stops(levels: Tensor, p: Problem, s: Settings, table: Schedule) -> int:
 
 
 def _mixing(p: Problem, y: Tensor, own: Tensor, top: Tensor, table: Schedule, s: Settings) -> Hook:
-    """x <- (1 - w) x + w y_t (Baikal, eq. 5), y_t being y with noise up to the state's level."""
+    """x <- (1 - w) x + w y_t (Baikal, eq. 5), where y_t is y noised to the state's level."""
     stop, start = _stop_step(p, s, table), float(table.step(float(top.max())))
     shape, everyone = (-1, 1, 1, 1), torch.arange(len(y))
 
@@ -163,12 +162,12 @@ def _mixing(p: Problem, y: Tensor, own: Tensor, top: Tensor, table: Schedule, s:
 
 
 def _amplitude(sigma: Tensor) -> Tensor:
-    """sqrt(abar) of a level."""
+    """sqrt(abar) at noise level sigma, (B, 1, 1, 1)."""
     return (1 + sigma.square()).rsqrt().reshape(-1, 1, 1, 1)
 
 
 def check(settings: Settings, sigma_max: float) -> None:
-    """Raises UsageError for numbers that no run could mean."""
+    """Raises UsageError for invalid settings."""
     s = settings
     table = schedule(s.schedule)
     highest = math.floor(float(table.step(sigma_max)))

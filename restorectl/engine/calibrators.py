@@ -1,4 +1,4 @@
-"""Calibrators (rows of catalog.CALIBRATORS): how strong is the noise that is left?"""
+"""Calibrators (rows of catalog.CALIBRATORS) estimate the noise level left in an image."""
 
 from collections.abc import Mapping
 
@@ -15,10 +15,10 @@ from restorectl.intensity import noise
 
 
 class Analytic:
-    """The intensity model's level where it is known, elsewhere its estimator once more."""
+    """The intensity model's noise level if known, else a new noise estimate of the tile."""
 
     def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:
-        """See `samplers.Calibrator`. The level of a tile is the mean square over its channels."""
+        """See `samplers.Calibrator`. The level of a tile is the RMS of its channels' levels."""
         if modelled is not None:
             return modelled.cpu()
         tiles = x.float().cpu().numpy()
@@ -26,23 +26,23 @@ class Analytic:
 
 
 def _level(plane: np.ndarray) -> float:
-    if not plane.max() > plane.min():  # saturated or empty: no noise can be seen
+    if not plane.max() > plane.min():  # saturated or empty: no visible noise
         return 0.0
     model = noise.estimate([plane], kind="gaussian")
     return model.read_noise * model.level
 
 
 class Network:
-    """RSCD's way (section 3.3): a trained network, whose card names what it answers."""
+    """RSCD's trained calibrator (section 3.3); its card says if it predicts steps or levels."""
 
     def __init__(self, card: Card, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         self.card, self.device = card, device
         self.net = build(card, dict(tensors)).net.eval().requires_grad_(False).to(device)
 
     def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:
-        """See `samplers.Calibrator`. Channel by channel, where the network knows only one."""
+        """See `samplers.Calibrator`. A one-channel network runs channel by channel."""
         tiles = x if x.shape[1] == self.card.channels else x.flatten(0, 1)[:, None]
-        answers = torch.cat([self.net(tile.to(self.device)) for tile in tiles.split(1)])  # as alone
+        answers = torch.cat([self.net(tile.to(self.device)) for tile in tiles.split(1)])  # singly
         answers = answers.reshape(len(x), -1).mean(1)
         if self.card.config.get("output") == "step":
             found = schedule(self.card.schedule).sigma(answers.double().cpu().numpy())
@@ -51,7 +51,7 @@ class Network:
 
 
 class Nonparametric:
-    """Eigenvalues of patches (Chen et al. 2015): RSCD's ablation; white noise only."""
+    """Patch eigenvalues (Chen et al. 2015), an ablation of RSCD; for white noise only."""
 
     def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:
         """See `samplers.Calibrator`."""
@@ -60,11 +60,11 @@ class Nonparametric:
 
 @torch.inference_mode()
 def level_of(calibrator: Calibrator, x: np.ndarray) -> float:
-    """The level of one tile x (H, W) float32, whitened, in [-1, 1], whatever its channel is like.
+    """The noise level of one whitened tile x (H, W) float32 in [-1, 1], sides at least 32 px.
 
-    Sides are at least 32 px, for the network. Raises EngineError for an answer that is no level.
+    Raises EngineError if the calibrator returns a negative or non-finite level.
     """
     sigma = float(calibrator.levels(torch.from_numpy(np.ascontiguousarray(x))[None, None])[0])
     if not 0 <= sigma < float("inf"):
-        raise EngineError(f"the calibrator's answer is no noise level: {sigma}")
+        raise EngineError(f"the calibrator returned an invalid noise level: {sigma}")
     return sigma

@@ -1,7 +1,6 @@
-"""The card of a weights file: what rebuilds the network and says how it may be used.
+"""The card of a weights file: how to rebuild its network, and how to use it.
 
-A card travels as JSON in the safetensors header, under the key `restorectl`, so one file describes
-itself.
+The card is JSON in the safetensors header, under the key `restorectl`: each file describes itself.
 """
 
 import json
@@ -23,16 +22,16 @@ class Card:
     config: Mapping[str, Any] = field(default_factory=dict)  # the network's own arguments
     parametrisation: str = "edm"  # edm, eps, x0, v
     sigma_data: float = 0.5  # edm only: standard deviation of clean images in [-1, 1]
-    time: str = "log-sigma"  # how the network is told the level: log-sigma, alpha-bar, index
+    time: str = "log-sigma"  # form of the noise level as input: log-sigma, alpha-bar, index
     schedule: str = ""  # discrete schedule it was trained on, if any
     objective: str = "prior"  # row of catalog.OBJECTIVES
-    channels: int = 1  # image channels restored jointly
+    channels: int = 1  # image channels restored together
     sigma_max: float = 80.0  # largest noise level it was trained on, in units of [-1, 1]
-    window: int = 0  # fixed input size of networks with non-local operations; 0 = any
-    fusion: bool = False  # the condition carries its noise level and is joined with the state
-    value_range: str = "whitened"  # by the intensity model; or a row of value_range.RANGES
-    anchors: str = ""  # slices: interpolations that residuals are around, by commas; "" = pixels
-    recipe: str = "identity"  # how image channels become the network's: intensity.value_range
+    window: int = 0  # fixed input size in px of networks with non-local layers; 0 = any
+    fusion: bool = False  # fuse the condition with the state by their noise levels
+    value_range: str = "whitened"  # whitened by the intensity model, or a row of value_range.RANGES
+    anchors: str = ""  # slices: base interpolations of residuals, comma-separated; "" = pixels
+    recipe: str = "identity"  # maps image channels to the network's: intensity.value_range
     licence: str = "MIT"
     training: Mapping[str, Any] = field(default_factory=dict)  # data, recipe, attribution
 
@@ -41,10 +40,10 @@ class Card:
 
 
 def from_json(text: str, where: str) -> Card:
-    """The card in `text`. Raises WeightsError, naming `where`, for anything that is no card."""
+    """The card in JSON `text`. Raises WeightsError, naming the file `where`, if it is invalid."""
     try:
         raw = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also numbers too long to read
+    except (ValueError, RecursionError) as error:  # ValueError: also overlong numbers
         raise WeightsError(f"{where}: the header is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise WeightsError(f"{where}: the header holds no card")

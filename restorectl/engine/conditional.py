@@ -1,8 +1,8 @@
-"""DDPM microscopy (Osuna-Vargas et al.): from pure noise, given the degraded image.
+"""DDPM microscopy (Osuna-Vargas et al.): generate the image from noise, given the degraded one.
 
-The network sees the state and the image side by side and is told the state's level only, so one
-model serves whatever degradation it was trained on. The level may be any (it was trained on
-continuous ones), so a sample takes far fewer steps than the schedule has.
+The network gets the state and the degraded image as channels, and the state's noise level only: one
+model covers every degradation it was trained on. It was trained on continuous noise levels, so a
+sample needs far fewer steps than the schedule has.
 """
 
 import math
@@ -23,20 +23,20 @@ from restorectl.engine.samplers import (
 )
 from restorectl.engine.schedule import schedule
 
-START_DRAW = 1 << 23  # numbers the draw of the starting noise
+START_DRAW = 1 << 23  # step number of the starting noise
 
 
 @dataclass(frozen=True)
 class Settings:
     schedule: str = "cosine200"
-    steps: int = 10  # network calls of one sample, evenly spread over the schedule's steps
+    steps: int = 10  # network calls per sample, evenly spaced in schedule steps
     eta: float = 1.0  # 1 = DDPM with the posterior's variance, 0 = DDIM
-    clamp: bool = False  # x0 is limited to [-1, 1]
-    highest: float = 20.0  # level to start from: beyond it a state tells nothing of the image
+    clamp: bool = False  # limit x0 to [-1, 1]
+    highest: float = 20.0  # starting level: above it the state carries no image information
 
 
 def sampler(settings: Settings, samples: int) -> Sampler:
-    """Each sample of a tile starts from noise of its own."""
+    """The sampler for these settings; each sample of a tile starts from its own noise."""
 
     def run(p: Problem, decided: Decided) -> Tensor:
         table, count = schedule(settings.schedule), p.steps or settings.steps

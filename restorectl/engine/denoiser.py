@@ -1,7 +1,7 @@
-"""The denoiser: all that a sampler sees of a network is `denoise(x, sigma, condition) -> x0`.
+"""The denoiser: wraps a network as `denoise(x, sigma, condition) -> x0`, all that samplers need.
 
-What the network predicts (parametrisation), how it is told the noise level (time) and how inputs
-are scaled live here and nowhere else.
+What the network predicts (parametrisation), how it receives the noise level (time) and how its
+inputs are scaled are defined only here.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,11 +49,11 @@ PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {
 
 
 def fused(x: Tensor, condition: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The inverse-variance mean of a state (B, C, H, W) at sigma (B,) and a condition (B, C + 1, H,
-    W), whose last channel is its own noise level; the mean's level (B,); the bare condition.
+    """Fuse a state x (B, C, H, W) at sigma (B,) with a condition (B, C + 1, H, W).
 
-    Of white noise this mean is all that both tell of the image: an unconditional denoiser of it is
-    the conditional one. Other noise, and a level that is not quite right, a network learns.
+    The condition's last channel is its noise level. Returns the inverse-variance weighted mean, its
+    noise level (B,) and the condition without the level. For white noise the mean is a sufficient
+    statistic of both; the network learns to correct for other noise and an inexact level.
     """
     bare, level = condition[:, :-1], condition[:, -1].mean((1, 2))
     share = level**2 / (sigma.float() ** 2 + level**2)
@@ -62,7 +62,7 @@ def fused(x: Tensor, condition: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _index(sigma: Tensor, table: Schedule | None) -> Tensor:
-    """The nearest step, counted from 0 as the published discrete-time networks count."""
+    """The nearest step, counted from 0 as in the published discrete-time networks."""
     assert table is not None
     steps = torch.from_numpy(table.step(sigma.double().cpu().numpy()))
     return steps.round().clamp(1, table.steps).sub(1).to(sigma)
@@ -92,7 +92,7 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) float32, sigma (B,) float32 > 0 -> x0 (B, C, H, W) float32.
 
-        condition: (B, ., H, W) float32, what the network sees beside x; see `fused`.
+        condition: (B, ., H, W) float32, further input channels of the network; see `fused`.
         """
         if condition is not None and self.card.fusion:
             x, sigma, condition = fused(x, condition, sigma)
@@ -106,7 +106,7 @@ class Denoiser(nn.Module):
         return c_skip * x + c_out * self.net(h, label).float()
 
     def prepared(self, device: torch.device, dtype: torch.dtype) -> "Denoiser":
-        """Ready for inference: folded, channels-last, convolutions in `dtype`, levels float32."""
+        """Prepare for inference: fold weights, channels-last, convolutions in `dtype`."""
         self.eval().requires_grad_(False)
         fold = getattr(self.net, "fold", None)
         if fold is not None:
@@ -121,13 +121,13 @@ class Denoiser(nn.Module):
 
 
 def build(card: Card, tensors: dict[str, Tensor] | None = None) -> Denoiser:
-    """The denoiser that a card describes, with its tensors loaded (strictly) where given."""
+    """The denoiser that a card describes, with tensors (if given) loaded strictly."""
     if card.network not in catalog.NETWORKS:
         known = ", ".join(catalog.NETWORKS)
-        raise WeightsError(f"weights ask for network '{card.network}', known are: {known}")
+        raise WeightsError(f"unknown network '{card.network}' in the weights, known are: {known}")
     for value, table in ((card.parametrisation, PARAMETRISATIONS), (card.time, TIMES)):
         if value not in table:
-            raise WeightsError(f"weights ask for '{value}', known are: {', '.join(table)}")
+            raise WeightsError(f"unknown '{value}' in the weights, known are: {', '.join(table)}")
     factory: Callable[..., nn.Module] = catalog.NETWORKS[card.network].load()
     try:
         net = factory(**_plain(card.config))
@@ -142,13 +142,13 @@ def build(card: Card, tensors: dict[str, Tensor] | None = None) -> Denoiser:
 
 
 def load_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Strict: every tensor present, of the right shape and finite, and none left over."""
+    """Load tensors strictly; raises WeightsError as `check_tensors` does."""
     check_tensors(net, tensors)
     net.load_state_dict({name: value.float() for name, value in tensors.items()})
 
 
 def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Raises WeightsError unless the tensors fit the network, which may be on the meta device."""
+    """Raises WeightsError for missing, unknown, misshapen or non-finite tensors."""
     expected = net.state_dict()
     missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
     if missing or extra:
@@ -167,7 +167,7 @@ def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def fits(card: Card, tensors: Mapping[str, Tensor]) -> None:
-    """Raises WeightsError unless the tensors are the card's network's; no network is allocated."""
+    """Raises WeightsError unless tensors fit the card's network; allocates no network."""
     with torch.device("meta"):
         net = build(card).net
     check_tensors(net, tensors)

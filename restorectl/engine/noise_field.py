@@ -1,12 +1,12 @@
-"""The noise field: every random number is a function of where it is used, of nothing else.
+"""The noise field: random numbers that depend only on where they are used.
 
 A value depends on (seed, sample, plane, step, absolute pixel position) alone, so results do not
 change with tile size, batch size, order, shard, file name or device count. Blocks of an absolute
 grid are drawn from the counter-based Philox generator (Salmon et al. 2011) on the CPU.
 
-Slices of a stack that are sampled one by one, each with noise of its own, disagree in what they
-make up: stripes across them (MSDSR, Table 3). Noise that neighbours share removes these without any
-training; the rows of catalog.SLICE_NOISE say how it is shared.
+Slices sampled with independent noise differ in their generated detail, which shows as stripes
+across the slices (MSDSR, Table 3). Sharing noise between neighbours removes the stripes without
+training; the rows of catalog.SLICE_NOISE are the ways to share it.
 """
 
 import math
@@ -23,21 +23,21 @@ BLOCK = 128  # px; part of the definition of the field: changing it changes resu
 
 @dataclass(frozen=True)
 class Site:
-    """Where a window lies: canonical plane (t, c, z) and the absolute pixel of its first corner."""
+    """Where a tile lies: its plane (t, c, z) and the pixel of its top left corner in the plane."""
 
     plane: tuple[int, int, int]
     top: int
     left: int
 
     def shifted(self, channels: int) -> "Site":
-        """The same place, some channels on."""
+        """The same place in the plane of channel c + `channels`."""
         t, c, z = self.plane
         return Site((t, c + channels, z), self.top, self.left)
 
 
 @dataclass(frozen=True)
 class NoiseField:
-    """Standard normal numbers for one run; `sample` tells repeated restorations apart."""
+    """Standard normal numbers of one run; `sample` numbers repeated restorations."""
 
     seed: int = 0
     sample: int = 0
@@ -45,9 +45,9 @@ class NoiseField:
     def draw(
         self, sites: list[Site], shape: tuple[int, int], step: int, channels: int = 1
     ) -> Tensor:
-        """One (B, C, h, w) float32 normal field for windows at `sites`; negative pixels allowed.
+        """Standard normal noise (B, C, h, w) float32 for tiles at `sites`; they may be negative.
 
-        Jointly sampled channels are told apart as the planes c, c + 1, ... of the site's plane.
+        Channels sampled together use the noise of planes c, c + 1, ... from the site's plane on.
         """
         fields = [
             [self._window(site.shifted(k), shape, step) for k in range(channels)] for site in sites
@@ -73,25 +73,25 @@ class NoiseField:
         return generator.standard_normal((BLOCK, BLOCK), np.float32)
 
 
-TURN = math.pi / 32  # angle from the first slice to the last; two fields are pi / 2 apart
+TURN = math.pi / 32  # rad, from the first slice to the last; pi / 2 = from one field to the other
 
-# (slice, slices in all) -> numbers of one or two independent fields, with their weights
+# (slice, number of slices) -> (number, weight) of one or two independent fields
 FieldWeights = Callable[[int, int], list[tuple[int, float]]]
 
 
 def shared(_slice: int, _slices: int) -> list[tuple[int, float]]:
-    """One field for all slices of a direction."""
+    """The same field for all slices of a direction."""
     return [(0, 1.0)]
 
 
 def slerp(index: int, slices: int) -> list[tuple[int, float]]:
-    """A slow turn between two independent fields, so neighbours are almost equal (ISCS, 2026)."""
+    """Interpolate slowly between two independent fields: neighbours are similar (ISCS, 2026)."""
     angle = math.pi / 4 + TURN * ((index + 0.5) / slices - 0.5)
     return [(0, math.cos(angle)), (1, math.sin(angle))]
 
 
 def independent(index: int, _slices: int) -> list[tuple[int, float]]:
-    """A field for each slice."""
+    """A separate field for each slice."""
     return [(index, 1.0)]
 
 
@@ -100,13 +100,13 @@ class SliceNoise(NoiseField):
     """The noise of the slices of one direction: a site's plane is (time, channel, slice)."""
 
     weights: FieldWeights = shared
-    slices: int = 1  # in all
-    direction: int = 0  # 0 or 1: tells the directions apart
+    slices: int = 1  # number of slices
+    direction: int = 0  # 0 or 1: each direction has its own noise
 
     def draw(
         self, sites: list[Site], shape: tuple[int, int], step: int, channels: int = 1
     ) -> Tensor:
-        """One (B, C, h, w) float32 field of unit variance for tiles of slices."""
+        """Noise of unit variance (B, C, h, w) float32 for tiles of slices."""
         made = [self._slice(site, shape, step, channels) for site in sites]
         return torch.from_numpy(np.stack(made))
 

@@ -1,9 +1,9 @@
-"""Samples of what the clean image may have been, given the observation.
+"""Posterior samples: clean images that are plausible given the observation.
 
-The observation is x_t of a known level, so the reverse chain started there draws from the
-posterior. In few steps the plain ancestral rule is under-dispersed: it takes each x0 for certain.
-The variance-corrected rule adds the variance of x0 itself (Bao et al. 2022, "Analytic-DPM",
-theorem 1), measured for each level on the image's own sampled tiles.
+The observation is x_t at a known level, so the reverse chain started there draws from the
+posterior. With few steps the plain ancestral rule is under-dispersed: it ignores the uncertainty
+of x0. The corrected rule adds the variance of x0 (Bao et al. 2022, "Analytic-DPM", theorem 1),
+measured at each level on sampled tiles of the image.
 """
 
 from collections.abc import Callable
@@ -28,21 +28,21 @@ from restorectl.engine.samplers import (
     walk,
 )
 
-PROBE_DRAWS = 1 << 22  # numbers the draws that levels are probed with
-AROUND = 7  # px, side of the square that texture is taken of
-PARTS = 8  # of the sampled pixels, by texture
-REDRAWN = 2  # times that the tiles are drawn anew to be probed again
+PROBE_DRAWS = 1 << 22  # first step number of the noise for measuring the variance
+AROUND = 7  # px, side of the square in which texture is measured
+PARTS = 8  # groups of sampled pixels, by texture
+REDRAWN = 2  # times that the tiles are sampled and measured again
 
 
 @dataclass(frozen=True)
 class Settings:
-    steps: int = 10  # network calls of one sample
-    variance: str = "analytic"  # or ancestral
-    single: bool = True  # one sample alone is the deterministic estimate of one call
+    steps: int = 10  # network calls per sample
+    variance: str = "analytic"  # analytic or ancestral
+    single: bool = True  # a single sample is the deterministic estimate of one call
 
 
 def sampler(settings: Settings, samples: int) -> Sampler:
-    """The posterior's mean where one image is asked for, else draws from the posterior."""
+    """The posterior mean if one image is wanted, else samples of the posterior."""
     if samples == 1 and settings.single:
         return DDIM.sampler(DDIM.settings(), 1)
 
@@ -68,7 +68,7 @@ POSTERIOR = Method(sampler, {"restorectl": Settings()})
 
 
 def analytic_rule(spread: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    """The ancestral step with the variance of Bao et al. 2022, eq. 7, but for each pixel.
+    """The ancestral step with the variance of Bao et al. 2022, eq. 7, per pixel.
 
     spread: (x0 (b, C, H, W), level (b, 1, 1, 1)) -> E Var[x0 | x] / level^2. In the
     variance-exploding chain the step's variance is sigma_next^2 (1 - r) + (1 - r)^2 Var[x0 | x]
@@ -86,9 +86,9 @@ def analytic_rule(spread: Callable[[Tensor, Tensor], Tensor]) -> Rule:
 
 
 def texture(x0: Tensor) -> Tensor:
-    """Logarithm of the standard deviation about each pixel: (B, C, H, W) -> the same.
+    """Log of the local standard deviation around each pixel: (B, C, H, W) -> (B, C, H, W).
 
-    What the variance of x0 goes with: it is small in empty and smooth areas, large in fine detail.
+    It predicts the variance of x0: small in empty and smooth areas, large in fine detail.
     """
     mean = F.avg_pool2d(x0, AROUND, 1, AROUND // 2, count_include_pad=False)
     square = F.avg_pool2d(x0.square(), AROUND, 1, AROUND // 2, count_include_pad=False)
@@ -96,11 +96,11 @@ def texture(x0: Tensor) -> Tensor:
 
 
 def _uncertainty(pilot: Problem, sigmas: Tensor) -> list[list[list[float]]]:
-    """E Var[x0 | x] / sigma^2 by texture, at each level of sigmas (K + 1, B) but the last.
+    """E Var[x0 | x] / sigma^2 by texture, at each level of sigmas (K + 1, B) except the last.
 
-    A parametric bootstrap, which does not lean on how well the image's own level is known: the
-    error of x0 on restored tiles that are noised anew. Tiles restored by one call are too
-    smooth, so those are replaced by draws with the spread found so far.
+    A parametric bootstrap: restored tiles are noised again and the error of x0 is measured, so an
+    inexact noise level of the image does no harm. Tiles restored in one call are too smooth; they
+    are replaced by samples drawn with the spread found so far.
     """
     clean = pilot.denoise(pilot.x, sigmas[0], None)
     spread = _probe(pilot, clean, sigmas, 0)
@@ -112,7 +112,7 @@ def _uncertainty(pilot: Problem, sigmas: Tensor) -> list[list[list[float]]]:
 
 
 def _probe(pilot: Problem, clean: Tensor, sigmas: Tensor, number: int) -> list[list[list[float]]]:
-    """For each level: textures, and the mean squared error of x0 / sigma^2 at each of them."""
+    """Per level: textures, and the mean squared error of x0 / sigma^2 at each texture."""
     everyone, found = torch.arange(len(clean)), []
     for k, sigma in enumerate(sigmas[:-1]):
         noise = pilot.draw(PROBE_DRAWS * (1 + number) + k, everyone).to(clean)
@@ -127,7 +127,7 @@ def _probe(pilot: Problem, clean: Tensor, sigmas: Tensor, number: int) -> list[l
 
 
 def _table(levels: Tensor, spread: list[list[list[float]]]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Of the nearest level that was probed; linear in texture between its parts."""
+    """Look up the spread at the nearest measured level, linearly interpolated in texture."""
     at = levels.double().cpu().log()
 
     def look_up(x0: Tensor, sigma: Tensor) -> Tensor:

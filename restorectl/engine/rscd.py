@@ -1,9 +1,9 @@
-"""RSCD, restorative step-calibrated diffusion: how many steps are left, asked repeatedly.
+"""RSCD, restorative step-calibrated diffusion: repeatedly estimates how many steps are left.
 
-A calibrator tells the step t that an image stands at; the sampler takes up to d single steps of
-the schedule and asks anew, until no step is left (Algorithm 1). `follow` asks for each tile or, by
-`pool`, for all tiles together; the rounds it took can be replayed on any other window of the same
-image, so windows agree and no seam can appear.
+A calibrator estimates the diffusion step t of an image; the sampler takes up to d single steps of
+the schedule and calibrates again, until no step is left (Algorithm 1). `follow` calibrates each
+tile or, with `pool`, all tiles together; `replay` applies the same rounds to other tiles of the
+image, so that no seams appear.
 """
 
 from collections.abc import Callable
@@ -28,35 +28,35 @@ Calibrate = Callable[[Tensor], Tensor]  # x (b, C, H, W) -> step (b,), may be fr
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of the loop; the published ones are in PRESETS."""
+    """Parameters of the loop; the published ones are in PRESETS."""
 
     schedule: str = "rscd"
-    every: int = 10  # d: steps between two calibrations; 0 = calibrate once
-    rounds: int = 15  # calibrations at most: Algorithm 1 as printed need not end
+    every: int = 10  # d: steps between calibrations; 0 = calibrate once
+    rounds: int = 15  # most calibrations: Algorithm 1 as printed may never end
     cap: int = 200  # largest step, T' of training
-    below: int = 10  # fewer steps left than this are taken without asking again; 0 = always ask
-    ahead: int = 0  # begin a block this many steps later than calibrated ...
-    ahead_last: int = 0  # ... and the last block this many
-    truncate: bool = False  # step counts are cut to whole numbers, else rounded
+    below: int = 10  # with fewer steps left, finish without calibrating; 0 = always calibrate
+    ahead: int = 0  # start a block this many steps above the calibrated one ...
+    ahead_last: int = 0  # ... and the last block this many steps above
+    truncate: bool = False  # truncate step counts to integers, else round them
     variance: str = "beta-tilde"
-    noise_at_end: bool = False  # also the step to t = 0 adds noise
-    preserving: bool = False  # the image is x_t of the variance-preserving chain, unscaled
+    noise_at_end: bool = False  # add noise in the step to t = 0 too
+    preserving: bool = False  # treat the image as x_t of the variance-preserving chain
 
 
 PRESETS = {
     "restorectl": Settings(),
-    # Algorithm 1: beta_t as variance, noise at every step, ask until no step is left.
+    # Algorithm 1: beta_t as variance, noise at every step, calibrate until no step is left.
     "paper": Settings(
         every=10, rounds=100, below=0, variance="beta", noise_at_end=True, preserving=True
     ),
-    # The published loop: 15 rounds, cap 190, blocks from b + 1, the last one from b + 3.
+    # The published code: 15 rounds, cap 190, blocks start at b + 1, the last one at b + 3.
     "official": Settings(cap=190, ahead=1, ahead_last=3, truncate=True, preserving=True),
 }
 
 
 @dataclass(frozen=True)
 class Round:
-    """One block of single steps: tile i goes from step start[i] down by count[i]."""
+    """One block of single steps: tile i goes from step start[i] down count[i] steps."""
 
     start: Tensor  # (B,) int64
     count: Tensor  # (B,) int64
@@ -71,9 +71,8 @@ def follow(
 ) -> tuple[Tensor, list[Round]]:
     """Run Algorithm 1 on a batch; returns x0 (B, C, H, W) and the rounds taken.
 
-    problem.sigma is not used: the calibrator decides. pool: (B,) calibrated steps -> (B,), for a
-    level that tiles of one image share. first: (B,) the steps that x stands at, where they are
-    known without asking.
+    problem.sigma is ignored: the calibrator decides. pool: (B,) calibrated steps -> (B,), so that
+    tiles of one image can share a level. first: (B,) steps of x, if known without calibration.
     """
     x = problem.x
     table = schedule(settings.schedule)
@@ -97,7 +96,7 @@ def follow(
 
 
 def replay(problem: Problem, rounds: list[Round], settings: Settings) -> Tensor:
-    """The same rounds on other windows: x0 (B, C, H, W). Rounds hold one tile's numbers."""
+    """Run the same rounds, given for one tile, on other tiles; returns x0 (B, C, H, W)."""
     x, table = problem.x, schedule(settings.schedule)
     done: list[Round] = []
     for block in rounds:
@@ -108,7 +107,7 @@ def replay(problem: Problem, rounds: list[Round], settings: Settings) -> Tensor:
 
 
 def sampler(settings: Settings, samples: int) -> Sampler:
-    """Rounds are decided on sampled tiles, at the image's median step, and replayed on all."""
+    """Decide the rounds on sampled tiles, at their median step; replay them on all tiles."""
 
     def decide(pilot: Problem, calibrator: Calibrator) -> Decided:
         def steps(levels: Tensor) -> Tensor:
@@ -136,15 +135,15 @@ def _median(steps: Tensor) -> Tensor:
 
 
 def in_steps(levels: Tensor, settings: Settings) -> Tensor:
-    """Noise levels (B,) of an image as steps of the schedule (B,) float64, fractional."""
+    """Convert noise levels (B,) to fractional steps of the schedule (B,) float64."""
     sigma = levels.double().cpu()
-    if settings.preserving:  # the noise measured is that of x_t, sqrt(1 - abar_t)
+    if settings.preserving:  # the measured noise is that of x_t: sqrt(1 - abar_t)
         sigma = sigma / (1 - sigma**2).clamp_min(1e-6).sqrt()
     return torch.from_numpy(schedule(settings.schedule).step(sigma.numpy()))
 
 
 def _block(steps: Tensor, active: Tensor, number: int, s: Settings) -> Round:
-    """Where each tile starts and how far it goes in this round."""
+    """Where each tile starts in this round, and how many steps it takes."""
     whole = (steps.trunc() if s.truncate else steps.round()).clamp(max=s.cap).long()
     final = torch.full_like(active, s.every == 0 or number == s.rounds - 1)
     if s.below:
@@ -155,21 +154,21 @@ def _block(steps: Tensor, active: Tensor, number: int, s: Settings) -> Round:
 
 
 def _offset(rounds: list[Round]) -> int:
-    """Single steps before the last round: what numbers the draws of the noise field."""
+    """Number of single steps before the last round: the next step number of the noise field."""
     return sum(int(block.count.max()) for block in rounds[:-1])
 
 
 def _advance(
     p: Problem, x: Tensor, block: Round, table: Schedule, s: Settings, offset: int
 ) -> Tensor:
-    """x after one block. The chain itself runs in x = x0 + sigma n, as everywhere."""
+    """x after one block. The chain itself runs in x = x0 + sigma n, as in all samplers."""
     abar = torch.tensor(table.abar, dtype=torch.float64)
     length = int(block.count.max())
     k = torch.arange(length + 1)[:, None]
     index = torch.maximum(block.start - k, block.start - block.count)  # (length + 1, B)
     sigmas = torch.from_numpy(table.sigmas().copy())[index].to(x)
     shape = (-1, 1, 1, 1)
-    if s.preserving:  # x is sqrt(abar_t) times our state
+    if s.preserving:  # here x is sqrt(abar_t) times the state
         x = x / abar[index[0]].sqrt().reshape(shape).to(x)
     rule = ddim_rule(1.0, s.variance, s.noise_at_end)
     x = walk(p.denoise, x, sigmas, rule, lambda k, tiles: p.draw(offset + k, tiles), p.condition)

@@ -1,4 +1,4 @@
-"""Runs a denoiser on windows: device, precision, memory. It knows no files and prints nothing."""
+"""Runs a denoiser on tiles: handles device, precision and memory, but no files or output."""
 
 import platform
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ from restorectl.errors import EngineError, UsageError
 from restorectl.jobs import Compute
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TILE_BYTES = 1000  # held for each pixel of the tile that the network works on, about
+TILE_BYTES = 1000  # approximate memory per pixel of the tile in the network
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda[:N]` or `mps` as a device that is there. Raises UsageError."""
+    """`auto`, `cpu`, `cuda[:N]` or `mps` as an available device; raises UsageError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -32,15 +32,15 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(f"`device` {name}: choose auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"`device` {name}: there are {torch.cuda.device_count()} CUDA devices here"
+            f"`device` {name}: this machine has {torch.cuda.device_count()} CUDA devices"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("`device` mps: this machine has none")
+        raise UsageError("`device` mps: this machine has no MPS device")
     return device
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """auto: bf16 where it is fast (CUDA from Ampere, AMX or AVX512-BF16 CPUs), else fp32."""
+    """The dtype; auto: bf16 if fast (CUDA from Ampere, AMX or AVX512-BF16 CPUs), else fp32."""
     if name != "auto":
         if name not in DTYPES:
             raise UsageError(f"`precision` {name}: choose auto, {' or '.join(DTYPES)}")
@@ -57,27 +57,27 @@ def _cpu_has_bf16() -> bool:
 
 
 def make_runner(card: Card, tensors: Mapping[str, Tensor], compute: Compute) -> "Runner":
-    """The network of a weights file where and as precisely as asked for. Raises UsageError."""
+    """A runner for a weights file on the device and precision asked for. Raises UsageError."""
     device = pick_device(compute.device)
     dtype = pick_precision(compute.precision, device)
     return Runner(lambda: build(card, dict(tensors)), device, dtype)
 
 
 def tiles_together(compute: Compute, shape: tuple[int, int]) -> int:
-    """How many tiles of `shape` are held at once: bounded by `tile`'s area and by `batch`."""
+    """Tiles of `shape` (px) in one batch: bounded by the area of `tile` and by `batch`."""
     area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
     return max(1, min(area, compute.batch or 64))
 
 
 @dataclass
 class Runner:
-    """One denoiser on one device. `calls` counts windows times network evaluations."""
+    """One denoiser on one device. `calls` counts network evaluations, one per tile."""
 
     make: Callable[[], Denoiser]  # a fresh, unprepared denoiser
     device: torch.device
     dtype: torch.dtype
     calls: int = 0
-    retried: int = 0  # windows that were computed again in float32
+    retried: int = 0  # tiles that were computed again in float32
     _ready: dict[torch.dtype, Denoiser] = field(default_factory=dict)
 
     def denoiser(self, dtype: torch.dtype | None = None) -> Denoiser:
@@ -87,10 +87,10 @@ class Runner:
         return self._ready[dtype]
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) at level sigma (B,) -> x0, finite. Raises EngineError where it cannot be.
+        """x (B, C, H, W) at level sigma (B,) -> finite x0; raises EngineError if it is not finite.
 
-        On a CPU windows go through one by one: the convolution library chooses its order of
-        summation by batch size, and the result must not depend on how windows are grouped.
+        A CPU evaluates tiles one by one: the convolution library's order of summation depends on
+        the batch size, and the result must not depend on how tiles are grouped.
         """
         self.calls += len(x)
         x0 = self._evaluate(self.denoiser(), x, sigma, condition)
@@ -124,9 +124,9 @@ class Runner:
         guide: np.ndarray | None = None,
         **numbers: Any,
     ) -> Problem:
-        """Tiles x (B, C, H, W) float32 at levels sigma (B,), on the device.
+        """A Problem on the device for tiles x (B, C, H, W) float32 at levels sigma (B,).
 
-        guide: (B, C, H, W) float32, what another method makes of x. numbers: fields of Problem.
+        guide: (B, C, H, W) float32, another method's result. numbers: fields of Problem.
         """
         size = (x.shape[2], x.shape[3])
         return Problem(
@@ -140,22 +140,22 @@ class Runner:
 
     @torch.inference_mode()
     def decide(self, sampler: Sampler, problem: Problem, calibrator: Calibrator) -> Decided:
-        """What a sampler decides on sampled tiles. Raises EngineError where memory is short."""
+        """What a sampler decides on sampled tiles. Raises EngineError if memory runs out."""
         try:
             return sampler.decide(problem, calibrator)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise EngineError(
-                f"out of memory for {len(problem.x)} sampled windows on {self.device}: free memory"
+                f"out of memory for {len(problem.x)} sampled tiles on {self.device}: free memory"
                 " there, or use `device` cpu"
             ) from error
 
     @torch.inference_mode()
     def sample(self, run: Callable[[Problem], Tensor], problem: Problem) -> np.ndarray:
-        """What `run` makes of a batch: x0 (B, C, H, W) float32.
+        """Run a batch; returns x0 (B, C, H, W) float32.
 
-        A batch that does not fit the memory is halved until it does. Raises EngineError where one
+        A batch that does not fit in memory is halved until it does. Raises EngineError if a single
         tile is too large.
         """
         try:
@@ -169,7 +169,7 @@ class Runner:
         if count == 1:
             height, width = problem.x.shape[2:]
             raise EngineError(
-                f"out of memory for one window of {height}x{width} px on {self.device}:"
+                f"out of memory for one tile of {height}x{width} px on {self.device}:"
                 " free memory there, or use `device` cpu"
             )
         parts = (problem.part(0, half), problem.part(half, count))

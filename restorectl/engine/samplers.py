@@ -1,10 +1,10 @@
-"""Samplers: the one sampling loop, the rules of its steps, and the methods made of these alone.
+"""Samplers: the sampling loop, its step rules, and the methods that need nothing else.
 
 A state is x = x0 + sigma * n ("variance exploding"); a variance-preserving chain is the same chain
-scaled, so DDPM and DDIM need no discrete schedule here. Once its noise is white, an observation
-*is* a state at its own noise level, and restoring it means to walk from there down to 0. The loop
-takes a schedule of noise levels, a step rule and a hook; it knows no network and no image, and it
-neither prints nor saves. Every method of catalog.METHODS is a `Method` that makes a `Sampler`.
+scaled, so DDPM and DDIM need no discrete schedule here. An observation with white noise is a state
+at its own noise level, and restoring it means to walk from there down to 0. The loop takes a sigma
+schedule, a step rule and a hook; it knows no network and no image, and it neither prints nor saves.
+Every method of catalog.METHODS is a `Method` that makes a `Sampler`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,21 +20,21 @@ from restorectl.errors import UsageError
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, sigma, condition) -> x0
 Draw = Callable[[int, Tensor], Tensor]  # (step, indices of tiles) -> (b, C, H, W) normal numbers
 Hook = Callable[[Tensor, Tensor, int], Tensor]  # (x, sigma reached (B,), step) -> x
-Decided = dict[str, Any]  # what all tiles of one channel share, as JSON values; `sigma` among it
+Decided = dict[str, Any]  # JSON values shared by all tiles of a channel, such as `sigma`
 
 
 # ---- the loop ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Step:
-    """What a rule sees of the moving tiles; noise levels are (b, 1, 1, 1) float32."""
+    """Input of a step rule for the tiles that move; noise levels are (b, 1, 1, 1) float32."""
 
     x: Tensor  # (b, C, H, W) at level sigma
     x0: Tensor  # (b, C, H, W) the denoiser's estimate
     sigma: Tensor
     sigma_next: Tensor  # 0 <= sigma_next < sigma
     draw: Callable[[], Tensor]  # (b, C, H, W) standard normal numbers
-    last_x0: Tensor  # (b, C, H, W) estimate one step earlier
-    last_sigma: Tensor  # (b, 1, 1, 1) its level; NaN where there was none
+    last_x0: Tensor  # (b, C, H, W) the estimate of the step before
+    last_sigma: Tensor  # (b, 1, 1, 1) its level; NaN if there was none
 
 
 Rule = Callable[[Step], Tensor]
@@ -49,10 +49,10 @@ def walk(
     condition: Tensor | None = None,
     after: Hook | None = None,
 ) -> Tensor:
-    """Take x (B, C, H, W) along noise levels sigmas (K + 1, B) >= 0, one column for each tile.
+    """Take x (B, C, H, W) along noise levels sigmas (K + 1, B) >= 0, one column per tile.
 
-    A lower next level is denoised by `rule`, a higher one re-noised, an equal one held: tiles that
-    have arrived cost nothing. Returns the state at the last level.
+    If the next level is lower, `rule` denoises the tile; if higher, noise is added; if equal, the
+    tile stays as it is and costs nothing. Returns the state at the last level.
     """
     x = x.clone()
     last_x0, last_sigma = torch.zeros_like(x), torch.full_like(sigmas[0], torch.nan)
@@ -87,7 +87,7 @@ def _numbers(draw: Draw, k: int, tiles: Tensor, like: Tensor) -> Tensor:
 
 
 def clamped(denoise: Denoise) -> Denoise:
-    """A denoiser whose x0 is limited to [-1, 1], as in most published samplers."""
+    """The denoiser with x0 limited to [-1, 1], as in most published samplers."""
     return lambda x, sigma, condition: denoise(x, sigma, condition).clamp(-1, 1)
 
 
@@ -95,9 +95,9 @@ def clamped(denoise: Denoise) -> Denoise:
 def ddim_rule(eta: float = 0.0, variance: str = "beta-tilde", noise_at_end: bool = False) -> Rule:
     """DDIM (Song et al. 2021, eq. 12, 16): eta = 0 is deterministic, eta = 1 is ancestral DDPM.
 
-    With "beta-tilde" the noise has the posterior's variance (Ho et al. 2020, eq. 7; all published
-    codes); with "beta" the forward step's (Ho et al. 2020, section 3.2; RSCD, Algorithm 1). For
-    "beta" the mean stays the posterior's, as printed; `noise_at_end` adds it at sigma 0 too.
+    "beta-tilde": noise of the posterior's variance (Ho et al. 2020, eq. 7; all published codes).
+    "beta": noise of the forward step's variance (Ho et al. 2020, section 3.2; RSCD, Algorithm 1)
+    on the posterior's mean, as printed; `noise_at_end` adds it in the step to sigma 0 too.
     """
 
     def rule(s: Step) -> Tensor:
@@ -125,10 +125,10 @@ def dpmpp_rule(s: Step) -> Tensor:
 
 
 def sigma_schedule(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float = 7.0) -> Tensor:
-    """(steps + 1, B) levels from sigma (B,) to 0: Karras et al. 2022, eq. 5, for each tile.
+    """Levels (steps + 1, B) from sigma (B,) to 0: Karras et al. 2022, eq. 5, for each tile.
 
-    In float64, because powers of a vector and of its tail round differently and a tile's levels
-    must not depend on the others in its batch.
+    In float64: float32 powers can round differently with the tile's position in the batch, and a
+    tile's levels must not depend on the other tiles.
     """
     top = sigma.double().cpu()
     floor = torch.minimum(torch.full_like(top, lowest), top / 2) ** (1 / rho)
@@ -137,23 +137,23 @@ def sigma_schedule(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float =
     return torch.cat([sigma[None], levels[1:].to(sigma), torch.zeros_like(sigma)[None]])
 
 
-# ---- what restores tiles -------------------------------------------------------------------------
+# ---- problems, samplers and methods --------------------------------------------------------------
 @dataclass(frozen=True)
 class Problem:
-    """One batch of tiles to restore and the numbers that steer how."""
+    """A batch of tiles to restore, with the parameters of its restoration."""
 
     denoise: Denoise
     x: Tensor  # (B, C, H, W) float32, the observation in [-1, 1]
     sigma: Tensor  # (B,) float32, its noise level
     draw: Draw
     steps: int | None = None  # network calls; None = the sampler's own default
-    strength: float = 1.0  # factor on every noise level that a calibrator finds
+    strength: float = 1.0  # factor on the noise levels that the calibrator finds
     condition: Tensor | None = None
     joined: bool = False  # the network takes the condition's noise level as its last channel
     guide: Tensor | None = None  # (B, C, H, W) another method's prediction, in [-1, 1]
 
     def part(self, start: int, stop: int) -> "Problem":
-        """Tiles start..stop, with the same random numbers."""
+        """Tiles [start, stop), with the same random numbers."""
         return replace(
             self,
             x=self.x[start:stop],
@@ -165,52 +165,52 @@ class Problem:
 
 
 class Calibrator(Protocol):
-    """Tells how strong the noise of whitened tiles is."""
+    """Estimates the noise level of whitened tiles."""
 
     def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) in [-1, 1] -> noise level (B,), for a denoiser of white noise.
 
-        modelled: (B,) the intensity model's level, where x is the image as it was measured.
+        modelled: (B,) the intensity model's level, given only if x is the measured image.
         """
         ...
 
 
 def start_level(pilot: Problem, calibrator: Calibrator) -> Decided:
-    """The level to start from: the median over sampled tiles of one channel."""
+    """The starting level: the median over sampled tiles of one channel."""
     levels = calibrator.levels(pilot.x, pilot.sigma) * pilot.strength
     return {"sigma": float(levels.log().double().quantile(0.5).exp())}
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """What restores tiles: `decide` on sampled tiles of a channel, `run` on all."""
+    """Restores tiles: `decide` on sampled tiles of a channel, then `run` on all tiles."""
 
     run: Callable[[Problem, Decided], Tensor]  # -> x0 (B, C, H, W)
     decide: Callable[[Problem, Calibrator], Decided] = start_level
-    # wanted steps -> network calls for a tile; None = decided for each image
+    # requested steps -> network calls per tile; None = depends on the image
     calls: Callable[[int | None], int | None] = lambda steps: None
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of catalog.METHODS: which weights, which numbers, and the sampler that they make."""
+    """A row of catalog.METHODS: its sampler, its presets and the weights it needs."""
 
-    sampler: Callable[[Any, int], Sampler]  # (settings, samples of each image)
+    sampler: Callable[[Any, int], Sampler]  # (settings, samples per image) -> sampler
     presets: Mapping[str, Any]  # restorectl, paper, ... -> a frozen dataclass of settings
-    task: str = "prior"  # what its weights are for; the name of the embedded ones
-    # (settings, largest level of the weights); raises UsageError for what no run could mean
+    task: str = "prior"  # task of its weights; also the name of the packaged ones
+    # (settings, largest noise level of the weights); raises UsageError for invalid settings
     check: Callable[[Any, float], None] = lambda settings, sigma_max: None
-    guided: bool = False  # it can start from, or mix in, another method's prediction
-    maps: bool = True  # tiles can be restored at several levels, and blended
+    guided: bool = False  # can start from, or mix in, another method's result
+    maps: bool = True  # can restore tiles at several noise levels and blend them
 
     def has(self, name: str) -> bool:
-        """Whether a number of that name is among the method's settings."""
+        """Whether the method has a setting of that name."""
         return name in {each.name for each in fields(self.presets["restorectl"])}
 
     def settings(self, preset: str = "restorectl", called: str = "", **given: Any) -> Any:
-        """A preset's numbers with the given ones over them. called: the method's name, for errors.
+        """A preset's settings, overridden by `given`. called: the method's name, for errors.
 
-        Raises UsageError for a preset or a number that the method does not have.
+        Raises UsageError for a preset or setting that the method does not have.
         """
         if preset not in self.presets:
             raise UsageError(f"`preset` {preset}: method {called} has {', '.join(self.presets)}")
@@ -222,7 +222,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Plain:
-    """The numbers of a method that has none but the count of its steps."""
+    """Settings of a method that has none; only its number of steps can be chosen."""
 
 
 def _plain(rule: Rule, default_steps: int) -> Method:

@@ -1,4 +1,4 @@
-"""Discrete diffusion schedules: the one place where a step t and a noise level sigma meet.
+"""Discrete diffusion schedules: conversion between a step t and a noise level sigma.
 
 The engine works in sigma, the standard deviation of the noise on a clean image in [-1, 1]
 ("variance exploding": x = x0 + sigma * n). A variance-preserving schedule with cumulative product
@@ -31,7 +31,7 @@ class Schedule:
         return _sigmas(self.abar)
 
     def sigma(self, t: float | np.ndarray) -> np.ndarray:
-        """Noise level of step t (0..T, fractions interpolate log sigma; below 1, sigma itself)."""
+        """Noise level of step t in 0..T; fractions interpolate log sigma (sigma itself below 1)."""
         grid = self.sigmas()
         steps = np.arange(len(grid))
         t = np.clip(np.asarray(t, np.float64), 0, self.steps)
@@ -39,7 +39,7 @@ class Schedule:
         return np.asarray(np.where(t >= 1, upper, t * grid[1]))
 
     def step(self, sigma: float | np.ndarray) -> np.ndarray:
-        """The fractional step whose level is sigma: the inverse of `sigma`, within 0..T."""
+        """The fractional step in 0..T whose noise level is sigma: the inverse of `sigma`."""
         grid = self.sigmas()
         sigma = np.asarray(sigma, np.float64)
         logs = np.log(np.maximum(sigma, 1e-300))
@@ -74,16 +74,16 @@ def linear(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) ->
 
 
 def rscd() -> Schedule:
-    """The published step-calibrated code: cosine, T = 1000, betas clipped to [1e-4, 0.9999].
+    """Schedule of RSCD's published code: cosine, T = 1000, betas clipped to [1e-4, 0.9999].
 
-    The lower clip acts on the first 13 betas, just where restoration works; the paper prints
-    plain cosine.
+    The lower clip changes the first 13 betas, which restoration uses most; the paper describes
+    the plain cosine schedule.
     """
     return Schedule("rscd", cosine(1000, 0.008, 1e-4, 0.9999).abar)
 
 
 def cosine200() -> Schedule:
-    """The conditional DDPM of paper 002: cosine with T = 200."""
+    """Schedule of DDPM microscopy (Osuna-Vargas et al.): cosine with T = 200."""
     return Schedule("cosine200", cosine(200).abar)
 
 

@@ -1,10 +1,10 @@
-"""Hidden rows of a slice, given the observed ones: masked-slice diffusion (MSDSR, Jiang et al.).
+"""Fill in the hidden rows of a slice from the observed ones: masked-slice diffusion (MSDSR).
 
-A network fills them in one of two ways. Around a base interpolation: it predicts the residual, what
-the interpolation lacks, and sees the interpolation beside x_t, with a third image that marks the
-observed rows: 1 there, and in the hidden rows a code of the interpolation. As pixels, MSDSR's own
-way: it sees x_t with the clean observed rows interlaced and predicts the image. Residuals measured
-10 dB better after equal training. MS-UNet and E2E-UNet are MSDSR's baselines without diffusion.
+A network works in one of two ways. Residuals: it predicts the difference between the slice and a
+base interpolation. Its inputs are x_t, the interpolation, and a mask that is 1 in observed rows and
+the code of the interpolation in hidden rows. Pixels, as in MSDSR (Jiang et al.): it predicts the
+slice from x_t with the clean observed rows inserted. After equal training, residuals were 10 dB
+better. MS-UNet and E2E-UNet are MSDSR's baselines without diffusion.
 """
 
 from dataclasses import replace
@@ -18,42 +18,42 @@ from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser
 from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Denoise, Problem, Sampler
 
-CODES = {"linear": 0.0, "cubic": -1.0}  # of a base interpolation, in the hidden rows
-START = 2.0  # noise level to start residuals from: 17 times their standard deviation
-START_PIXELS = 80.0  # likewise for pixels (Karras et al. 2022)
-BEGIN = -1  # the step of the noise that sampling starts from
+CODES = {"linear": 0.0, "cubic": -1.0}  # mask values of the base interpolations in hidden rows
+START = 2.0  # starting noise level of residuals: 17 times their standard deviation
+START_PIXELS = 80.0  # starting noise level of pixels (Karras et al. 2022)
+BEGIN = -1  # step number of the starting noise
 
 
 def base_interpolations(card: Card) -> tuple[str, ...]:
-    """The interpolations around which a network predicts residuals; () = it predicts pixels."""
+    """The base interpolations of a network's residuals; () = it predicts pixels."""
     return tuple(card.anchors.split(",")) if card.anchors else ()
 
 
 def is_drawn(card: Card) -> bool:
-    """Whether a network draws pixels from noise: a single call then means nothing."""
+    """Whether a network generates pixels from noise, for which one call is too few."""
     return card.objective == "slices" and not base_interpolations(card)
 
 
 def inputs(channels: int, residual: bool) -> int:
-    """Input images of a network for `channels` image channels."""
+    """Number of input channels of a network for `channels` image channels."""
     return 2 * channels + 1 if residual else channels
 
 
 def marks(observed: Tensor, base: str) -> Tensor:
-    """observed (B, 1, H, 1 or W) of 0 and 1 -> the same with the code of `base` in hidden rows."""
+    """observed (B, 1, H, 1 or W), 1 or 0 -> the same with the code of `base` in place of 0."""
     return observed + (1 - observed) * CODES[base]
 
 
 def interlaced(x: Tensor, clean: Tensor, observed: Tensor, sigma: Tensor, card: Card) -> Tensor:
-    """x with the observed rows of `clean`, so scaled that the network sees them as they are."""
+    """x with the observed rows of `clean`, scaled so that the network gets them unchanged."""
     scale = PARAMETRISATIONS[card.parametrisation](sigma.float(), card.sigma_data)[0]
     return observed * clean / scale.reshape(-1, 1, 1, 1) + (1 - observed) * x
 
 
 def residual_denoise(denoise: Denoise, base: Tensor, marked: Tensor) -> Denoise:
-    """Denoises what `base` lacks; observed rows lack nothing and have no noise.
+    """Denoise the residual of `base`; observed rows have neither residual nor noise.
 
-    base (B, C, H, W), interpolated, and marked (B, 1, H, W) are the network's condition.
+    The interpolation base (B, C, H, W) and the mask marked (B, 1, H, W) are the condition.
     """
     condition, hidden = torch.cat([base, marked], 1), (marked != 1).float()
 
@@ -64,7 +64,7 @@ def residual_denoise(denoise: Denoise, base: Tensor, marked: Tensor) -> Denoise:
 
 
 def pixel_denoise(denoise: Denoise, clean: Tensor, observed: Tensor, card: Card) -> Denoise:
-    """Denoises pixels with the observed rows interlaced at every call (MSDSR, eq. 5)."""
+    """Denoise pixels, with the observed rows inserted at every call (MSDSR, eq. 5)."""
 
     def free(x: Tensor, sigma: Tensor, _condition: Tensor | None) -> Tensor:
         x0 = denoise(interlaced(x, clean, observed, sigma, card), sigma, None)
@@ -77,8 +77,7 @@ def run(problem: Problem, sampler: Sampler, model: Denoiser, base: str) -> Tenso
     """Fill in the hidden rows of a batch of slices.
 
     problem.x: (B, C, H, W) slices in the network's units, interpolated by `base`; problem.guide:
-    (B, 1, H, W), 1 in observed rows. Returns slices like x, whose observed rows are x's own, bit by
-    bit.
+    (B, 1, H, W), 1 in observed rows. Returns slices like x with the observed rows unchanged.
     """
     assert problem.guide is not None
     x, observed, card = problem.x, problem.guide, model.card
@@ -108,7 +107,7 @@ def run(problem: Problem, sampler: Sampler, model: Denoiser, base: str) -> Tenso
 def between(runner: Runner, planes: np.ndarray, factor: int) -> np.ndarray:
     """E2E-UNet (MSDSR, section 4.2): (N, C, Y, X) -> ((N - 1) * factor + 1, C, Y, X) float32.
 
-    The plane between two neighbours, again and again; factor is a power of two.
+    Predicts the plane between two neighbours repeatedly; factor is a power of two.
     """
     model, known = runner.denoiser(), torch.from_numpy(planes).to(runner.device)
     label = torch.zeros(1, device=runner.device)

@@ -1,10 +1,10 @@
-"""Files appear at their final path complete or not at all.
+"""Atomic output: files appear at their final path complete or not at all.
 
 A file is written to a hidden sibling `.NAME.restorectl-PID-HOST.part`, synced, then renamed. HOST
-is a digest of the host's name: machines that share a folder must not sweep each other's work away,
-and a lock on the file itself would keep its own writer out on SMB shares.
+is a digest of the host name, so that machines sharing a folder do not delete each other's files; a
+lock on the file itself would block its own writer on SMB shares.
 
-Arrays that may be larger than memory: in an unnamed temporary file beside the output.
+`spooled_zeros` holds arrays larger than memory in an unnamed temporary file near the output.
 """
 
 import errno
@@ -24,15 +24,15 @@ import numpy as np
 
 from restorectl.errors import DiskFullError, OutputError
 
-_NAME_BYTES = 255  # the longest file name of all common file systems
+_NAME_BYTES = 255  # longest file name on common file systems
 _PART = re.compile(r"\..*\.restorectl-(\d+)(?:-([0-9a-f]{8}))?\.part", re.DOTALL)
-_FOREIGN_SECONDS = 7 * 86400.0  # after which nobody can still be writing on another host
+_FOREIGN_SECONDS = 7 * 86400.0  # age at which a file of another host is stale
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # some network shares
 
 
 def part_path(target: Path, pid: int | None = None, host: str | None = None) -> Path:
-    """The temporary sibling of `target` for a process; names too long for the disk are cut."""
+    """The temporary sibling of `target` for a process; too long names are cut."""
     pid = os.getpid() if pid is None else pid
     tail = f".restorectl-{pid}-{_digest(platform.node() if host is None else host)}.part"
     name = os.fsencode(target.name)
@@ -49,17 +49,17 @@ def part_path(target: Path, pid: int | None = None, host: str | None = None) -> 
 def replacing(target: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield an existing empty temporary sibling of `target`; on success it becomes `target`.
 
-    The body writes to the path it is given. On any exception, KeyboardInterrupt included, the
-    temporary file is removed and `target` stays as it was. check: called when the file is
-    complete; what it raises keeps the file from its final path.
+    The body writes to that path. On any exception, KeyboardInterrupt included, the temporary file
+    is removed and `target` stays unchanged. check: called when the file is complete; an exception
+    in it prevents the renaming.
 
-    Raises DiskFullError when the disk or quota is full, OutputError when the file cannot be made,
+    Raises DiskFullError if the disk or quota is full, OutputError if the file cannot be created,
     written or renamed.
     """
     part = part_path(target)
     done = False
     try:
-        # The kernel applies the umask to 0666; tempfile would leave files that only we can read.
+        # The umask applies to 0666; tempfile would create files that only their owner can read.
         part.unlink(missing_ok=True)
         handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         try:
@@ -80,7 +80,7 @@ def replacing(target: Path, check: Callable[[], None] | None = None) -> Iterator
 
 
 def output_error(exc: OSError, target: Path) -> OutputError:
-    """The one-line error for an OSError met while writing `target`."""
+    """Convert an OSError from writing `target` to a one-line error."""
     if exc.errno in _FULL:
         return DiskFullError(
             f"{target}: the disk or quota is full ({exc.strerror}): free some space and run again"
@@ -89,9 +89,9 @@ def output_error(exc: OSError, target: Path) -> OutputError:
 
 
 def sweep(folder: Path, *, own: bool = False) -> list[Path]:
-    """Remove the temporary files that dead processes left in `folder` (not in its subfolders).
+    """Remove temporary files of dead processes in `folder` (not in its subfolders).
 
-    Kept are files of a process that runs here, and for a week those of other hosts. `own`: remove
+    Keeps files of processes that run on this host, and for a week those of other hosts. own: remove
     this process's files instead, when it stops writing. Returns the removed paths. Raises
     OutputError if one cannot be removed.
     """
@@ -157,15 +157,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-SPOOL_HELD = 1 << 30  # bytes; larger arrays go to the disk
+SPOOL_HELD = 1 << 30  # bytes; larger arrays are on disk
 
 
 def spooled_zeros(
     shape: tuple[int, ...], folder: Path, held: int = SPOOL_HELD
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """float32 zeros. A file has no name and goes with the process; its room is reserved at once.
+    """float32 zeros, if large in an unnamed file that ends with the process, its space reserved.
 
-    Raises DiskFullError or OutputError where there is no room.
+    Raises DiskFullError, OutputError.
     """
     size = math.prod(shape) * 4
     if size <= held:

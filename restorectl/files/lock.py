@@ -1,8 +1,8 @@
-"""One run at a time in an output folder, by locks that the kernel drops when a process ends.
+"""Allows one run at a time in an output folder, by locks that the kernel releases at process end.
 
-A whole run holds `.restorectl.lock` alone; shards hold it together, each with a file of its own
-beside it, `.restorectl.IofN.lock`. A lock file says who holds it and proves nothing by being there:
-only the kernel's lock counts, so what a crash left behind blocks nobody.
+A whole run locks `.restorectl.lock` exclusively; shards share it, and each locks its own file
+`.restorectl.IofN.lock`. A lock file names its holder, but its existence means nothing: only the
+kernel's lock counts, so files left by a crash block nobody.
 """
 
 import errno
@@ -26,21 +26,21 @@ except ImportError:  # Windows
 
 NAME = ".restorectl.lock"
 _SHARD = re.compile(r"\.restorectl\.\d+of(\d+)\.lock")
-# What file systems without flock answer, some network shares among them
+# Errors of file systems without flock, such as some network shares
 _UNSUPPORTED = frozenset(
     {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 )
-_PATIENCE = 0.5  # seconds for a run that has just begun to say who it is
+_PATIENCE = 0.5  # seconds to wait for a new run to write its name
 
 
 @contextmanager
 def holding(folder: Path, shard: tuple[int, int], command: str) -> Iterator[str | None]:
-    """Hold an existing folder for shard (I, N) of a run; N = 1 is a whole run.
+    """Lock an existing folder for shard (I, N) of a run; N = 1 is a whole run.
 
-    Two whole runs, a whole run and a shard, one shard twice, and shards of different N exclude each
-    other. Yields None, or one line that says why the folder cannot be locked: then go on.
+    Two whole runs, a whole run and a shard, the same shard twice, and shards of different N exclude
+    each other. Yields None, or a warning if the folder cannot be locked; the run goes on then.
 
-    Raises BusyError at once, naming the holder, and OutputError where no file can be made.
+    Raises BusyError at once, naming the holder, and OutputError if no file can be created.
     """
     with ExitStack() as stack:
         try:
@@ -48,7 +48,7 @@ def holding(folder: Path, shard: tuple[int, int], command: str) -> Iterator[str 
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise output_error(error, folder / NAME) from error
-            problem = f"{folder}: cannot be locked here ({error.strerror}): start no second run"
+            problem = f"{folder}: cannot be locked ({error.strerror}): do not start a second run"
         yield problem
 
 
@@ -67,7 +67,7 @@ def _take(stack: ExitStack, folder: Path, shard: tuple[int, int], command: str) 
     own = _locked(stack, path, fcntl.LOCK_EX)
     if own is None:
         raise BusyError(_busy(folder, _signature(path)))
-    stack.callback(path.unlink, missing_ok=True)  # before the lock goes: see `_locked`
+    stack.callback(path.unlink, missing_ok=True)  # before the lock is released: see `_locked`
     _sign(own, command, shard)
     for other in _shards(folder):
         if _SHARD.fullmatch(other.name)[1] != str(count) and _is_held(other):  # type: ignore[index]
@@ -76,9 +76,9 @@ def _take(stack: ExitStack, folder: Path, shard: tuple[int, int], command: str) 
 
 
 def _locked(stack: ExitStack, path: Path, how: int, create: int = os.O_CREAT) -> int | None:
-    """A descriptor of `path` with the lock, closed with `stack`; None if another has it.
+    """A locked descriptor of `path`, closed with `stack`; None if another process has the lock.
 
-    A file that its holder removed between our opening and locking it is no lock: try again.
+    Tries again if the holder removed the file between opening and locking.
     """
     while True:
         handle = _open(path, create)
@@ -107,7 +107,7 @@ def _is_at(handle: int, path: Path) -> bool:
 def _open(path: Path, create: int) -> int:
     try:
         return os.open(path, os.O_RDWR | create | os.O_NOFOLLOW, 0o666)
-    except PermissionError:  # made by another user; reading is enough for a lock
+    except PermissionError:  # created by another user; read access is enough to lock
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
@@ -123,7 +123,7 @@ def _sign(handle: int, command: str, shard: tuple[int, int]) -> None:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(text).encode() + b"\n", 0)
     except OSError as error:
-        # A full disk or another user's file: the lock holds, it only has no name on it
+        # A full disk or another user's file: locked, but without the holder's name
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EINVAL):
             raise
 
@@ -149,7 +149,7 @@ def _is_held(path: Path) -> bool:
 
 
 def _holder(folder: Path) -> dict[str, Any]:
-    """Who holds the whole folder, or one of the shards that do."""
+    """The holder of the whole folder, or one of its shards."""
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         for path in (folder / NAME, *_shards(folder)):

@@ -1,11 +1,11 @@
-"""What this machine has left: memory for a process, space on a disk."""
+"""Available memory and disk space of this machine."""
 
 import os
 import shutil
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
-_LIMITS = (  # (where the group's path begins, limit, used, statistics), version 2 then 1
+_LIMITS = (  # (folder, limit, used, statistics) of cgroup version 2, then 1
     ("", "memory.max", "memory.current", "memory.stat"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"),
 )
@@ -14,20 +14,20 @@ _LIMITS = (  # (where the group's path begins, limit, used, statistics), version
 def available_memory() -> int | None:
     """Bytes that can be allocated without swapping or being killed; None = unknown.
 
-    The smallest of what the machine has left and what the memory limits of the process's control
-    groups (containers, SLURM, systemd) leave.
+    The minimum of the machine's free memory and the free memory in the process's control groups
+    (containers, SLURM, systemd).
     """
     found = [_machine(), *_groups()]
     return min((n for n in found if n is not None), default=None)
 
 
 def free_space(path: Path) -> int:
-    """Bytes free for this user on the disk of `path`, or of its nearest folder that exists."""
+    """Free bytes for this user on the disk of `path` or of its nearest existing parent."""
     return shutil.disk_usage(existing_folder(path)).free
 
 
 def existing_folder(path: Path) -> Path:
-    """`path`, or the nearest folder above it that exists."""
+    """`path`, or its nearest existing parent folder."""
     path = path.absolute()
     return next(each for each in (path, *path.parents) if each.is_dir())
 
@@ -43,7 +43,7 @@ def _machine() -> int | None:
 
 
 def _groups() -> list[int]:
-    """What each limited control group above the process has left; caches can be given back."""
+    """Free bytes in each limited control group of the process; caches count as free."""
     left = []
     for line in _read(Path("/proc/self/cgroup")).splitlines():
         _, controllers, group = line.split(":", 2)

@@ -1,6 +1,6 @@
-"""How an output was made, and whether an output that exists was made the same way.
+"""Provenance records: how an output was made, and whether an existing one was made the same way.
 
-A record holds no time, host or path: equal inputs, parameters and weights give equal records.
+Records hold no time, host or path: equal inputs, parameters and weights give equal records.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 from restorectl import __version__
 
-# The version is recorded but not compared: an upgrade alone does not redo a folder.
+# The version is recorded but not compared: after an upgrade, outputs stay up to date.
 _COMPARED = ("command", "parameters", "weights", "input")
 
 
@@ -31,10 +31,10 @@ def record(
 ) -> dict[str, Any]:
     """Describe one output.
 
-    `input_sha256` is the input's content hash, or role -> hash where an output has several inputs.
-    The record holds only what JSON can, so that it equals itself after it was written and read.
+    input_sha256: the input's content hash, or role -> hash for several inputs.
+    The record holds only JSON values, so that it is the same after writing and reading.
 
-    Raises TypeError or ValueError for a parameter that JSON cannot hold (NaN included).
+    Raises TypeError or ValueError for parameters that JSON cannot hold (NaN included).
     """
     made = {
         "tool": "restorectl",
@@ -54,7 +54,7 @@ def dumps(made: Mapping[str, Any]) -> str:
 
 
 def matches(recorded: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> bool:
-    """Whether an output with the record `recorded` (None: it has none) is what `expected` makes."""
+    """Whether the record of an output (None = it has none) matches the expected record."""
     if recorded is None:
         return False
     wanted = json.loads(dumps(expected))

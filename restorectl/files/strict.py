@@ -1,7 +1,7 @@
-"""Plain values of YAML and JSON files read strictly into frozen dataclasses.
+"""Reads values of YAML and JSON files strictly into frozen dataclasses.
 
-A dataclass is the schema of its file: a key that it does not have, a key that is missing and a
-value of another type are errors.
+The dataclass is the schema of the file: unknown keys, missing keys and values of another type are
+errors.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error without its line breaks."""
+    """The message of an error without line breaks."""
     return " ".join(str(error).split())
 
 
 def override(raw: dict[str, Any], text: str) -> None:
-    """Set `key.sub=value` in nested plain values; the value is read as YAML."""
+    """Apply `key.sub=value` to nested values; the value is parsed as YAML."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UsageError(f"-s {text}: use key=value, e.g. optimiser.lr=1e-4")
@@ -49,15 +49,15 @@ def build(
     raises: type[RestorectlError] = UsageError,
     prefix: str = "",
 ) -> T:
-    """The dataclass `kind` made of the mapping `raw`, checked key by key.
+    """Build the dataclass `kind` from the mapping `raw`, checked key by key.
 
     Fields may be text, bool, int, finite float, a `Literal` of choices, `T | None`, tuples,
-    mappings from text, and further dataclasses, whose keys have a prefix. Raises `raises`: one line
-    that names `where`, the key, and its value or the nearest key that there is.
+    mappings from text, and further dataclasses, whose keys get a prefix. Raises `raises` with one
+    line that names `where`, the key, and its value or the most similar key.
     """
     if not isinstance(raw, Mapping):
         section = f"{prefix.rstrip('.')!r} " if prefix else ""
-        raise raises(f"{where}: wrong type: {section}must hold keys, not {_short(raw)}")
+        raise raises(f"{where}: wrong type: {section}must be a mapping, not {_short(raw)}")
     hints, values = typing.get_type_hints(kind), {}
     for name, value in raw.items():
         key = f"{prefix}{name}"
@@ -73,7 +73,7 @@ def build(
 
 
 def _value(hint: Any, value: Any, where: str, raises: type[RestorectlError], key: str) -> Any:
-    """The value at `key`, made one of the type `hint`."""
+    """The value at `key`, converted to the type `hint`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
@@ -86,7 +86,7 @@ def _value(hint: Any, value: Any, where: str, raises: type[RestorectlError], key
     if origin is tuple:
         one, several = inner[0], inner[-1] is ...
         if several and not dataclasses.is_dataclass(one) and not isinstance(value, list | tuple):
-            value = [value]  # one plain value may stand for a list of itself
+            value = [value]  # a single value may stand for a list of one
         if isinstance(value, list | tuple) and (several or len(value) == len(inner)):
             return tuple(_value(one, item, where, raises, key) for item in value)
     if hint is float:
@@ -100,7 +100,7 @@ def _value(hint: Any, value: Any, where: str, raises: type[RestorectlError], key
 
 
 def _misfit(hint: Any, key: str, value: Any) -> str:
-    """What is wrong with a value that is not of the type `hint`."""
+    """The message for a value that is not of the type `hint`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     found = f"not {_short(value)}"
     if origin is Literal:

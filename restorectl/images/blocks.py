@@ -1,12 +1,12 @@
-"""Which pixels an intensity model is fitted on: a fixed spread over the planes of one channel."""
+"""Selects the pixels that an intensity model is fitted to, spread over a channel's planes."""
 
 import numpy as np
 
 from restorectl.images.header import Plane
 from restorectl.images.image import Array, Image
 
-BLOCK = 512  # px
-BUDGET = 4 << 20  # px in all
+BLOCK = 512  # px, side of a block
+BUDGET = 4 << 20  # px, most pixels sampled
 
 
 def sampled_pixels(image: Image, channel: int) -> list[Array]:
@@ -17,9 +17,9 @@ def sampled_pixels(image: Image, channel: int) -> list[Array]:
 def sampled(
     shape: tuple[int, int, int, int, int], channel: int
 ) -> list[tuple[Plane, slice, slice]]:
-    """(plane, rows, cols) of at most BUDGET pixels of a (T, C, Z, Y, X) image.
+    """Blocks (plane, rows, cols) with at most BUDGET pixels of a (T, C, Z, Y, X) image.
 
-    A function of the shape alone, so shards and repeated runs fit the same model.
+    Depends on the shape alone, so shards and repeated runs fit the same model.
     """
     times, _, depth, height, width = shape
     planes = [(t, channel, z) for t in range(times) for z in range(depth)]
@@ -39,12 +39,12 @@ def sampled(
 
 
 def _starts(length: int) -> list[int]:
-    """Starts of blocks along an axis; the last block ends with the image."""
+    """Starts of blocks along an axis; the last block ends at the image border."""
     count = max(1, length // BLOCK)
     return [round(start) for start in np.linspace(0, max(0, length - BLOCK), count)]
 
 
 def spread(total: int, count: int, shift: int = 0) -> list[int]:
-    """At most `count` of range(total), evenly spaced; `shift` moves the choice."""
+    """At most `count` evenly spaced indices below `total`; `shift` moves them."""
     step = total / count
     return sorted({int((k + 0.5) * step + shift * 0.618 * step) % total for k in range(count)})

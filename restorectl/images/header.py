@@ -1,8 +1,8 @@
-"""What an image is, whatever its file format: axes, shape, dtype, pixel size, channel names.
+"""Format-independent description of an image: axes, shape, dtype, pixel size, channel names.
 
 The canonical order is T, C, Z, Y, X. A 2-D plane is addressed by its canonical (t, c, z); the order
 in which a file stores its planes is `Header.planes`. A sample axis S (the colours of one RGB page)
-is part of C: sample s of channel c is the canonical channel c * S + s.
+belongs to C: sample s of channel c is the canonical channel c * S + s.
 """
 
 import itertools
@@ -23,7 +23,7 @@ KNOWN = frozenset(CANONICAL + "S")
 Plane = tuple[int, int, int]  # canonical (t, c, z)
 Spacing = tuple[float | None, float | None, float | None]  # z, y, x in micrometres
 UNKNOWN_SPACING: Spacing = (None, None, None)
-# Up to this many dots per inch a resolution is meant for printing (72, 96, 300), not a pixel size.
+# dots per inch; up to this a resolution is for printing (72, 96, 300) and not a pixel size
 PRINT_DPI = 1200.0
 
 
@@ -38,16 +38,16 @@ class Header:
     axes: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]  # native byte order
-    spacing: Spacing = UNKNOWN_SPACING  # None = the file does not say
-    channels: tuple[str, ...] = ()  # empty, or one name for each canonical channel
-    format: str = ""  # row of catalog.FORMATS that opened it, or the suffix to write it as
-    # What the format needs to write the file back; opaque outside its module.
+    spacing: Spacing = UNKNOWN_SPACING  # None = not recorded in the file
+    channels: tuple[str, ...] = ()  # empty, or one name per canonical channel
+    format: str = ""  # row of catalog.FORMATS it was read with, or suffix to write it with
+    # What the format needs to write the file again; for the format's own module only.
     extra: Mapping[str, Any] = field(
         default_factory=lambda: MappingProxyType({}), compare=False, repr=False
     )
 
     def size(self, axis: str) -> int:
-        """Length of one of the file's axes; 1 for an axis that it does not have."""
+        """Length of an axis; 1 if the file does not have it."""
         return self.shape[self.axes.index(axis)] if axis in self.axes else 1
 
     @property
@@ -64,17 +64,17 @@ class Header:
         found = []
         for index in itertools.product(*(range(self.size(axis)) for axis in outer)):
             at = dict(zip(outer, index, strict=True))
-            for s in range(samples):  # the samples of a pixel always lie innermost
+            for s in range(samples):  # the samples of a pixel are always innermost
                 found.append((at.get("T", 0), at.get("C", 0) * samples + s, at.get("Z", 0)))
         return tuple(found)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pixels, uncompressed."""
+        """Size of all pixels in bytes, uncompressed."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def chosen(self, wanted: tuple[int, ...] | None, source: PurePath) -> tuple[int, ...]:
-        """The channels to work on; None = all. Raises InputError for one that is not there."""
+        """The channels to process; wanted None = all. Raises InputError for a missing channel."""
         count = self.canonical_shape[1]
         if wanted is None:
             return tuple(range(count))
@@ -95,19 +95,19 @@ class Header:
             )
 
     def with_dtype(self, dtype: np.dtype[Any] | type | str) -> "Header":
-        """The same image with pixels of another type."""
+        """The same header with another dtype."""
         return replace(self, dtype=np.dtype(dtype).newbyteorder("="))
 
     def with_spacing(self, spacing: Spacing) -> "Header":
-        """The same image with another pixel size: (z, y, x) in micrometres, None = unknown."""
+        """The same header with another pixel size (z, y, x) in micrometres, None = unknown."""
         return replace(self, spacing=spacing)
 
     def for_target(self, target: PurePath) -> "Header":
-        """The same image, to be written in the format of a file name's suffix."""
+        """The same header, to be written in the format of the target's suffix."""
         return replace(self, format=target.suffix.lower())
 
     def with_z(self, n_z: int, z_spacing: float | None) -> "Header":
-        """The same field with another number of planes, `z_spacing` micrometres apart."""
+        """The same header with `n_z` planes, `z_spacing` micrometres apart."""
         axes, shape = self.axes, self.shape
         if "Z" not in axes:
             at = axes.index("SYX") if "SYX" in axes else axes.index("Y")
@@ -120,15 +120,14 @@ class Header:
 def resolve_axes(
     axes: str, shape: tuple[int, ...], override: str | None = None
 ) -> tuple[str, tuple[int, ...]]:
-    """Settle the meaning of every axis.
+    """Determine the meaning of every axis.
 
-    `axes` are the letters that the file gives, with anything outside TCZYXS (such as tifffile's Q
-    and I) for an axis of unknown kind; `override` is what the user says. Unknown axes of length 1
-    are dropped, since they are ambiguous only in name.
+    `axes` are the file's letters; any letter outside TCZYXS (such as tifffile's Q and I) is an axis
+    of unknown kind. `override` are the user's letters. Unknown axes of length 1 are dropped.
 
     Returns (axes, shape) with letters of TCZYXS only.
 
-    Raises InputError if an axis has no length, if its kind is neither recorded nor given, or if
+    Raises InputError if an axis has length 0, if its kind is neither recorded nor given, or if
     `override` does not fit.
     """
     if 0 in shape:
@@ -145,11 +144,11 @@ def resolve_axes(
     lengths = ", ".join(str(shape[i]) for i in unknown)
     if not candidates:
         raise InputError(
-            f"axes {axes} of shape {sizes(shape)} are more than time, channel, depth, rows and"
-            " columns: split the file"
+            f"axes {axes} of shape {sizes(shape)} are too many, only T, C, Z, Y and X can be"
+            " restored: split the file"
         )
     raise InputError(
-        f"the file does not say what its axis of length {lengths} is (shape {sizes(shape)}):"
+        f"the file does not name its axis of length {lengths} (shape {sizes(shape)}):"
         f" use `axes` {' or `axes` '.join(candidates)}"
     )
 
@@ -165,11 +164,11 @@ def _overridden(axes: str, shape: tuple[int, ...], override: str) -> tuple[str, 
         raise InputError(f"{described}: use each of T, C, Z, Y, X, S at most once")
     for axis in "YX":
         if override.find(axis) != axes.find(axis):
-            raise InputError(f"{described}: rows and columns (YX) are where the file has them")
+            raise InputError(f"{described}: Y and X must stay at the file's positions")
     if "S" in override and override.find("S") != axes.find("S"):
-        raise InputError(f"{described}: it has no samples (S) there")
+        raise InputError(f"{described}: the file has no samples (S) there")
     if axes.endswith("S") and not override.endswith("S"):
-        raise InputError(f"{described}: the samples of a pixel are S")
+        raise InputError(f"{described}: the last axis must be S (samples)")
     _require_layout(override, axes, shape)
     return override, shape
 
@@ -181,12 +180,12 @@ def _require_layout(axes: str, own: str, shape: tuple[int, ...]) -> None:
     if not tail.endswith("YX") or set(outer) - set("TCZ") or len(set(outer)) != len(outer):
         raise InputError(
             f"axes {own} of shape {sizes(shape)} cannot be read as 2-D planes: convert the file so"
-            " that each page holds rows and columns"
+            " that each page is one 2-D plane"
         )
 
 
 def _candidates(axes: str, unknown: list[int]) -> list[str]:
-    """Every way to name the unknown axes, the likeliest first."""
+    """All ways to name the unknown axes, the most likely first."""
     free = [letter for letter in "ZTC" if letter not in axes]
     found = []
     for letters in itertools.permutations(free, len(unknown)):
@@ -198,5 +197,5 @@ def _candidates(axes: str, unknown: list[int]) -> list[str]:
 
 
 def sizes(shape: tuple[int, ...]) -> str:
-    """A shape for people: 5x64x64."""
+    """A shape in readable form, such as 5x64x64."""
     return "x".join(map(str, shape))

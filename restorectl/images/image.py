@@ -1,9 +1,9 @@
-"""What an image file or folder is: opened, written and checked, whatever its format.
+"""Open, write and check image files and folders of any format.
 
-The formats are rows of `catalog.FORMATS`, each one `Format`. Reading goes by content, never by
-name; writing goes by `Header.format`, which is the row that opened the image or the suffix given to
-`Header.for_target`. A writer takes planes one by one, so several images can be written side by
-side, none in memory.
+Each row of `catalog.FORMATS` is a `Format`. Reading identifies the format by content, never by
+name; writing uses `Header.format`, which is the row that opened the image or the suffix given to
+`Header.for_target`. A writer takes planes one by one, so several images can be written at once
+without holding them in memory.
 """
 
 import math
@@ -25,14 +25,14 @@ from restorectl.images.header import Header, Plane, sizes
 Array = np.ndarray[Any, np.dtype[Any]]
 Pathlike = str | os.PathLike[str]
 ALL = slice(None)
-Consumer = Generator[None, Array]  # is sent the planes of one image, in the order of the file
+Consumer = Generator[None, Array]  # receives the planes of one image, in the file's order
 Record = Mapping[str, Any]  # files.provenance.record: how an output was made
-_HEAD = 64  # bytes that tell one format from another
-_MAGIC = 8  # bytes that every image file has at least
+_HEAD = 64  # bytes that identify the format
+_MAGIC = 8  # bytes, minimum of any image file
 
 
 class Image(ABC):
-    """An open image. Nothing but its header is read before `read` asks for it."""
+    """An open image; pixels are read only by `read`."""
 
     path: Path
     header: Header
@@ -60,29 +60,29 @@ def _file_size(path: Path) -> int:
 
 @dataclass(frozen=True)
 class Format:
-    """Everything that differs between file formats; the target of a FORMATS row.
+    """The functions of a file format; the target of a FORMATS row.
 
-    An image is a file or a folder. The defaults are those of one file that is decoded as a whole
-    and that restorectl never writes.
+    An image is a file or a folder. The defaults suit a format that restorectl never writes and
+    whose files are decoded as a whole.
     """
 
-    # Is this path such an image? Given are a file's first 64 bytes, b"" of a folder.
+    # (path, first 64 bytes, b"" for a folder) -> is it an image of this format?
     probe: Callable[[Path, bytes], bool]
-    # (path, `axes`). Raises IncompleteError where anything is missing that the metadata promise.
+    # (path, `axes`); raises IncompleteError if data that the metadata describe are missing.
     open: Callable[[Path, str | None], Image]
     create: Callable[[Path, Header, Record], Consumer] | None = None
-    # The record in an image that restorectl wrote; None if it is damaged or another program's.
+    # The provenance record of an image; None if damaged or not written by restorectl.
     record: Callable[[Path], dict[str, Any] | None] = lambda path: None
-    # Did restorectl write this, though the record is lost because the file is cut off?
+    # Whether restorectl wrote this file, even if it is cut off and the record is lost.
     has_mark: Callable[[Path], bool] = lambda path: False
-    held_when_open: Callable[[Path], int] = _file_size  # bytes of memory, told before opening
+    held_when_open: Callable[[Path], int] = _file_size  # bytes of memory when open
     content_hash: Callable[[Path], str] = file_sha256  # SHA-256 in hexadecimal
 
 
 def format_of(path: Pathlike) -> Format:
-    """The format of an image by its content.
+    """The format of an image, identified by content.
 
-    Raises InputError if it is missing or no image, IncompleteError if it is still being copied.
+    Raises InputError if the path is missing or not an image, IncompleteError if cut off.
     """
     path, head = Path(path), b""
     is_folder = path.is_dir()
@@ -104,18 +104,18 @@ def format_of(path: Pathlike) -> Format:
         raise IncompleteError(f"{path}: is empty (0 bytes): copy it again or remove it")
     if len(head) < _MAGIC or not any(head):
         what = f"ends after {len(head)} bytes" if len(head) < _MAGIC else "starts with zeros"
-        raise IncompleteError(f"{path}: {what}, as if it were still being copied")
+        raise IncompleteError(f"{path}: {what}: wait until it is copied completely")
     known = ", ".join(name.upper() for name in FORMATS)
     raise InputError(f"{path}: is not an image that restorectl reads ({known}): convert it")
 
 
 def is_image_name(path: str | PurePath) -> bool:
-    """Whether a file name ends like an image that restorectl reads; the file is not touched."""
+    """Whether a file name has the suffix of a readable format; does not access the file."""
     return _row_of_suffix(PurePath(path).suffix) is not None
 
 
 def open_image(path: Pathlike, *, axes: str | None = None) -> Image:
-    """Open an image lazily; `axes`: what the user says of them.
+    """Open an image lazily; `axes`: the user's names of its axes.
 
     Raises InputError if the file is missing, not an image, damaged, ambiguous or of a kind that
     cannot be restored, IncompleteError if it is cut off or still being written.
@@ -129,7 +129,7 @@ def open_image(path: Pathlike, *, axes: str | None = None) -> Image:
 
 @dataclass
 class ImageWriter:
-    """An image that is being written; it takes its planes one by one."""
+    """Writes an image, plane by plane."""
 
     header: Header
     consumer: Consumer
@@ -153,17 +153,17 @@ class ImageWriter:
 def create_image(path: Pathlike, header: Header, *, provenance: Record) -> Iterator[ImageWriter]:
     """Write an image plane by plane; call it inside `atomic.replacing`.
 
-    One page of planes is held at a time. Equal arguments and planes give equal bytes.
+    Only one page is in memory at a time. Equal arguments and planes give equal bytes.
 
-    Raises OutputError if the format cannot hold the image, ValueError for planes that are not
-    those of the header. An OSError of the disk passes through and is named by `replacing`.
+    Raises OutputError if the format cannot hold the image, ValueError for planes that do not match
+    the header. `replacing` converts any OSError of the disk.
     """
     path = Path(path)
     row = FORMATS.get(header.format) or _row_of_suffix(header.format)
     if row is None:
         known = " ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
         raise OutputError(
-            f"{path}: '{header.format}' is no image format: end the name in one of {known}"
+            f"{path}: '{header.format}' is not an image format: end the name in one of {known}"
         )
     form: Format = row.load()
     if form.create is None:
@@ -181,16 +181,16 @@ def create_image(path: Pathlike, header: Header, *, provenance: Record) -> Itera
 def write_image(
     path: Pathlike, header: Header, planes: Iterable[Array], *, provenance: Record
 ) -> None:
-    """Write an image whose planes are at hand, or come one by one; see `create_image`."""
+    """Write an image from its planes; see `create_image`."""
     with create_image(path, header, provenance=provenance) as writer:
         for plane in planes:
             writer.put(plane)
 
 
 def verify_image(path: Pathlike, header: Header) -> None:
-    """Reopen an image that was just written and compare it with the header it was written from.
+    """Reopen an image after writing and compare it with the header that it was written from.
 
-    Checks shape, dtype, the order of the planes and z spacing, and decodes the last plane.
+    Checks shape, dtype, order of planes and z spacing, and decodes the last plane.
 
     Raises OutputError if anything differs.
     """
@@ -218,7 +218,7 @@ def _require_equal(path: Path, found: Header, header: Header) -> None:
 
 
 def read_provenance(path: Pathlike) -> dict[str, Any] | None:
-    """The record that restorectl left in an image; None if it has none, is damaged or no image."""
+    """The provenance record in an image; None if there is none, or the image is unreadable."""
     try:
         return format_of(path).record(Path(path))
     except InputError:
@@ -227,16 +227,16 @@ def read_provenance(path: Pathlike) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Existing:
-    """What stands where an output would go."""
+    """What exists at the path of an output."""
 
     ours: bool
-    record: Record | None  # None = another program's, or damaged: it cannot count as up to date
+    record: Record | None  # None = missing or damaged: never up to date
 
 
 def look(path: Path) -> Existing | None:
-    """What stands at the path of an output; None if nothing does. Reads no pixels.
+    """What exists at the path of an output, or None. Reads no pixels.
 
-    Raises OutputError for a folder that is no image.
+    Raises OutputError for a folder that is not an image.
     """
     if not os.path.lexists(path):
         return None
@@ -251,14 +251,14 @@ def look(path: Path) -> Existing | None:
             raise OutputError(
                 f"{path}: is a folder: remove it or choose another `output`"
             ) from error
-        return Existing(False, None)  # not readable for us, so not ours either
+        return Existing(False, None)  # unreadable, so not written by restorectl
     if record is not None:
         try:
             form.open(path, (record.get("parameters") or {}).get("axes")).close()
         except IncompleteError:
             record = None
         except (InputError, OSError):
-            pass  # whole, though as an input it would need other axes
+            pass  # complete, though as an input it would need `axes`
     return Existing(ours, record)
 
 
@@ -267,7 +267,7 @@ def _row_of_suffix(suffix: str) -> Row | None:
 
 
 def to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """float values in input units -> dtype; integers are clipped to its range and rounded first."""
+    """Convert float values in input units to dtype; for integers, clip and round them."""
     if dtype.kind == "f":
         return values.astype(dtype)
     info = np.iinfo(dtype)

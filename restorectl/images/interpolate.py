@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 
 
 def cubic_weights(s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights (..., 4) of the samples at -1, 0, 1 and 2 for points (...) at s in 0..1.
+    """Weights (..., 4) of the samples at -1, 0, 1 and 2 for positions s (...) in 0..1.
 
-    Cubic convolution with a = -1/2 (Keys 1981), which is the spline of Catmull and Rom (1974).
+    Cubic convolution with a = -1/2 (Keys 1981), the same as Catmull and Rom's spline (1974).
     """
     weights = [
         ((2 - s) * s - 1) * s / 2,
@@ -15,4 +15,4 @@ def cubic_weights(s: NDArray[np.float64]) -> NDArray[np.float64]:
         ((4 - 3 * s) * s + 1) * s / 2,
         (s - 1) * s * s / 2,
     ]
-    return np.moveaxis(np.stack(weights), 0, -1)  # each of the four contiguous
+    return np.moveaxis(np.stack(weights), 0, -1)  # each weight contiguous

@@ -1,6 +1,6 @@
-"""Pictures for people: single maps as PNG bytes, maps side by side with colour bars, a histogram.
+"""Figures: single maps as PNG bytes, maps side by side with colour bars, and a histogram.
 
-The histogram alone needs matplotlib, an optional dependency.
+Only the histogram needs matplotlib, an optional dependency.
 """
 
 import base64
@@ -19,8 +19,11 @@ from restorectl.images.raster import encode_png
 
 Range = tuple[float, float]
 Colour = tuple[int, int, int]
-RED, BLUE = (178, 24, 43), (33, 102, 172)  # ends of the diverging scale; white in the middle
-HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # even luminance
+RED, BLUE = (
+    (178, 24, 43),
+    (33, 102, 172),
+)  # ends of the diverging scale, with white in between
+HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # even lightness
 GREYS = ((0, 0, 0), (255, 255, 255))
 INK, PAPER = (30, 30, 30), (255, 255, 255)  # of panels
 BAR, LINE, VEIL = "#3b6ea5", "#444444", "#ffffffcc"  # of the histogram
@@ -30,14 +33,14 @@ MARGIN, BAR_HEIGHT, HEAD = 16, 14, 30  # px
 
 
 def grey(image: NDArray[np.floating[Any]], shown: Range) -> bytes:
-    """PNG of (Y, X), or of colours (Y, X, 3): `shown` goes from black to white, 8 bit."""
+    """8-bit PNG of an image (Y, X) or colours (Y, X, 3); `shown`: values of black and white."""
     low, high = shown
     scaled = (image - low) / (high - low) if high > low else np.zeros(image.shape)
     return _png(255 * np.clip(scaled, 0, 1))
 
 
 def difference(image: NDArray[np.floating[Any]], limit: float) -> bytes:
-    """PNG of differences (Y, X): -limit blue, 0 white, +limit red; beyond them the end colours."""
+    """PNG of differences (Y, X): -limit and below blue, 0 white, +limit and above red."""
     share = np.clip(image / limit, -1, 1)[..., None] if limit > 0 else np.zeros((*image.shape, 1))
     end = np.where(share > 0, np.array(RED), np.array(BLUE))
     return _png(255 + np.abs(share) * (end - 255))
@@ -49,14 +52,14 @@ def heat(image: NDArray[np.floating[Any]], top: float) -> bytes:
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG as the address of an image inside a page."""
+    """A PNG as a data URI, for an image inside an HTML page."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _coloured(
     values: NDArray[np.floating[Any]], shown: Range, colours: Sequence[Colour]
 ) -> NDArray[np.floating[Any]]:
-    """(Y, X) -> (Y, X, 3) in 0..255 along a scale of colours; what is not known (NaN) is white."""
+    """(Y, X) -> (Y, X, 3) in 0..255 by a colour scale; NaN is white."""
     low, high = shown
     share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
     at, channels = np.linspace(0, 1, len(colours)), np.array(colours, np.float64).T
@@ -70,13 +73,13 @@ def _png(values: NDArray[np.floating[Any]]) -> bytes:
 
 @dataclass(frozen=True)
 class Panel:
-    """A map (Y, X), and the values that its colour bar begins and ends with."""
+    """A map (Y, X), with the lowest and highest value of its colour bar."""
 
     title: str
     values: np.ndarray
     low: float
     high: float
-    heat: bool = True  # coloured, dark to bright; else grey
+    heat: bool = True  # colour scale from dark to bright, else grey
 
     def coloured(self, values: np.ndarray) -> np.ndarray:
         """(Y, X) -> (Y, X, 3) uint8 in the colours of the panel."""
@@ -86,7 +89,7 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel]) -> np.ndarray:
-    """The picture: (height, width, 3) uint8."""
+    """Draw panels side by side: (height, width, 3) uint8."""
     tallest = max(panel.values.shape[0] for panel in panels)
     widths = [max(panel.values.shape[1], 160) for panel in panels]
     size = (sum(widths) + MARGIN * (len(panels) + 1), HEAD + tallest + BAR_HEIGHT + 3 * MARGIN)
@@ -108,7 +111,7 @@ def draw_panels(panels: Sequence[Panel]) -> np.ndarray:
 
 
 def thumbnail(plane: np.ndarray) -> np.ndarray:
-    """A plane (Y, X) of at most SIDE px a side, float32: means over whole blocks of pixels."""
+    """A plane (Y, X) reduced to at most SIDE px per side by block means, float32."""
     factor = max(1, -(-max(plane.shape) // SIDE))
     height, width = (max(1, n // factor) for n in plane.shape)
     cut = plane[: height * factor, : width * factor].astype(np.float32)
@@ -118,12 +121,12 @@ def thumbnail(plane: np.ndarray) -> np.ndarray:
 
 
 def require_matplotlib() -> None:
-    """Raises UsageError where figures cannot be drawn; to be called before long work."""
+    """Raises UsageError if matplotlib is missing; call it before long work."""
     _figure(1, 1)
 
 
 def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, str]) -> None:
-    """Write a histogram of steps (n,) in bins of `width`; `mark`: a place and what it means.
+    """Write a histogram of steps (n,) in bins of `width`; `mark`: (position, label) of a line.
 
     Equal arguments and library versions give equal bytes. Raises OutputError, DiskFullError.
     """
@@ -133,7 +136,7 @@ def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, s
     top = max(float(values.max()), place)
     axes.hist(values, bins=np.arange(0, top + 2 * width, width), color=BAR, edgecolor="white")
     axes.axvline(place, color=LINE, linestyle="--", linewidth=1)
-    before = place > top / 2  # the text goes where there is room
+    before = place > top / 2  # put the text where there is space
     axes.annotate(
         label,
         (place, 0.97),
@@ -150,12 +153,12 @@ def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, s
     axes.set_ylabel("windows")
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as part:  # without a software entry, which would hold a version
+    with replacing(path) as part:  # without the software entry, which has a version
         figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def _figure(width: float, height: float) -> Any:
-    """An empty figure in inches that is drawn in memory, without a display or a global state."""
+    """An empty figure, size in inches, drawn in memory without display or global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

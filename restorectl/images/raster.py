@@ -1,9 +1,9 @@
 """PNG (8 and 16 bit, grey and RGB) and JPEG (read only).
 
-An image has one plane for each colour. Alpha is not an intensity: it is carried unchanged into a
-PNG, and so are the ancillary chunks (text, physical size, colour profile) as bytes. Pillow decodes
-the pixels, but it reads 16-bit colour as 8 bits without a word and cannot write it, and it does not
-say whether a file is whole. So chunks are read, checked and written here.
+An image has one plane per colour. Alpha is not an intensity: it is copied unchanged into a PNG,
+like the ancillary chunks (text, physical size, colour profile). Pillow decodes the pixels, but
+silently reads 16-bit colour as 8 bit, cannot write it, and does not check whether a file is
+complete. So chunks are read, checked and written here.
 """
 
 import io
@@ -28,14 +28,14 @@ from restorectl.images.image import ALL, Array, Consumer, Format, Image, Record
 
 Chunk = tuple[bytes, bytes]  # (type, data)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_RECORD = b"restorectl\0"  # begins the text chunk with the record
+_RECORD = b"restorectl\0"  # start of the text chunk with the provenance record
 _SOFTWARE = b"Software\0"
-# Text chunks that tell whose a file is that was cut off, and how far into it they may lie
+# Text chunks that show that restorectl wrote a file, and how far into the file they may be
 _MARKS = (b"tEXt" + _RECORD, b"tEXt" + _SOFTWARE + b"restorectl ")
 _MARKED = 1 << 20
-# Chunks that describe stored pixels, or colours that restored pixels no longer have
+# Chunks that describe the stored pixels, or colours that restored pixels do not have
 _DROPPED = frozenset({b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"hIST", b"sBIT", b"bKGD"})
-_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour types
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel of PNG's colour types
 _PNG_EXPANSION = 1100  # zlib reaches 1032:1
 _JPEG_EXPANSION = 2000  # a 16x16 block of 768 bytes takes more than 4 bits
 _IDAT_BYTES = 1 << 20
@@ -43,7 +43,7 @@ _IDAT_BYTES = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class PngExtras:
-    """What a written PNG takes over from the image that was read."""
+    """What a written PNG copies from the input image."""
 
     chunks: tuple[Chunk, ...] = ()
     alpha: Array | None = None  # (Y, X)
@@ -56,7 +56,7 @@ class RasterImage(Image):
         self.path = path
         self.header = header
         self._data = data
-        self._pixels: Array | None = None  # (Y, X, S), perhaps with alpha behind the colours
+        self._pixels: Array | None = None  # (Y, X, S), alpha last if there is one
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         if plane not in self.header.planes:
@@ -75,12 +75,12 @@ def open_png(path: Path, axes: str | None) -> RasterImage:
     chunks = read_chunks(path, data)
     width, height, depth, colour = struct.unpack_from(">IIBB", chunks[0][1])
     if depth == 1:
-        raise InputError(f"{path}: is black and white (1 bit), no intensities: save it as 8 bit")
+        raise InputError(f"{path}: is black and white (1 bit): save it as 8 bit")
     palette = np.frombuffer(dict(chunks).get(b"PLTE", b""), np.uint8).reshape(-1, 3)
     if colour == 3 and (palette != palette[:, :1]).any():
         raise InputError(
-            f"{path}: has a colour palette, whose indices are no intensities: save it as greyscale"
-            " or RGB"
+            f"{path}: has a colour palette, whose indices are not intensities: save it as"
+            " greyscale or RGB"
         )
     alpha = _decode(path, data)[..., -1] if colour in (4, 6) else None
     chunks = [item for item in chunks if item[0] not in _DROPPED and not _is_record(item)]
@@ -95,13 +95,15 @@ def open_jpeg(path: Path, axes: str | None) -> RasterImage:
     data = path.read_bytes()
     end = data.rfind(b"\xff\xd9")
     if end < 0 or end < data.rfind(b"\xff\xda"):  # the last scan has no end marker
-        raise IncompleteError(f"{path}: has no end of a JPEG: it is cut off or still being written")
+        raise IncompleteError(f"{path}: has no JPEG end: it is cut off or still being written")
     with _pillow(path, data) as image:
         if image.mode not in ("L", "RGB"):
             raise InputError(f"{path}: has {image.mode} colours: save it as RGB or grey")
         width, height = image.size
         if width * height > len(data) * _JPEG_EXPANSION:
-            raise InputError(f"{path}: claims {height} x {width} pixels: it is damaged")
+            raise InputError(
+                f"{path}: claims {height} x {width} pixels in a small file: it is damaged"
+            )
         shape = (height, width, 3) if image.mode == "RGB" else (height, width)
         kept = PngExtras(_jpeg_chunks(image.info))
     return RasterImage(path, _header(path, axes, shape, np.dtype(np.uint8), "jpeg", kept), data)
@@ -123,7 +125,7 @@ def _header(
 
 
 def _pillow(path: Path, data: bytes) -> Any:
-    # The headers were compared with the file's size, so Pillow's guess at bombs is not needed
+    # Sizes are checked against the file size, so Pillow's bomb check is not needed
     Pillow.MAX_IMAGE_PIXELS = None
     try:
         return Pillow.open(io.BytesIO(data))
@@ -134,7 +136,7 @@ def _pillow(path: Path, data: bytes) -> Any:
 
 
 def _decode(path: Path, data: bytes) -> Array:
-    """(Y, X) or (Y, X, samples) in the file's own depth."""
+    """Decode pixels: (Y, X) or (Y, X, samples) at the file's bit depth."""
     with _pillow(path, data) as image:
         deep = image.format == "PNG" and data[24] == 16
         try:
@@ -148,10 +150,10 @@ def _decode(path: Path, data: bytes) -> Array:
 
 
 def _decode_deep_colour(data: bytes) -> Array:
-    """16-bit PNG with several samples, which Pillow only offers cut to 8 bits.
+    """Decode a 16-bit PNG with several samples, which Pillow itself cuts to 8 bits.
 
-    Grey with alpha has the layout of 8-bit RGBA. For the others, Pillow's unpackers of either byte
-    order each give one of the two bytes.
+    Grey with alpha is decoded as 8-bit RGBA, which has the same layout. For the others, Pillow's
+    unpackers of the two byte orders each give one of the two bytes.
     """
     colour = data[25]
     if colour == 4:
@@ -198,7 +200,7 @@ def create_png(path: Path, header: Header, provenance: Record) -> Consumer:
 
 
 def _spacing(chunks: Sequence[Chunk]) -> Spacing:
-    """(None, y, x) in micrometres from the pHYs chunk; resolutions for printing do not count."""
+    """(None, y, x) in micrometres from the pHYs chunk; printing resolutions are ignored."""
     size = dict(chunks).get(b"pHYs", b"")
     if len(size) != 9:
         return UNKNOWN_SPACING
@@ -209,7 +211,7 @@ def _spacing(chunks: Sequence[Chunk]) -> Spacing:
 
 
 def _jpeg_chunks(info: Mapping[str, Any]) -> tuple[Chunk, ...]:
-    """What a JPEG says about itself, as PNG chunks."""
+    """A JPEG's metadata as PNG chunks."""
     found: list[Chunk] = []
     if info.get("icc_profile"):
         found.append((b"iCCP", b"ICC\0\0" + zlib.compress(info["icc_profile"])))
@@ -232,7 +234,7 @@ def _record_in_png(path: Path) -> dict[str, Any] | None:
         text = next((data for kind, data in chunks if _is_record((kind, data))), _RECORD + b"null")
         found = json.loads(text.removeprefix(_RECORD))
     except (InputError, ValueError):
-        return None  # damaged, so it cannot count as done
+        return None  # damaged, so never up to date
     return found if isinstance(found, dict) else None
 
 
@@ -247,9 +249,9 @@ def _png_has_mark(path: Path) -> bool:
 
 
 def _png_held_when_open(path: Path) -> int:
-    """Bytes of the file and of its pixels, since alpha is decoded when it is opened.
+    """Bytes of the file plus its pixels, because alpha is decoded on opening.
 
-    A PNG of a few kB may claim gigabytes.
+    A PNG of a few kB may decode to gigabytes.
     """
     with open(path, "rb") as file:
         head = file.read(26)  # up to the colour type
@@ -264,8 +266,8 @@ def _png_held_when_open(path: Path) -> int:
 def read_chunks(path: Path, data: bytes) -> list[Chunk]:
     """All chunks of a PNG, pixels included; `data` are the bytes of the file.
 
-    Raises IncompleteError if they end before the IEND chunk, InputError if a checksum is wrong or
-    the header cannot be true.
+    Raises IncompleteError if the file ends before the IEND chunk, InputError for a wrong checksum
+    or an impossible header.
     """
     found: list[Chunk] = []
     at = len(SIGNATURE)
@@ -302,7 +304,7 @@ def read_chunks(path: Path, data: bytes) -> list[Chunk]:
 def encode_png(pixels: Array, kept: Sequence[Chunk]) -> Iterator[bytes]:
     """The bytes of a PNG of `pixels`, (Y, X) or (Y, X, 2..4), uint8 or uint16.
 
-    `kept` are the ancillary chunks, in order.
+    `kept`: the ancillary chunks, in order.
     """
     samples = 1 if pixels.ndim == 2 else pixels.shape[2]
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[samples]
@@ -328,12 +330,12 @@ def encode_png(pixels: Array, kept: Sequence[Chunk]) -> Iterator[bytes]:
 
 
 def _filtered(block: Array, above: Array, step: int) -> bytes:
-    """Rows with PNG's filter byte: of none, left, up and average, the one with smallest residue."""
+    """Filter rows as PNG: none, left, up or average, whichever has the smallest residue."""
     up = np.concatenate([above, block[:-1]])
     left = np.zeros_like(block)
     left[:, step:] = block[:, :-step]
     mean = ((left.astype(np.uint16) + up) // 2).astype(np.uint8)
-    tried = np.stack([block, block - left, block - up, block - mean])  # modulo 256, as PNG wants
+    tried = np.stack([block, block - left, block - up, block - mean])  # modulo 256, as PNG requires
     residue = np.abs(tried.view(np.int8).astype(np.int16)).sum(axis=2)
     best = residue.argmin(axis=0)
     chosen = tried[best, np.arange(len(block))]
@@ -341,7 +343,7 @@ def _filtered(block: Array, above: Array, step: int) -> bytes:
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk as it stands in the file."""
+    """The bytes of a chunk in the file."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 

@@ -1,7 +1,7 @@
-"""How a plane is cut into tiles: which pixels the network sees, and which of them it answers for.
+"""Cuts a plane into tiles: the pixels that the network reads, and the core that is kept.
 
-A tile is a core and a halo around it; only the image's borders are padded. The grid depends on the
-plane's size alone, so grouping tiles by any `tile` or `batch` leaves the results alone.
+A tile is a core with a halo around it; padding is added only at the image's borders. The grid
+depends on the plane's size alone, so `tile` and `batch` do not change results.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
-CORE = 512  # px
-HALO = 64  # px; beyond it a tile's answer is the whole image's within 0.3 grey levels of 255
-OVERLAP = 4  # tiles of a fixed size share a quarter of their side
+CORE = 512  # px, side of the core
+HALO = 64  # px; a core differs from the whole image's result by at most 0.3 of 255 grey levels
+OVERLAP = 4  # tiles of a fixed size overlap by 1/4 of their side
 
 T = TypeVar("T")
 Span = tuple[int, int]  # (start, stop) along one axis, px
@@ -23,11 +23,11 @@ Span = tuple[int, int]  # (start, stop) along one axis, px
 class Tile:
     """Half-open pixel ranges in one plane."""
 
-    rows: Span  # read: core and halo, cut at the image's borders
+    rows: Span  # read: core with halo, cut at the image's borders
     cols: Span
     core_rows: Span  # written
     core_cols: Span
-    shape: tuple[int, int]  # of the network's input: the read size, padded to the stride
+    shape: tuple[int, int]  # network input: the read size, padded to a multiple of the stride
 
     @property
     def read(self) -> tuple[slice, slice]:
@@ -44,7 +44,7 @@ class Tile:
         return pixels if extra == ((0, 0), (0, 0)) else np.pad(pixels, extra, mode="symmetric")
 
     def crop(self, answer: np.ndarray) -> np.ndarray:
-        """The core of the network's answer (..., H, W) in `shape`."""
+        """The core of the network's output (..., H, W), whose size is `shape`."""
         top, left = self.core_rows[0] - self.rows[0], self.core_cols[0] - self.cols[0]
         height = self.core_rows[1] - self.core_rows[0]
         width = self.core_cols[1] - self.core_cols[0]
@@ -56,8 +56,7 @@ def tile_grid(
 ) -> tuple[Tile, ...]:
     """The tiles of a plane (Y, X) for a network whose inputs are multiples of `stride` px.
 
-    `window` is the only input size that the network takes, if it has one: core and halo do not
-    count then.
+    window: the network's fixed input size in px, if it has one; then core and halo are ignored.
     """
     if window:
         return fixed_tile_grid(shape, window, window // OVERLAP)
@@ -66,10 +65,10 @@ def tile_grid(
 
 
 def fixed_tile_grid(shape: tuple[int, int], window: int, overlap: int) -> tuple[Tile, ...]:
-    """The tiles of a plane (Y, X) for a network that runs at `window` px only.
+    """The tiles of a plane (Y, X) for a network with the fixed input size `window` px.
 
-    Every tile reads exactly `window` px: the last of an axis moves inwards, and only planes smaller
-    than it are padded. Neighbours share at least `overlap` px and meet in the middle.
+    Every tile reads exactly `window` px: the last one of an axis moves inwards, and only smaller
+    planes are padded. Neighbours overlap by at least `overlap` px, and their cores meet halfway.
     """
     rows, cols = (_axis_of_fixed_size(length, window, overlap) for length in shape)
     return _crossed(rows, cols)
@@ -88,7 +87,7 @@ def _crossed(
 def _axis_with_halo(length: int, stride: int, core: int, halo: int) -> list[tuple[Span, Span, int]]:
     """(read, core, padded size) of each tile along one axis.
 
-    A remainder shorter than half a core joins the last tile: small edge tiles cost a halo each.
+    A remainder shorter than half a core joins the last tile, to save a halo.
     """
     core, halo = (-(-n // stride) * stride for n in (core, halo))
     count = max(1, (length + core // 2 - 1) // core)

@@ -16,15 +16,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-_TABLE_END = 200.0  # photons; beyond it the asymptotic inverse is right to 1e-5 of lambda
+_TABLE_END = 200.0  # photons; above this the asymptotic inverse is accurate to 1e-5 of lambda
 _TABLE_SIZE = 512
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Mean and variance of the transform per number of photons, all (_TABLE_SIZE,) float64.
+    """Mean and variance of the transform by number of photons, all (_TABLE_SIZE,) float64.
 
-    correction: photons that the asymptotic inverse lacks at `expected`; slope: d photons / dz at 0.
+    correction: photons to add to the asymptotic inverse at `expected`; slope: d photons / dz at 0.
     """
 
     photons: NDArray[np.float64]
@@ -40,13 +40,13 @@ def forward(
     """Stabilise the variance: z = 2 / gain * sqrt(max(gain (s - offset) + 3/8 gain^2 + read^2, 0)).
 
     image: any shape, input units. Returns the same shape, float32, noise of about unit std
-    (less where fewer than about 2 photons per pixel were counted).
+    (less below about 2 photons per pixel).
     """
     s = np.asarray(image, dtype=np.float32)
     if gain <= 0:
         return np.asarray((s - np.float32(offset)) / np.float32(_positive(read_noise)), np.float32)
     pedestal = 0.375 + (read_noise / gain) ** 2
-    # float64 scalars would promote; the difference of close numbers stays in input units
+    # float32 scalars keep float32; subtract first, in input units, for precision
     photons = (s - np.float32(offset)) * np.float32(1.0 / gain)
     z = 2.0 * np.sqrt(np.maximum(photons + np.float32(pedestal), np.float32(0)))
     return np.asarray(z, dtype=np.float32)
@@ -55,9 +55,9 @@ def forward(
 def inverse_algebraic(
     z: NDArray[np.floating], gain: float, offset: float, read_noise: float
 ) -> NDArray[np.float32]:
-    """The plain inverse function of `forward`; values below 0 are taken as 0.
+    """The algebraic inverse of `forward`; values below 0 count as 0.
 
-    It undoes the transform of single values; applied to averages it is biased (too dark).
+    It inverts the transform of single values; for averages it is biased (too dark).
     z: any shape, whitened units. Returns the same shape, float32, input units.
     """
     z64 = np.asarray(z, dtype=np.float64)
@@ -73,9 +73,9 @@ def inverse_unbiased(
     """The exact unbiased inverse: E[forward(s) | lambda] -> gain * lambda + offset.
 
     Makitalo and Foi 2013: tabulated by summation over the Poisson counts and integration over the
-    read noise up to 200 photons, asymptotic (z^2/4 - 1/8 - (read/gain)^2) beyond. Below the value
-    that stands for no light the table goes on as a straight line, so that fluctuations about a dark
-    background are not rectified into a positive bias. Strictly increasing for every z.
+    read noise up to 200 photons, asymptotic (z^2/4 - 1/8 - (read/gain)^2) above. Below the value of
+    no light the table is extended linearly, so that fluctuations around a dark background do not
+    become a positive bias. Strictly increasing for every z.
 
     z: any shape, whitened units. Returns the same shape, float32, input units.
     """
@@ -95,7 +95,7 @@ def inverse_unbiased(
 def stabilised_variance(photons: NDArray[np.floating], read: float) -> NDArray[np.float64]:
     """Variance of `forward` of Poisson(photons) plus read noise (in photons): 1 for many photons.
 
-    photons: any shape, >= 0. Returns the same shape, 1 beyond the table.
+    photons: any shape, >= 0. Returns the same shape; 1 above the table's range.
     """
     table = _table(read)
     values = np.interp(np.asarray(photons, dtype=np.float64), table.photons, table.variance)
@@ -104,11 +104,11 @@ def stabilised_variance(photons: NDArray[np.floating], read: float) -> NDArray[n
 
 @lru_cache(maxsize=32)
 def _table(read: float) -> _Table:
-    """The table for a read noise in photons; nodes are equidistant in the root of lambda."""
+    """The table for a read noise in photons; nodes are evenly spaced in sqrt(lambda)."""
     photons = np.linspace(0.0, np.sqrt(_TABLE_END), _TABLE_SIZE) ** 2
     expected, variance = _moments(photons, read)
     correction = photons - (expected**2 / 4.0 - 0.125 - read**2)
-    # Where lambda hardly moves z (read noise of many photons), rounding could make steps equal.
+    # With large read noise z hardly depends on lambda, and single steps could round to 0.
     slope = float((photons[4] - photons[0]) / max(expected[4] - expected[0], 1e-12))
     return _Table(photons, expected, variance, correction, slope)
 

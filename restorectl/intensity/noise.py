@@ -3,17 +3,15 @@
 The model is variance(s) = gain (s - offset) + read_noise^2 (Foi, Trimeche, Katkovnik, Egiazarian,
 IEEE TIP 17(10), 2008) times a spectrum that may rise towards low frequencies, as it does after
 camera or microscope software has interpolated or smoothed an image (Lebrun, Colom, Morel, "The
-Noise Clinic", IPOL 5, 2015). Both are read off the power of 8x8 blocks in four frequency bands.
+Noise Clinic", IPOL 5, 2015). Both are estimated from the power of 8x8 blocks in four DCT bands.
 White noise has the same power in every coefficient of an orthonormal DCT; texture is strongest at
-low frequencies (Ponomarenko et al., SPIE 6497, 2007), so blocks with flat neighbours are taken: a
-choice that does not look at the block itself does not bias its noise. Their highest frequencies
-give the variance per intensity bin, and a robust line through the bins gain and offset; the ratio
-of lower to highest frequencies, in the bins where it is smallest, gives the spectrum. That is
-believed only as far as a short-range correlation can explain it: what rises more steeply from band
-to band than filtered noise does is texture.
+low frequencies (Ponomarenko et al., SPIE 6497, 2007), so blocks with flat neighbours are used:
+selection by neighbours does not bias a block's own noise. Their highest frequencies give the
+variance per intensity bin, and a robust line through the bins gives gain and offset; the ratio of
+lower to highest frequencies, in the bins where it is smallest, gives the spectrum. The spectrum is
+limited to what short-range correlation can explain: a steeper rise from band to band is texture.
 
-`nonparametric_level` is a second, independent estimator for white noise, from the eigenvalues of
-patches.
+`nonparametric_level` is an independent estimator for white noise, from eigenvalues of patches.
 """
 
 from collections.abc import Sequence
@@ -30,17 +28,17 @@ Floats = NDArray[np.float64]
 Kind = Literal["poisson-gaussian", "gaussian", "none"]
 
 KINDS = ("auto", "poisson-gaussian", "gaussian", "none")
-_SIDE = 1448  # at most 2 Mpx are looked at
+_SIDE = 1448  # px; at most 2 Mpx are used
 _MIN_BLOCKS = 16
 _MAX_MISFIT = 0.25
 _CORRELATED = 0.25
-# Power of a band relative to the highest <= (that of the band above)^exponent. White noise behind
+# Limit: power of a band <= (power of the next higher band)^exponent. White noise smoothed by
 # Gaussian kernels of 0.3 to 1 px has exponents 1.76 and 1.24, first-order autoregressive noise
 # 1.75 to 1.83 and 1.37 to 1.55, widefield camera images 1.88 and 1.22; texture 2.5 and more.
 _MAX_EXPONENTS = (1.9, 1.45)
 
 _BLOCK = 8  # px, side of a block
-_FREQUENCY = np.add.outer(np.arange(_BLOCK), np.arange(_BLOCK))  # row + column, of the DCT
+_FREQUENCY = np.add.outer(np.arange(_BLOCK), np.arange(_BLOCK))  # row + column in the DCT
 _BANDS = (
     _FREQUENCY >= 9,
     (_FREQUENCY >= 6) & (_FREQUENCY <= 8),
@@ -49,12 +47,12 @@ _BANDS = (
 )
 _BAND_SIZES = np.array([band.sum() for band in _BANDS], dtype=np.float64)
 # Lower quartile of a block's band power, mean = 1: chi-square with 22, 15, 5 degrees of freedom
-# gives 0.79, 0.75, 0.53, widefield camera noise (uneven within a band) 0.69, 0.72, 0.53; less some
-# for taking the smallest of a dozen bins. Texture varies between blocks: a low quartile.
+# gives 0.79, 0.75, 0.53, widefield camera noise (uneven within a band) 0.69, 0.72, 0.53; reduced
+# here because the smallest of a dozen bins is used. Texture varies between blocks: a low quartile.
 _LOWER_QUARTILES = np.array([0.70, 0.71, 0.50])
-_LOWER_QUARTILES_OWN = np.array([0.69, 0.66, 0.49])  # the same of ratios, F distributed
+_LOWER_QUARTILES_OWN = np.array([0.69, 0.66, 0.49])  # the same for ratios, which are F distributed
 _UNEQUAL = 0.9
-# Finer at the top, where few blocks decide the slope of the noise variance.
+# Finer at the top, where few blocks determine the slope of the noise variance.
 _QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.975, 0.99)
 
 _PATCH = 8  # px, side of a patch of the non-parametric estimator
@@ -65,13 +63,13 @@ _PATCH_STEP = 3  # px between patches
 class NoiseModel:
     """variance(s) = gain * (s - offset) + read_noise^2, all in input units, and its correlation.
 
-    level: standard deviation that a denoiser for white noise should be told after whitening; 1 for
-        white noise of many photons, less at low counts, more for spatially correlated noise.
+    level: noise level, after whitening, for a denoiser of white noise; 1 for white noise of many
+        photons, less at low counts, more for spatially correlated noise.
     correlation: autocorrelation of the noise at distance 1, mean of the two axes.
     correlated: whether `correlation` exceeds 0.25.
     photons_median: median number of photons (equivalents of the gain) per pixel; inf if gain is 0.
-    low_count_fraction: share of the image below 3 photons, where stabilisation is incomplete.
-    good: whether the fit can be trusted; `warnings` says why not.
+    low_count_fraction: share of the image below 3 photons, with incomplete stabilisation.
+    good: whether the fit is reliable; if not, `warnings` says why.
     """
 
     kind: Kind
@@ -97,10 +95,10 @@ def estimate(
 ) -> NoiseModel:
     """Estimate the noise of one channel from sampled regions.
 
-    planes: arrays (Y, X) in input units, of which 2 Mpx are used. kind: auto, poisson-gaussian,
+    planes: arrays (Y, X) in input units; up to 2 Mpx are used. kind: auto, poisson-gaussian,
     gaussian (variance does not depend on the signal), none (nothing to remove). gain, offset,
     read_noise: known values in input units replace estimates. Raises InputError for non-finite or
-    constant images, UsageError for options that cannot be meant.
+    constant images, UsageError for invalid options.
     """
     _check_options(kind, gain, read_noise)
     chosen = _chosen_planes(planes)
@@ -108,7 +106,7 @@ def estimate(
         return _noise_free()
     blocks = _measure_blocks(chosen)
     if len(blocks.mean) < _MIN_BLOCKS or (bins := _bin_by_intensity(blocks)) is None:
-        return _noise_free("too little varied image to estimate its noise: treated as clean")
+        return _noise_free("too few textured blocks to estimate the noise: treated as clean")
     flat = kind == "gaussian"
     slope, intercept, _ = _fit_line(bins, blocks, flat)
     expected = np.maximum(slope * blocks.around + intercept, 0.5 * bins.variance.min())
@@ -126,7 +124,7 @@ def estimate(
 
 
 def _noise_free(warning: str = "") -> NoiseModel:
-    """No noise to remove: because the user said so, or (with a warning) for want of evidence."""
+    """A model without noise, by choice or (with a warning) because none could be estimated."""
     warnings = (warning,) if warning else ()
     return NoiseModel(
         "none", 0.0, 0.0, 0.0, 0.0, 0.0, False, float("inf"), 0.0, not warnings, warnings
@@ -143,7 +141,7 @@ def _check_options(kind: str, gain: float | None, read_noise: float | None) -> N
 
 
 def _chosen_planes(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
-    """Evenly chosen planes of about 2 Mpx in all, float32; InputError if nothing can be done."""
+    """Evenly spaced planes of about 2 Mpx in all, float32; InputError for invalid pixels."""
     planes = [p for p in planes if p.size]
     if not planes:
         raise InputError("image has no pixels")
@@ -165,8 +163,8 @@ def _chosen_planes(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.fl
 class BlockPowers:
     """Per block: mean, mean of its neighbours, their low-frequency power, own power in four bands.
 
-    All (n,) float64, bands (n, 4) from the highest frequencies to the lowest, mean square per DCT
-    coefficient (white noise: its variance). step: quantisation step of the image, 0 if none.
+    All (n,) float64; bands (n, 4) from highest to lowest frequency, mean square per DCT
+    coefficient (for white noise, its variance). step: quantisation step of the image, 0 if none.
     """
 
     mean: Floats
@@ -177,14 +175,14 @@ class BlockPowers:
 
 
 def _measure_blocks(planes: Sequence[NDArray[np.float32]]) -> BlockPowers:
-    """Cut planes (Y, X) into blocks; flat (padded) and saturated ones are left out."""
+    """Cut planes (Y, X) into blocks, without flat (padded) and saturated ones."""
     values = np.concatenate([p.ravel()[:: max(1, p.size // 65536)] for p in planes])
     levels = np.unique(values)
     step = float(np.diff(levels).min()) if 1 < len(levels) < len(values) // 4 else 0.0
     highest = max(float(p.max()) for p in planes)
     pixels = sum(p.size for p in planes)
     saturated = sum(int((p == highest).sum()) for p in planes) > max(1e-4 * pixels, 4)
-    small = pixels < 200_000  # then four shifted grids
+    small = pixels < 200_000  # if small, use four shifted grids
     tables = [np.zeros((0, 7))]
     for plane in planes:
         for dy, dx in [(0, 0), (0, 4), (4, 0), (4, 4)] if small else [(0, 0)]:
@@ -210,7 +208,7 @@ def _usable_blocks(plane: NDArray[np.float32], top: float) -> Floats:
     around = _mean_of_neighbours(np.stack([mean, bands[..., 2] + bands[..., 3]], -1))
     lowest, highest = block.min((2, 3)), block.max((2, 3))
     flat_block = lowest == highest
-    # Partly flat beside a flat block: the edge of a padded, masked or clipped area.
+    # A partly flat block next to a flat one is the edge of a padded, masked or clipped area.
     part = (block == lowest[..., None, None]).mean((2, 3)) > 0.1
     edge = part & (_mean_of_neighbours(flat_block[..., None].astype(np.float64))[..., 0] > 0)
     usable = (highest < top) & ~flat_block & ~edge
@@ -230,7 +228,7 @@ def _mean_of_neighbours(values: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class IntensityBins:
-    """Per intensity bin: mean signal, variance at the highest frequencies, lower bands / it."""
+    """Per intensity bin: mean signal, variance at highest frequencies, ratios of lower bands."""
 
     mean: Floats
     variance: Floats
@@ -240,11 +238,11 @@ class IntensityBins:
 def _bin_by_intensity(blocks: BlockPowers, expected: Floats | None = None) -> IntensityBins | None:
     """Bin blocks by intensity and keep the third of each bin with the flattest neighbours.
 
-    expected: (n,) noise variance per block from an earlier fit; powers are compared after division
-    by it, so that flat does not mean dark. None where no bin holds any noise.
+    expected: (n,) noise variance per block from an earlier fit; powers are divided by it, so that
+    flat blocks are not simply dark ones. Returns None if no bin has noise.
 
-    Binned by the neighbours' mean: binning by a block's own noisy mean would correlate the two and
-    flatten the line through the bins (regression dilution).
+    Bins use the neighbours' mean: a block's own noisy mean would flatten the line through the bins
+    (regression dilution).
     """
     scale = np.ones_like(blocks.mean) if expected is None else expected
     texture, bands = blocks.texture / scale, blocks.bands / scale[:, None]
@@ -265,7 +263,7 @@ def _bin_by_intensity(blocks: BlockPowers, expected: Floats | None = None) -> In
 
 
 def _bin_edges(count: int) -> NDArray[np.int64]:
-    """Where to split `count` sorted blocks: thirteen bins, or fewer of at least 24 blocks."""
+    """Indices at which to split `count` sorted blocks into up to 13 bins of at least 24 blocks."""
     kept: list[int] = []
     for cut in (np.array(_QUANTILES) * count).astype(np.int64):
         if cut - (kept[-1] if kept else 0) >= 24 and count - cut >= 24:
@@ -274,16 +272,16 @@ def _bin_edges(count: int) -> NDArray[np.int64]:
 
 
 def _clipped_mean(values: Floats) -> float:
-    """Mean after limiting outliers (edges, debris) to three times the median."""
+    """Mean with outliers (edges, debris) limited to three times the median."""
     middle = np.median(values)
     return float(np.minimum(values, 3.0 * middle).mean()) if middle > 0 else float(values.mean())
 
 
 def _band_ratios(bands: Floats, variance: float) -> Floats:
-    """Lower bands relative to the highest, (3,), from the lower quartile over (n, 4) blocks.
+    """Power of the lower bands relative to the highest, (3,): lower quartiles over (n, 4) blocks.
 
-    Relative to the mean variance of the bin, or, where the blocks' variances differ by more than
-    chance (quartiles 0.4 apart for equal ones), to each block's own.
+    Relative to the mean variance of the bin or, if variances differ by more than chance between
+    blocks (quartiles of equal ones are 0.4 apart), to each block's own variance.
     """
     low, middle, high = np.quantile(bands[:, 0], (0.25, 0.5, 0.75))
     if high - low > _UNEQUAL * middle:
@@ -314,7 +312,7 @@ def _fit_line(bins: IntensityBins, blocks: BlockPowers, flat: bool) -> tuple[flo
         intercept = value - slope * at
         if slope * np.ptp(x) < 0.1 * np.median(y):  # no signal dependence worth modelling
             slope, intercept = 0.0, float(np.median(y))
-    # No area is darker than no light: a zero crossing above the darkest blocks is a misfit.
+    # Nothing is darker than no light: a zero crossing above the darkest blocks is a misfit.
     dark = float(np.percentile(blocks.mean, 0.5))
     if slope > 0 and -intercept / slope > dark:
         slope = float(np.median(y / np.maximum(x - dark, 0.01 * np.ptp(x))))
@@ -324,8 +322,8 @@ def _fit_line(bins: IntensityBins, blocks: BlockPowers, flat: bool) -> tuple[flo
 
 
 def _spectrum(ratios: Floats) -> Floats:
-    """Noise power of the four bands, highest frequencies = 1, from (bins, 3) band ratios."""
-    count = max(1, len(ratios) // 6)  # texture only adds: trust the smallest
+    """Noise power of the four bands, relative to the highest, from (bins, 3) band ratios."""
+    count = max(1, len(ratios) // 6)  # texture only adds power: use the smallest
     high, middle, low = np.sort(ratios, axis=0)[:count].mean(0)
     high = max(high, 1.0)
     middle = min(max(middle, 1.0), high ** _MAX_EXPONENTS[0])
@@ -349,11 +347,11 @@ def _solve(
     bins: IntensityBins,
     known: tuple[float | None, float | None, float | None],
 ) -> tuple[float, float, float]:
-    """Gain, offset, read noise from variance = slope s + intercept; known ones win.
+    """Gain, offset and read noise from variance = slope s + intercept; known values override.
 
-    The line fixes read_noise^2 - gain offset only. The smallest offset that leaves no negative
-    read noise is taken, or the floor of the image where that is higher: the inverse transform
-    depends on the choice through third moments alone.
+    The line determines only read_noise^2 - gain offset. The offset is the smallest one that gives
+    no negative read noise, but at most the floor of the image; the inverse transform depends on
+    this choice only through third moments.
     """
     slope, intercept = line
     gain = slope if known[0] is None else known[0]
@@ -361,7 +359,7 @@ def _solve(
     if gain <= 0:
         read = float(np.sqrt(max(intercept, 0.0))) if read is None else read
         return 0.0, 0.0 if offset is None else offset, read
-    if known[0] is not None:  # the line through the middle of the data with the known slope
+    if known[0] is not None:  # the line of known slope through the median of the data
         intercept += (slope - gain) * float(np.median(bins.mean))
     if offset is None:
         square = 0.0 if read is None else read**2
@@ -378,11 +376,11 @@ def _model(
     correlation: float,
     misfit: float,
 ) -> NoiseModel:
-    """Assemble the model: low counts, warnings. relative_level: lowest frequencies / all, std."""
+    """Assemble the model and its warnings. relative_level: std of lowest / of all frequencies."""
     gain, offset, read_noise = parameters
     warnings = []
     if misfit > _MAX_MISFIT:
-        warnings.append(f"noise variance is not a line in the signal (misfit {misfit:.0%})")
+        warnings.append(f"noise variance is not linear in the signal (misfit {misfit:.0%})")
     if correlation > _CORRELATED:
         warnings.append(f"noise is correlated between pixels ({correlation:.2f} at distance 1)")
     photons = np.maximum(means - offset, 0.0) / gain if gain > 0 else np.full(1, np.inf)
@@ -405,10 +403,10 @@ def _model(
 
 
 def _whitened_std(photons: Floats, read: float) -> float:
-    """Standard deviation of the whitened noise, averaged where the signal is.
+    """Standard deviation of the whitened noise, averaged with the signal as weight.
 
-    Below some 2 photons the transform leaves less than unit variance. An error there matters less
-    after the inverse, by the square root of the signal, hence the weight.
+    Below about 2 photons the variance is less than 1. Errors there matter less after the inverse,
+    by the square root of the signal.
     """
     variance = anscombe.stabilised_variance(photons, read)
     weight = photons + read**2 + 0.1
@@ -418,12 +416,12 @@ def _whitened_std(photons: Floats, read: float) -> float:
 def nonparametric_level(image: np.ndarray) -> float:
     """Standard deviation of the noise in image (Y, X) or (C, Y, X), in the image's units.
 
-    Clean patches lie near a subspace, so the smallest eigenvalues of the patch covariance are the
-    noise's alone and scatter around its variance: the largest set of them whose mean equals its
-    median tells the level (Chen, Zhu and Heng, ICCV 2015). It needs no weights; it is the
-    non-parametric calibrator of RSCD's ablation.
+    Clean patches lie near a subspace, so the smallest eigenvalues of the patch covariance come from
+    noise alone and scatter around its variance: the largest set of them whose mean equals its
+    median gives the level (Chen, Zhu and Heng, ICCV 2015). RSCD uses it as an ablation, the
+    non-parametric calibrator.
 
-    Sides are at least _PATCH px. Noise shared by neighbouring pixels is underestimated.
+    Sides are at least _PATCH px. Correlated noise is underestimated.
     """
     planes = image[None] if image.ndim == 2 else image
     views = np.lib.stride_tricks.sliding_window_view(planes, (_PATCH, _PATCH), (1, 2))

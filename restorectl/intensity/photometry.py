@@ -1,18 +1,17 @@
-"""Photometric anchoring: a restoration keeps the local mean intensity that was measured.
+"""Photometric correction: a restoration keeps the local mean intensity of the input.
 
-A denoiser that is right on average leaves a residual, input minus output, without any smooth part.
-What smooth part it has is bias: of the noise fit, of the transform's inverse, or of a prior that
-has erased a faint haze. It is added back. Averaged over some 1,800 pixels, the noise that comes
-with it is 40 times weaker than the input's.
+With an unbiased denoiser, the residual (input minus output) has no smooth part. A smooth part is a
+bias: of the noise fit, of the inverse transform, or of a prior that removed a faint haze. It is
+added back. Its average over some 1,800 pixels adds noise 40 times weaker than the input's.
 """
 
 from functools import lru_cache
 
 import numpy as np
 
-SIGMA = 12.0  # px; the Gaussian that separates what is kept from what the model decides
-CELL = 4  # px; residuals are averaged in cells of the absolute grid first
-REACH = 12  # cells: the kernel ends within the tile's halo
+SIGMA = 12.0  # px, of the Gaussian whose low-pass content is kept from the input
+CELL = 4  # px, side of the cells in which residuals are averaged first
+REACH = 12  # cells; radius of the kernel, within the tile's halo
 
 
 def keep_local_mean(measured: np.ndarray, restored: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""From image channels to a network's inputs and back, without a noise model.
+"""Converts image channels to a network's inputs and back, without a noise model.
 
-Networks that restorectl trained on single planes see whitened values (`whitening`). Imported ones
-see detector counts on a fixed scale, several channels at once, and some of them a channel that is
-computed from the others; a card names both, as `value_range` and `recipe`. Scales are powers of
-two, so integers of 16 bit make the round trip exactly. Slice networks see square roots on a range
-that is measured once for all planes of a stack, a `StackRange`.
+Networks that restorectl trained on single planes use whitened values (`whitening`). Imported ones
+use detector counts on a fixed scale, several channels at once, some with a channel computed from
+the others; the card's `value_range` and `recipe` name both. Scales are powers of two, so 16-bit
+integers survive the round trip exactly. Slice networks use square roots in a range measured once
+for all planes of a stack, a `StackRange`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +27,9 @@ class ValueRange:
 
 @dataclass(frozen=True)
 class ChannelRecipe:
-    """How `outputs` network channels are made of `inputs` image channels (0 = any number).
+    """How `outputs` network channels are computed from `inputs` image channels (0 = any number).
 
-    `forward` maps (inputs, Y, X) counts to (outputs, Y, X) counts, `inverse` the other way.
+    `forward` maps (inputs, Y, X) counts to (outputs, Y, X) counts, `inverse` the reverse.
     """
 
     inputs: int
@@ -40,10 +40,10 @@ class ChannelRecipe:
 
 RANGES: dict[str, ValueRange] = {
     "whitened": ValueRange(),  # [-1, 1] after the intensity model
-    "uint16-centred": ValueRange(2 / 65536, -1.0),  # RSCD: x / 65536 * 2 - 1 (methods.md 1.8)
-    "uint16-unit": ValueRange(1 / 65536, 0.0, (0.0, 1.0)),  # MSDSR: x / 65536 (methods.md 3.2)
-    "unit": ValueRange(),  # [0, 1] as the metric makes it (Inception)
-    "centred": ValueRange(),  # [-1, 1] likewise (LPIPS)
+    "uint16-centred": ValueRange(2 / 65536, -1.0),  # RSCD: x / 65536 * 2 - 1
+    "uint16-unit": ValueRange(1 / 65536, 0.0, (0.0, 1.0)),  # MSDSR: x / 65536
+    "unit": ValueRange(),  # [0, 1], scaled by the metric (Inception)
+    "centred": ValueRange(),  # [-1, 1], scaled by the metric (LPIPS)
 }
 
 
@@ -67,12 +67,12 @@ def forward(
 ) -> np.ndarray:
     """Counts (C, Y, X) of any dtype -> the network's inputs (C_net, Y, X) float32.
 
-    Raises InputError when the recipe needs another number of channels.
+    Raises InputError if the recipe needs another number of channels.
     """
     span, made = _range(value_range), _recipe(recipe)
     if made.inputs not in (0, len(planes)):
         raise InputError(
-            f"the weights restore {made.inputs} channels together ('{recipe}'), there are"
+            f"the weights restore {made.inputs} channels together ('{recipe}'), not"
             f" {len(planes)}: choose them with `channels`"
         )
     values = made.forward(planes.astype(np.float32)) * np.float32(span.scale)
@@ -93,36 +93,40 @@ def inverse(
 
 
 def slope(value_range: str) -> float:
-    """Network units per count: a noise of standard deviation s counts is slope * s there."""
+    """Network units per count: noise of s counts is slope * s in network units."""
     return _range(value_range).scale
 
 
 def network_channels(recipe: str, channels: int) -> int:
-    """How many channels the network has for `channels` image channels."""
+    """Number of network channels for `channels` image channels."""
     return _recipe(recipe).outputs or channels
 
 
 def _range(name: str) -> ValueRange:
     if name not in RANGES:
-        raise WeightsError(f"weights ask for value range '{name}', known are: {', '.join(RANGES)}")
+        raise WeightsError(
+            f"unknown value range '{name}' in the weights, known are: {', '.join(RANGES)}"
+        )
     return RANGES[name]
 
 
 def _recipe(name: str) -> ChannelRecipe:
     if name not in RECIPES:
-        raise WeightsError(f"weights ask for recipe '{name}', known are: {', '.join(RECIPES)}")
+        raise WeightsError(
+            f"unknown recipe '{name}' in the weights, known are: {', '.join(RECIPES)}"
+        )
     return RECIPES[name]
 
 
-STACK_PERCENTILES = (0.5, 99.9)  # of a channel: what becomes -1 and +1, as in training
+STACK_PERCENTILES = (0.5, 99.9)  # of a channel; mapped to -1 and +1, as in training
 
 
 @dataclass(frozen=True)
 class StackRange:
-    """The square root makes photon noise even; `dark`, in input units, is its zero."""
+    """Square-root scaling, which equalises photon noise; `dark`: input value of no light."""
 
     dark: float
-    low: float  # square roots that become -1 and +1
+    low: float  # square roots mapped to -1 and +1
     high: float
 
     def forward(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -138,10 +142,10 @@ class StackRange:
 
 
 def fit_stack_range(blocks: Sequence[NDArray[np.floating]]) -> StackRange:
-    """The range of one channel from sampled regions. Raises InputError for NaN or infinity."""
+    """Fit the range of one channel to sampled regions. Raises InputError for NaN or infinity."""
     values = np.concatenate([block.ravel() for block in blocks]).astype(np.float64)
     if not np.isfinite(values).all():
-        raise InputError("holds NaN or infinity: replace them first")
+        raise InputError("contains NaN or infinity: replace them first")
     dark = float(values.min())
     low, high = (float(v) for v in np.sqrt(np.percentile(values, STACK_PERCENTILES) - dark))
     if not high > low:

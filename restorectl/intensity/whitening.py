@@ -1,8 +1,8 @@
 """The intensity model: input units <-> whitened units <-> the network's [-1, 1].
 
 A diffusion prior expects white Gaussian noise of a known level on images in [-1, 1]. `fit` finds
-the map for one channel of one image from sampled regions; `Intensity.forward` applies it,
-`Intensity.inverse` undoes it without bias (see `restorectl.intensity.anscombe`).
+the transform of one channel of one image from sampled regions; `Intensity.forward` applies it,
+`Intensity.inverse` inverts it without bias (see `restorectl.intensity.anscombe`).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from restorectl.intensity import anscombe
 from restorectl.intensity.noise import NoiseModel, estimate
 
 _PERCENTILES = (0.5, 99.9)  # of the whitened sample, mapped to -1 and +1
-# Told a little more noise than there is, few-step sampling does best: affine PSNR over 16 confocal
+# Few-step sampling works best with a slightly higher noise level: affine PSNR over 16 confocal
 # images 35.68, 35.75, 35.66 dB at 1.0, 1.05, 1.1; 4 GigaDB images 27.62, 27.80, 27.73 dB.
 INFLATION = 1.05
 _MIN_RANGE = 4.0  # whitened units; a narrower range would turn noise into contrast
@@ -27,8 +27,8 @@ _MIN_RANGE = 4.0  # whitened units; a narrower range would turn noise into contr
 class Intensity:
     """How one channel is normalised.
 
-    low, high: whitened units that become -1 and +1. sigma: noise std in network units, what the
-    denoiser is told; 0 if nothing is to be removed.
+    low, high: whitened values mapped to -1 and +1. sigma: noise level for the denoiser, in network
+    units; 0 if there is no noise to remove.
     """
 
     noise: NoiseModel
@@ -61,7 +61,7 @@ class Intensity:
         return np.asarray(np.sqrt(variance) * np.float32(n.level), np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """The whole model as plain JSON values (infinite numbers become null)."""
+        """The model as JSON values; infinity becomes null."""
         noise = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.noise).items()}
         values = {"noise": noise, "low": self.low, "high": self.high, "sigma": self.sigma}
         if not np.isfinite(self.noise.photons_median):
@@ -81,7 +81,7 @@ def fit(
 
     planes: sampled regions (Y, X), any real dtype. noise: one of `noise.KINDS`. gain, offset,
     read_noise: known camera values in input units; they replace estimates. Raises InputError for
-    constant or non-finite images, UsageError for options that cannot be meant.
+    constant or non-finite images, UsageError for invalid options.
     """
     floats = [np.asarray(p, dtype=np.float32) for p in planes]
     model = estimate(floats, kind=noise, gain=gain, offset=offset, read_noise=read_noise)

@@ -1,4 +1,4 @@
-"""`calibrate`: the noise level of each window, and the steps of diffusion that it takes."""
+"""`calibrate`: the noise level of image windows, and the diffusion steps it corresponds to."""
 
 import csv
 import time
@@ -24,8 +24,8 @@ from restorectl.restoration import channels, step_map
 from restorectl.restoration.restorer import load_calibrator
 from restorectl.restoration.step_map import Level, Picked, StepCounter
 
-BIN = 10  # steps, of the histogram and of what T' is rounded up to
-COVERED = 0.99  # share of the windows that T' is enough for
+BIN = 10  # steps: histogram bin width; T' is rounded up to a multiple of it
+COVERED = 0.99  # share of the windows for which T' is enough
 COLUMNS = (
     *("file", "channel", "t", "c", "z", "top", "left", "height", "width"),
     *("sigma", "steps", "relative", "std"),
@@ -34,7 +34,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """A job whose inputs were found and whose outputs are possible."""
+    """A job with the images found and the outputs checked."""
 
     job: CalibrateJob
     images: Sequence[tuple[Path, PurePath]]
@@ -43,17 +43,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """What was found in one channel of one image; a line of the table."""
+    """The result for one channel of one image; a line of the table."""
 
     file: str
-    channel: str  # its name, or its number
+    channel: str  # name, or number if it has none
     c: int
     windows: int
     sigma: float  # median, network units
     steps: float  # median
     steps_min: float
     steps_max: float
-    relative: float | None  # median of sigma / the level of the channel's noise model
+    relative: float | None  # median of sigma / noise level of the channel's model
     std: float  # median, input units
     noise: str  # kind of the noise model
     gain: float
@@ -65,11 +65,11 @@ class Row:
 class Summary:
     rows: tuple[Row, ...]
     windows: int
-    t_max: int | None  # the paper's T'; None = no window was measured
+    t_max: int | None  # RSCD's T'; None = no window was measured
 
 
 def plan(job: CalibrateJob) -> Plan:
-    """Find inputs and check outputs, before any work. Raises UsageError, NoInputError, ..."""
+    """Find inputs and check outputs. Raises UsageError, NoInputError or OutputError."""
     schedule(job.schedule)
     given = inputs.named(job.files)
     images, missing = inputs.find(given, job.files.pattern)
@@ -79,21 +79,21 @@ def plan(job: CalibrateJob) -> Plan:
             continue
         path = Path(target)
         if path.resolve() in sources or (option == "`csv`" and is_image_name(path)):
-            raise UsageError(f"{option} {path}: is the name of an image: choose another")
+            raise UsageError(f"{option} {path}: is the name of an image: choose another name")
         if not path.parent.is_dir():
             raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
     if job.plot is not None:
         if Path(job.plot).suffix.lower() != ".png":
             raise UsageError(f"`plot` {job.plot}: must end in .png")
         for folder in (path for path in given if path.is_dir()):
-            if folder.resolve() in Path(job.plot).resolve().parents:  # an input of the next run
+            if folder.resolve() in Path(job.plot).resolve().parents:  # next run's input
                 raise UsageError(f"`plot` {job.plot}: lies inside the input folder {folder}")
         pictures.require_matplotlib()
     return Plan(job, images, missing)
 
 
 def run(ready: Plan, report: Report) -> Summary:
-    """Measure all images; one bad file never stops the others."""
+    """Measure all images; a bad file does not stop the others."""
     job = ready.job
     calibrator, _ = load_calibrator(job.method, job.weights, job.weights_from, job.device)
     counter = StepCounter(calibrator, job.schedule)
@@ -112,7 +112,7 @@ def run(ready: Plan, report: Report) -> Summary:
         except RestorectlError as error:
             outcome.fail(error)
         except MemoryError:
-            outcome.fail(InputError(f"{path}: does not fit the memory of this machine"))
+            outcome.fail(InputError(f"{path}: does not fit in this machine's memory"))
         outcome.seconds = time.monotonic() - start
         report.done(outcome)
     steps = np.array([level.steps for _, level in found])
@@ -126,17 +126,17 @@ def run(ready: Plan, report: Report) -> Summary:
 
 
 def covering(steps: np.ndarray, most: int) -> int:
-    """T', the steps to train a prior for: COVERED of the windows need no more.
+    """T', the number of steps to train a prior for: enough for the share COVERED of the windows.
 
-    Rounded up to a multiple of BIN, at most the schedule's `most`. The paper read T' = 200 off the
-    largest of 63,000 images (Figure 12); a quantile is not moved by single windows.
+    Rounded up to a multiple of BIN, limited to the schedule's `most`. RSCD takes T' = 200 from the
+    maximum of 63,000 images (Figure 12); a quantile is robust to single windows.
     """
     needed = float(np.quantile(steps, COVERED, method="higher"))
     return min(max(BIN, int(np.ceil(needed / BIN)) * BIN), most)
 
 
 def sampled(header: Header, channel: int, most: int | None) -> list[Picked]:
-    """Windows of one channel, at most `most`: a fixed spread over its planes, then over a plane."""
+    """At most `most` windows of one channel, spread evenly over its planes and in each plane."""
     windows = step_map.grid(header)
     planes = sorted(plane for plane in header.planes if plane[1] == channel)
     if most is None or len(planes) * len(windows) <= most:
@@ -152,7 +152,7 @@ def sampled(header: Header, channel: int, most: int | None) -> list[Picked]:
 
 @dataclass(frozen=True)
 class _Progress:
-    """The progress of one file, counted in windows."""
+    """Reports the progress of one file, in windows."""
 
     report: Report
     name: str
@@ -166,7 +166,7 @@ class _Progress:
 def _one(
     job: CalibrateJob, path: Path, counter: StepCounter, outcome: Outcome, progress: _Progress
 ) -> list[tuple[Row, list[Level]]]:
-    """All channels of one image. Raises InputError, ..."""
+    """Measure all channels of one image. Raises InputError."""
     measured = []
     with open_image(path, axes=job.files.axes) as image:
         header = image.header
@@ -220,7 +220,7 @@ def _row(
 
 
 def _write_csv(path: Path, found: Iterable[tuple[Row, Level]]) -> None:
-    """A row for each window. Raises OutputError, DiskFullError."""
+    """Write one row per window. Raises OutputError, DiskFullError."""
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)

@@ -1,4 +1,4 @@
-"""What is decided once for each channel, on a sample of its pixels: noise, range, level."""
+"""Noise model, value range and noise level of each channel, from a sample of its pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +20,15 @@ from restorectl.restoration import level_map
 from restorectl.restoration.restorer import Batch, Restorer
 
 PILOT = 256  # px, side of a sampled tile
-PILOTS = 4  # tiles that a method decides on
+PILOTS = 4  # sampled tiles from which a method decides
 
 
 class Model(Protocol):
-    """The map between the input units of some channels and the network's units."""
+    """Converts a group of channels between input units and network units."""
 
     @property
     def sigma(self) -> float:
-        """Noise level in network units; 0 if nothing is to be removed."""
+        """Noise level in network units; 0 if there is no noise to remove."""
 
     def forward(self, planes: np.ndarray) -> np.ndarray:
         """(C, Y, X) float32 in input units -> (C_net, Y, X) float32 for the network."""
@@ -37,26 +37,26 @@ class Model(Protocol):
         """(C_net, Y, X) -> (C, Y, X) float32 in input units."""
 
     def noise_std(self, planes: np.ndarray) -> np.ndarray:
-        """Standard deviation of the noise on a clean signal: (C, Y, X), input units, float32."""
+        """Clean signal (C, Y, X) -> standard deviation of its noise, float32 in input units."""
 
     def describe(self) -> dict[str, Any]:
-        """What was decided, as JSON values."""
+        """The fitted parameters, as JSON values."""
 
     def warnings(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that are restored together, and what all their tiles share."""
+    """Channels that are restored together, with the parameters that all their tiles share."""
 
     channels: tuple[int, ...]
     model: Model
-    scale: np.ndarray  # (2, C) float32, input units that 8-bit maps call 0 and 255
+    scale: np.ndarray  # (2, C) float32, input values that map to 0 and 255 in 8 bit
     decided: Decided
 
 
 def fit(image: Image, channel: int, noise: NoiseOptions) -> whitening.Intensity:
-    """The intensity model of one channel, from blocks spread over its planes."""
+    """Fit the intensity model of one channel to blocks spread over its planes."""
     try:
         return whitening.fit(
             sampled_pixels(image, channel),
@@ -71,7 +71,7 @@ def fit(image: Image, channel: int, noise: NoiseOptions) -> whitening.Intensity:
 
 @dataclass(frozen=True)
 class Whitened:
-    """Each channel by its own intensity model; the level is the highest among them."""
+    """Each channel with its own intensity model; the highest noise level counts."""
 
     models: tuple[whitening.Intensity, ...]
 
@@ -98,7 +98,7 @@ class Whitened:
 
 @dataclass(frozen=True)
 class Ranged:
-    """The fixed range and channel recipe that a network was trained with; noise stays as it is."""
+    """The fixed value range and channel recipe of a network; the noise is not whitened."""
 
     card: Card
     sigma: float
@@ -121,9 +121,9 @@ class Ranged:
 
 
 def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
-    """The groups of channels, each with its model and what is decided on sampled tiles.
+    """Group the channels; fit each group's model and decide its noise level on sampled tiles.
 
-    Raises InputError where a joint model does not find its number of channels.
+    Raises InputError if the number of channels does not fit weights for several channels.
     """
     together = restorer.card.channels
     if together > 1 and len(chosen) != together:
@@ -156,7 +156,7 @@ def _model(image: Image, members: Sequence[int], restorer: Restorer) -> Model:
 
 
 def sampled_tiles(image: Image, members: Sequence[int], model: Model, restorer: Restorer) -> Batch:
-    """Up to PILOTS tiles in the middle of sampled blocks, of one size."""
+    """Up to PILOTS tiles of equal size, from the middle of sampled blocks."""
     blocks = sampled(image.header.canonical_shape, members[0])
     picked = [blocks[i] for i in spread(len(blocks), min(PILOTS, len(blocks)))]
     measured, sites = [], []
@@ -186,9 +186,9 @@ def _middle(span: slice) -> tuple[int, int]:
 
 
 def _scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.ndarray:
-    """(2, C) float32: input units that 8-bit maps of a channel call 0 and 255.
+    """Input values that map to 0 and 255 in 8 bit, for each channel: (2, C) float32.
 
-    Those of 8-bit images are their own; of others, the ends of the network's range.
+    0 and 255 for 8-bit images, else the ends of the network's range.
     """
     if dtype == np.uint8:
         return np.array([[0.0], [255.0]], np.float32).repeat(channels, 1)
@@ -201,7 +201,7 @@ def _scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.
 def _level_map(
     image: Image, members: Sequence[int], model: Model, calibrator: Calibrator, level: float
 ) -> Decided:
-    """Where the level varies over the image, as entries of what is decided; else nothing."""
+    """Entries of `Decided` with a map of the noise level; empty if the level hardly varies."""
     times, _, depth, height, width = image.header.canonical_shape
     rows, cols = level_map.places(height), level_map.places(width)
     if len(rows) * len(cols) == 1:
@@ -222,13 +222,13 @@ def _level_map(
 
 
 def _around(centre: float, length: int) -> slice:
-    """At most PILOT px about a centre."""
+    """At most PILOT px around a centre."""
     start = max(0, min(round(centre) - PILOT // 2, length - PILOT))
     return slice(start, min(start + PILOT, length))
 
 
 def describe(outcome: Outcome, groups: Sequence[ChannelGroup], sigma_max: float) -> None:
-    """Models, decisions and their warnings into the outcome."""
+    """Add the models, decisions and warnings to the outcome."""
     noise, decided = {}, {}
     for group in groups:
         name = "+".join(map(str, group.channels))
@@ -238,7 +238,7 @@ def describe(outcome: Outcome, groups: Sequence[ChannelGroup], sigma_max: float)
         outcome.warnings += [where + text for text in group.model.warnings()]
         if group.decided["sigma"] > sigma_max:
             outcome.warnings.append(
-                f"{where}noise level {group.decided['sigma']:.2f} is above what the weights were"
-                f" trained on ({sigma_max:.2f}): less is removed"
+                f"{where}noise level {group.decided['sigma']:.2f} is above the weights'"
+                f" training range (up to {sigma_max:.2f}): some noise will remain"
             )
     outcome.details["noise"], outcome.details["method"] = noise, decided

@@ -1,4 +1,4 @@
-"""`denoise`: a method of choice on the prior or the conditional DDPM, and means over samples."""
+"""`denoise`: restore images with a chosen method; several samples are averaged."""
 
 from dataclasses import asdict, replace
 from pathlib import Path, PurePath
@@ -15,7 +15,7 @@ from restorectl.restoration.restorer import load_restorer
 
 
 def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
-    """Denoise all images of the job. Raises for what stops every file, reports the rest."""
+    """Denoise all images of the job. Raises for errors that stop the run, reports the others."""
     method: Method = catalog.METHODS[job.method].load()
     settings = method.settings(job.preset, job.method, **job.settings)
     if job.samples < 1:
@@ -25,7 +25,7 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
         if not method.guided:
             raise UsageError(f"`guide` has no effect with `method` {job.method}: choose another")
         if not Path(job.guide).is_dir():
-            raise UsageError(f"`guide` {job.guide}: is no folder")
+            raise UsageError(f"`guide` {job.guide}: is not a folder")
         names = [PurePath(pair.name) for pair in pairs]
         guides = inputs.match_names(names, inputs.walk(Path(job.guide), None))
         pairs = [

@@ -1,4 +1,4 @@
-"""`uncertainty --calibrate`: how far the truth lies from the mean, measured on pairs of images."""
+"""`uncertainty --calibrate`: fit error bars to pairs of noisy and true images."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ from restorectl.restoration.planes import restored_planes
 from restorectl.restoration.restorer import Restorer
 from restorectl.restoration.uncertainty import error_bars, sampling, sampling_restorer
 
-PIXELS = 250_000  # of one image, evenly spread over its planes
+PIXELS = 250_000  # sampled per image, evenly spread over its planes
 
 Samples = tuple[
     np.ndarray, np.ndarray, np.ndarray, np.ndarray
@@ -28,19 +28,17 @@ Samples = tuple[
 def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Calibration:
     """Fit a calibration to the images of a job and write it to its output.
 
-    truth: folder of images named like the inputs. scale: affine fits the truth of each image to
-    its mean first. Raises UsageError, InputError where fewer than two pairs could be used.
+    truth: folder of images named like the inputs. scale: "affine" first fits each true image to
+    the restored mean. Raises UsageError, and InputError for fewer than two usable pairs.
     """
     output = Path(job.files.output)
     if output.suffix.lower() not in (".yaml", ".yml"):
-        raise UsageError(
-            f"`output` {output}: a calibration is a YAML file, its name must end in .yaml"
-        )
+        raise UsageError(f"`output` {output}: the calibration's file name must end in .yaml")
     if not Path(truth).is_dir():
-        raise UsageError(f"`calibrate` {truth}: is no folder of true images")
+        raise UsageError(f"`calibrate` {truth}: is not a folder of true images")
     images, missing = inputs.find(inputs.named(job.files), job.files.pattern)
     if len({relative for _, relative in images}) < len(images):
-        raise UsageError("`calibrate`: two inputs have one name: name a single folder")
+        raise UsageError("`calibrate`: two inputs have the same name: use a single folder")
     restorer = replace(sampling_restorer(job), reduction=error_bars(job.interval, None))
     report.begin(len(images) + len(missing))
     for item in missing:
@@ -59,21 +57,21 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     made = intervals.fit(measured, restorer.weights_sha256, sampling(job), scale)
     if not made.guarantee:
         report.note(
-            f"warning: {made.images} images are too few for a finite-sample bound at 90 % (it"
-            f" takes {intervals.ENOUGH}): coverage is what was measured, not what is guaranteed"
+            f"warning: {made.images} images are too few for a finite-sample bound at 90 % (needs"
+            f" {intervals.ENOUGH}): coverage is measured, but not guaranteed"
         )
     intervals.write_calibration(output, made)
     return made
 
 
 def table(calibration: Calibration) -> str:
-    """Coverage of each image with the calibration that the others make, tab-separated."""
+    """Coverage of each image by a calibration fitted to the other images, tab-separated."""
     lines = [f"{name}\t{share:.3f}" for name, share in calibration.coverage.items()]
     return "\n".join(["image\tcoverage of the 90 % interval", *lines]) + "\n"
 
 
 def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report: Report) -> Pixels:
-    """Errors and spreads of one image, in units of its noise."""
+    """Errors and spreads of one image, in units of its noise level."""
     with (
         open_image(source, axes=restorer.job.files.axes) as image,
         open_image(truth, axes=restorer.job.files.axes) as clean,
@@ -88,7 +86,7 @@ def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report:
         seen = np.polyval(np.polyfit(seen, mean, 1), seen)
     known = noise > 0
     if not known.any():
-        raise InputError(f"{source}: no noise was found: nothing to calibrate")
+        raise InputError(f"{source}: no noise was found to calibrate: leave this image out")
     seen, mean, std, noise = (each[known] for each in (seen, mean, std, noise))
     return Pixels(str(source), np.abs(seen - mean) / noise, std / noise, mean / noise)
 
@@ -96,7 +94,7 @@ def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report:
 def _sampled_pixels(
     restorer: Restorer, image: Image, clean: Image, report: Report
 ) -> Iterator[Samples]:
-    """Sampled pixels of each plane."""
+    """Yield the sampled pixels of each plane."""
     header = image.header
     chosen = header.chosen(restorer.job.files.channels, image.path)
     groups = channels.fit_groups(image, chosen, restorer)

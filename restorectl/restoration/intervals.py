@@ -1,14 +1,10 @@
-"""Calibrated error bars: how far the truth lies from the mean, learnt from pairs of images.
+"""Error bars: statistics over repeated restorations, and intervals calibrated on image pairs.
 
-The half-width of an interval is the image's noise at a pixel, times a power law of the predicted
-spread (in units of that noise) and of the signal (in the same units), times a factor for the
-coverage that is wanted. All three features are free of units, so a calibration holds for other
-cameras. The factor is chosen over *images*, because the pixels of one are not exchangeable:
-conformal risk control (Angelopoulos et al. 2022) where there are enough of them.
-
-Statistics over repeated restorations of the same pixels, and intervals predicted from them.
-
-Calibrations of error bars as YAML files, and the ones that come with the embedded models.
+The half-width of an interval is the noise at a pixel, times a power law of the predicted spread and
+of the signal (both in units of that noise), times a factor for the wanted coverage. Spread and
+signal have no units, so a calibration holds for other cameras. The factor is chosen over *images*,
+because pixels of one image are not exchangeable: by conformal risk control (Angelopoulos et al.
+2022) if there are enough images. Calibrations are YAML files; some are packaged.
 """
 
 import math
@@ -28,18 +24,18 @@ from restorectl.files.strict import build, one_line
 
 @dataclass(frozen=True)
 class Spread:
-    """What N samples (N, ...) say of each pixel, float32 in their units."""
+    """Statistics of N samples (N, ...) at each pixel, float32 in the samples' units."""
 
     count: int
     mean: np.ndarray
-    std: np.ndarray  # over the population, ddof = 0 (paper 002, eq. 15)
-    entropy: np.ndarray  # nats, of the samples as 8-bit values (paper 002, eq. 16)
+    std: np.ndarray  # ddof = 0 (DDPM microscopy, eq. 15)
+    entropy: np.ndarray  # nats, of the samples as 8-bit values (DDPM microscopy, eq. 16)
 
 
 def gather(samples: Iterable[np.ndarray], low: np.ndarray, high: np.ndarray) -> Spread:
-    """Statistics of a stream of samples (...) float32; one of them is held, and all as 8 bit.
+    """Statistics of a stream of samples (...) float32; only 8-bit copies of them stay in memory.
 
-    low, high: what 8-bit values call 0 and 255; they broadcast against a sample.
+    low, high: values that map to 0 and 255 in 8 bit; they broadcast against a sample.
     """
     count, eight = 0, []
     for sample in samples:
@@ -57,9 +53,9 @@ def gather(samples: Iterable[np.ndarray], low: np.ndarray, high: np.ndarray) -> 
 
 
 def entropy(values: np.ndarray) -> np.ndarray:
-    """Of the N values at each pixel, (N, ...) integers -> (...) float32 in [0, ln N].
+    """Entropy of the N values at each pixel: (N, ...) integers -> (...) float32 in [0, ln N].
 
-    -sum p ln p over the distinct values, p their shares (paper 002, eq. 16).
+    -sum p ln p over the distinct values, p their shares (DDPM microscopy, eq. 16).
     """
     count = len(values)
     ordered = np.sort(values, axis=0)
@@ -74,10 +70,10 @@ def entropy(values: np.ndarray) -> np.ndarray:
 
 
 def prediction_factor(count: int, coverage: float) -> float:
-    """Half-width of the interval for one more draw, in sample standard deviations (ddof = 0).
+    """Half-width of the prediction interval of one more sample, in standard deviations (ddof = 0).
 
-    t * sqrt(1 + 1/N) for a normal law, with N - 1 degrees of freedom: quantiles of few samples
-    cannot reach far, 15 of them not even 90 %.
+    t * sqrt(1 + 1/N) of a normal distribution, with N - 1 degrees of freedom. Quantiles of the
+    samples would not do: 15 samples do not even reach 90 %.
     """
     t = student_quantile((1 + coverage) / 2, count - 1)
     return t * math.sqrt((1 + 1 / count) * count / (count - 1))
@@ -109,16 +105,16 @@ def _student_cdf(t: float, degrees: int) -> float:
     return 0.5 + ((theta + inside) / math.pi if odd else inside / 2)
 
 
-LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)  # coverages that a calibration knows
-ENOUGH = 9  # images that a finite-sample bound at 90 % takes: 1 / (n + 1) <= 0.1
-LEAST_SPREAD = 1e-3  # of the noise
-SMALLEST_ERROR = 0.05  # of the noise, added before logarithms are taken
-ENDS = (0.001, 0.999)  # quantiles of the features seen: beyond them nothing is extrapolated
+LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)  # coverages that a calibration is fitted for
+ENOUGH = 9  # images needed for a finite-sample bound at 90 %: 1 / (n + 1) <= 0.1
+LEAST_SPREAD = 1e-3  # in units of the noise
+SMALLEST_ERROR = 0.05  # in units of the noise, added before taking the logarithm
+ENDS = (0.001, 0.999)  # quantiles of the fitted features; there is no extrapolation beyond them
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixels of one image where the truth is known, each (n,) float32."""
+    """Pixels of one image with known truth, each array (n,) float32."""
 
     name: str
     error: np.ndarray  # |truth - mean|, in units of the noise
@@ -128,43 +124,43 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much wider the truth lies than the samples say; for one model and way of sampling."""
+    """Relates the samples' spread to the true error, for one model and way of sampling."""
 
     weights_sha256: str
-    sampling: Mapping[str, Any]  # source, steps, variance, samples: what the spread depends on
-    constant: float  # the power law, in logarithms
+    sampling: Mapping[str, Any]  # settings that the spread depends on: source, steps, variance
+    constant: float  # coefficients of the power law, in logarithms: constant, spread, signal
     spread: float
     signal: float
     spread_range: tuple[float, float]
     signal_range: tuple[float, float]
     factors: Mapping[str, float]  # coverage -> factor
     images: int
-    guarantee: bool  # whether `images` are enough for the finite-sample bound at 90 %
-    coverage: Mapping[str, float]  # of each image at 90 %, the image itself left out of the fit
-    scale: str  # how truth was fitted to the restorations before errors were taken
+    guarantee: bool  # `images` are enough for the finite-sample bound at 90 %
+    coverage: Mapping[str, float]  # of each image at 90 %, by a fit to the other images
+    scale: str  # how true images were fitted to the restored ones: none, affine
 
     def half_width(
         self, spread: np.ndarray, mean: np.ndarray, noise: np.ndarray, coverage: float
     ) -> np.ndarray:
-        """(...) float32 in input units; spread, mean and noise likewise."""
-        safe = np.where(noise > 0, noise, 1)  # where there is none, the width is 0
+        """Half-width of the interval, (...) float32 in input units like spread, mean and noise."""
+        safe = np.where(noise > 0, noise, 1)  # without noise the width is 0
         law = np.exp(_law(self, spread / safe, mean / safe))
         return np.asarray(noise * law * self.factor(coverage), np.float32)
 
     def factor(self, coverage: float) -> float:
-        """For a coverage between those that were fitted, by interpolation of normal quantiles."""
+        """Factor for a coverage, interpolated between the fitted ones in normal quantiles."""
         known = sorted((float(level), value) for level, value in self.factors.items())
         if not known[0][0] <= coverage <= known[-1][0]:
             raise InputError(
-                f"`interval` {coverage:g}: this calibration knows {known[0][0]:g} to"
-                f" {known[-1][0]:g}; use one of these, or `calibration` none"
+                f"`interval` {coverage:g}: this calibration covers {known[0][0]:g} to"
+                f" {known[-1][0]:g}: choose a value in this range, or use `calibration` none"
             )
         at = [_normal_quantile(level) for level, _ in known]
         return float(np.interp(_normal_quantile(coverage), at, [value for _, value in known]))
 
 
 def uncalibrated(spread: np.ndarray, count: int, coverage: float) -> np.ndarray:
-    """Half-width if the truth were one more sample of the same normal law."""
+    """Half-width if the truth were one more sample of the same normal distribution."""
     return np.asarray(spread * np.float32(prediction_factor(count, coverage)))
 
 
@@ -176,7 +172,7 @@ def fit(
 ) -> Calibration:
     """Fit the power law and the factors. Raises InputError for fewer than two images."""
     if len(images) < 2:
-        raise InputError(f"{len(images)} image: at least 2 pairs are needed, 9 for a guarantee")
+        raise InputError(f"{len(images)} image pairs: at least 2 are needed, 9 for a guarantee")
     made = _fit(images, weights_sha256, sampling, scale)
     left_out = {
         image.name: _covered(_fit([*images[:k], *images[k + 1 :]], "", {}, scale), image, 0.9)
@@ -189,7 +185,7 @@ def _fit(
     images: Sequence[Pixels], weights_sha256: str, sampling: Mapping[str, Any], scale: str
 ) -> Calibration:
     features = [_features(image.spread, image.signal) for image in images]
-    least = min(len(image.error) for image in images)  # each image counts the same
+    least = min(len(image.error) for image in images)  # every image has the same weight
     picked = [np.linspace(0, len(i.error) - 1, least).astype(int) for i in images]
     x = np.concatenate([f[p] for f, p in zip(features, picked, strict=True)])
     y = np.concatenate(
@@ -202,7 +198,7 @@ def _fit(
         weights_sha256,
         dict(sampling),
         float(constant),
-        float(max(spread, 0.0)),  # more spread never means less error
+        float(max(spread, 0.0)),  # a larger spread never predicts a smaller error
         float(signal),
         (float(ranges[0, 0]), float(ranges[1, 0])),
         (float(ranges[0, 1]), float(ranges[1, 1])),
@@ -219,7 +215,7 @@ def _fit(
 
 
 def _features(spread: np.ndarray, signal: np.ndarray) -> np.ndarray:
-    """(..., 2): log spread, log (1 + signal)."""
+    """The features (..., 2): log spread, log (1 + signal)."""
     return np.stack(
         [np.log(np.maximum(spread, LEAST_SPREAD)), np.log1p(np.maximum(signal, 0))], axis=-1
     )
@@ -236,11 +232,11 @@ def _law(c: Calibration, spread: np.ndarray, signal: np.ndarray) -> np.ndarray:
 
 
 def _factor(scores: Sequence[np.ndarray], level: float) -> float:
-    """The factor whose share of misses, over images, is the wanted one.
+    """The factor that gives the wanted share of misses over images.
 
-    With n images, conformal risk control wants (sum of misses + 1) / (n + 1) <= 1 - level; where n
-    is too small for a bound at 90 %, the mean of the misses is what is wanted, without one.
-    scores: error over the law, sorted, of each image.
+    With n images, conformal risk control requires (sum of misses + 1) / (n + 1) <= 1 - level; if n
+    is too small for a bound at 90 %, the mean share of misses is 1 - level, without guarantee.
+    scores: for each image, sorted ratios of the error to the power law.
     """
     count = len(scores)
     allowed = (1 - level) * count
@@ -269,7 +265,7 @@ def _normal_quantile(coverage: float) -> float:
 
 
 def plain(calibration: Calibration) -> dict[str, Any]:
-    """As plain YAML values, rounded to six digits."""
+    """The calibration as plain YAML values, rounded to six digits."""
 
     def simple(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -286,7 +282,7 @@ SUFFIX = ".errorbars.yaml"
 
 
 def read_calibration(path: Path) -> Calibration:
-    """A calibration of error bars from its file. Raises InputError for a file that is none."""
+    """Read a calibration of error bars. Raises InputError if the file is invalid."""
     try:
         raw: Any = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -295,12 +291,12 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Raises OutputError, DiskFullError."""
+    """Write a calibration as YAML. Raises OutputError, DiskFullError."""
     text = yaml.safe_dump(plain(calibration), sort_keys=False, allow_unicode=True)
     with replacing(path) as part:
         part.write_text(text, "utf-8")
 
 
 def packaged_calibrations() -> list[Calibration]:
-    """Those that come with the embedded models."""
+    """The calibrations of the packaged models."""
     return [read_calibration(path) for path in sorted(PACKAGED.glob(f"*{SUFFIX}"))]

@@ -1,8 +1,8 @@
-"""Where the noise of one image varies: a smooth map of its level, and levels to restore at.
+"""Level map: a smooth map of the noise level, for images whose noise varies from place to place.
 
-Levels of windows on a coarse grid, relative to the image's, are interpolated in the logarithm. A
-denoiser is told one level for a window, so windows are restored at levels of a fixed ladder and
-the answers blended pixel by pixel: the result depends on the map alone, and no seam can appear.
+Noise levels measured on a coarse grid, relative to the image's level, are interpolated in the
+logarithm. A denoiser takes one level per tile, so tiles are restored at several levels of a fixed
+ladder and blended pixel by pixel: the result depends on the map alone and has no seams.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,25 +10,25 @@ from typing import Any
 
 import numpy as np
 
-PARTS = 8  # the grid has at most so many places a side
-LEAST = 256  # px between places
-VARIES = 1.5  # largest level / smallest: less is the scatter of the estimate (up to 1.4 on FMD)
-TRUSTED = 3.0  # a place further than this factor from the median is taken for the median
-RUNG = 0.5 * np.log(2)  # between levels of the ladder, in log sigma
+PARTS = 8  # most places of the grid per axis
+LEAST = 256  # px, smallest distance of places
+VARIES = 1.5  # largest / smallest level: a lower ratio is estimation scatter (to 1.4 on FMD)
+TRUSTED = 3.0  # a level off the median by more than this factor is replaced by the median
+RUNG = 0.5 * np.log(2)  # log sigma between two levels of the ladder
 
 Shared = dict[str, Any]
 
 
 def places(length: int) -> list[float]:
-    """Centres of the grid's places along an axis of `length` px."""
+    """Centres (px) of the grid's places along an axis of `length` px."""
     count = max(1, min(PARTS, length // LEAST))
     return [(k + 0.5) * length / count for k in range(count)]
 
 
 def fit(levels: np.ndarray, image_level: float) -> np.ndarray | None:
-    """levels (planes, rows, cols) of windows, 0 = unknown -> log of level / image_level.
+    """Noise levels (planes, rows, cols), 0 = unknown -> log of level / image_level.
 
-    Returns (rows, cols) float64, or None where one level serves the whole image.
+    Returns (rows, cols) float64, or None if one level fits the whole image.
     """
     known = np.where(levels > 0, levels, np.nan)
     if not np.isfinite(known).any():
@@ -43,7 +43,7 @@ def fit(levels: np.ndarray, image_level: float) -> np.ndarray | None:
 
 
 def at(shared: Shared, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
-    """The map on a window's pixels: (H, W) float32 log of level / image level, interpolated."""
+    """The map at a tile's pixels: log of level / image level, interpolated, (H, W) float32."""
     rows = np.clip(np.arange(top, top + shape[0]) + 0.5, 0, None)
     cols = np.clip(np.arange(left, left + shape[1]) + 0.5, 0, None)
     table = np.array(shared["log_levels"])
@@ -53,7 +53,7 @@ def at(shared: Shared, top: int, left: int, shape: tuple[int, int]) -> np.ndarra
 
 
 def ladder(maps: Sequence[np.ndarray]) -> Iterator[tuple[float, list[np.ndarray]]]:
-    """(factor on the image's level, weight (H, W) of each window) for every rung in use."""
+    """Yield (factor on the image's level, weights (H, W) of each tile) for every rung in use."""
     low = int(np.floor(min(m.min() for m in maps) / RUNG))
     high = int(np.ceil(max(m.max() for m in maps) / RUNG))
     for k in range(low, high + 1):

@@ -1,7 +1,7 @@
-"""The way of one image through a network, plane by plane and tile by tile.
+"""Restores one image, plane by plane and tile by tile.
 
-Fit each channel on a sample; then, a few planes at a time: read, cut into tiles, whiten, restore,
-invert, put the tiles' cores together, round, and hand every plane to the writers of its products.
+Each channel's model is fitted to a sample. Then, for a few planes at a time: read, cut into tiles,
+whiten, restore, invert, join the tiles' cores, round, and write every plane of every product.
 """
 
 from collections import defaultdict
@@ -25,19 +25,19 @@ from restorectl.restoration import channels
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.restorer import Batch, Restorer
 
-PLANE_PIXELS = 4 << 20  # planes are collected up to this many pixels, to fill batches
-AROUND_BYTES = 16  # held for each pixel of a plane by what goes before and after, about
+PLANE_PIXELS = 4 << 20  # pixels of the planes that are processed together
+AROUND_BYTES = 16  # approximate memory per pixel of a plane for reading and writing
 
 Pixels = Mapping[Plane, np.ndarray]  # (Y, X) of each plane
 Place = tuple[ChannelGroup, list[Plane], tiles.Tile]  # a tile of the planes of a group
-# (image, groups of channels, the products' files, this file, provenance): writes the last target,
-# and returns what it tells for the outcome's details and warnings
+# (image, channel groups, files of the products, file to write, provenance): writes the last target
+# and returns details and warnings for the outcome
 Extra = Callable[[Image, Sequence[ChannelGroup], Sequence[Path], Path, Record], "Told"]
 
 
 @dataclass(frozen=True)
 class Told:
-    """What making a further file tells of an image."""
+    """Details and warnings from writing an extra file."""
 
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -45,12 +45,12 @@ class Told:
 
 @dataclass(frozen=True)
 class Planes:
-    """The Work of the commands that restore planes: each input becomes one or more products."""
+    """The `Work` of commands that restore planes: each input gives one or more products."""
 
     command: str
     restorer: Restorer
-    own: Mapping[str, Any]  # the command's own parameters that can change a pixel
-    extra: Extra | None = None  # makes the pair's last target
+    own: Mapping[str, Any]  # parameters of this command that can change a pixel
+    extra: Extra | None = None  # writes the pair's last target
 
     @property
     def origin(self) -> Origin:
@@ -134,7 +134,7 @@ class Planes:
             outcome.warnings += told.warnings
 
     def _headers(self, header: Header, pair: Pair) -> list[Header]:
-        """Of each product: the first is an image like the input, the others float32 maps of it."""
+        """Headers of the products: first an image like the input, then float32 maps."""
         maps = self.restorer.reduction.products - 1
         kinds = [header, *[header.with_dtype(np.float32)] * maps]
         return [k.for_target(target) for k, target in zip(kinds, pair.targets, strict=False)]
@@ -147,18 +147,18 @@ def restored_planes(
     advance: Callable[[int], None],
     guide: Image | None = None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """The planes (Y, X) of every product, in the file's order; memory stays flat.
+    """Yield the planes (Y, X) of every product, in the file's order, a few in memory at a time.
 
-    guide: another method's prediction, an image of the same shape. Where a joint model finds its
-    channels far apart in the file, the later one's planes wait.
+    guide: another method's result, an image of the same shape. Planes of channels that are restored
+    together stay in memory until it is their turn in the file.
     """
     height, width = image.header.canonical_shape[3:]
     group_of = {c: group for group in groups for c in group.channels}
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
     for planes in tiles.chunks(image.header.planes, max(1, PLANE_PIXELS // (height * width))):
-        together: dict[tuple[Plane, ...], ChannelGroup] = {}  # planes that are restored as one
+        together: dict[tuple[Plane, ...], ChannelGroup] = {}  # planes to restore together
         for t, c, z in planes:
-            if c not in group_of:  # copied; of what was not measured nothing is known
+            if c not in group_of:  # copied; its maps are NaN
                 unknown = np.full((height, width), np.nan, np.float32)
                 maps = [unknown] * (restorer.reduction.products - 1)
                 ready[t, c, z] = (image.read((t, c, z)), *maps)
@@ -177,7 +177,7 @@ def _restore(
     ready: dict[Plane, tuple[np.ndarray, ...]],
     advance: Callable[[int], None],
 ) -> None:
-    """The products of a few planes into `ready`, by batches of tiles of one size."""
+    """Restore a few planes into `ready`, in batches of tiles of equal size."""
     pixels: dict[Plane, np.ndarray] = {}
     hints: dict[Plane, np.ndarray] = {}
     batches: dict[Any, list[Place]] = defaultdict(list)
@@ -204,7 +204,7 @@ def _restore(
 
 
 def _batch(group: ChannelGroup, places: Sequence[Place], pixels: Pixels, hints: Pixels) -> Batch:
-    """Tiles of one group, whitened."""
+    """Cut and whiten tiles of one channel group."""
     model = group.model
     measured = np.stack([_cut(pixels, place) for place in places])  # (B, C, H, W) float32
     return Batch(
@@ -224,5 +224,5 @@ def _cut(pixels: Pixels, place: Place) -> np.ndarray:
     _, planes, tile = place
     raw = np.stack([pixels[plane][tile.read] for plane in planes]).astype(np.float32)
     if not np.isfinite(raw).all():
-        raise InputError(f"plane t,c,z = {planes[0]} holds NaN or infinity: mend it first")
+        raise InputError(f"plane t,c,z = {planes[0]} contains NaN or infinity: replace them first")
     return np.stack([tile.pad(plane) for plane in raw])

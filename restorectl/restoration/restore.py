@@ -1,4 +1,4 @@
-"""`restore`: every plane restored from its own noise level with the diffusion prior."""
+"""`restore`: restore images with the diffusion prior, starting from their own noise level."""
 
 from dataclasses import asdict
 from pathlib import PurePath
@@ -14,11 +14,11 @@ from restorectl.restoration import step_map
 from restorectl.restoration.planes import Planes
 from restorectl.restoration.restorer import load_restorer
 
-SCHEDULE = "rscd"  # whose steps a step map shows
+SCHEDULE = "rscd"  # schedule whose steps a step map shows by default
 
 
 def restore(job: RestoreJob, report: Report) -> list[Outcome]:
-    """Restore all images of the job. Raises for what stops every file, reports the rest."""
+    """Restore all images of the job. Raises for errors that stop the run, reports the others."""
     method: Method = catalog.METHODS[job.sampler].load()
     numbers: dict[str, Any] = {"every": job.recalibrate, "schedule": job.schedule}
     given = {k: v for k, v in numbers.items() if v is not None and method.has(k)}

@@ -1,7 +1,7 @@
-"""A diffusion method with its weights, ready to restore tiles, once or many times.
+"""A diffusion method with loaded weights that restores tiles, once or several times.
 
-What `restore`, `denoise` and `uncertainty` have in common: from the noise level that a calibrator
-finds, a sampler walks to a clean image; several samples are reduced to one or more products.
+Shared by `restore`, `denoise` and `uncertainty`: a sampler goes from the noise level that a
+calibrator finds to a clean image; several samples are reduced to one or more products.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,33 +23,33 @@ from restorectl.jobs import SamplingJob, WeightsOptions
 from restorectl.restoration import level_map
 from restorectl.weights.file import Weights, load
 
-Samples = Iterator[np.ndarray]  # (B, C, H, W) float32 in input units, one restoration after another
+Samples = Iterator[np.ndarray]  # each restoration (B, C, H, W) float32 in input units
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tiles of one group of channels, in network units, and the way back."""
+    """Tiles of one channel group in network units, with the conversion back."""
 
     x: np.ndarray  # (B, C_net, H, W) float32, about [-1, 1]
     sigma: np.ndarray  # (B,) float32, the model's noise level in the units of x
     sites: list[tuple[Plane, int, int]]  # first plane, row and column of each tile
     inverse: Callable[[np.ndarray], np.ndarray]  # (C_net, Y, X) -> (C, Y, X) in input units
     measured: np.ndarray  # (B, C, H, W) float32, the tiles in input units
-    noise_std: Callable[[np.ndarray], np.ndarray]  # (C, Y, X) signal -> its noise, input units
-    scale: np.ndarray  # (2, C) float32, input units that 8-bit maps call 0 and 255
-    guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's prediction
+    noise_std: Callable[[np.ndarray], np.ndarray]  # clean (C, Y, X) -> its noise, input units
+    scale: np.ndarray  # (2, C) float32, input values that map to 0 and 255 in 8 bit
+    guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's result
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What becomes of the samples of a batch of tiles."""
+    """How the samples of a batch of tiles are combined into products."""
 
     products: int
     combine: Callable[[Samples, Batch], np.ndarray]  # -> (B, products, C, H, W) float32
 
 
 def _mean(samples: Samples, batch: Batch) -> np.ndarray:
-    """Their mean in input units, where averaging is unbiased, with the measured local mean."""
+    """Mean of the samples in input units (unbiased), with the local mean of the input."""
     total, count = np.zeros_like(batch.measured), 0
     for sample in samples:
         total += sample
@@ -62,7 +62,7 @@ MEAN = Reduction(1, _mean)
 
 @dataclass(frozen=True)
 class Restorer:
-    """One sampler on one network, from the level that a calibrator finds."""
+    """One sampler with one network, starting at the noise level that a calibrator finds."""
 
     job: SamplingJob
     card: Card
@@ -75,14 +75,14 @@ class Restorer:
 
     @property
     def calls_per_tile(self) -> int | None:
-        """Network calls; None where they are decided for each image."""
+        """Network calls per tile; None = depends on the image."""
         each = self.sampler.calls(self.job.steps)
         return None if each is None else each * self.job.samples
 
     def grid(
         self, shape: tuple[int, int], core: int = tiles.CORE, halo: int = tiles.HALO
     ) -> tuple[tiles.Tile, ...]:
-        """The tiles of a plane (Y, X) as the network takes them."""
+        """The tiles of a plane (Y, X), in sizes that fit the network."""
         stride = self.runner.denoiser().stride
         return tiles.tile_grid(shape, stride, core, halo, self.card.window)
 
@@ -91,14 +91,14 @@ class Restorer:
         return " + ".join(w.sha256 for w in self.used.values())
 
     def decide(self, pilot: Batch) -> Decided:
-        """What all tiles of one group share, decided on sampled ones; `sigma` is among it."""
+        """Decide on sampled tiles what all tiles of a channel group share, such as `sigma`."""
         if pilot.sigma.max() <= 0 or self.job.strength == 0:
             return {"sigma": 0.0}
         problem = self._problem(pilot, pilot.sigma, 0)
         return self.runner.decide(self.sampler, problem, self.calibrator)
 
     def restore(self, batch: Batch, decided: Decided) -> np.ndarray:
-        """Tiles to products: (B, products, C, H, W) float32 in input units."""
+        """Restore tiles: (B, products, C, H, W) float32 in input units."""
         samples = (
             np.stack([batch.inverse(x) for x in self._x0(batch, decided, k)])
             for k in range(self.job.samples)
@@ -106,7 +106,7 @@ class Restorer:
         return self.reduction.combine(samples, batch)
 
     def _x0(self, batch: Batch, decided: Decided, sample: int) -> np.ndarray:
-        """One restoration (B, C_net, H, W), blended from several levels where the noise varies."""
+        """One restoration (B, C_net, H, W); with a level map, blended from several levels."""
         if decided["sigma"] <= 0:
             return batch.x
         if "log_levels" not in decided:
@@ -119,7 +119,7 @@ class Restorer:
         return x0
 
     def _at(self, factor: float, batch: Batch, decided: Decided, sample: int) -> np.ndarray:
-        """x0 (B, C_net, H, W) from `factor` times the level of the image."""
+        """x0 (B, C_net, H, W), starting at `factor` times the image's noise level."""
         level = min(decided["sigma"] * factor, self.card.sigma_max)
         sigma = np.full(len(batch.x), level, np.float32)
         problem = self._problem(batch, sigma, sample)
@@ -141,7 +141,7 @@ class Restorer:
 def load_restorer(
     job: SamplingJob, method: Method, settings: Any, level: str = "image"
 ) -> Restorer:
-    """Load the models of a job, before any image is opened. Raises UsageError and WeightsError."""
+    """Load the models of a job. Raises UsageError, WeightsError."""
     if job.steps is not None and job.steps < 1:
         raise UsageError(f"`steps` {job.steps}: must be at least 1")
     weights = load(job.weights or method.task, method.task, job.weights_from)
@@ -164,7 +164,7 @@ def load_restorer(
 def load_calibrator(
     name: str, weights: str, options: WeightsOptions, device: str
 ) -> tuple[Calibrator, dict[str, Weights]]:
-    """A row of catalog.CALIBRATORS, and the weights that it needs, by role. Raises WeightsError."""
+    """Load a row of catalog.CALIBRATORS and its weights, by role. Raises WeightsError."""
     row = catalog.CALIBRATORS[name]
     if not row.task:
         return row.load()(), {}

@@ -1,8 +1,8 @@
-"""How many steps of diffusion are left where: levels of windows, and the image made of them.
+"""Step maps: how many diffusion steps correspond to the noise at each place of an image.
 
-A window is calibrated as RSCD calibrates an image: whitened by the model of its channel, then
-asked for its noise level, which a schedule turns into a step. Windows are those of the absolute
-grid, WINDOW px wide and without halo; a remainder shorter than half of that joins the last one.
+Each calibration window is treated as RSCD treats an image: it is whitened with its channel's model,
+its noise level is estimated, and a schedule converts the level into a step. Windows lie on a fixed
+grid, WINDOW px wide, without overlap; a remainder below half of that joins the last window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,15 +27,15 @@ from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.planes import Extra, Told
 
 WINDOW = 256  # px
-CELL = 64  # px, what one pixel of a step map stands for
-SMALLEST = 32  # px, the least side that every calibrator takes; smaller windows are mirrored
+CELL = 64  # px, image area per pixel of a step map
+SMALLEST = 32  # px, smallest side for calibrators; smaller windows are padded by mirroring
 
 Picked = tuple[Plane, tiles.Tile]
 
 
 @dataclass(frozen=True)
 class StepCounter:
-    """What measures the noise of windows, and the schedule whose steps it is told in."""
+    """A calibrator, and the schedule that converts its noise levels to steps."""
 
     calibrator: Calibrator
     schedule: str
@@ -43,28 +43,28 @@ class StepCounter:
 
 @dataclass(frozen=True)
 class Level:
-    """How noisy one window is."""
+    """The noise of one calibration window."""
 
     plane: Plane
     rows: tuple[int, int]  # px, half-open
     cols: tuple[int, int]
     sigma: float  # std of the noise in network units, on images in [-1, 1]
     steps: float  # of the schedule, 0 = clean
-    relative: float | None  # sigma / the level of the channel's noise model; None = that has none
+    relative: float | None  # sigma / the noise model's level; None = the model has no noise
     std: float  # of the noise in input units, at the window's median
 
 
 def grid(header: Header) -> tuple[tiles.Tile, ...]:
-    """The windows of each plane."""
+    """The calibration windows of each plane."""
     return tiles.tile_grid(header.canonical_shape[3:], 1, WINDOW, 0)
 
 
 def levels(
     image: Image, model: Intensity, picked: Sequence[Picked], counter: StepCounter
 ) -> Iterator[Level]:
-    """The level of each window, in the order given. Raises InputError for NaN and infinity.
+    """Yield the noise of each window, in the given order. Raises InputError for NaN and infinity.
 
-    A plane is read once for all of its windows that follow one another.
+    A plane is read once for consecutive windows.
     """
     table, current, pixels = schedule(counter.schedule), None, np.empty(0)
     half, expected = (model.high - model.low) / 2, model_level(model)
@@ -73,7 +73,7 @@ def levels(
             current, pixels = plane, image.read(plane)
         raw = pixels[window.read]
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-            raise InputError(f"plane t,c,z = {plane} holds NaN or infinity: mend or mask it first")
+            raise InputError(f"plane t,c,z = {plane} contains NaN or infinity: replace them first")
         raw = raw.astype(np.float32)
         sigma = level_of(counter.calibrator, _large_enough(model.forward(raw)))
         yield Level(
@@ -88,12 +88,12 @@ def levels(
 
 
 def model_level(model: Intensity) -> float:
-    """What the noise model measured, in network units; `Intensity.sigma` is told a little more."""
+    """The noise model's level in network units, without the margin of `Intensity.sigma`."""
     return model.noise.level * 2 / (model.high - model.low)
 
 
 def _unit(model: Intensity, signal: float) -> float:
-    """Input units to one whitened unit, at a signal in input units."""
+    """Input units per whitened unit, at a signal in input units."""
     noise = model.noise
     if noise.kind == "none":
         return 1.0
@@ -107,7 +107,7 @@ def _large_enough(x: np.ndarray) -> np.ndarray:
 
 # ---- images --------------------------------------------------------------------------------------
 def folder(place: str, inputs: Sequence[str]) -> Path:
-    """Where the maps go. Raises UsageError where they would be in the way."""
+    """The folder of the maps. Raises UsageError if it is a file or lies in an input folder."""
     path = Path(place)
     if path.exists() and not path.is_dir():
         raise UsageError(f"`step_map` {place}: is a file, but a folder is needed")
@@ -118,17 +118,17 @@ def folder(place: str, inputs: Sequence[str]) -> Path:
 
 
 def target(place: Path, relative: PurePath) -> PurePath:
-    """The map of an image, by its path below the inputs."""
+    """Path of an image's step map; `relative`: the image's path below the input folder."""
     return place / relative.parent / f"{stem(relative)}_steps.tif"
 
 
 def parameters(schedule: str) -> dict[str, Any]:
-    """What decides the pixels of a map."""
+    """Parameters that determine the pixels of a map."""
     return {"schedule": schedule, "window": WINDOW, "cell": CELL}
 
 
 def writer(counter: StepCounter, noise: NoiseOptions) -> Extra:
-    """Writes the map of one image: float32, a pixel for CELL x CELL, NaN where not measured."""
+    """A function that writes an image's step map: float32, NaN if not measured."""
 
     def write(
         image: Image, groups: Sequence[ChannelGroup], _: Sequence[Path], part: Path, record: Record
@@ -154,12 +154,12 @@ def writer(counter: StepCounter, noise: NoiseOptions) -> Extra:
 
 
 def stem(path: PurePath) -> str:
-    """The file's name without its suffix, .ome.tif taken as one."""
+    """The file name without its suffix, or without .ome.tif."""
     return path.stem.removesuffix(".ome")
 
 
 def map_header(header: Header) -> Header:
-    """A float32 TIFF of the same planes, with pixels CELL times as large."""
+    """Header of a float32 TIFF of the same planes, with pixels CELL times as large."""
     small = {axis: -(-header.size(axis) // CELL) for axis in "YX"}
     shape = tuple(small.get(a, n) for a, n in zip(header.axes, header.shape, strict=True))
     z, y, x = header.spacing
@@ -168,14 +168,14 @@ def map_header(header: Header) -> Header:
         shape=shape,
         spacing=(z, None if y is None else y * CELL, None if x is None else x * CELL),
         format=".tif",
-        extra={},  # what a format keeps beside the pixels describes the input, not this image
+        extra={},  # metadata of the input do not describe this image
     )
 
 
 def interpolated(found: Sequence[Level], header: Header) -> np.ndarray:
-    """Steps at the centre of each cell of one plane, (Y / CELL, X / CELL) float32, rounded up.
+    """Steps at the centre of each cell of one plane: (Y / CELL, X / CELL), rounded up, float32.
 
-    Linear between the centres of windows, constant beyond the outer ones.
+    Linear between the centres of windows, constant beyond the outermost.
     """
     height, width = header.canonical_shape[3:]
     tops, lefts = sorted({each.rows for each in found}), sorted({each.cols for each in found})

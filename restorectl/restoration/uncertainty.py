@@ -1,6 +1,6 @@
-"""`uncertainty`: many restorations of one image; their mean, their spread, and error bars.
+"""`uncertainty`: restore each image many times; write the mean, spread and error bars as maps.
 
-Beside the maps, what they say as a whole: numbers for the record, and a picture.
+Also writes an overview picture, and summary values into the outcome.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ from restorectl.restoration.restorer import Batch, Reduction, Restorer, Samples,
 from restorectl.restoration.step_map import stem
 
 PRODUCTS = ("mean", "std", "entropy", "lower", "upper")
-CORRELATED = 0.15  # of neighbouring residuals: more, and the noise model does not hold
-SHOWN = (0.5, 99.8)  # percentiles that grey goes between
+CORRELATED = 0.15  # of neighbouring residuals; above it the noise model does not hold
+SHOWN = (0.5, 99.8)  # percentiles shown as black and white
 
 
 def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
-    """Write all maps of all images. Raises for what stops every file, reports the rest."""
+    """Write all maps of all images. Raises for errors that stop the run, reports the others."""
     pairs, missing = inputs.resolve(job.files, targets, folder_only=True)
     restorer = sampling_restorer(job)
     calibration = _calibration(job, restorer.weights_sha256, report)
@@ -47,16 +47,16 @@ def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
 
 
 def targets(relative: PurePath) -> tuple[PurePath, ...]:
-    """The files that one image becomes."""
+    """The output files of one image."""
     name = stem(relative)
     maps = [relative.with_name(f"{name}_{product}.tif") for product in PRODUCTS]
     return (*maps, relative.with_name(f"{name}_overview.png"))
 
 
 def sampling_restorer(job: UncertaintyJob) -> Restorer:
-    """The models and the sampler of a job; what becomes of the samples is still open.
+    """The models and the sampler of a job; the caller chooses the reduction of the samples.
 
-    Raises UsageError for numbers that cannot be meant, WeightsError.
+    Raises UsageError for invalid options, WeightsError.
     """
     if job.samples < 2:
         raise UsageError(f"`samples` {job.samples}: a spread needs at least 2")
@@ -69,15 +69,15 @@ def sampling_restorer(job: UncertaintyJob) -> Restorer:
 
 
 def sampling(job: UncertaintyJob) -> dict[str, Any]:
-    """What the spread of the samples depends on, beside the weights."""
+    """The settings that the spread of the samples depends on, except the weights."""
     variance = job.variance if job.source == "posterior" else "ancestral"
     return {"source": job.source, "steps": job.steps, "variance": variance}
 
 
 def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
-    """Mean, std, entropy, lower and upper of a batch of tiles.
+    """Reduce samples to mean, std, entropy, lower and upper.
 
-    interval: share of the pixels whose truth lies inside. calibration: None = as the samples say.
+    interval: wanted share of pixels whose truth lies inside. calibration: None = uncalibrated.
     """
 
     def combine(samples: Samples, batch: Batch) -> np.ndarray:
@@ -96,7 +96,7 @@ def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
 
 
 def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Calibration | None:
-    """The calibration that applies. Raises WeightsError for one of other weights or sampling."""
+    """The calibration to use. Raises WeightsError, UsageError if a given one does not fit."""
     if job.calibration == "none":
         return None
     wanted = sampling(job)
@@ -105,21 +105,21 @@ def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Ca
         if given.weights_sha256 != weights_sha256:
             raise WeightsError(
                 f"`calibration` {job.calibration}: was made for other weights"
-                f" ({given.weights_sha256[:12]}, here {weights_sha256[:12]}): make one with"
-                " `calibrate`, or use `calibration` none"
+                f" ({given.weights_sha256[:12]}, here {weights_sha256[:12]}): make a new one"
+                " with `calibrate`, or use `calibration` none"
             )
         if dict(given.sampling) != wanted:
             raise UsageError(
                 f"`calibration` {job.calibration}: was made with {_text(given.sampling)}, not"
-                f" {_text(wanted)}: make another with `calibrate`"
+                f" {_text(wanted)}: make a new one with `calibrate`"
             )
         return given
     for each in intervals.packaged_calibrations():
         if each.weights_sha256 == weights_sha256 and dict(each.sampling) == wanted:
             return each
     report.note(
-        "warning: no calibration is known for these weights and this way of sampling: intervals"
-        " are those of the samples alone, mostly too narrow; make one with `calibrate`"
+        "warning: no calibration for these weights and this sampling: intervals come from the"
+        " samples alone and are often too narrow; make a calibration with `calibrate`"
     )
     return None
 
@@ -128,11 +128,11 @@ def _text(sampling: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in sampling.items())
 
 
-# ---- what the maps of one image say as a whole -------------------------------------------------
+# ---- overview and summary ----------------------------------------------------------------------
 def overview(
     image: Image, groups: Sequence[ChannelGroup], parts: Sequence[Path], part: Path, record: Record
 ) -> Told:
-    """Draw the middle plane's maps of the first channel; sum up all planes of every channel."""
+    """Draw the maps of the first channel's middle plane; summarise all channels."""
     axes = "".join(a for a in image.header.axes if a in "YX" or image.header.size(a) > 1)
     maps = dict(zip(PRODUCTS, (open_image(path, axes=axes) for path in parts), strict=True))
     try:
@@ -156,7 +156,7 @@ def _sums(
 ) -> dict[str, float]:
     """Means over all pixels of a channel.
 
-    std_scaled is that of DDPM microscopy (Osuna-Vargas et al., eq. 15), in [0, 0.5].
+    std_scaled: std in [0, 0.5], as in DDPM microscopy (Osuna-Vargas et al., eq. 15).
     """
     planes = [plane for plane in image.header.planes if plane[1] == channel]
     totals = dict.fromkeys(("std", "entropy", "width"), 0.0)

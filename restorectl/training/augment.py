@@ -1,4 +1,4 @@
-"""Raw crops to varied clean images: square-root domain, [-1, 1], random gamma, gain, flips."""
+"""Turns raw crops into varied clean images: square root, [-1, 1], random gamma, gain, flips."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from restorectl.training.recipe import CropOptions
 
 
 def clean(crops: CropBatch, options: CropOptions, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W) float32; `low` becomes -1 and `high` +1 before random gain and offset.
+    """Varied crops (B, C, H, W) float32; `low` maps to -1, `high` to +1 before gain and offset.
 
     All random numbers come from `generator`; the result is on its device.
     """
@@ -32,7 +32,7 @@ def clean(crops: CropBatch, options: CropOptions, generator: torch.Generator) ->
 def paired(
     crops: CropBatch, options: CropOptions, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Target and input (B, C, H, W) float32 of pairs, in one orientation, gain and offset."""
+    """Target and input (B, C, H, W) float32 of pairs, with equal orientation, gain and offset."""
     assert crops.partner is not None
     both = torch.from_numpy(np.concatenate([crops.pixels, crops.partner], 1))
     target, partner = _varied(both.to(generator.device), options, generator).chunk(2, 1)
@@ -40,7 +40,7 @@ def paired(
 
 
 def _varied(x: Tensor, options: CropOptions, generator: torch.Generator) -> Tensor:
-    """Each sample with a gain and an offset, unless its range is fixed, and in one of its eight
+    """Give each sample a random gain and offset, unless its range is fixed, and one of eight
     orientations."""
     if options.range == "whitened":
         gain = uniform(generator, (len(x), 1, 1, 1), *options.gain)

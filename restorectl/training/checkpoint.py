@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, and the weights file that is made of one."""
+"""Checkpoints of a training run, and the weights file made from one."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from restorectl.training.loop import TrainingState
 from restorectl.training.recipe import Recipe
 
 RESUME_KEY = "restorectl-resume"
-# What may change when a run is resumed; anything else would make another run of it.
+# Keys that may change when a run is resumed.
 CHANGEABLE = (
     "checkpoint_minutes",
     "data.cache_mb",
@@ -35,7 +35,7 @@ CHANGEABLE = (
 
 
 def resume_path(output: Path) -> Path:
-    """The checkpoint beside the weights file."""
+    """Path of the checkpoint, next to the weights file."""
     return output.with_suffix(".resume.safetensors")
 
 
@@ -46,11 +46,11 @@ def write(
     data: Mapping[str, Any],
     initial: Mapping[str, Any],
 ) -> None:
-    """The checkpoint, then the averaged weights (float16) as a file that every command takes: the
-    last ones, or those of the best validation where `validation.keep` asks for them.
+    """Write the checkpoint, then the averaged weights (float16) as a weights file: the last or,
+    by `validation.keep`, those of the best validation.
 
-    data: what to record of the images, their fingerprint among it. initial: what is known of the
-    weights that training started from.
+    data: what to record of the images, with their fingerprint. initial: what to record of the
+    initial weights.
     """
     plain = recipes.plain(recipe)
     best = state.best
@@ -83,7 +83,7 @@ def write(
 
 
 def restore(state: TrainingState, path: Path, recipe: Recipe, data: Mapping[str, Any]) -> None:
-    """Go on from a checkpoint. Raises UsageError when recipe or images are not the same."""
+    """Load a checkpoint. Raises UsageError if the recipe or the images differ from it."""
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {}).get(RESUME_KEY, "{}"))
@@ -92,19 +92,19 @@ def restore(state: TrainingState, path: Path, recipe: Recipe, data: Mapping[str,
         raise WeightsError(f"{path}: not a readable checkpoint ({error})") from error
     if not isinstance(record, dict) or not {"step", "recipe", "data"} <= record.keys():
         raise WeightsError(f"{path}: not a checkpoint of restorectl train")
-    # parsed, so that a key that is newer than the checkpoint has its default
+    # parsed, so that keys newer than the checkpoint have their defaults
     earlier = recipes.parse(record["recipe"], f"checkpoint {path}")
     before, now = _flat(recipes.plain(earlier)), _flat(recipes.plain(recipe))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and key not in CHANGEABLE:
             raise UsageError(
                 f"`resume`: '{key}' is {now.get(key)!r}, the checkpoint {path} has"
-                f" {before.get(key)!r}: start anew, or use the same value"
+                f" {before.get(key)!r}: start a new run, or use the same value"
             )
     if record["data"] != data["fingerprint"]:
         raise UsageError(
-            f"`resume`: the images are not those of the checkpoint {path}: start anew, with"
-            " `init` and its weights to keep what was learnt"
+            f"`resume`: the images are not those of the checkpoint {path}: start a new run,"
+            " with its weights as `init`"
         )
     best = record.get("best")
     state.load(tensors, record["step"], tuple(best) if best else None)

@@ -1,9 +1,8 @@
-"""Training crops, read lazily from the images below a folder.
+"""Reads training crops lazily from the images in a folder.
 
-Which crop stands at a position of a step's batch is a pure function of (seed, step, position), so
-runs can be resumed and divided among processes. An image that cannot be used is left out and named
-in a warning when the folder is scanned, never replaced by another; one that fails later stops the
-run.
+The crop at each position of a step's batch depends on (seed, step, position) only, so runs can be
+resumed and divided among processes. Scanning leaves out unusable images with a warning; an image
+that fails later stops the run.
 """
 
 import hashlib
@@ -23,14 +22,14 @@ from restorectl.images.blocks import sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
 
-PERCENTILES = (0.5, 99.9)  # of a channel: what becomes -1 and +1
-PER_BLOCK = 65536  # pixels of each block that the percentiles are taken of
+PERCENTILES = (0.5, 99.9)  # of a channel; mapped to -1 and +1
+PER_BLOCK = 65536  # pixels per block for the percentiles
 OPEN_FILES = 32
 
 
 @dataclass(frozen=True, repr=False)
 class TrainingImage:
-    """One usable image. dark, low, high: smallest value and two percentiles of each channel."""
+    """A usable image. dark, low, high: minimum and two percentiles of each channel."""
 
     path: Path
     name: str  # relative to the scanned folder
@@ -42,7 +41,7 @@ class TrainingImage:
     high: tuple[float, ...]
 
     def __repr__(self) -> str:
-        """What fingerprints hash. Checkpoints hold them, so this text stays as it began."""
+        """Text for fingerprints. Checkpoints hold these, so the text must never change."""
         values = {**vars(self), "path": Path()}
         return f"Source({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
@@ -51,13 +50,13 @@ class TrainingImage:
 class Region:
     """A rectangle of one plane, or of the same plane in several channels."""
 
-    image: int  # position in the list of images
+    image: int  # index in the list of images
     channels: tuple[int, ...]
     t: int
     z: int
-    first: int  # rows first..last
+    first: int  # rows [first, last)
     last: int
-    left: int  # columns left..right
+    left: int  # columns [left, right)
     right: int
 
     @property
@@ -67,11 +66,11 @@ class Region:
 
     @property
     def area(self) -> tuple[slice, slice]:
-        """Rows and columns of its plane."""
+        """Row and column slices in the plane."""
         return slice(self.first, self.last), slice(self.left, self.right)
 
     def __repr__(self) -> str:
-        """What fingerprints hash, as of a TrainingImage."""
+        """Text for fingerprints, like TrainingImage's."""
         names = ("source", *list(vars(self))[1:])
         pairs = zip(names, vars(self).values(), strict=True)
         return f"Part({', '.join(f'{name}={value!r}' for name, value in pairs)})"
@@ -79,11 +78,11 @@ class Region:
 
 @dataclass(frozen=True)
 class CropBatch:
-    """Equally large regions of images, in input units.
+    """Regions of equal size, in input units.
 
-    pixels: (B, C, H, W) float32. dark, low, high: (B, C) float32, the smallest value and two
-    robust percentiles of the channel that each region was cut from. Of pairs, pixels and partner
-    (the worse image, likewise (B, C, H, W)) are in network units already.
+    pixels: (B, C, H, W) float32. dark, low, high: (B, C) float32, minimum and two percentiles
+    of each region's channel. For pairs, pixels and partner (the degraded image, (B, C, H, W) too)
+    are already in network units.
     """
 
     pixels: NDArray[np.float32]
@@ -95,7 +94,7 @@ class CropBatch:
 
 @dataclass(frozen=True)
 class ScannedFolder:
-    """What a scan found: usable images, and one line for each image that was left out."""
+    """The result of a scan: usable images, and a warning for each image that was left out."""
 
     images: tuple[TrainingImage, ...]
     warnings: tuple[str, ...]
@@ -106,15 +105,15 @@ class ScannedFolder:
 
 
 def fingerprint(text: str) -> str:
-    """SHA-256 of a text that says what is trained on: images, pairs, or regions of them."""
+    """SHA-256 of a text that describes the training data: images, pairs, or regions."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def scan(folder: Path, channels: int, axes: str | None = None) -> ScannedFolder:
     """The images below `folder`, sorted by name, with their intensity percentiles.
 
-    channels: 1 takes every channel by itself; more takes only images with exactly that many.
-    Raises NoInputError if none can be used.
+    channels: 1 uses every channel separately; N > 1 uses only images with N channels.
+    Raises NoInputError if there are none.
     """
     if not folder.is_dir():
         raise NoInputError(f"{folder}: no such folder")
@@ -127,22 +126,22 @@ def scan(folder: Path, channels: int, axes: str | None = None) -> ScannedFolder:
             warnings.append(f"left out: {error}")
     if not images:
         first = f"; {len(warnings)} left out, first: {warnings[0]}" if warnings else ""
-        raise NoInputError(f"{folder}: no usable image there{first}")
+        raise NoInputError(f"{folder}: no usable image{first}")
     return ScannedFolder(tuple(images), tuple(warnings))
 
 
 def _usable(path: Path, name: str, channels: int, axes: str | None) -> TrainingImage:
-    """Raises InputError for an image that training cannot use."""
+    """Measure an image. Raises InputError if training cannot use it."""
     with open_image(path, axes=axes) as image:
         shape = image.header.canonical_shape
         if channels > 1 and shape[1] != channels:
-            raise InputError(f"{path}: has {shape[1]} channels, the recipe takes {channels}")
+            raise InputError(f"{path}: has {shape[1]} channels, the recipe needs {channels}")
         bounds = []
         for c in range(shape[1]):
             blocks = [block.ravel() for block in sampled_pixels(image, c)]
             values = np.concatenate([b[:: max(1, len(b) // PER_BLOCK)] for b in blocks])
             if not np.isfinite(values).all():
-                raise InputError(f"{path}: channel {c} holds NaN or infinity")
+                raise InputError(f"{path}: channel {c} contains NaN or infinity")
             low, high = np.percentile(values, PERCENTILES)
             if not high > low:
                 raise InputError(f"{path}: channel {c} is constant")
@@ -156,8 +155,8 @@ def split(
 ) -> tuple[list[Region], list[Region]]:
     """The training and the validation rows of every plane.
 
-    The last `fraction` of the rows, at least `crop`, is kept for validation in planes of at least
-    four times `crop` rows: the same rows in all planes of an image, so a z-stack does not leak.
+    In planes of at least four times `crop` rows, the last `fraction` of the rows, at least `crop`,
+    is for validation: the same rows in all planes of an image, so that z-stacks do not leak.
     """
     training, validation = [], []
     for index, image in enumerate(images):
@@ -183,7 +182,7 @@ class RegionReader(Protocol):
 
 
 class PlaneCache:
-    """Decoded planes up to `room` bytes, the least recently used dropped first."""
+    """A cache of decoded planes up to `room` bytes; drops the least recently used first."""
 
     def __init__(self, room: int) -> None:
         self.room, self.held = room, 0
@@ -192,7 +191,7 @@ class PlaneCache:
     def get(
         self, image: int, plane: Plane, read: Callable[[int, Plane], NDArray[np.generic]]
     ) -> NDArray[np.generic]:
-        """A plane of an image, read where it is not held."""
+        """A plane of an image, read if not in the cache."""
         key = (image, plane)
         if key not in self.planes:
             self.planes[key] = read(image, plane)
@@ -209,14 +208,14 @@ class PlaneCache:
 
 
 class ImageReader:
-    """Regions of images in input units; the latest planes and files are held. Not thread-safe."""
+    """Reads regions of images in input units; caches planes and open files. Not thread-safe."""
 
     def __init__(self, images: Sequence[TrainingImage], cache_bytes: int) -> None:
         self.images, self.cache = images, PlaneCache(cache_bytes)
         self.files: OrderedDict[int, Image] = OrderedDict()
 
     def read(self, regions: Sequence[Region]) -> CropBatch:
-        """The pixels of equally large regions, with the ranges of their channels."""
+        """Read regions of equal size, with the intensity ranges of their channels."""
         pixels, bounds = [], []
         for region in regions:
             image = self.images[region.image]
@@ -226,7 +225,7 @@ class ImageReader:
         return CropBatch(np.array(pixels, np.float32), *(ranges[..., i] for i in range(3)))
 
     def _pixels(self, region: Region, c: int) -> NDArray[np.generic]:
-        """(H, W) in the image's dtype. Planes over a quarter of the cache are read in parts."""
+        """Pixels (H, W) in the image's dtype. Planes over 1/4 of the cache are read in parts."""
         image, plane = self.images[region.image], (region.t, c, region.z)
         if image.shape[3] * image.shape[4] * np.dtype(image.dtype).itemsize > self.cache.room // 4:
             return self._open(region.image).read(plane, *region.area)
@@ -268,10 +267,9 @@ class CropSampler:
     def batch(
         self, seed: int, step: int, start: int, count: int, side: int, binning: int = 1
     ) -> CropBatch:
-        """The crops at positions start..start + count of a step's batch, (side, side) pixels each.
+        """The crops [start, start + count) of a step's batch, (side, side) pixels each.
 
-        binning: pixels are means of so many image pixels squared. Raises UsageError if no region is
-        large enough.
+        binning: image pixels averaged per side. Raises UsageError if no region is large enough.
         """
         positions, length = np.arange(start, start + count, dtype=np.uint64), side * binning
         table = self._probabilities(length)
@@ -306,7 +304,7 @@ class CropSampler:
 
 
 def random(seed: int, step: int, positions: NDArray[np.uint64], stream: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), each a function of (seed, step, position, stream): SplitMix64."""
+    """Uniform numbers in [0, 1) that depend on (seed, step, position, stream) only: SplitMix64."""
     key = hashlib.blake2b(repr((seed, step, stream)).encode(), digest_size=8).digest()
     with np.errstate(over="ignore"):
         z = positions * np.uint64(0x9E3779B97F4A7C15) + np.uint64(int.from_bytes(key, "little"))

@@ -1,8 +1,8 @@
-"""Simulated degradations: clean images -> what a worse exposure of the same field would look like.
+"""Simulated degradations: turn clean images into worse exposures of the same field.
 
-Images are in network units: whitened, their 0.5 % and 99.9 % percentiles at -1 and +1. The noise of
-any camera has nearly one level there, is white or correlated between pixels, and is added as such;
-low counts keep their true shape, see `counts`. All random numbers come from the given generator.
+Images are in network units: whitened, with the 0.5 and 99.9 percentiles at -1 and +1. There the
+noise of any camera has nearly the same level everywhere, white or correlated, and is added like
+that; low photon counts are simulated by `counts`. All random numbers come from the given generator.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from torch import Tensor
 from restorectl.intensity import anscombe
 from restorectl.training.recipe import Degradation, Noise
 
-# How noise of level s moves the percentiles of an image, measured on FMD: the range grows by the
-# factor 1 + s, the lower end falls by 0.3 s.
+# Effect of noise of level s on an image's percentiles, measured on FMD: the range grows by the
+# factor 1 + s, and the lower end decreases by 0.3 s.
 RANGE, LOWER = 1.0, 0.3
 PEDESTAL = 0.3  # largest background below the darkest pixel of a crop, network units
-END = 32.0  # whitened units: 256 photons, where the asymptotic unbiased inverse takes over
-NODES = 4096  # of the table of that inverse, interpolated in between
+END = 32.0  # whitened units: 256 photons, above which the asymptotic inverse is used
+NODES = 4096  # nodes of the inverse's table, with interpolation between them
 INNER = 3  # px; blobs and taps are 7x7
-RADIUS = 5  # px; kernels, a blob convolved with another, are cut to 11x11
+RADIUS = 5  # px; kernels (convolutions of two blobs) are cropped to 11x11
 LEAST = 0.3  # smallest ratio of the low-frequency level to the standard deviation
 
 
@@ -35,7 +35,7 @@ def uniform(
 
 
 def column(values: Tensor) -> Tensor:
-    """(B,) or (B, 1) -> (B, 1, 1, 1): one value for each sample of a batch of images."""
+    """(B,) or (B, 1) -> (B, 1, 1, 1): one value per sample of a batch."""
     return values.reshape(-1, 1, 1, 1)
 
 
@@ -44,8 +44,8 @@ def degrade(
 ) -> tuple[Tensor, Tensor]:
     """Clean (B, C, H, W) float32 in about [-1, 1] -> (target, input), both on one scale.
 
-    At inference a noisy image is scaled by its own percentiles, which lie further apart than those
-    of the clean one: target and input shrink together with the level.
+    At inference a noisy image is scaled by its own percentiles, which are further apart than the
+    clean ones. So target and input are both scaled down according to the noise level.
     """
     lowest, highest = options.level
     exponent = uniform(generator, (len(x0), 1, 1, 1))
@@ -66,7 +66,7 @@ def degrade(
 
 
 def filtered(y: Tensor, options: Degradation, generator: torch.Generator) -> Tensor:
-    """The input (B, C, H, W) alone, a share of it Gaussian filtered: the augmentation of DDPM
+    """Apply a Gaussian filter to a share of the inputs (B, C, H, W): the augmentation of DDPM
     microscopy (Osuna-Vargas et al.)."""
     return _smoothed(y, options.filter, options.filter_sigma, generator)
 
@@ -78,7 +78,7 @@ def _smoothed(
     generator: torch.Generator,
     squared: bool = False,
 ) -> Tensor:
-    """A share of the samples with a Gaussian of random width; `squared`: in linear intensity."""
+    """Blur a share of the samples by a Gaussian of random width; `squared`: in linear intensity."""
     if share == 0:
         return x
     chosen = uniform(generator, len(x)) < share
@@ -97,7 +97,7 @@ def _smoothed(
 
 
 def _binned(x: Tensor, factor: int, mode: str) -> Tensor:
-    """Means of factor x factor pixels (the last ones of fewer), at the size of x again."""
+    """Means over blocks of factor x factor pixels (smaller at the end), resized to x's size."""
     coarse = F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
     size = [n * factor for n in coarse.shape[2:]]
     fine = F.interpolate(coarse, size=size, mode=mode)
@@ -107,7 +107,7 @@ def _binned(x: Tensor, factor: int, mode: str) -> Tensor:
 def _noisy(
     x: Tensor, level: Tensor, options: Degradation, noise: Noise, generator: torch.Generator
 ) -> Tensor:
-    """Counted photons in a share of the samples, Gaussian noise as of a camera in the others."""
+    """Add photon counting noise to a share of the samples and Gaussian noise to the others."""
     y = x.clone()
     counted = uniform(generator, len(x)) < options.poisson
     if counted.any():
@@ -121,11 +121,11 @@ def _noisy(
 def counts(
     x0: Tensor, level: Tensor, read: tuple[float, ...], generator: torch.Generator
 ) -> Tensor:
-    """Photons counted with read noise, stabilised, of level (B, 1, 1, 1) -> (B, C, H, W).
+    """Simulate photon counts with read noise, stabilised, at level (B, 1, 1, 1).
 
     x0 is taken as the mean of stabilised counts, E[f(s)]: its exact unbiased inverse is the number
     of photons (Makitalo and Foi 2013), so the mean of the result is x0. Its standard deviation is
-    `level` where many photons are counted and falls towards zero photons, as it does in images.
+    `level` for many photons and decreases towards zero photons, as in images.
     """
     count = len(x0)
     which = torch.randint(len(read), (count,), generator=generator, device=x0.device)
@@ -147,7 +147,7 @@ def counts(
 
 @lru_cache(maxsize=32)
 def _table(read: float) -> tuple[float, np.ndarray]:
-    """The whitened value of no light, and photons at NODES equidistant values from it up to END."""
+    """The whitened value of no light, and photons at NODES evenly spaced values from it to END."""
     grid = np.linspace(0.0, END, NODES)
     dark = float(np.interp(0.0, anscombe.inverse_unbiased(grid, 1.0, 0.0, read), grid))
     nodes = np.linspace(dark, END, NODES)
@@ -157,7 +157,7 @@ def _table(read: float) -> tuple[float, np.ndarray]:
 @dataclass(frozen=True)
 class SimulatedNoise:
     """noise: (B, C, H, W) float32 of unit standard deviation; low_frequency: (B,), the level of
-    white noise that has the same power near frequency zero."""
+    white noise with the same power near frequency zero."""
 
     noise: Tensor
     low_frequency: Tensor
@@ -166,7 +166,7 @@ class SimulatedNoise:
 def camera_noise(
     shape: tuple[int, int, int, int], options: Noise, generator: torch.Generator
 ) -> SimulatedNoise:
-    """Noise for each sample of a batch: white, correlated, or a mixture of both."""
+    """Simulate noise for each sample: white, correlated, or a mixture of both."""
     count, channels, height, width = shape
     white = torch.randn(shape, generator=generator, device=generator.device)
     coloured = uniform(generator, count) < options.correlated
@@ -187,7 +187,7 @@ def camera_noise(
 
 
 def correlate(source: Tensor, kernels: Tensor) -> Tensor:
-    """Each sample of (B, C, H + k - 1, W + k - 1) with its own kernel (B, k, k) -> (B, C, H, W)."""
+    """Filter (B, C, H + k - 1, W + k - 1) with a kernel per sample (B, k, k) -> (B, C, H, W)."""
     count, channels = source.shape[:2]
     stacked = source.reshape(1, count * channels, *source.shape[2:])
     weights = kernels.repeat_interleave(channels, 0)[:, None]
@@ -201,7 +201,7 @@ def random_kernels(count: int, reach: tuple[float, ...], generator: torch.Genera
     Two thirds are smooth blobs (half of them round, the rest elongated or along rows or columns
     only), one third random 3x3 or 5x5 taps (interpolation, sharpening). Half of all are convolved
     with a second blob: measured spectra of camera noise have no power at the highest frequencies
-    and still rise towards the lowest ones, which a single blob does not give.
+    and still rise towards the lowest ones, unlike a single blob.
     """
     family = torch.randint(0, 6, (count,), generator=generator, device=generator.device)
     kernels = torch.where(
@@ -213,7 +213,7 @@ def random_kernels(count: int, reach: tuple[float, ...], generator: torch.Genera
     second[single, INNER, INNER] = 1
     kernels = correlate(F.pad(kernels, (RADIUS,) * 4)[:, None], second)[:, 0]
     kernels = kernels / kernels.square().sum((1, 2), keepdim=True).sqrt()
-    weak = kernels.sum((1, 2)) < LEAST  # blue noise that has next to nothing at low frequencies
+    weak = kernels.sum((1, 2)) < LEAST  # blue noise with almost no low frequencies
     kernels[weak] = kernels[weak].abs()
     return kernels
 
@@ -234,7 +234,7 @@ def _blobs(family: Tensor, reach: tuple[float, ...], generator: torch.Generator)
 
 
 def _taps(count: int, generator: torch.Generator) -> Tensor:
-    """(B, 7, 7): random numbers around 0.3 in the inner 3x3 or 5x5, 1 in the middle."""
+    """(B, 7, 7): random numbers around 0.3 in the inner 3x3 or 5x5, and 1 at the centre."""
     device = generator.device
     axis = torch.arange(-INNER, INNER + 1, device=device)
     inside = axis.abs() <= torch.where(uniform(generator, count) < 0.5, 1, 2)[:, None]

@@ -1,4 +1,4 @@
-"""The training loop. It knows no paths and no objective, and prints nothing.
+"""The training loop, independent of paths and objectives; prints nothing.
 
 A step's batch is split into micro-batches. Micro-batch i of step s, its augmentation and its noise
 are functions of (seed, s, i), and process r of n computes those with i % n == r; gradients are
@@ -28,13 +28,13 @@ BatchLoss = Callable[[nn.Module, int, int, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that train together: the rank of this one, and how many there are."""
+    """The processes that train together: this one's rank, and their number."""
 
     rank: int = 0
     size: int = 1
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
@@ -42,7 +42,7 @@ class Processes:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that torchrun started, or this one alone; on CUDA each takes one device."""
+    """The processes started by torchrun, or this one alone; with CUDA, one device for each."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Processes(), device
@@ -59,7 +59,7 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step did; number counts from 1."""
+    """The result of one optimiser step; number counts from 1."""
 
     number: int
     loss: float  # mean over the batch
@@ -70,7 +70,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class BestWeights:
-    """Averaged weights as they were when validation went best."""
+    """Averaged weights with the lowest validation error so far."""
 
     tensors: dict[str, Tensor]  # on the CPU
     step: int
@@ -78,7 +78,7 @@ class BestWeights:
 
 
 class TrainingState:
-    """Everything that changes while training: weights, their average, the optimiser, the step."""
+    """All state of a training run: weights, their average, optimiser, step."""
 
     def __init__(self, model: nn.Module, options: Optimiser) -> None:
         self.model = model
@@ -88,21 +88,21 @@ class TrainingState:
         self.best: BestWeights | None = None
 
     def judge(self, error: float) -> None:
-        """Remember the averaged weights of now if their validation error is the lowest so far."""
+        """Keep the current averaged weights if their validation error is the lowest so far."""
         if self.best is None or error < self.best.error:
             found = {k: v.detach().cpu().clone() for k, v in self.average.state_dict().items()}
             self.best = BestWeights(found, self.step, error)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, on the CPU; `load` takes them back."""
+        """All tensors by name, on the CPU, for `load`."""
         return {name: value.detach().cpu().contiguous() for name, value in self._named().items()}
 
     def load(
         self, tensors: dict[str, Tensor], step: int, best: tuple[int, float] | None = None
     ) -> None:
-        """Go on from `tensors`; `best`: step and error of the best weights among them, if any.
+        """Load `tensors`; best: step and error of the best weights among them, if any.
 
-        Raises WeightsError where they are not this model's.
+        Raises WeightsError if they do not fit this model.
         """
         for parameter in self.model.parameters() if step else ():
             moments = self.optimiser.state[parameter]
@@ -125,7 +125,7 @@ class TrainingState:
         self.step = step
 
     def _named(self) -> dict[str, Tensor]:
-        """The tensors themselves, by the names that checkpoints give them."""
+        """The tensors (not copies) by their names in checkpoints."""
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         found |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for name, parameter in self.model.named_parameters():
@@ -144,9 +144,9 @@ def optimise(
     dtype: torch.dtype,
     processes: Processes,
 ) -> Iterator[StepResult]:
-    """Train to `options.steps` and yield each step when it is done; `state` is up to date then.
+    """Train to `options.steps`, yielding after each step, when `state` is up to date.
 
-    Raises EngineError when loss or gradient are no longer finite.
+    Raises EngineError if loss or gradient are not finite.
     """
     device = next(state.model.parameters()).device
     parameters = [p for p in state.model.parameters() if p.requires_grad]
@@ -165,7 +165,7 @@ def optimise(
         if not (math.isfinite(mean) and math.isfinite(gradient)):
             raise EngineError(
                 f"training diverged at step {number} (loss {mean}, gradient {gradient}):"
-                " lower optimiser.lr, or go on from the last checkpoint with another seed"
+                " lower optimiser.lr, or resume from the last checkpoint with another seed"
             )
         lr = learning_rate(number, options)
         for group in state.optimiser.param_groups:
@@ -200,13 +200,13 @@ def mean_loss(
 
 
 def generator(device: torch.device, *key: int | str) -> torch.Generator:
-    """A generator whose numbers are a function of `key`."""
+    """A random generator seeded by `key`."""
     digest = blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def learning_rate(step: int, options: Optimiser) -> float:
-    """Learning rate of step 1, 2, ...: linear warm-up, then a cosine down to final_lr * lr."""
+    """Learning rate of step 1, 2, ...: linear warm-up, then cosine decay to final_lr * lr."""
     if step <= options.warmup:
         return options.lr * step / options.warmup
     done = min(1.0, (step - options.warmup) / max(1, options.steps - options.warmup))
@@ -215,12 +215,12 @@ def learning_rate(step: int, options: Optimiser) -> float:
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Convolutions in `dtype`; weights, their sums and the loss stay in float32."""
+    """Autocast: convolutions in `dtype`; weights, sums and the loss stay in float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _summed_and_clipped(parameters: list[nn.Parameter], clip: float, processes: Processes) -> float:
-    """Sum the gradients over processes, clip their norm, return the norm before."""
+    """Sum gradients over processes, clip their norm, and return the norm before clipping."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

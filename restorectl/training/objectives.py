@@ -1,9 +1,9 @@
 """Training objectives: (denoiser, clean images (B, C, H, W), draw) -> loss of each sample (B,).
 
-First those that denoise whole images (`prior`, `conditional`, `baseline`), then the one that tells
-the noise level (`calibrator`), then those that fill in hidden rows or planes (`slices`, `ms_unet`,
-`e2e_unet`; the networks' inputs are those of `engine.slices`). The training loop knows none of them
-by name. All randomness comes from `draw.generator`.
+`prior`, `conditional` and `baseline` denoise whole images, `calibrator` predicts the noise level,
+and `slices`, `ms_unet` and `e2e_unet` fill in hidden rows or planes (network inputs as in
+`engine.slices`). The training loop does not depend on any of them. All randomness comes from
+`draw.generator`.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from restorectl.errors import UsageError
 from restorectl.training.degrade import camera_noise, column, degrade, filtered, uniform
 from restorectl.training.recipe import Recipe
 
-CELL = 8  # px, side of the squares that a noise level is taken of
-LEVEL_ERROR = 0.05  # of log sigma: estimates of the level are that good
+CELL = 8  # px, side of the squares in which a noise level is measured
+LEVEL_ERROR = 0.05  # std of estimates of log sigma
 LEAST_LEVEL = 1e-3  # network units
 PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": torch.square,
@@ -34,14 +34,14 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Draw:
-    """Where an objective gets its random numbers, and the recipe whose laws they follow."""
+    """Random numbers for an objective, distributed as its recipe says."""
 
     generator: torch.Generator
     recipe: Recipe
-    partner: Tensor | None = None  # (B, C, H, W) the inputs of pairs; None = they are simulated
+    partner: Tensor | None = None  # (B, C, H, W) inputs of pairs; None = simulated
 
     def penalty(self, error: Tensor) -> Tensor:
-        """The recipe's loss of each pixel."""
+        """The recipe's loss for each pixel."""
         return PENALTIES[self.recipe.loss](error)
 
     def normal(self, like: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Draw:
     def sigma(self, count: int, highest: int | None = None) -> tuple[Tensor, Tensor]:
         """(B,) noise levels and (B,) steps (0 without a schedule), both float32.
 
-        highest: last step, where it is not the cap of the recipe.
+        highest: last step, if not the recipe's max_step.
         """
         law, device = self.recipe.levels, self.generator.device
         if not law.schedule:
@@ -61,7 +61,7 @@ class Draw:
         return grid[step], step.float()
 
     def between(self, count: int) -> Tensor:
-        """(B,) float32 levels of any value: t uniform in 1..max_step of the schedule, then abar
+        """(B,) float32 continuous levels: t uniform in 1..max_step of the schedule, then abar
         uniform between those of t and t - 1 (the code of DDPM microscopy, after SR3), limited to
         the recipe's [min, max]; without a schedule, log-normal."""
         law, device = self.recipe.levels, self.generator.device
@@ -101,9 +101,9 @@ def objective(name: str) -> Objective:
 def _denoising(
     model: Denoiser, x0: Tensor, sigma: Tensor, condition: Tensor | None, draw: Draw
 ) -> Tensor:
-    """Error of the network's own output at level sigma, mean over pixels.
+    """Error of the network's raw output at level sigma, mean over pixels.
 
-    Dividing by c_out turns the error of x0 into that of the network's output: for `edm` that is
+    Dividing by c_out converts the error of x0 to that of the network's output: for `edm` that is
     the weight (sigma^2 + sd^2) / (sigma sd)^2 of Karras et al. 2022, for `eps` the plain
     |eps - eps_theta|^2 of Ho et al. 2020.
     """
@@ -123,14 +123,14 @@ def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def conditional(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Denoising from any level, given another image of the same field, of a pair or x0 spoilt
+    """Denoising from any level, given another image of the field: the pair's, or a degraded x0
     (DDPM microscopy, Osuna-Vargas et al., section 3.2)."""
     target, condition = _given(model, x0, draw)
     return _denoising(model, target, draw.between(len(x0)), condition, draw)
 
 
 def one_call(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Mean absolute error (B,) of what `conditional` restores in one call from pure noise."""
+    """Mean absolute error (B,) of a `conditional` restoration from pure noise in one call."""
     target, condition = _given(model, x0, draw)
     sigma = torch.full((len(x0),), model.card.sigma_max, device=x0.device)
     restored = model(column(sigma) * draw.normal(x0), sigma, condition)
@@ -138,7 +138,7 @@ def one_call(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def _given(model: Denoiser, x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Target and condition, which carries its noise level where the network wants it."""
+    """Target and condition; with fusion, the condition has its noise level as a channel."""
     if draw.partner is None:
         target, y = degrade(x0, draw.recipe.degradation, draw.recipe.noise, draw.generator)
     else:
@@ -151,13 +151,13 @@ def _given(model: Denoiser, x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
 
 
 def noise_level(error: Tensor) -> Tensor:
-    """What a denoiser for white noise is told of an error (B, C, H, W): (B,), from its low
-    frequencies, which decide where noise is correlated between pixels."""
+    """Noise level (B,) of an error (B, C, H, W) for a denoiser of white noise: from its low
+    frequencies, which matter most if noise is correlated between pixels."""
     cells = F.avg_pool2d(error, CELL)
     return CELL * cells.var((1, 2, 3), unbiased=True).sqrt()
 
 
-VALIDATION_ERRORS = {"conditional": one_call}  # what validation judges by, where not the loss
+VALIDATION_ERRORS = {"conditional": one_call}  # validation errors other than the loss
 
 
 def baseline(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
@@ -172,12 +172,12 @@ def baseline(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def calibrator(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """How much noise is there: step t of the schedule, or log sigma where there is none.
+    """Predict the noise level: step t of the schedule or, without one, log sigma.
 
-    With probability `noise.region` a rectangle, or all but it, has a second, lower level; the
-    target is the higher one (RSCD, section 3.3 and Algorithm 2). The paper's noise is white;
-    here `noise.correlated` of the samples have correlated noise, and `noise.target` says whether
-    its standard deviation or its low-frequency level is to be told.
+    With probability `noise.region` the inside or outside of a rectangle has a second, lower level;
+    the target is the higher one (RSCD, section 3.3 and Algorithm 2). The paper's noise is white;
+    here a share `noise.correlated` of the samples has correlated noise, and `noise.target` chooses
+    whether to predict its standard deviation or its low-frequency level.
     """
     count, options = len(x0), draw.recipe.noise
     sigma, step = draw.sigma(count)
@@ -201,7 +201,7 @@ def calibrator(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def _lower(sigma: Tensor, step: Tensor, draw: Draw) -> Tensor:
-    """(B,) levels of at most sigma: t' uniform in 1..t of a schedule, else a uniform share."""
+    """Noise levels (B,) up to sigma: t' uniform in 1..t of a schedule, else a uniform share."""
     part = uniform(draw.generator, len(sigma))
     if not draw.recipe.levels.schedule:
         return sigma * part
@@ -210,7 +210,7 @@ def _lower(sigma: Tensor, step: Tensor, draw: Draw) -> Tensor:
 
 
 def rectangles(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-    """(B, 1, H, W) bool: a random rectangle of 1/8 to 3/4 of each side, inside or outside of it.
+    """(B, 1, H, W) bool: inside or outside of a random rectangle of 1/8 to 3/4 of each side.
 
     The published code uses 30 to 180 of 256 px.
     """
@@ -226,7 +226,7 @@ def rectangles(shape: tuple[int, int, int, int], generator: torch.Generator) -> 
 
 
 def _clipped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """In `share` of the samples, values below a point of the crop's lower range become it."""
+    """In a share of the samples, clip values below a random threshold in the lower range."""
     lowest, mean = x.amin((1, 2, 3)), x.mean((1, 2, 3))
     point = lowest + uniform(generator, len(x)) * (mean - lowest)
     point = torch.where(uniform(generator, len(x)) < share, point, lowest)
@@ -234,11 +234,11 @@ def _clipped(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def slices(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Denoise the hidden rows at any level, given the others: (B, C, H, W) -> loss (B,).
+    """Denoise hidden rows at any level, given the others: (B, C, H, W) -> loss (B,).
 
-    The loss is the network's own error in hidden rows only, their mean (MSDSR, eq. 6 with the
-    mask the right way round). Where a residual is predicted, its interpolation is part of the
-    input, linear or cubic by chance.
+    The loss is the mean error of the network's output in hidden rows (MSDSR, eq. 6 with the mask
+    inverted). For residuals, the base interpolation is part of the input, linear or cubic at
+    random.
     """
     card = model.card
     known = masked.base_interpolations(card)
@@ -257,7 +257,7 @@ def slices(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """The image from its observed rows and noise in the hidden ones, in one step (MS-UNet)."""
+    """Predict the image in one step from observed rows, with noise in hidden ones (MS-UNet)."""
     observed, _, _ = _rows(x0, ("linear",), draw)
     x = observed * x0 + (1 - observed) * draw.normal(x0)
     made = model.net(x, torch.zeros(len(x0), device=x0.device))
@@ -265,7 +265,7 @@ def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """The plane between two others (E2E-UNet). x0 (B, 3, H, W): consecutive planes as channels."""
+    """Predict the plane between two (E2E-UNet). x0 (B, 3, H, W): three consecutive planes."""
     if x0.shape[1] != 3:
         raise UsageError("objective 'e2e-unet' needs data.channels=3: three consecutive planes")
     made = model.net(x0[:, [0, 2]], torch.zeros(len(x0), device=x0.device))
@@ -273,7 +273,7 @@ def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def _hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
-    """(B,) means over hidden rows; error (B, C, H, W), hidden (B, 1, H, 1)."""
+    """Means over hidden rows (B,); error (B, C, H, W), hidden (B, 1, H, 1)."""
     rows = hidden.sum((1, 2, 3)) * error.shape[1] * error.shape[3]
     return (error * hidden).sum((1, 2, 3)) / rows
 
@@ -281,8 +281,8 @@ def _hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:
 def _rows(x0: Tensor, known: tuple[str, ...], draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     """Observed rows (B, 1, H, 1), the base interpolation (B, C, H, W), the marks (B, 1, H, W).
 
-    known: interpolations to choose from. Regular grids of any phase as at inference, or random rows
-    as in the paper; those are interpolated on straight lines, since cubic convolution needs a grid.
+    known: interpolations to choose from. Rows form regular grids of any phase, as at inference, or
+    are random as in MSDSR and then interpolated linearly, because cubic convolution needs a grid.
     """
     law, count, height = draw.recipe.slices, len(x0), x0.shape[2]
     chance = uniform(draw.generator, (4, count)).cpu().numpy()

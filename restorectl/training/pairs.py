@@ -1,8 +1,8 @@
-"""Pairs of images for training: two folders with equal relative names, aligned, on one scale.
+"""Image pairs for training: equal relative names in two folders, aligned, on one scale.
 
-A pair that cannot be used is left out and named in a warning when the folders are scanned. Of the
-others, the clean image is brought to the scale of the noisy one and both to network units, so that
-the target is what a perfect restoration of the noisy image would give.
+Pairs that cannot be used are left out, with a warning, when the folders are scanned. The
+clean image is scaled to the noisy one and both are converted to network units, so that the target
+is a perfect restoration of the noisy image.
 """
 
 from collections.abc import Sequence
@@ -35,39 +35,39 @@ from restorectl.training.registration import (
     valid_area,
 )
 
-ALIGNMENTS = ("rigid", "affine")  # of `register`
-FARTHEST = 0.5  # px; pairs that are shifted by more are left out, or aligned with `register`
-# Correlation peak in its own rms: FMD and GigaDB pairs give 46 to 207, different fields 7 to 10.
+ALIGNMENTS = ("rigid", "affine")  # values of `register`
+FARTHEST = 0.5  # px; pairs with a larger shift are left out, or aligned with `register`
+# Correlation peak / rms: 46 to 207 for pairs of FMD and GigaDB, 7 to 10 for different fields.
 CLEAREST = 12.0
 LARGEST = 2048  # px; the shift is measured in the middle of larger planes
 SHOWN = 5  # names in one warning
-MATCH_BLOCK = 8  # px; means over blocks hardly know noise, blur or a shift of half a pixel
-NODES = 4096  # of the inverse intensity model, interpolated in between
+MATCH_BLOCK = 8  # px; block means hardly depend on noise, blur or a shift of half a pixel
+NODES = 4096  # nodes of the inverse intensity model, with interpolation
 
-Area = tuple[int, int, int, int]  # rows first..last, columns left..right
+Area = tuple[int, int, int, int]  # rows [first, last), columns [left, right)
 
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """models: the intensity model of each channel, fitted on the noisy image. scales: gain and
-    offset that bring each clean channel to the noisy one's scale. transform: clean onto noisy."""
+    """models: intensity model of each channel, fitted to the noisy image. scales: gain and offset
+    from each clean channel to the noisy one. transform: aligns clean to noisy."""
 
     noisy: TrainingImage
     clean: TrainingImage
     models: tuple[Intensity, ...]
     scales: tuple[tuple[float, float], ...]
     transform: Transform | None
-    area: Area  # what both images hold, px of the noisy image
+    area: Area  # common area, px of the noisy image
 
     def cropped(self) -> TrainingImage:
-        """The noisy image, as large as what both images hold."""
+        """The noisy image, with the size of the common area."""
         first, last, left, right = self.area
         return replace(self.noisy, shape=(*self.noisy.shape[:3], last - first, right - left))
 
 
 @dataclass(frozen=True)
 class ScannedPairs:
-    """What a scan found: usable pairs, and one line for each that was left out."""
+    """The result of a scan: usable pairs, and a warning for each that was left out."""
 
     pairs: tuple[TrainingPair, ...]
     warnings: tuple[str, ...]
@@ -80,7 +80,7 @@ class ScannedPairs:
 def scan_pairs(
     clean: Path, noisy: Path, channels: int, axes: str | None = None, align: str | None = None
 ) -> ScannedPairs:
-    """The pairs of equal relative names below two folders.
+    """Find the pairs with equal relative names in two folders.
 
     align: None, or one of ALIGNMENTS, to resample each clean image onto its noisy one. Raises
     NoInputError if no pair can be used.
@@ -111,7 +111,7 @@ def scan_pairs(
 
 
 def _aligned(clean: TrainingImage, noisy: TrainingImage, align: str | None) -> TrainingPair:
-    """Check, and align where that is asked for. Raises InputError for what is no pair."""
+    """Check a pair, and align it if asked for. Raises InputError if it is not a pair."""
     times, n, depth, height, width = noisy.shape
     with (
         open_image(noisy.path, axes=noisy.axes) as image,
@@ -134,20 +134,19 @@ def _aligned(clean: TrainingImage, noisy: TrainingImage, align: str | None) -> T
         raise InputError(f"{noisy.name}: hardly overlaps with its clean image after `register`")
     inside = (slice(first, last), slice(left, right))
     rest = phase_shift(_middle(a[inside]), _middle(resample(b, transform)[inside]))
-    _check_shift(rest, noisy.name, f"`register` {align} could not align it; check the pair")
+    _check_shift(rest, noisy.name, f"`register` {align} could not align it: check the pair")
     wanted = [resample(plane, transform)[inside] for plane in wanted]
     scales = tuple(map(match_scales, wanted, [plane[inside] for plane in seen]))
     return TrainingPair(noisy, clean, models, scales, transform, area)
 
 
 def _check_shift(shift: Shift, name: str, advice: str) -> None:
-    """Raises InputError unless both images show one field at one place."""
+    """Raises InputError unless both images show the same field without shift."""
     if shift.length <= FARTHEST:
         return
     if shift.score < CLEAREST:
         raise InputError(
-            f"{name}: its clean image shows nothing of the same, or it is turned: check the names;"
-            f" {advice}"
+            f"{name}: its clean image shows another field or is rotated: check the names; {advice}"
         )
     raise InputError(
         f"{name}: its clean image is shifted by {shift.dy:.2f}, {shift.dx:.2f} px (y, x): {advice}"
@@ -155,20 +154,20 @@ def _check_shift(shift: Shift, name: str, advice: str) -> None:
 
 
 def _middle(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most LARGEST pixels a side."""
+    """The middle of a plane, at most LARGEST px per side."""
     cuts = [max(0, (n - LARGEST) // 2) for n in plane.shape]
     return plane[cuts[0] : cuts[0] + LARGEST, cuts[1] : cuts[1] + LARGEST]
 
 
 class PairReader:
-    """Regions of pairs in network units; the latest planes are held. Not thread-safe."""
+    """Reads regions of pairs in network units; caches planes. Not thread-safe."""
 
     def __init__(self, pairs: Sequence[TrainingPair], cache_bytes: int) -> None:
         self.pairs, self.cache = pairs, PlaneCache(cache_bytes)
         self.images: Sequence[TrainingImage] = [pair.cropped() for pair in pairs]
 
     def read(self, regions: Sequence[Region]) -> CropBatch:
-        """The targets of equally large regions, and beside them the noisy images."""
+        """Targets and noisy images of regions of equal size."""
         both = [
             [
                 self.cache.get(region.image, (region.t, c, region.z), self._plane)[:, *region.area]
@@ -185,7 +184,7 @@ class PairReader:
         self.cache.clear()
 
     def _plane(self, index: int, plane: Plane) -> NDArray[np.float32]:
-        """(2, Y, X) float32 network units of the area that both hold: target and noisy image."""
+        """Target and noisy image of the common area, (2, Y, X) float32 in network units."""
         pair = self.pairs[index]
         with open_image(pair.clean.path, axes=pair.clean.axes) as image:
             clean = np.asarray(image.read(plane), np.float32)
@@ -201,9 +200,9 @@ class PairReader:
 
 
 def match_scales(clean: NDArray[np.floating], noisy: NDArray[np.floating]) -> tuple[float, float]:
-    """(gain, offset) that bring `clean` to the scale of `noisy` with least squares.
+    """Least-squares (gain, offset) from `clean` to the scale of `noisy`.
 
-    clean, noisy: (Y, X) of one shape, at least 8 px a side. (1, 0) where clean is constant.
+    clean, noisy: (Y, X) of equal shape, at least 8 px per side. (1, 0) if clean is constant.
     """
     height, width = (n // MATCH_BLOCK * MATCH_BLOCK for n in clean.shape)
     means = [
@@ -222,7 +221,7 @@ def match_scales(clean: NDArray[np.floating], noisy: NDArray[np.floating]) -> tu
 
 
 def matched_target(clean: NDArray[np.floating], model: Intensity) -> NDArray[np.float32]:
-    """Network units whose unbiased inverse is `clean`: what a perfect restoration would give.
+    """The perfect restoration in network units: its unbiased inverse is `clean`.
 
     clean: any shape, input units of the noisy image that `model` was fitted on. For low counts this
     is not `model.forward`, since the mean of stabilised counts is not the stabilised mean.

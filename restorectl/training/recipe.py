@@ -1,7 +1,7 @@
-"""Training recipes: YAML that names everything, read strictly into frozen dataclasses.
+"""Training recipes: YAML files with every parameter, read strictly into frozen dataclasses.
 
-A key that no dataclass has is an error, never ignored: a misspelt key that silently disables a
-feature costs days. `-s section.key=value` overrides go through the same checks.
+Unknown keys are errors: a misspelt key that silently disables a feature costs days. Overrides
+`-s section.key=value` go through the same checks.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ PACKAGED = Path(__file__).resolve().parent.parent / "recipes"
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """Empty name: the network of the initial weights."""
+    """The network; an empty name means that of the initial weights."""
 
     name: str = ""  # row of catalog.NETWORKS
     config: Mapping[str, Any] = field(default_factory=dict)  # the network's own arguments
@@ -39,7 +39,7 @@ class Levels:
     """
 
     schedule: str = ""  # row of engine.schedule.SCHEDULES
-    max_step: int = 0  # T' of the paper; 0 = all steps of the schedule
+    max_step: int = 0  # T' of RSCD; 0 = all steps of the schedule
     mean: float = -1.6
     std: float = 1.2
     min: float = 0.002
@@ -48,30 +48,30 @@ class Levels:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise that a calibrator learns to measure; `conditional` takes the correlation of its
-    Gaussian noise from here, the other objectives use white noise."""
+    """Noise that a calibrator learns to measure; `conditional` uses its correlation for Gaussian
+    noise; the other objectives use white noise."""
 
     target: Literal["low-frequency", "std"] = "low-frequency"
     correlated: float = 0.7  # share of samples whose noise is correlated between pixels
-    mixed: float = 0.5  # share of those that hold white noise too
+    mixed: float = 0.5  # share of these with additional white noise
     reach: tuple[float, ...] = (0.3, 1.2)  # px, extent of correlation kernels
     region: float = 0.5  # share of samples with a second, lower level in or around a rectangle
-    clip: float = 0.0  # share of samples whose darkest pixels are cut off, as by a detector
+    clip: float = 0.0  # share of samples with clipped dark pixels, as in a detector
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """How `conditional` spoils clean images. Of these, pairs take `fusion` and `filter` alone."""
+    """How `conditional` degrades clean images; pairs use only `fusion` and `filter`."""
 
     # noise std, log-uniform; half the clean range is 1; empty = train on pairs only
     level: tuple[float, ...] = (0.02, 0.6)
-    fusion: bool = False  # whether the network is told the input's noise level and joins both
+    fusion: bool = False  # fuse input and state by their noise levels
     poisson: float = 0.5  # share with counted photons and read noise; the others Gaussian
-    read: tuple[float, ...] = (0.0, 0.5, 2.0)  # photons rms, one of them
+    read: tuple[float, ...] = (0.0, 0.5, 2.0)  # photons rms, one is chosen
     blur: float = 0.0  # share blurred before the noise
     blur_sigma: tuple[float, ...] = (0.5, 2.0)  # px
     binning: float = 0.0  # share with coarser pixels, interpolated back after the noise
-    factors: tuple[int, ...] = (2,)  # px per side, one of them
+    factors: tuple[int, ...] = (2,)  # px per side, one is chosen
     filter: float = 0.0  # share whose input is smoothed after the noise (DDPM microscopy)
     filter_sigma: tuple[float, ...] = (0.5, 3.0)  # px
 
@@ -80,58 +80,58 @@ class Degradation:
 class Slices:
     """Which rows `slices` and `ms-unet` hide, and what `slices` predicts."""
 
-    # residual: around an interpolation; pixels: MSDSR
+    # residual: of a base interpolation; pixels: as in MSDSR
     target: Literal["residual", "pixels"] = "residual"
-    anchors: tuple[str, ...] = ("linear", "cubic")  # those interpolations, by chance
-    factors: tuple[int, ...] = (2, 8)  # every so manieth row is observed, from .. to
+    anchors: tuple[str, ...] = ("linear", "cubic")  # base interpolations, chosen at random
+    factors: tuple[int, ...] = (2, 8)  # range of n: every n-th row is observed
     grids: float = 0.7  # share with evenly spaced rows, as at inference; others at random
 
 
 @dataclass(frozen=True)
 class CropOptions:
-    """Crops of the training images and how they are varied."""
+    """Crops of the training images, and their random variation."""
 
-    crop: tuple[int, ...] = (64,)  # px; one of them for each micro-batch
+    crop: tuple[int, ...] = (64,)  # px; one is chosen for each micro-batch
     binning: tuple[int, ...] = (1,)  # image pixels averaged per side; one for each micro-batch
     channels: int = 1  # 1: every channel of an image is a plane of its own
     balance: float = 0.5  # a plane is chosen with probability ~ area ** balance
-    range: str = "whitened"  # or a fixed one of intensity.value_range, with neither gamma nor gain
+    range: str = "whitened"  # or a fixed one of intensity.value_range, without gamma and gain
     gamma: tuple[float, ...] = (0.4, 0.65)  # exponent of intensity; 0.5 = square-root domain
     gain: tuple[float, ...] = (0.5, 1.1)  # factor on images in [-1, 1]
     offset: tuple[float, ...] = (-0.2, 0.2)
-    flips: bool = True  # mirrored and turned by multiples of 90 degrees
+    flips: bool = True  # random mirroring and rotation by multiples of 90 degrees
     cache_mb: int = 1024  # decoded planes held in memory
 
 
 @dataclass(frozen=True)
 class Optimiser:
     steps: int = 10_000
-    batch: int = 1024  # crops a step, all processes together
-    micro_batch: int = 64  # crops held at once; gradients are accumulated
+    batch: int = 1024  # crops per step, over all processes
+    micro_batch: int = 64  # crops per network call; gradients are accumulated
     lr: float = 2e-3
     warmup: int = 200  # steps of linear warm-up
-    final_lr: float = 0.01  # lr falls on a cosine to this share of itself
+    final_lr: float = 0.01  # share of lr at the end of the cosine decay
     clip: float = 1.0  # largest gradient norm; 0 = no clipping
     ema: float = 0.9995  # decay of the averaged weights that are released
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    compile: bool = False  # torch.compile: minutes at the start, faster steps
+    compile: bool = False  # torch.compile: slow start, faster steps
 
 
 @dataclass(frozen=True)
 class Validation:
-    fraction: float = 0.05  # the last rows of every large enough plane are kept from training
+    fraction: float = 0.05  # of the rows of large planes, the last ones, not used in training
     crop: int = 64
     crops: int = 256
     every: int = 500  # steps; 0 = never
-    keep: str = "last"  # released: the last averaged weights, or the best of all validations
+    keep: str = "last"  # weights to release: last, or best in validation
 
 
 @dataclass(frozen=True)
 class SelectOptions:
     """The classifier of `select_hq`."""
 
-    patch: int = 128  # px; patches are judged and kept whole, crops are cut inside
-    threshold: float = 0.5  # score from which a patch is kept
+    patch: int = 128  # px; patches are scored as a whole, crops are cut inside them
+    threshold: float = 0.5  # lowest score of patches to keep
     steps: int = 300
     batch: int = 32  # half of them positive
     lr: float = 1e-3
@@ -140,13 +140,13 @@ class SelectOptions:
 @dataclass(frozen=True)
 class Recipe:
     objective: str  # row of catalog.OBJECTIVES
-    task: str  # what the weights are for: prior, calibrator, conditional
+    task: str  # task of the weights: prior, calibrator, conditional, slices
     network: NetworkChoice = field(default_factory=NetworkChoice)
     parametrisation: str = "edm"  # edm, eps, x0, v
     sigma_data: float = 0.5
-    time: str = "log-sigma"  # how the network is told the level
-    loss: Literal["l2", "l1", "huber"] = "l2"  # of the network's own output
-    init: str = ""  # weights to start from; `init` wins
+    time: str = "log-sigma"  # form of the noise level as network input
+    loss: Literal["l2", "l1", "huber"] = "l2"  # of the network's raw output
+    init: str = ""  # initial weights; the job's `init` overrides it
     levels: Levels = field(default_factory=Levels)
     noise: Noise = field(default_factory=Noise)
     degradation: Degradation = field(default_factory=Degradation)
@@ -161,14 +161,14 @@ class Recipe:
 
 
 def bundled() -> list[str]:
-    """Names of the recipes that come with restorectl."""
+    """Names of the packaged recipes."""
     return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a bundled name or a YAML file, with `key.sub=value` overrides applied.
+    """Read a packaged recipe or a YAML file, with `key.sub=value` overrides.
 
-    Raises UsageError naming the key and the nearest valid one.
+    Raises UsageError with the wrong key and the most similar valid one.
     """
     path = PACKAGED / f"{name}.yaml" if name in bundled() else Path(name)
     try:
@@ -187,8 +187,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse(raw: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from plain values. Raises UsageError for an unknown key, a missing one, a wrong
-    type or a value out of range."""
+    """Build a recipe from plain values. Raises UsageError for unknown or missing keys, wrong types
+    and values out of range."""
     recipe: Recipe = strict.build(Recipe, raw, where)
     _check(recipe, where)
     return recipe
@@ -202,7 +202,7 @@ SHARES = (
 
 
 def _check(recipe: Recipe, where: str) -> None:
-    """Values that no run could mean."""
+    """Raises UsageError for invalid values."""
     o, d, v, s = recipe.optimiser, recipe.data, recipe.validation, recipe.select
     noise, worse, rows = recipe.noise, recipe.degradation, recipe.slices
     rules = (
@@ -251,12 +251,12 @@ def _check(recipe: Recipe, where: str) -> None:
 
 
 def _rises(span: tuple[float, ...], above: float = -math.inf) -> bool:
-    """Whether these are a low and a high end, both above a limit."""
+    """Whether these are a low and a higher value, both above a limit."""
     return len(span) == 2 and above < span[0] <= span[1]
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON and YAML values: what `parse` makes the same recipe of."""
+    """The recipe as plain JSON and YAML values, from which `parse` builds an equal recipe."""
     result: dict[str, Any] = _plain(dataclasses.asdict(recipe))
     return result
 

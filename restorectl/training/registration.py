@@ -1,7 +1,7 @@
-"""Alignment of two images of one field: sub-pixel shift, rigid and affine transforms. numpy only.
+"""Aligns two images of one field: sub-pixel shift, rigid and affine transforms, in numpy.
 
-Coordinates are (row, column) of pixel centres. A `Transform` says where in the moving image a pixel
-of the fixed image is found, so resampling needs no inversion.
+Coordinates are (row, column) of pixel centres. A `Transform` maps pixels of the
+fixed image to the moving image, so resampling needs no inversion.
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from restorectl.images.interpolate import cubic_weights
 Array = NDArray[np.float64]
 
 UPSAMPLING = 20  # the correlation is evaluated on a grid of 1/20 px around its peak
-PASS = 0.15  # cycles/px; width of the Gaussian that keeps frequencies with signal
-ANGLES = np.radians(np.arange(-12.0, 12.1, 3.0))  # where the search for a rotation starts
+PASS = 0.15  # cycles/px; width of the Gaussian low-pass
+ANGLES = np.radians(np.arange(-12.0, 12.1, 3.0))  # rad; starting angles of the search
 SMALLEST = 48  # px; shorter side of the coarsest pyramid level
-LARGEST = 1200  # px; images with larger sides are aligned on means of 2x2 px
+LARGEST = 1200  # px; larger images are aligned on 2x2 means
 ITERATIONS = 30
-SPAN = 0.7  # px; smoothing at each level
-BORDER = 4  # px; closer to a border, smoothing has mirrored the image
+SPAN = 0.7  # px; Gaussian smoothing at each level
+BORDER = 4  # px; margin affected by mirroring in the smoothing
 
 
 @dataclass(frozen=True)
 class Transform:
-    """x -> matrix (x - centre) + centre + shift: fixed pixels to moving ones."""
+    """x -> matrix (x - centre) + centre + shift, from fixed to moving pixels."""
 
     matrix: tuple[tuple[float, float], tuple[float, float]]
     shift: tuple[float, float]
@@ -44,7 +44,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Shift:
-    """moving is at fixed + (dy, dx) px; score: height of the correlation peak in its own rms."""
+    """moving is at fixed + (dy, dx) px; score: correlation peak divided by its rms."""
 
     dy: float
     dx: float
@@ -58,8 +58,8 @@ class Shift:
 def phase_shift(fixed: NDArray[np.floating], moving: NDArray[np.floating]) -> Shift:
     """Sub-pixel translation by phase correlation (Kuglin and Hines 1975).
 
-    fixed, moving: (Y, X) of one shape. The peak is refined by a Fourier sum on a grid of 1/20 px
-    (Guizar-Sicairos et al. 2008) and a parabola. High frequencies, where noise rules, weigh little.
+    fixed, moving: (Y, X) of equal shape. The peak is refined by a Fourier sum on a grid of 1/20 px
+    (Guizar-Sicairos et al. 2008) and a parabola. High frequencies, mostly noise, count little.
     """
     a, b = (np.fft.fft2(_windowed(image)) for image in (fixed, moving))
     cross = np.conj(a) * b
@@ -82,7 +82,7 @@ def phase_shift(fixed: NDArray[np.floating], moving: NDArray[np.floating]) -> Sh
 
 
 def register(fixed: NDArray[np.floating], moving: NDArray[np.floating], kind: str) -> Transform:
-    """The transform of `moving` onto `fixed`, both (Y, X) of one shape.
+    """The transform that aligns `moving` to `fixed`, both (Y, X) of equal shape.
 
     kind: "rigid" (rotation and translation) or "affine". Coarse to fine; at every level
     Gauss-Newton steps minimise the squared difference, with a free gain and offset of intensity
@@ -100,18 +100,18 @@ def register(fixed: NDArray[np.floating], moving: NDArray[np.floating], kind: st
 
 
 def resample(image: NDArray[np.floating], transform: Transform) -> NDArray[np.float32]:
-    """(Y, X) -> (Y, X) float32: `image` as the fixed grid sees it, Catmull-Rom cubic interpolation.
+    """Resample image (Y, X) on the fixed grid by Catmull-Rom interpolation: (Y, X) float32.
 
-    Beyond its border the image goes on with its outermost pixels.
+    Outside, the border pixels are repeated.
     """
     rows, columns = transform(*_grid(image.shape))
     return _sample(np.asarray(image, np.float64), rows, columns, _cubic).astype(np.float32)
 
 
 def valid_area(shape: tuple[int, int], transform: Transform) -> tuple[int, int, int, int]:
-    """(first, last, left, right): pixels of the fixed image that lie inside the moving one.
+    """The area (first, last, left, right) of the fixed image that lies inside the moving one.
 
-    Found by cutting off, again and again, the side with the largest share of pixels outside.
+    Repeatedly cuts off the side with the largest share of pixels outside.
     """
     height, width = shape
     rows, columns = transform(*_grid(shape))
@@ -137,7 +137,7 @@ def valid_area(shape: tuple[int, int], transform: Transform) -> tuple[int, int, 
 
 # ---- phase correlation ---------------------------------------------------------------------------
 def _windowed(image: NDArray[np.floating]) -> Array:
-    """Mean removed, faded out towards the borders."""
+    """Remove the mean and fade out towards the borders."""
     values = np.asarray(image, np.float64)
     fade = np.outer(np.hanning(values.shape[0] + 2)[1:-1], np.hanning(values.shape[1] + 2)[1:-1])
     mean = float((values * fade).sum() / fade.sum())
@@ -157,9 +157,9 @@ def _vertex(values: Array, at: int) -> float:
 def _pyramid(
     fixed: NDArray[np.floating], moving: NDArray[np.floating]
 ) -> tuple[list[tuple[Array, Array]], tuple[float, float]]:
-    """Smoothed means of 1, 2, 4, ... px per side, the finest pair first, and the centre in pixels.
+    """Smoothed block means of 1, 2, 4, ... px, the finest pair first, and the centre in px.
 
-    Sides are cut evenly to multiples of the coarsest pixel, so all levels have one centre.
+    Sides are cropped to multiples of the coarsest pixel, so all levels share a centre.
     """
     depth = max(0, int(np.log2(min(fixed.shape) / SMALLEST)))
     sides = [n >> depth << depth for n in fixed.shape]
@@ -195,7 +195,7 @@ def _turn(angle: float) -> Array:
 
 
 def _start(fixed: Array, moving: Array) -> tuple[Array, Array]:
-    """Matrix and shift of the starting angle whose correlation peak is the clearest."""
+    """Matrix and shift of the starting angle with the strongest correlation peak."""
     found = []
     for angle in ANGLES:
         matrix = _turn(angle)
@@ -213,7 +213,7 @@ def _grid(shape: tuple[int, ...]) -> tuple[Array, Array]:
 
 
 def _moved(shape: tuple[int, ...], matrix: Array, shift: Array) -> tuple[Array, Array]:
-    """Where the pixels of a grid of `shape` lie in the moving image, about the centre."""
+    """Coordinates of a grid of `shape` in the moving image, relative to the centre."""
     centre = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
     (a, b), (c, d) = matrix.tolist()
     transform = Transform(((a, b), (c, d)), (float(shift[0]), float(shift[1])), centre)
@@ -270,7 +270,7 @@ def _cubic(t: Array) -> list[tuple[int, Array]]:
 
 
 def _sample(image: Array, rows: Array, columns: Array, weights: Weights) -> Array:
-    """`image` at real coordinates of any one shape; outside, the nearest border pixels."""
+    """`image` at real-valued coordinates; outside, the nearest border pixels."""
     height, width = image.shape
     rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
     y, x = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)

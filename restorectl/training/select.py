@@ -1,8 +1,7 @@
-"""`train --select-hq`: keep the patches that look like a folder of high-quality ones.
+"""`train --select-hq`: keep patches that look like those in a folder of high quality.
 
-A small network learns to tell patches of that folder from random ones of the training images (RSCD,
-section 3.2). Random patches hold good ones too, so a patch as likely to be chosen as not, score
-0.5, is good.
+A small network learns to distinguish patches of that folder from random patches of the training
+images (RSCD, section 3.2). Random patches include good ones, so a score of 0.5 is already good.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ from restorectl.training.recipe import CropOptions, Optimiser, Recipe, SelectOpt
 
 AS_IS = CropOptions(gamma=(0.5, 0.5), gain=(1.0, 1.0), offset=(0.0, 0.0), flips=False)
 TURNED = replace(AS_IS, flips=True)
-TOGETHER = 16  # patches scored at once
+TOGETHER = 16  # patches scored together
 
 
 def select(
@@ -42,19 +41,19 @@ def select(
     recipe: Recipe,
     axes: str | None = None,
 ) -> tuple[tuple[list[Region], list[Region]], int, int]:
-    """The patches that score at least `select.threshold`, of the training and validation regions;
-    how many these are, and of how many.
+    """Patches of the training and validation regions that score at least `select.threshold`;
+    their number, and the number of all patches.
 
-    positives: the folder of high-quality patches. The classifier learns from the training regions
-    alone. Raises UsageError when patches do not fit, NoInputError when none is kept.
+    positives: folder of high-quality patches. The classifier learns from training regions only.
+    Raises UsageError if patches do not fit, NoInputError if none is kept.
     """
     options, data = recipe.select, recipe.data
     largest = max(data.crop) * max(data.binning)
     if largest > options.patch:
-        raise UsageError(f"select.patch={options.patch}: is smaller than the crops, {largest} px")
+        raise UsageError(f"select.patch={options.patch}: is below the crop size, {largest} px")
     chosen = scan(positives, data.channels, axes)
     if chosen.warnings:
-        raise UsageError(f"`select_hq`: {chosen.warnings[0]}: mend or remove it")
+        raise UsageError(f"`select_hq`: {chosen.warnings[0]}: correct or remove it")
     with closing(ImageReader(chosen.images, data.cache_mb << 20)) as good:
         whole, _ = split(chosen.images, data.channels, 0, options.patch)
         samplers = (
@@ -64,7 +63,7 @@ def select(
         for name, sampler in zip(("`select_hq`", "`data`"), samplers, strict=True):
             if not sampler.fits(options.patch):
                 raise UsageError(
-                    f"{name}: no image is as large as a patch, {options.patch} px: lower"
+                    f"{name}: no image is as large as a patch ({options.patch} px): lower"
                     " select.patch"
                 )
         classifier = _trained(samplers, options, recipe.seed)
@@ -90,8 +89,8 @@ def select(
 def _trained(
     samplers: tuple[CropSampler, CropSampler], options: SelectOptions, seed: int
 ) -> nn.Module:
-    """A network that tells patches of the first sampler, logit above 0, from those of the second;
-    half a batch of each. On the CPU in float32."""
+    """Train a classifier on the CPU: logit above 0 for patches of the first sampler, below for the
+    second; half a batch of each."""
     half = options.batch // 2
     torch.manual_seed(seed)
     channels = len(samplers[0].regions[0].channels)
@@ -122,13 +121,13 @@ def _trained(
 
 @torch.inference_mode()
 def _scores(classifier: nn.Module, patches: CropBatch) -> list[float]:
-    """From 0 to 1 for each patch."""
+    """Scores of the patches, from 0 to 1."""
     logits: Tensor = classifier(clean(patches, AS_IS, generator(torch.device("cpu"), "unused")))
     return [float(score) for score in logits.sigmoid()]
 
 
 def _patches(region: Region, side: int) -> Iterator[Region]:
-    """A region cut into patches; the last ones end with it. Smaller regions stay whole."""
+    """Cut a region into patches; the last ones end at its border. Small regions stay whole."""
     for first, last in _spans(region.first, region.last, side):
         for left, right in _spans(region.left, region.right, side):
             yield replace(region, first=first, last=last, left=left, right=right)
@@ -142,7 +141,7 @@ def _spans(start: int, stop: int, length: int) -> list[tuple[int, int]]:
 
 
 def _groups(patches: Sequence[Region]) -> Iterator[list[Region]]:
-    """Neighbouring patches of equal size, a few at a time."""
+    """Yield groups of up to TOGETHER consecutive patches of equal size."""
     for _, equal in groupby(patches, lambda patch: patch.size):
         group = list(equal)
         for start in range(0, len(group), TOGETHER):

@@ -1,6 +1,6 @@
-"""`train`: a recipe and images -> a weights file, resumable and on several processes.
+"""`train`: make a weights file from a recipe and images; resumable, multi-process.
 
-`run` shows the way: recipe, scanned images, crops, model, training loop, checkpoint.
+The steps of `run`: recipe, scanned images, crops, model, training loop, checkpoint.
 """
 
 import time
@@ -50,7 +50,7 @@ from restorectl.weights import file as weights_io
 
 
 class TrainingReport(Protocol):
-    """Where progress goes; the command line implements it."""
+    """Receives the progress of training; the command line implements it."""
 
     def begin(self, steps: int, done: int, batch: int) -> None: ...
     def note(self, text: str) -> None: ...
@@ -60,10 +60,10 @@ class TrainingReport(Protocol):
 
 
 def run(job: TrainJob, report: TrainingReport) -> Path:
-    """Train, and return the weights file. Checkpoints come at intervals and at the end."""
+    """Train and return the weights file. Checkpoints are written at intervals and at the end."""
     recipe = recipes.load(job.recipe, job.overrides)
     output, device = _output(job), pick_device(job.device)
-    objective(recipe.objective)  # an unknown one is refused before any work
+    objective(recipe.objective)  # raises early for an unknown one
     _check_options(job, recipe)
     images = scan_images(job, recipe)
     for warning in images.warnings:
@@ -85,7 +85,9 @@ def run(job: TrainJob, report: TrainingReport) -> Path:
         batches = MicroBatches(crops, recipe, processes, thread)
         report.begin(recipe.optimiser.steps, state.step, recipe.optimiser.batch)
         if state.step >= recipe.optimiser.steps:
-            report.note(f"nothing to do: {state.step} steps are done, more with optimiser.steps")
+            report.note(
+                f"nothing to do: {state.step} steps are done, raise optimiser.steps for more"
+            )
         saved = time.monotonic()
         for step in _validated_steps(state, recipe, batches, processes, report):
             due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
@@ -103,7 +105,7 @@ def _validated_steps(
     processes: Processes,
     report: TrainingReport,
 ) -> Iterator[int]:
-    """Take the steps that are left, and yield each one's number when it is done and validated."""
+    """Run the remaining steps; yield each one's number after its validation."""
     o, v = recipe.optimiser, recipe.validation
     dtype = pick_precision(o.precision, next(state.model.parameters()).device)
     loss = CropLoss(objective(recipe.objective), recipe, batches)
@@ -124,7 +126,7 @@ def _validated_steps(
 
 # ---- options -------------------------------------------------------------------------------------
 def _output(job: TrainJob) -> Path:
-    """The weights file to write, where there is none yet unless the run is resumed."""
+    """The weights file to write; it must not exist unless the run is resumed."""
     path = Path(job.output)
     if path.suffix != ".safetensors":
         raise UsageError(f"`output` {path}: must end in .safetensors")
@@ -132,36 +134,36 @@ def _output(job: TrainJob) -> Path:
         raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
     resume = checkpoint.resume_path(path)
     if job.resume and not resume.exists():
-        raise UsageError(f"`resume`: there is no checkpoint {resume}: start without `resume`")
+        raise UsageError(f"`resume`: checkpoint {resume} does not exist: start without `resume`")
     if not job.resume:
         for each in (path, resume):
             if each.exists():
-                raise UsageError(f"{each}: exists: go on with `resume`, or choose another `output`")
+                raise UsageError(f"{each}: exists: add `resume`, or choose another `output`")
     return path
 
 
 def _check_options(job: TrainJob, recipe: Recipe) -> None:
-    """What pairs and simulated degradations ask for. Raises UsageError."""
+    """Check options of pairs and simulated degradations. Raises UsageError."""
     pairs, conditional, d = job.partner is not None, recipe.objective == "conditional", recipe.data
     rules = (
         (not pairs or conditional, "`partner`: only objective 'conditional' trains on pairs, this"
          f" recipe has '{recipe.objective}'"),
         (pairs or not conditional or bool(recipe.degradation.level),
-         "this recipe trains on pairs: name the folder of the noisy images, `partner` DIR"),
+         "this recipe trains on pairs: name the folder of noisy images with `partner`"),
         (not pairs or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
-         f"`partner` {job.partner}: is the folder of `data`; name that of the noisy images"),
-        (job.register is None or pairs, "`register`: needs the noisy images of pairs, `partner`"),
+         f"`partner` {job.partner}: is the same folder as `data`: name the folder of noisy images"),
+        (job.register is None or pairs, "`register`: needs pairs: add `partner`"),
         (job.register in (None, *ALIGNMENTS),
          f"`register` {job.register}: use {' or '.join(ALIGNMENTS)}"),
-        (not pairs or job.select_hq is None, "`select_hq`: choose patches or pairs (`partner`)"),
-        (not pairs or d.range == "whitened", "data.range: pairs are trained on whitened"),
-        (not pairs or d.binning == (1,), "data.binning: pairs are not binned, use 1"),
+        (not pairs or job.select_hq is None, "`select_hq`: cannot be combined with `partner`"),
+        (not pairs or d.range == "whitened", "data.range: pairs need whitened"),
+        (not pairs or d.binning == (1,), "data.binning: pairs need 1"),
     )  # fmt: skip
     _refuse(rules)
 
 
 def _refuse(rules: Sequence[tuple[bool, str]]) -> None:
-    """Raises UsageError with the message of the first rule that does not hold."""
+    """Raises UsageError with the message of the first rule that is broken."""
     for good, message in rules:
         if not good:
             raise UsageError(message)
@@ -170,8 +172,8 @@ def _refuse(rules: Sequence[tuple[bool, str]]) -> None:
 # ---- images and crops ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class ScannedImages:
-    """What cuts regions out of the images or pairs, one line for each that was left out, and what
-    the card records of them, their fingerprint among it."""
+    """Reader of the images or pairs, a warning for each that was left out, and what the card
+    records of them, with their fingerprint."""
 
     reader: RegionReader
     warnings: Sequence[str]
@@ -179,7 +181,7 @@ class ScannedImages:
 
 
 def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
-    """The images of `data`; with `partner`, the pairs of these and the worse ones there."""
+    """Scan the images of `data`; with `partner`, the pairs of clean and degraded images."""
     channels, room = recipe.data.channels, recipe.data.cache_mb << 20
     if job.partner is None:
         folder = scan(Path(job.data), channels, job.axes)
@@ -194,7 +196,7 @@ def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
 
 @dataclass(frozen=True)
 class CropSources:
-    """Where crops for training and for validation come from, and what the card records of it."""
+    """Samplers of training and validation crops, and what the card records of them."""
 
     training: CropSampler
     validation: CropSampler
@@ -204,7 +206,7 @@ class CropSources:
 def cut_crops(
     images: ScannedImages, job: TrainJob, recipe: Recipe, report: TrainingReport
 ) -> CropSources:
-    """Crops of the scanned images; with `select_hq`, of their best patches only."""
+    """Samplers for the scanned images; with `select_hq`, for their best patches only."""
     d, v, reader, record = recipe.data, recipe.validation, images.reader, dict(images.record)
     regions = split(reader.images, d.channels, v.fraction, v.crop)
     if job.select_hq is not None:
@@ -215,22 +217,22 @@ def cut_crops(
     training, validation = (CropSampler(reader, part, d.balance) for part in regions)
     if v.fraction and v.every and not validation.fits(v.crop):
         raise UsageError(
-            f"no image is large enough to keep rows for validation crops of {v.crop} px:"
-            " use smaller ones, or -s validation.every=0"
+            f"no image is large enough for validation crops of {v.crop} px:"
+            " lower validation.crop, or -s validation.every=0"
         )
     return CropSources(training, validation, record)
 
 
 class MicroBatches:
-    """The crops of each micro-batch, step 0 being validation; this process's next one is read
-    ahead in `thread`."""
+    """Reads the crops of each micro-batch; step 0 is validation. `thread` reads this process's next
+    one ahead."""
 
     def __init__(
         self, crops: CropSources, recipe: Recipe, processes: Processes, thread: ThreadPoolExecutor
     ) -> None:
         o = recipe.optimiser
         self.crops, self.recipe, self.processes, self.thread = crops, recipe, processes, thread
-        self.count = o.batch // o.micro_batch  # in a step
+        self.count = o.batch // o.micro_batch  # per step
         self.waiting: dict[tuple[int, int], Future[CropBatch]] = {}
         if self.count % processes.size:
             raise UsageError(
@@ -239,7 +241,7 @@ class MicroBatches:
             )
 
     def get(self, step: int, index: int) -> CropBatch:
-        """Micro-batch `index` of a step."""
+        """The crops of micro-batch `index` of a step."""
         ready = self.waiting.pop((step, index), None)
         ready = ready or self.thread.submit(self._read, step, index)
         following = (step, index + self.processes.size)
@@ -265,7 +267,7 @@ class MicroBatches:
 
 @dataclass(frozen=True)
 class CropLoss:
-    """An objective on varied crops: what the loop minimises, or validation measures."""
+    """An objective applied to varied crops, for training or validation."""
 
     objective: Objective
     recipe: Recipe
@@ -286,16 +288,16 @@ class CropLoss:
 
 # ---- model ---------------------------------------------------------------------------------------
 def make_model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser of the recipe or of the initial weights, and what is known of the latter.
+    """Build the denoiser of the recipe or the initial weights, and what to record of these.
 
-    Weights for fewer input images are widened, see `widened`. Raises UsageError or WeightsError
-    where recipe and weights do not go together.
+    Weights with fewer input channels are widened, see `widened`. Raises UsageError or WeightsError
+    if recipe and weights do not fit.
     """
     chosen, initial, entries = recipe.network, job.init or recipe.init, _card_entries(recipe, name)
-    torch.manual_seed(recipe.seed)  # fixes the weights where none are given
+    torch.manual_seed(recipe.seed)  # for random initial weights
     if not initial:
         if not chosen.name:
-            raise UsageError("this recipe names no network: give the weights to start from, `init`")
+            raise UsageError("this recipe names no network: give initial weights with `init`")
         card = Card(
             network=chosen.name,
             config=chosen.config,
@@ -325,12 +327,12 @@ def make_model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict
 
 
 def widened(card: Card, tensors: dict[str, Tensor], inputs: int) -> dict[str, Tensor]:
-    """Tensors of a network with more input channels, from one with fewer.
+    """Extend the tensors of a network to more input channels.
 
-    The columns of the further channels are zero: the network computes what it did before, and
-    learns to use them. Convolutions with normalised filters keep their norm with zero columns.
-    card: that of `tensors`. inputs: the wider network's c_in. Every network takes its image
-    channels first, with constant ones behind.
+    Weights of the new channels are zero: the network first computes the same as before, and learns
+    to use them. Zeros do not change the norm of normalised filters.
+    card: of `tensors`. inputs: c_in of the wider network. In every network the image channels are
+    first, followed by constant channels.
     """
     before = int(card.config.get("c_in", 1))
     with torch.device("meta"):
@@ -339,14 +341,14 @@ def widened(card: Card, tensors: dict[str, Tensor], inputs: int) -> dict[str, Te
     for name, value in tensors.items():
         more = wider[name].shape[1] - value.shape[1] if value.ndim > 1 else 0
         if more:
-            images = more // (inputs - before) * before  # columns of the image channels
+            images = more // (inputs - before) * before  # weights of the image channels
             zeros = value.new_zeros(value.shape[0], more, *value.shape[2:])
             found[name] = torch.cat([value[:, :images], zeros, value[:, images:]], 1)
     return found
 
 
 def _card_entries(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Entries of the card that come from the recipe, whatever the network."""
+    """Entries of the card that depend on the recipe only."""
     highest = recipe.levels.max
     residual = recipe.objective == "slices" and recipe.slices.target == "residual"
     if recipe.levels.schedule:
@@ -368,19 +370,19 @@ def _card_entries(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def _inputs(recipe: Recipe) -> int:
-    """How many image channels the network takes."""
+    """Number of input channels of the network."""
     n = recipe.data.channels
     others = {
         "conditional": 2 * n,
         "conditional-baseline": 2 * n,
         "slices": slices.inputs(n, recipe.slices.target == "residual"),
-        "e2e-unet": n - 1,  # of three planes the middle one is made
+        "e2e-unet": n - 1,  # the middle one of three planes is predicted
     }
     return others.get(recipe.objective, n)
 
 
 def _check_model(recipe: Recipe, model: Denoiser) -> None:
-    """Objective, network and crops must belong together. Raises UsageError."""
+    """Raises UsageError unless objective, network and crops fit together."""
     card, stride, inputs = model.card, model.stride, _inputs(recipe)
     calibrates = recipe.objective == "calibrator"
     output = "step" if recipe.levels.schedule else "log-sigma"
@@ -392,7 +394,7 @@ def _check_model(recipe: Recipe, model: Denoiser) -> None:
          f" data.channels={recipe.data.channels} needs {inputs}"),
         (not calibrates or card.config.get("output", "log-sigma") == output,
          f"network.config.output: with levels.schedule='{recipe.levels.schedule}' a calibrator"
-         f" tells {output}"),
-        (not odd, f"crops of {odd} px: this network takes multiples of {stride}"),
+         f" needs {output}"),
+        (not odd, f"crops of {odd} px: this network needs multiples of {stride}"),
     )  # fmt: skip
     _refuse(rules)

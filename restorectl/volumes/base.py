@@ -1,11 +1,11 @@
-"""Which base interpolation a stack wants, and how much of the network: planes are left out.
+"""Chooses the base interpolation of a stack and the share of the network, by leaving planes out.
 
 Every second observed plane is predicted from the others, at twice the distance. The error of linear
-interpolation falls with the 2nd power of the distance, that of cubic faster, and the network is
-trained to gain where planes lie far apart; so what it gains at twice the distance counts in full
-only where linear is clearly ahead of cubic there. On ten real stacks at two distances each the best
-share of the network was 0 where cubic was ahead at twice the distance, about 0.45 where linear was
-by 0.1 dB, and 0.8 where it was by 0.2 dB or more.
+interpolation falls with the square of the distance, that of cubic faster, and the network is
+trained for planes that are far apart. So its gain at twice the distance counts in full only if
+linear clearly beats cubic there. On ten real stacks, at two distances each, the best share of the
+network was 0 if cubic was better at twice the distance, about 0.45 if linear was better by 0.1 dB,
+and 0.8 if it was better by 0.2 dB or more.
 """
 
 from dataclasses import dataclass
@@ -24,26 +24,26 @@ from restorectl.volumes.directions import (
     StackUnits,
 )
 
-SIDE = 96  # px of a block; lateral
-EVERY = 4  # px between the slices of a block that are restored
-BLOCKS = 3  # of highest contrast: those that the network is tried on
-DEPTH = 25  # observed planes of a block
-BOTH = 9  # observed planes up to which it is tried with odd and with even planes left out
-CLEAR = 0.2  # dB by which linear is ahead of cubic where the network counts in full
+SIDE = 96  # px, lateral side of a block
+EVERY = 4  # px between the restored slices of a block
+BLOCKS = 3  # blocks of highest contrast, on which the network is tested
+DEPTH = 25  # most observed planes of a block
+BOTH = 9  # up to this many observed planes, leave out odd and then even planes
+CLEAR = 0.2  # dB by which linear must beat cubic for the network's full share
 
 
 @dataclass(frozen=True)
 class LeftOutPlanes:
-    """Every second plane of one block, left out, and interpolated from the others.
+    """The left-out planes of one block, and their interpolation from the kept ones.
 
-    All but `kept` at every so manieth pixel of both lateral axes: (C, n - 1, h', w').
+    All arrays but `kept` are subsampled along both lateral axes: (C, n - 1, h', w').
     """
 
     kept: np.ndarray  # (C, n, h, w)
     truth: np.ndarray
     linear: np.ndarray
     cubic: np.ndarray
-    tried: bool  # by the network too
+    tried: bool  # the network is tested too
 
 
 def choose_mix(
@@ -55,14 +55,14 @@ def choose_mix(
     base: str,
     strength: float | None,
 ) -> NetworkMix:
-    """base: auto, linear or cubic; strength: the share of the network, None = measured.
+    """Choose how to mix network and interpolation.
 
-    A network that does not know the base interpolation that is wanted keeps its own, and its
-    measured share is mixed into cubic interpolation.
+    base: auto, linear or cubic; strength: the share of the network, None = measured. A network that
+    was not trained with the wanted base keeps its own; it is always mixed with cubic interpolation.
     """
     known, planes = slices.base_interpolations(network.card), stack.shape[1]
     asked = 1.0 if strength is None else strength
-    if not known:  # it predicts pixels: there is nothing to add to an interpolation
+    if not known:  # it predicts pixels, not residuals
         return NetworkMix(share=asked)
     if base in known or planes < 3:
         return NetworkMix(base if base in known else known[0], asked)
@@ -75,13 +75,13 @@ def choose_mix(
         return NetworkMix(chosen, strength, ahead, strength)
     share = measured = _best_share(network, units, tests, doubled, directions, chosen)
     if ahead is not None and base == "auto" and chosen == "linear":
-        # squared: a share that is too small costs little, one that is too large costs the most
+        # squared, because a share that is too small costs less than one that is too large
         share *= min(max(-ahead / CLEAR, 0.0), 1.0) ** 2
     return NetworkMix(chosen, round(share, 2), ahead, measured)
 
 
 def _left_out(stack: Stack, doubled: int) -> list[LeftOutPlanes]:
-    """Every second plane left out, in blocks all over the stack."""
+    """Leave out every second plane, in blocks all over the stack."""
     planes, height, width = stack.shape[1:]
     first = max(0, (planes - DEPTH) // 2)
     areas = [
@@ -109,18 +109,18 @@ def _left_out(stack: Stack, doubled: int) -> list[LeftOutPlanes]:
 
 
 def _starts(length: int) -> list[int]:
-    """Up to four starts of blocks, evenly spread; they overlap where it takes that to cover."""
+    """Up to four evenly spread block starts; blocks may overlap to cover the axis."""
     count = min(4, -(-length // SIDE))
     return [round(start) for start in np.linspace(0, max(0, length - SIDE), count)]
 
 
 def _every_nth(length: int) -> slice:
-    """Every so manieth pixel of an axis, not from its border where there is room."""
+    """Every EVERY-th pixel of an axis, starting away from the border if the axis is long enough."""
     return slice(min(EVERY, length) // 2, None, EVERY)
 
 
 def _cubic_over_linear(tests: list[LeftOutPlanes]) -> float:
-    """By how many dB cubic interpolation predicts left-out planes better than linear."""
+    """PSNR gain in dB of cubic over linear interpolation on left-out planes."""
     linear = sum(_square(t.linear - t.truth) for t in tests)
     cubic = sum(_square(t.cubic - t.truth) for t in tests)
     return round(10 * float(np.log10(max(linear, 1e-12) / max(cubic, 1e-12))), 3)
@@ -134,10 +134,10 @@ def _best_share(
     directions: tuple[SliceDirection, ...],
     base: str,
 ) -> float:
-    """The least-squares share of the network beside cubic interpolation, limited to 0..1."""
+    """The least-squares share of the network in a mix with cubic interpolation, within 0..1."""
     gained = size = 0.0
     for test in (t for t in tests if t.tried):
-        answers = []  # (C, Z, h', w') of each direction, where slices of both cross
+        answers = []  # (C, Z, h', w') per direction, where slices of both cross
         for direction in directions:
             across, along = (
                 _every_nth(test.kept.shape[k]) for k in (direction.across, direction.along)

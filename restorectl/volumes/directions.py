@@ -1,8 +1,8 @@
-"""The slices of a stack in one direction, and their way through the network.
+"""Slices of a stack in one direction, and their restoration by the network.
 
-XZ slices lie side by side along Y, YZ slices along X; each holds all planes of its own, so the
-network sees an image with hidden rows. Arrays of slices are (C, D, N or Z, L): channels, slices,
-observed planes or those of the result, and the lateral axis within a slice.
+XZ slices are stacked along Y, YZ slices along X. Each slice crosses all planes, so that the network
+gets an image with hidden rows. Arrays of slices are (C, D, N or Z, L): channels, slices, observed
+planes (N) or planes of the result (Z), and the lateral axis in a slice.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from restorectl.intensity.value_range import StackRange, fit_stack_range
 from restorectl.jobs import Compute
 from restorectl.volumes import interpolation
 
-HELD = 256 << 20  # bytes of a stack that is read once and kept
+HELD = 256 << 20  # bytes; a stack up to this size is read once and kept in memory
 
 
 @dataclass(frozen=True)
 class SliceDirection:
     """How slices are cut from a volume (C, Z, Y, X)."""
 
-    number: int  # tells the noise of the directions apart
-    across: int  # axis along which they lie side by side
-    along: int  # axis within a slice, beside Z
+    number: int  # selects the direction's own noise
+    across: int  # axis along which the slices are stacked
+    along: int  # lateral axis in a slice
 
     def slices(self, volume: np.ndarray) -> np.ndarray:
         """(C, Z, Y, X) -> (C, D, Z, L), a view."""
@@ -46,19 +46,19 @@ class SliceDirection:
 
 
 XZ, YZ = SliceDirection(0, 2, 3), SliceDirection(1, 3, 2)
-DIRECTIONS = {"both": (XZ, YZ), "xz": (XZ,), "yz": (YZ,)}  # `sweeps`
+DIRECTIONS = {"both": (XZ, YZ), "xz": (XZ,), "yz": (YZ,)}  # keys: values of `sweeps`
 
 
 @dataclass(frozen=True)
 class StackSlices:
-    """Consecutive slices of one direction, and their place, which decides their noise."""
+    """Consecutive slices of one direction, with their position, which determines their noise."""
 
     observed: np.ndarray  # (C, D, N, L) float32 in input units
     direction: SliceDirection
     first: int  # number of the first slice
-    total: int  # slices of the whole stack
+    total: int  # number of slices in the stack
     t: int = 0
-    channel: int = 0  # the first
+    channel: int = 0  # first channel
 
 
 class Stack:
@@ -71,11 +71,11 @@ class Stack:
         self._held = self._read(ALL, ALL) if held else None
 
     def read(self, rows: slice = ALL, cols: slice = ALL) -> np.ndarray:
-        """(C, N, h, w) float32 in input units. Raises InputError for NaN and infinity."""
+        """A region (C, N, h, w) float32 in input units. Raises InputError for NaN and infinity."""
         return self._read(rows, cols) if self._held is None else self._held[:, :, rows, cols]
 
     def slices(self, direction: SliceDirection, part: slice) -> StackSlices:
-        """The slices part.start..part.stop."""
+        """Read the slices [part.start, part.stop)."""
         region = self.read(part) if direction == XZ else self.read(ALL, part)
         total = self.shape[direction.across]
         observed = direction.slices(region)
@@ -92,16 +92,16 @@ class Stack:
             ]
         )
         if not np.isfinite(values).all():
-            raise InputError(f"{self.image.path}: holds NaN or infinity: replace them first")
+            raise InputError(f"{self.image.path}: contains NaN or infinity: replace them first")
         return values
 
 
 @dataclass(frozen=True)
 class StackUnits:
-    """Input units (C, ...) <-> the network's (C_net, ...): one law for all planes of a stack."""
+    """Converts input units (C, ...) to network units (C_net, ...) and back, for a whole stack."""
 
-    card: Card  # its value range and channel recipe count where `ranges` is empty
-    ranges: tuple[StackRange, ...] = ()  # of each channel
+    card: Card  # its value range and channel recipe are used if `ranges` is empty
+    ranges: tuple[StackRange, ...] = ()  # measured range of each channel
 
     def forward(self, values: np.ndarray) -> np.ndarray:
         if not self.ranges:
@@ -115,7 +115,7 @@ class StackUnits:
 
 
 def fit_units(image: Image, channels: Sequence[int], card: Card) -> StackUnits:
-    """Measured where the card has no fixed range. Raises InputError for NaN and infinity."""
+    """The card's fixed units, else measured ones. Raises InputError for NaN and infinity."""
     if card.value_range != "whitened":
         return StackUnits(card)
     ranges = []
@@ -129,15 +129,15 @@ def fit_units(image: Image, channels: Sequence[int], card: Card) -> StackUnits:
 
 @dataclass(frozen=True)
 class NetworkMix:
-    """cubic + share * (network - cubic), and what a stack's left-out planes said about it."""
+    """cubic + share * (network - cubic), with what left-out planes of the stack showed."""
 
-    base: str = "linear"  # row of catalog.INTERPOLATIONS: what the network adds to
+    base: str = "linear"  # base interpolation of the network's residuals
     share: float = 1.0
-    cubic_over_linear: float | None = None  # dB; None where planes are too few to tell
+    cubic_over_linear: float | None = None  # dB; None = too few planes
     measured_share: float | None = None  # None = no planes were left out
 
     def details(self) -> dict[str, str | float | None]:
-        """As JSON."""
+        """The mix as JSON values."""
         told: dict[str, str | float | None] = {"anchor": self.base, "share": self.share}
         if self.measured_share is not None:
             told["cubic_over_linear_db"] = self.cubic_over_linear
@@ -152,10 +152,10 @@ class SliceNetwork:
     runner: Runner
     card: Card
     sampler: Sampler
-    noise: FieldWeights  # what neighbouring slices share of it
+    noise: FieldWeights  # how neighbouring slices share noise
     compute: Compute
-    steps: int | None = None  # None = the sampler's own
-    samples: int = 1  # their mean is taken
+    steps: int | None = None  # network calls; None = the sampler's default
+    samples: int = 1  # number of samples to average
 
     @property
     def stride(self) -> int:
@@ -168,9 +168,9 @@ class SliceNetwork:
     def fill(
         self, slices: StackSlices, units: StackUnits, factor: int, mix: NetworkMix
     ) -> np.ndarray:
-        """The planes between the observed ones: (C, D, (N - 1) * factor + 1, L) float32.
+        """Fill in planes between observed ones: (C, D, (N - 1) * factor + 1, L) float32.
 
-        In input units, the mean of all samples, mixed with cubic interpolation.
+        Returns the mean of all samples, mixed with cubic interpolation, in input units.
         """
         count, length = slices.observed.shape[2:]
         planes = interpolation.count(count, factor)
@@ -186,7 +186,7 @@ class SliceNetwork:
     def _answer(
         self, slices: StackSlices, units: StackUnits, factor: int, base: str, tile: tiles.Tile
     ) -> np.ndarray:
-        """One tile of every slice by the network alone: (C, D, h, w) float32 in input units."""
+        """The network's result for one tile of every slice: (C, D, h, w) float32, input units."""
         (top, _), (height, width) = tile.rows, tile.shape
         seen = slices.observed[..., slice(*tile.cols)]
         seen = np.pad(seen, [(0, 0)] * 3 + [(0, width - seen.shape[3])], mode="symmetric")
@@ -206,14 +206,14 @@ class SliceNetwork:
                 noise = SliceNoise(self.compute.seed, k, self.noise, slices.total, number)
                 samples.append(units.inverse(self._sample(x[:, part], rows, base, sites, noise)))
             mean = np.mean(samples, axis=0)
-            # as a difference, so that values which the units cannot tell apart stay as they are
+            # as a difference, so that information lost in the conversion of units is kept
             made[:, part] = start[:, part] + mean - units.inverse(x[:, part])
         return made
 
     def _sample(
         self, x: np.ndarray, rows: np.ndarray, base: str, sites: list[Site], noise: SliceNoise
     ) -> np.ndarray:
-        """(C_net, D, h, w) in network units, `rows` (h,) of it observed: restored once."""
+        """Restore x (C_net, D, h, w) in network units once; `rows` (h,) marks observed rows."""
         batch = np.ascontiguousarray(x.swapaxes(0, 1))  # (D, C_net, h, w)
         observed = np.zeros((len(batch), 1, *batch.shape[2:]), np.float32)
         observed[:, :, rows] = 1
@@ -227,7 +227,7 @@ class SliceNetwork:
 def _interpolated(
     observed: np.ndarray, kind: str, factor: int, start: int, stop: int
 ) -> np.ndarray:
-    """Planes start..stop of slices: (C, D, N, L) -> (C, D, stop - start, L) float32."""
+    """Interpolate planes [start, stop): (C, D, N, L) -> (C, D, stop - start, L) float32."""
     interpolator = catalog.INTERPOLATIONS[kind].load()
     planes = np.moveaxis(observed, 2, 0)
     return np.moveaxis(interpolation.interpolated(planes, factor, interpolator, start, stop), 0, 2)

@@ -1,8 +1,8 @@
-"""Anisotropic stacks: the factor, the place of observed planes, and interpolation between them.
+"""Anisotropic stacks: factor, positions of observed planes, and interpolation between them.
 
-N planes at factor f become (N - 1) * f + 1: observed plane k is plane k * f of the result, and
-nothing is extrapolated. An interpolation names a few observed planes and their weights for each
-plane of the result, so any part of a volume can be computed by itself.
+N planes at factor f become (N - 1) * f + 1: observed plane k is plane k * f of the result; there is
+no extrapolation. An interpolation gives a few observed planes and their weights for each plane of
+the result, so that any part of a volume can be computed alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from restorectl.errors import InputError
 from restorectl.images.header import Spacing
 from restorectl.images.interpolate import cubic_weights
 
-FACTORS = (2, 8)  # smallest and largest that is restored
-UNEVEN = 0.1  # relative anisotropy left in the result from which it is worth a word
+FACTORS = (2, 8)  # smallest and largest factor
+UNEVEN = 0.1  # relative anisotropy of the result above which there is a warning
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Taps:
     weight: NDArray[np.float32]  # (R, K)
 
 
-# (positions (R,) in observed planes, N of these) -> taps; rows of catalog.INTERPOLATIONS
+# (positions (R,) in observed planes, N observed planes) -> Taps; rows of catalog.INTERPOLATIONS
 Interpolator = Callable[[NDArray[np.float64], int], Taps]
 
 
 def count(observed: int, factor: int) -> int:
-    """Planes of the result."""
+    """Number of planes of the result."""
     return (observed - 1) * factor + 1
 
 
@@ -50,7 +50,7 @@ def linear(positions: NDArray[np.float64], observed: int) -> Taps:
 
 
 def cubic(positions: NDArray[np.float64], observed: int) -> Taps:
-    """Cubic convolution (Keys 1981, a = -1/2), continued on a straight line at both ends."""
+    """Cubic convolution (Keys 1981, a = -1/2), extended linearly at both ends."""
     first, s = _split(positions, observed)
     weight = cubic_weights(s)
     before, after = first == 0, first + 2 > observed - 1
@@ -66,7 +66,7 @@ def cubic(positions: NDArray[np.float64], observed: int) -> Taps:
 def _split(
     positions: NDArray[np.float64], observed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The observed plane before each position and the share of the way to the next."""
+    """The observed plane before each position, and the fraction of the way to the next."""
     held = np.clip(positions, 0, observed - 1)
     first = np.minimum(np.floor(held), max(observed - 2, 0)).astype(np.intp)
     return first, held - first
@@ -79,9 +79,9 @@ def interpolated(
     start: int = 0,
     stop: int | None = None,
 ) -> NDArray[np.float32]:
-    """Planes start..stop of the result, by default all: (N, ...) -> (stop - start, ...) float32.
+    """Planes [start, stop) of the result, by default all: (N, ...) -> (stop - start, ...) float32.
 
-    Beyond the last plane that one is held. Observed planes come back as they are.
+    Planes beyond the last repeat it. Observed planes are unchanged.
     """
     source = observed.astype(np.float32, copy=False)
     stop = count(len(source), factor) if stop is None else stop
@@ -95,28 +95,27 @@ def interpolated(
 
 
 def is_observed(factor: int, start: int, stop: int, planes: int) -> NDArray[np.bool_]:
-    """Which of the planes start..stop of the result, `planes` in all, are observed."""
+    """Which of the planes [start, stop) of the result, which has `planes` in all, are observed."""
     rows = np.arange(start, stop)
     return np.asarray((rows % factor == 0) & (rows < planes))
 
 
 def factor_of(spacing: Spacing) -> tuple[int, str]:
-    """Factor of a pixel size (z, y, x), and a remark if the result is not quite isotropic.
+    """The factor for a pixel size (z, y, x), and a warning if the result is not quite isotropic.
 
-    1 means isotropic. Raises InputError for unknown spacings and factors out of range.
+    Factor 1 means isotropic. Raises InputError for unknown spacings and factors out of range.
     """
     z, y, x = spacing
     if not (z and y and x):
         raise InputError(
-            "does not record the spacing of its planes and pixels: use `spacing` Z,Y,X or"
-            " `factor` N"
+            "has no recorded spacing of planes and pixels: use `spacing` Z,Y,X or `factor` N"
         )
     ratio = 2 * z / (y + x)
     factor = max(1, int(ratio + 0.5))
     if factor > FACTORS[1]:
         raise InputError(
-            f"planes lie {ratio:.3g} pixels apart: {FACTORS[1]} at most can be restored; `factor`"
-            f" {FACTORS[1]} goes part of the way"
+            f"planes are {ratio:.3g} pixels apart: {FACTORS[1]} at most. Use `factor`"
+            f" {FACTORS[1]} for part of the way"
         )
     left = ratio / factor
     if abs(left - 1) <= UNEVEN:

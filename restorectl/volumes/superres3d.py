@@ -1,4 +1,4 @@
-"""`superres3d`: anisotropic stacks to isotropic ones, by models that saw 2D images only."""
+"""`superres3d`: make anisotropic stacks isotropic, with models trained on 2D images only."""
 
 from pathlib import PurePath
 from typing import Any
@@ -18,12 +18,12 @@ from restorectl.volumes.volume import Volumes
 from restorectl.weights import file
 from restorectl.weights.file import Weights
 
-PIXEL_STEPS = 50  # pixels drawn from noise need many; MSDSR's code takes 200
+PIXEL_STEPS = 50  # for networks that generate pixels from noise; MSDSR's code takes 200
 TIFF = (".tif", ".tiff", ".btf", ".tf8")
 
 
 def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
-    """Restore all stacks of the job. Raises for what stops every file, reports the rest."""
+    """Restore all stacks of the job. Raises for errors that stop the run, reports the others."""
     _check(job)
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
@@ -42,7 +42,7 @@ def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
 
 
 def _check(job: SuperresJob) -> None:
-    """Raises UsageError for numbers that cannot be meant."""
+    """Raises UsageError for invalid values."""
     highest = interpolation.FACTORS[1]
     rules = (
         (job.factor is None or 1 <= job.factor <= highest, f"`factor` {job.factor}",
@@ -72,7 +72,7 @@ def _network(job: SuperresJob, weights: Weights) -> SliceNetwork:
 
 
 def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any]:
-    """Everything that can change a pixel."""
+    """All parameters that can change a pixel."""
     every = {
         "method": job.method,
         "factor": job.factor,

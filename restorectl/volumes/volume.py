@@ -1,10 +1,10 @@
-"""The way of one anisotropic stack to an isotropic one.
+"""Makes one anisotropic stack isotropic.
 
-For each time point and each group of channels: leave out observed planes to choose the base
+For each time point and group of channels: leave out observed planes to choose the base
 interpolation and the network's share; then, direction by direction and chunk by chunk, read slices,
-fill in the planes between the observed ones, and add them up in float32. Last, all planes are
-written; observed ones come back as they are. A slice holds all planes of its own, so a chunk is a
-few rows (XZ) or columns (YZ) of every plane, and the stack is never in memory as a whole.
+fill in the planes between the observed ones, and average the directions in float32. Finally all
+planes are written, observed ones unchanged. A chunk is a few rows (XZ) or columns (YZ) of all
+planes, so the whole stack need not be in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -46,12 +46,12 @@ from restorectl.volumes.directions import (
     fit_units,
 )
 
-CHUNK = 128 << 20  # bytes of a chunk of slices, its result included
+CHUNK = 128 << 20  # bytes of a chunk of slices with its result
 
 
 @dataclass(frozen=True)
 class Volumes:
-    """The Work of `superres3d`; without a network it interpolates by `job.method`."""
+    """The `Work` of `superres3d`; without a network it interpolates with `job.method`."""
 
     origin: Origin
     job: SuperresJob
@@ -93,7 +93,7 @@ class Volumes:
         outcome.details |= {"factor": factor, "shape_out": list(header.shape)}
         outcome.warnings += [remark] if remark else []
         if factor == 1:
-            outcome.message = "isotropic already: copied"
+            outcome.message = "already isotropic: copied"
         shape = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, pair.source)
         directions = 1 if self.network is None else len(DIRECTIONS[self.job.sweeps])
@@ -110,11 +110,11 @@ class Volumes:
             write_preview(parts[1], image, parts[0], record)
 
     def _factor(self, image: Image) -> tuple[int, str]:
-        """And a remark. Raises InputError for what cannot be made isotropic."""
+        """The factor, and a warning. Raises InputError if the stack cannot be made isotropic."""
         if image.header.canonical_shape[2] < 2:
             raise InputError(
-                f"{image.path}: has one plane (axes {image.header.axes}): there is nothing between"
-                " planes to restore; if other axes are its depth, say so with `axes`"
+                f"{image.path}: has one plane (axes {image.header.axes}), but a stack is needed: if"
+                " another axis is its depth, use `axes`"
             )
         if self.job.factor is not None:
             return self.job.factor, ""
@@ -124,7 +124,7 @@ class Volumes:
             raise InputError(f"{image.path}: {error}") from error
 
     def _header(self, image: Image, factor: int) -> Header:
-        """Of the result: more planes, closer together."""
+        """Header of the result: more planes, closer together."""
         header = image.header
         if self.job.spacing is not None:
             header = header.with_spacing(self.job.spacing)
@@ -141,13 +141,13 @@ class Volumes:
         outcome: Outcome,
         report: Report,
     ) -> None:
-        """All time points and channels into volume (T, C, Z, Y, X), float32 zeros."""
+        """Restore all time points and channels into volume (T, C, Z, Y, X) of float32 zeros."""
         network = self.network
         restored = () if network is None else chosen
         plain = [c for c in range(volume.shape[1]) if c not in restored]
         kind = self.job.method if network is None else "linear"
         if network is not None and plain:
-            outcome.warnings.append(f"channels {plain} were interpolated on straight lines")
+            outcome.warnings.append(f"channels {plain} were interpolated linearly")
         if network is not None and len(chosen) % network.card.channels:
             raise InputError(
                 f"{image.path}: these weights restore {network.card.channels} channels jointly, the"
@@ -178,9 +178,9 @@ class Volumes:
         volume: np.ndarray,
         advance: Callable[[int], None],
     ) -> NetworkMix:
-        """One stack of channels that are restored together; tells how.
+        """Restore the channels of one stack together; returns the mix used.
 
-        volume: (C, Z, Y, X) of all channels, zeros where the stack's are.
+        volume: (C, Z, Y, X) of all channels, zero in the stack's channels.
         """
         job, directions = self.job, DIRECTIONS[self.job.sweeps]
         mix = choose_mix(network, units, stack, factor, directions, job.anchor, job.strength)
@@ -210,7 +210,7 @@ class Volumes:
 
 
 def _chunks(stack: Stack, factor: int, direction: SliceDirection) -> Iterator[slice]:
-    """Slices that are worked on together."""
+    """Yield ranges of slices that are processed together."""
     channels, planes = stack.shape[:2]
     across, along = stack.shape[direction.across], stack.shape[direction.along]
     each = channels * (planes + 4 * interpolation.count(planes, factor)) * along * 4  # bytes
@@ -222,7 +222,7 @@ def _chunks(stack: Stack, factor: int, direction: SliceDirection) -> Iterator[sl
 def _interpolate(
     stack: Stack, factor: int, kind: str, volume: np.ndarray, advance: Callable[[int], None]
 ) -> None:
-    """One channel into volume (Z, Y, X), by rows."""
+    """Interpolate one channel into volume (Z, Y, X), chunk by chunk."""
     interpolator = catalog.INTERPOLATIONS[kind].load()
     for part in _chunks(stack, factor, XZ):
         volume[:, part] = interpolation.interpolated(stack.read(part)[0], factor, interpolator)
@@ -237,11 +237,9 @@ def _restore_planewise(
     volume: np.ndarray,
     advance: Callable[[int], None],
 ) -> None:
-    """E2E-UNet: the plane between two neighbours, tile by tile of (Y, X), into (C, Z, Y, X)."""
+    """E2E-UNet: predict planes between neighbours, by tiles in (Y, X), into (C, Z, Y, X)."""
     if factor & (factor - 1):
-        raise InputError(
-            f"{stack.image.path}: factor {factor}: e2e-unet halves distances, use 2, 4 or 8"
-        )
+        raise InputError(f"{stack.image.path}: factor {factor}: e2e-unet needs factor 2, 4 or 8")
     for tile in network.tiles_of((stack.shape[2], stack.shape[3])):
         observed = stack.read(*tile.read)
         padded = np.stack([[tile.pad(plane) for plane in channel] for channel in observed])
@@ -254,16 +252,16 @@ def _restore_planewise(
 
 # ---- preview -------------------------------------------------------------------------------------
 GAP = 4  # px between views
-PERCENTILES = (0.5, 99.9)  # of the middle plane: black and white
-LARGEST = 1024  # px of a side of the XY view; larger ones are thinned out
+PERCENTILES = (0.5, 99.9)  # of the middle plane, shown as black and white
+LARGEST = 1024  # px, largest side of the XY view; larger images are subsampled
 
 
 def write_preview(part: Path, source: Image, restored: Path, record: Record) -> None:
-    """Three views of the first stack before and after, through its middle, as one PNG.
+    """Write a PNG with three views through the middle of the first stack, before and after.
 
-    Before: the nearest observed planes. restored: the finished result, read plane by plane.
+    Before: the nearest observed planes. restored: file of the result, read by planes.
     """
-    # the result has a depth, whatever the input's letters are
+    # the result has a depth axis, whatever the input's axes are
     axes = "".join(a for a in source.header.axes if a in "YXZ" or source.header.size(a) > 1)
     with open_image(restored, axes=axes) as image:
         planes, height, width = image.header.canonical_shape[2:]
@@ -297,7 +295,7 @@ def write_preview(part: Path, source: Image, restored: Path, record: Record) -> 
 
 
 def _panel(xy: np.ndarray, xz: np.ndarray, yz: np.ndarray) -> np.ndarray:
-    """XY with XZ below and YZ at the right, float32; NaN between."""
+    """XY with XZ below and YZ on the right, separated by NaN, float32."""
     height, width = xy.shape
     panel = np.full((height + GAP + len(xz), width + GAP + len(yz)), np.nan, np.float32)
     panel[:height, :width] = xy

@@ -1,4 +1,4 @@
-"""`weights export`: a folder that can be uploaded to a hub as it is."""
+"""`weights export`: write a folder that can be uploaded to a hub."""
 
 import shutil
 from dataclasses import asdict
@@ -43,7 +43,7 @@ restorectl restore images/ -o restored/ --weights {file}
 {data}
 ## Licence
 
-{licence}. The sources of the training images are named above, as their licences ask for.
+{licence}. The sources of the training images are named above, as their licences require.
 
 ## Citation
 
@@ -54,15 +54,15 @@ restorectl restore images/ -o restored/ --weights {file}
 def export(
     name: str, folder: Path, options: WeightsOptions, progress: TransferProgress | None = None
 ) -> list[Path]:
-    """Weights, README.md (the model card) and weights.yaml (the registry block), in a new folder.
+    """Write weights, README.md (the model card) and weights.yaml (the registry block) to a folder.
 
-    Raises WeightsError for a name that is not in the registry, UsageError where `folder` holds
-    something already, OutputError where it cannot be written.
+    Raises WeightsError for a name that is not in the registry, UsageError if `folder` is not empty,
+    OutputError if it cannot be written.
     """
     entry = find(name, options).entry
     if entry is None:
         raise WeightsError(
-            f"weights '{name}': not in the registry, which holds licence and sources"
+            f"weights '{name}': not in the registry, which is needed for licence and sources"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def export(
     with replacing(target) as part:
         shutil.copyfile(weights.path, part)
     if file_sha256(target) != weights.sha256:
-        raise OutputError(f"{target}: is not what was written: check the disk")
+        raise OutputError(f"{target}: differs from what was written: check the disk")
     training = {key: value for key, value in asdict(entry.training).items() if value}
     block = asdict(entry) | {"source": {"file": target.name}, "training": training}
     written = {
@@ -89,7 +89,7 @@ def export(
 
 
 def _model_card(name: str, entry: RegistryEntry, card: Card, file: str) -> str:
-    """The hub's front matter, then what a reader wants to know."""
+    """The model card: the hub's front matter, then the text."""
     licence = LICENCES.get(entry.licence)
     front: dict[str, Any] = {"license": licence or "other"}
     if licence is None:

@@ -1,4 +1,4 @@
-"""A weights file that a command asked for: found, verified, then read. Never pickle."""
+"""Finds, verifies and reads weights files; never uses pickle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from restorectl.jobs import WeightsOptions
 from restorectl.weights import registry
 from restorectl.weights.hub import TransferProgress
 
-# What a card and its registry entry must agree on, besides schedule and channel recipe.
+# Keys that must be equal in card and registry entry, besides schedule and channel recipe.
 _AGREED = ("task", "channels", "network", "objective", "value_range", "window")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A verified file, read."""
+    """The content of a verified weights file."""
 
     card: Card
     tensors: Mapping[str, Tensor]
@@ -34,9 +34,9 @@ def load(
     options: WeightsOptions | None = None,
     progress: TransferProgress | None = None,
 ) -> Weights:
-    """Weights by registry name, path or hf:// address; the hash is checked before the file is read.
+    """Load weights by registry name, path or hf:// address; checks the hash before reading.
 
-    task: what they must be for; None = anything. Raises WeightsError (exit 5): unknown name, not
+    task: required task of the weights; None = any. Raises WeightsError (exit 5): unknown name, not
     cached while offline, missing or damaged file, hash mismatch, no card, another task.
     """
     model = registry.find(name, options)
@@ -53,12 +53,12 @@ def load(
                     f" registry, '{name}'"
                 )
     if task is not None and card.task != task:
-        raise WeightsError(f"weights '{name}' are for {card.task}: a {task} is needed here")
+        raise WeightsError(f"weights '{name}' are for {card.task}: {task} weights are needed here")
     return Weights(card, tensors, sha256, path)
 
 
 def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
-    """Card and tensors of one safetensors file, which nothing is known of. Raises WeightsError."""
+    """Read card and tensors of any safetensors file. Raises WeightsError."""
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(KEY)

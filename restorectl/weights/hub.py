@@ -1,8 +1,8 @@
-"""Files of the Hugging Face Hub, by address: `hf://org/name[@revision]/path/file.safetensors`.
+"""Files on the Hugging Face Hub, by address: `hf://org/name[@revision]/path/file.safetensors`.
 
-huggingface_hub does the transfer and keeps the cache; it is imported only here, and only when a hub
-file is used. A pinned file that is in the cache is used without the network, a lock or a write, so
-a cache may be read-only and shared.
+huggingface_hub transfers files and manages the cache; it is imported only here, and only if a hub
+file is used. A pinned file in the cache is used without network, lock or write, so that the cache
+may be read-only and shared.
 """
 
 import inspect
@@ -19,10 +19,10 @@ from restorectl.errors import WeightsError, first_line
 SCHEME = "hf://"
 FORM = "hf://org/name[@revision]/path/file.safetensors"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # of a repository's name
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # part of a repository's name
 REPOSITORY = re.compile(rf"{_PART}/{_PART}")
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/+-]*")
-_SPECIAL = re.compile(r"refs/(?:pr/\d+|convert/[^/]+)(?=/|$)")  # references that hold a slash
+_SPECIAL = re.compile(r"refs/(?:pr/\d+|convert/[^/]+)(?=/|$)")  # references that contain a slash
 _COLON = re.compile(r"([\w.-]+/[\w.-]+(?:@[^:]+)?):([^:]+\.safetensors)")
 _KINDS = {"models", "datasets", "spaces", "buckets", "kernels"}
 
@@ -37,7 +37,7 @@ class HubFile:
 
     @property
     def pinned(self) -> bool:
-        """Whether the revision is a commit, so that the file can never change."""
+        """Whether the revision is a commit, so that the file cannot change."""
         return COMMIT.fullmatch(self.revision) is not None
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class HubFile:
 
 
 def parse_address(text: str) -> HubFile:
-    """The file that an `hf://` address names. Raises WeightsError for anything else."""
+    """Parse an `hf://` address. Raises WeightsError if it is invalid."""
     if not text.isprintable():
         raise WeightsError(f"{text!r}: use {FORM}")
     body = text.removeprefix(SCHEME).removeprefix("models/")
@@ -54,8 +54,8 @@ def parse_address(text: str) -> HubFile:
         raise WeightsError(f"{text}: weights come from model repositories, not from {kind}")
     repo, revision, file = _split(body)
     rules = (
-        (REPOSITORY.fullmatch(repo), f"'{repo}' is no repository (org/name)"),
-        (_REVISION.fullmatch(revision), f"{revision!r} is no revision"),
+        (REPOSITORY.fullmatch(repo), f"'{repo}' is not a repository (org/name)"),
+        (_REVISION.fullmatch(revision), f"{revision!r} is not a revision"),
         (file, "names no file"),
     )
     for good, problem in rules:
@@ -68,7 +68,7 @@ def parse_address(text: str) -> HubFile:
 
 
 def _split(body: str) -> tuple[str, str, str]:
-    """Repository, revision, path; an @ behind the repository's name belongs to the path."""
+    """Split into repository, revision and path; a later @ belongs to the path."""
     repo, at, rest = body.partition("@")
     if not at or repo.count("/") > 1:
         parts = [*body.split("/", 2), "", ""]
@@ -79,13 +79,13 @@ def _split(body: str) -> tuple[str, str, str]:
 
 
 def colon_hint(text: str) -> str:
-    """What to write in place of `org/name[@revision]:file`, or nothing where `text` is not that."""
+    """A hint for text like `org/name[@revision]:file`, else an empty string."""
     match = _COLON.fullmatch(text)
     return f"write {SCHEME}{match[1]}/{match[2]}" if match else ""
 
 
 def check_inside(file: str, where: str) -> None:
-    """Refuse a relative path that could leave its folder. Raises WeightsError."""
+    """Raises WeightsError for a relative path that could leave its folder."""
     parts = PurePosixPath(file).parts
     plain = parts and file == "/".join(parts) and not {".", ".."} & {*parts, *file.split("/")}
     if not plain or file.startswith("/") or any(c in file for c in "\\:") or not file.isprintable():
@@ -93,14 +93,14 @@ def check_inside(file: str, where: str) -> None:
 
 
 class TransferProgress(Protocol):
-    """Where a transfer reports to; the command line implements it."""
+    """Receives the progress of a transfer; the command line implements it."""
 
     def begin(self, name: str, total: int | None) -> None: ...
     def advance(self, size: int) -> None: ...
 
 
 def cached(place: HubFile) -> Path | None:
-    """The file in the local cache, if it is there. Never touches the network."""
+    """The file in the local cache, or None. Uses no network."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(place.repo, place.file, revision=place.revision)
@@ -110,7 +110,7 @@ def cached(place: HubFile) -> Path | None:
 def fetch(
     place: HubFile, *, offline: bool = False, progress: TransferProgress | None = None
 ) -> Path:
-    """The file, from the cache or the hub. Raises WeightsError: absent, refused, no network."""
+    """Get a file from the cache or the hub. Raises WeightsError if it is absent or refused."""
     import huggingface_hub as hub
     from huggingface_hub import constants, errors
 
@@ -119,11 +119,11 @@ def fetch(
         return found
     if offline:  # local_files_only would not do: building its headers already asks the hub
         raise WeightsError(
-            f"{place}: is not in the cache, and this run is offline: `restorectl weights pull` it"
-            " where there is a network"
+            f"{place}: is not in the cache, and this run is offline: get it with `restorectl"
+            " weights pull` on a machine with network access"
         )
     if "HF_HUB_VERBOSITY" not in os.environ:
-        hub.utils.logging.set_verbosity(logging.ERROR)  # our one line says it all
+        hub.utils.logging.set_verbosity(logging.ERROR)  # our message is enough
     transfer_errors = (
         errors.HTTPError,  # type: ignore[attr-defined] # httpx's or requests', by version
         errors.EntryNotFoundError,
@@ -139,7 +139,7 @@ def fetch(
 
 
 def _reason(error: Exception, place: HubFile) -> str:
-    """What went wrong and what to do, in one line; the library's own texts have several."""
+    """One line on what went wrong and what to do; the library's own texts are longer."""
     from huggingface_hub import constants, errors
 
     endpoint = constants.ENDPOINT
@@ -167,7 +167,7 @@ def _reason(error: Exception, place: HubFile) -> str:
 
 
 def _bars(progress: TransferProgress | None) -> dict[str, Any]:
-    """The arguments that lead the library's progress to `progress` and keep its own bars away."""
+    """Arguments that send the library's progress to `progress` instead of its own bars."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from huggingface_hub.utils.tqdm import tqdm as base

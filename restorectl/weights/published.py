@@ -1,8 +1,8 @@
-"""`weights import`: published checkpoints become weights files that every command takes.
+"""`weights import`: convert published checkpoints to weights files for all commands.
 
-Checkpoints are read as data: no code in them is ever run. PUBLISHED says of each model what it is
-(its card) and what its tensors are called in the checkpoint; the result is checked, name by name
-and shape by shape, against the network before it is written.
+Checkpoints are read as data: code in them never runs. PUBLISHED holds each model's card and the
+names of its tensors in the checkpoint; the names and shapes of the result are checked against the
+network before it is written.
 """
 
 import zipfile
@@ -31,34 +31,34 @@ Tensors = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """What a published checkpoint holds, and how it becomes a weights file."""
+    """A published model, and how to convert its checkpoint to a weights file."""
 
     card: Card
-    rename: Callable[[Tensors], dict[str, Any]]  # those that the network has, by its names
+    rename: Callable[[Tensors], dict[str, Any]]  # keep and rename the network's tensors
     source: str  # where the model is published
-    config: Callable[[Tensors], Mapping[str, Any]] | None = None  # the network's size, read off
+    config: Callable[[Tensors], Mapping[str, Any]] | None = None  # network size, from tensor shapes
 
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """What was written."""
+    """Summary of an imported weights file."""
 
     path: str
     kind: str
     network: str
     tensors: int
     parameters: int
-    ignored: int  # tensors of the checkpoint that restorectl has no use for
+    ignored: int  # tensors of the checkpoint that are not needed
     sha256: str
 
 
 def import_checkpoint(
     files: Sequence[Path], kind: str, output: Path, overwrite: bool = False
 ) -> ImportedWeights:
-    """Make the weights file `output` of the files of one published model, a row of PUBLISHED.
+    """Write a weights file from the files of a published model; `kind`: a key of PUBLISHED.
 
-    float16 and float32 tensors stay what they are, others become float32. Raises UsageError for an
-    unknown kind or output name, WeightsError for files that are not what the kind says.
+    float16 and float32 tensors keep their type, others become float32. Raises UsageError for an
+    unknown kind or a wrong output name, WeightsError for files that do not match the kind.
     """
     if kind not in PUBLISHED:
         raise UsageError(f"`kind` {kind}: choose {', '.join(PUBLISHED)}")
@@ -103,8 +103,8 @@ def import_checkpoint(
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch checkpoint (.pt, .pth, .ckpt) or safetensors file, by name.
 
-    A state dict inside a training checkpoint is found. Raises WeightsError for a file that is
-    unreadable, holds more than plain data, or no tensors.
+    Also finds a state dict inside a training checkpoint. Raises WeightsError for a file that is
+    unreadable, contains code or has no tensors.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
@@ -116,10 +116,10 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         )
     except (SafetensorError, OSError, EOFError) as error:
         raise WeightsError(f"{path}: cannot be read ({first_line(error)})") from error
-    except Exception as error:  # an UnpicklingError, or whatever damaged bytes lead to
+    except Exception as error:  # an UnpicklingError, or any error from damaged bytes
         raise WeightsError(
-            f"{path}: not a checkpoint of plain tensors ({first_line(error)}): where it was made,"
-            " save its state dict alone, torch.save(model.state_dict(), FILE)"
+            f"{path}: not a checkpoint of plain tensors ({first_line(error)}): save only its"
+            " state dict, torch.save(model.state_dict(), FILE)"
         ) from error
     while isinstance(content, Mapping):
         inner = [content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)]
@@ -129,7 +129,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     items = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(name): value for name, value in items if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(f"{path}: holds no tensors by name")
+        raise WeightsError(f"{path}: contains no tensors by name")
     return tensors
 
 
@@ -146,16 +146,16 @@ def convert(kind: str, found: Tensors) -> tuple[Card, dict[str, Any]]:
 
 
 def _bare(found: Tensors) -> dict[str, Any]:
-    """A state dict as it is, also of a model that was wrapped in DataParallel."""
+    """The state dict unchanged, or without the prefix of DataParallel."""
     if all(name.startswith("module.") for name in found):
         return {name.removeprefix("module."): value for name, value in found.items()}
     return dict(found)
 
 
 def _averaged(found: Tensors) -> dict[str, Any]:
-    """The EMA weights of a latent-diffusion checkpoint, whose names have lost their dots.
+    """The EMA weights of a latent-diffusion checkpoint, whose names lack the dots.
 
-    The raw weights, `model.diffusion_model.*`, still have them (methods.md 3.7).
+    The names come from the raw weights, `model.diffusion_model.*`, which have them.
     """
     tensors = {}
     for name in found:
@@ -163,15 +163,15 @@ def _averaged(found: Tensors) -> dict[str, Any]:
             inner = name.removeprefix("model.")
             average = "model_ema." + inner.replace(".", "")
             if average not in found:
-                raise WeightsError(f"no averaged weights: there is '{name}' but no '{average}'")
+                raise WeightsError(f"no averaged weights: '{name}' exists, but not '{average}'")
             tensors[inner.removeprefix("diffusion_model.")] = found[average]
     if not tensors:
-        raise WeightsError("there is no tensor 'model.diffusion_model.*'")
+        raise WeightsError("no tensor 'model.diffusion_model.*' was found")
     return tensors
 
 
 def _inception(found: Tensors) -> dict[str, Any]:
-    """Without the classifiers and the counters of batch normalisation."""
+    """The tensors without classifiers and batch normalisation counters."""
     return {
         name: value
         for name, value in found.items()
@@ -180,12 +180,12 @@ def _inception(found: Tensors) -> dict[str, Any]:
 
 
 def _alexnet(found: Tensors) -> dict[str, Any]:
-    """The convolutions of one file and the linear heads of the other."""
+    """The convolutions from one file and the linear heads from the other."""
     return {name: found[name] for name in found if name.startswith(("features.", "lin"))}
 
 
 def _rscd_config(tensors: Tensors) -> dict[str, Any]:
-    """The published base width is the training image size, so other trainings have others."""
+    """The network's size; its base width is the training image size and so varies."""
     try:
         init_dim, c_in = tensors["init_conv.weight"].shape[:2]
         dim = tensors["time_mlp.1.weight"].shape[1]
@@ -201,7 +201,7 @@ def _rscd_config(tensors: Tensors) -> dict[str, Any]:
             "convnext_mult": wide // widths[0],
         }
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise WeightsError(f"its tensors are not those of this U-Net ({error})") from error
+        raise WeightsError(f"its tensors do not fit this U-Net ({error})") from error
 
 
 PUBLISHED = {

@@ -1,9 +1,9 @@
-"""The models that are known by name, and where any weights lie; nothing here imports torch.
+"""Registry of models by name, and the location of weights files; does not import torch.
 
-A registry is a YAML file with one block a model: what it is, where its file lies (in the package,
-in a folder, on the hub) and the file's SHA-256. There are the package's weights.yaml and, over it,
-the user's own. `find` also takes a path or a hub address. `weights list`, `pull`, `verify` and
-`path` are here too.
+A registry is a YAML file with one block per model: its properties, the location of its file (in the
+package, in a folder, on the hub) and the file's SHA-256. The user's registry overrides the
+package's weights.yaml. `find` also takes a path or a hub address. `weights list`, `pull`, `verify`
+and `path` are here too.
 """
 
 import os
@@ -25,14 +25,14 @@ from restorectl.weights.hub import HubFile, TransferProgress
 PACKAGE = Path(__file__).resolve().parent.parent
 _INSIDE = PACKAGE / "weights.yaml"
 PACKAGED = _INSIDE if _INSIDE.exists() else PACKAGE.with_name("weights.yaml")  # wheel, checkout
-VARIABLE = "RESTORECTL_WEIGHTS"  # names a registry file
+VARIABLE = "RESTORECTL_WEIGHTS"  # path of a registry file
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """One source of training images, as its licence asks for it to be named."""
+    """One source of training images, attributed as its licence requires."""
 
     name: str
     licence: str
@@ -48,7 +48,7 @@ class TrainingNotes:
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """One block of a registry; keys with a default may be left out of a user's own."""
+    """One block of a registry; keys with a default are optional."""
 
     task: str
     channels: int
@@ -59,11 +59,11 @@ class RegistryEntry:
     network: str
     objective: str
     licence: str
-    schedule: str | None = None  # discrete schedule that it was trained on; None = any level
-    step_cap: int | None = None  # largest step that it was trained on, of that schedule
+    schedule: str | None = None  # discrete schedule of its training; None = any noise level
+    step_cap: int | None = None  # largest step of its training, in that schedule
     value_range: str = "whitened"
-    channel_recipe: str = "identity"  # how image channels become the network's
-    window: int = 0  # fixed input size, 0 = any
+    channel_recipe: str = "identity"  # maps image channels to the network's
+    window: int = 0  # fixed input size in px, 0 = any
     training: TrainingNotes = field(default_factory=TrainingNotes)
     citation: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class RegistryEntry:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A weights file: how it was called, where it lies, and what a registry says of it."""
+    """A weights file: its name, location and registry entry."""
 
     name: str
     place: Path | HubFile
@@ -80,13 +80,13 @@ class ModelFile:
     embedded: bool = False  # whether the file is part of the package
 
     def here(self) -> Path | None:
-        """The file, if it is on this machine. Never touches the network."""
+        """The file if it is on this machine, else None. Uses no network."""
         if isinstance(self.place, HubFile):
             return hub.cached(self.place)
         return self.place if self.place.is_file() else None
 
     def where(self) -> str:
-        """embedded, file, cached, remote, or missing."""
+        """Location of the file: embedded, file, cached, remote or missing."""
         here = self.here() is not None
         if isinstance(self.place, HubFile):
             return "cached" if here else "remote"
@@ -96,9 +96,9 @@ class ModelFile:
     def obtain(
         self, *, offline: bool = False, progress: TransferProgress | None = None
     ) -> tuple[Path, str]:
-        """The file, pulled from the hub if need be, and its SHA-256.
+        """The file, downloaded from the hub if necessary, and its SHA-256.
 
-        Raises WeightsError where it cannot be had, or is not the file that the registry means.
+        Raises WeightsError if it is not available or differs from the registry's hash.
         """
         if isinstance(self.place, HubFile):
             path = hub.fetch(self.place, offline=offline, progress=progress)
@@ -121,7 +121,7 @@ class ModelFile:
 
 
 def find(name: str, options: WeightsOptions | None = None) -> ModelFile:
-    """What `--weights NAME` means. Raises WeightsError for no name, file or hub address."""
+    """Resolve a name, path or hub address. Raises WeightsError if it is none of these."""
     if name.startswith(hub.SCHEME):
         return ModelFile(name, hub.parse_address(name))
     known = models(options)
@@ -138,9 +138,9 @@ def find(name: str, options: WeightsOptions | None = None) -> ModelFile:
 
 
 def models(options: WeightsOptions | None = None) -> dict[str, ModelFile]:
-    """All models by name; `registry` goes over the variable's file, that over the package's.
+    """All models by name; `registry` overrides RESTORECTL_WEIGHTS, which overrides the package.
 
-    Raises WeightsError for a registry that cannot be read or breaks the schema.
+    Raises WeightsError for a registry that cannot be read or is invalid.
     """
     found = read_registry(PACKAGED)
     for path in (os.environ.get(VARIABLE), options.registry if options else None):
@@ -163,7 +163,9 @@ def read_registry(path: Path) -> dict[str, ModelFile]:
     found = {}
     for name, block in raw.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise WeightsError(f"{path}: {name!r} is no model name: use letters, digits and . _ -")
+            raise WeightsError(
+                f"{path}: {name!r} is not a model name: use letters, digits and . _ -"
+            )
         where = f"{path}: '{name}'"
         entry = build(RegistryEntry, block, where, WeightsError)
         if not _SHA256.fullmatch(entry.sha256):
@@ -179,7 +181,7 @@ def read_registry(path: Path) -> dict[str, ModelFile]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that comes twice; YAML itself would keep the last."""
+    """Refuses duplicate keys, of which YAML would keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
@@ -192,7 +194,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _place(source: Mapping[str, str], folder: Path, where: str) -> Path | HubFile:
-    """Where a block's file lies; `folder` is that of the registry. Raises WeightsError."""
+    """Location of a block's file; `folder`: the registry's folder. Raises WeightsError."""
     if source.keys() == {"embedded"}:
         hub.check_inside(source["embedded"], where)
         return PACKAGE / "pretrained" / source["embedded"]
@@ -234,7 +236,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """What became of one model; `error` is empty unless something is wrong with it."""
+    """The status of one model; `error` is empty unless there is a problem."""
 
     name: str
     status: str  # intact, pulled, remote, mismatch, missing, failed
@@ -243,11 +245,11 @@ class ModelStatus:
 
 
 def listed(options: WeightsOptions) -> list[ModelRow]:
-    """The registry, in its order."""
+    """The models in the order of the registry."""
     rows = []
     for model in models(options).values():
         entry = model.entry
-        assert entry is not None  # it comes from the registry
+        assert entry is not None  # models of the registry have one
         rows.append(
             ModelRow(
                 name=model.name,
@@ -271,7 +273,7 @@ def pull(
     options: WeightsOptions,
     progress: TransferProgress | None = None,
 ) -> Iterator[ModelStatus]:
-    """Bring models here and check their hashes; one that fails does not stop the others."""
+    """Download models and check their hashes; a failure does not stop the others."""
     if every == bool(names):
         raise UsageError("weights pull: give names, or `all`")
     for model in _chosen(names, options):
@@ -285,7 +287,7 @@ def pull(
 
 
 def verify(names: Sequence[str], options: WeightsOptions) -> Iterator[ModelStatus]:
-    """Hash again what is here; never touches the network. What is remote is fine."""
+    """Check the hashes of local files; uses no network. Remote files are no error."""
     for model in _chosen(names, options):
         path = model.here()
         if path is None:
@@ -302,16 +304,16 @@ def verify(names: Sequence[str], options: WeightsOptions) -> Iterator[ModelStatu
 
 
 def locate(name: str, options: WeightsOptions) -> Path:
-    """Where the file is on this machine; never touches the network. Raises WeightsError."""
+    """Path of the file on this machine; uses no network. Raises WeightsError."""
     model = find(name, options)
     path = model.here()
     if path is None:
         remote = isinstance(model.place, HubFile)
-        problem = "not here: pull them first" if remote else f"{model.place} is missing"
+        problem = "not here: pull the file first" if remote else f"{model.place} is missing"
         raise WeightsError(f"weights '{name}': {problem}")
     return path
 
 
 def _chosen(names: Sequence[str], options: WeightsOptions) -> list[ModelFile]:
-    """The named models, all of the registry without names; unknown ones stop before any work."""
+    """The named models, or all of the registry. Raises WeightsError for unknown names."""
     return [find(n, options) for n in names] if names else list(models(options).values())

@@ -236,7 +236,7 @@ def test_what_does_not_fit_the_memory_is_refused_from_its_header(folder, monkeyp
     statuses, work, report = go(settings(folder), Copy(memory=10**13))
     assert set(statuses.values()) == {"failed"}
     assert work.written == []
-    assert "takes about 10.0 TB of memory and 1.0 MB are available: use" in (
+    assert "takes about 10.0 TB of memory, but 1.0 MB are available: use" in (
         report.outcomes[0].message
     )
 
@@ -252,7 +252,7 @@ def test_a_full_disk_is_met_before_the_work(folder, monkeypatch):
     assert told["counts"]["pending"] == 5
     assert told["stopped"].startswith("DiskFullError: ")
     monkeypatch.setattr(machine, "free_space", lambda path: 3 * 3600 + 2 * 2000)
-    with pytest.raises(DiskFullError, match="beside `min_free` 1 B"):
+    with pytest.raises(DiskFullError, match="plus `min_free` 1 B"):
         go(replace(files, min_free=1))
     assert set(go(files)[0].values()) == {"done"}
 

@@ -55,11 +55,11 @@ def test_only_regular_files_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "loop.tif").symlink_to(tmp_path / "loop.tif")
     (tmp_path / "dangling.tif").symlink_to(tmp_path / "nowhere")
     for name, reason in {
-        "pipe.tif": "no regular file",
-        "link.tif": "no regular file",
+        "pipe.tif": "not a regular file",
+        "link.tif": "not a regular file",
         "loop.tif": "symbolic links",
         "dangling.tif": "no such file",
-        ".": "no regular file",
+        ".": "not a regular file",
         "x" * 300: "too long",
     }.items():
         with pytest.raises(InputError, match=reason):

@@ -247,4 +247,4 @@ def test_restore_writes_step_maps_beside_its_images(tmp_path):
     (tmp_path / "maps" / maps[1]).write_bytes(b"not ours at all")
     refused = run(*arguments)
     assert refused.returncode == 3
-    assert "not ours" in refused.stderr
+    assert "not written by restorectl" in refused.stderr

@@ -56,7 +56,7 @@ def test_a_second_run_is_skipped(done):
     ("arguments", "text"),
     [
         (("--factor", "9"), "--factor 9: use auto or a whole number from 1 to 8"),
-        (("-w", "prior"), "are for prior: a slices is needed here"),
+        (("-w", "prior"), "are for prior: slices weights are needed here"),
     ],
 )
 def test_wrong_options_are_one_line(done, arguments, text):

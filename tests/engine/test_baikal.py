@@ -1,4 +1,4 @@
-"""The methods of paper 004 against closed forms, on a prior that is known exactly."""
+"""The methods of Baikal against closed forms, on a prior that is known exactly."""
 
 from dataclasses import replace
 

@@ -58,7 +58,7 @@ def test_what_fits_is_taken():
             ({"scores": {"psnr": value}}, "not a number: 'scores.psnr'")
             for value in (True, None, float("nan"), float("inf"), 10**400)
         ),
-        ({"inner": 3}, "wrong type: 'inner' must hold keys, not 3"),
+        ({"inner": 3}, "wrong type: 'inner' must be a mapping, not 3"),
         ({"inner": {"choice": "d"}}, "'inner.choice' must be a, b or c, not 'd'"),
         ({"inner": {"choice": ["a"]}}, "'inner.choice' must be a, b or c, not ['a']"),
         ({"inner": {"pair": [1]}}, "'inner.pair' must be a list of 2, not [1]"),
@@ -79,5 +79,5 @@ def test_what_does_not_fit_is_named_in_one_line(change, message):
 def test_a_missing_key_and_something_else_than_keys():
     with pytest.raises(UsageError, match=r"^here: the key 'name' is missing$"):
         build(Outer, {}, "here")
-    with pytest.raises(UsageError, match=r"^here: wrong type: must hold keys, not \[\]$"):
+    with pytest.raises(UsageError, match=r"^here: wrong type: must be a mapping, not \[\]$"):
         build(Outer, [], "here")

@@ -67,7 +67,7 @@ def test_pages_of_unknown_kind_need_the_user() -> None:
         resolve_axes("IYX", (7, 4, 5))
     with pytest.raises(InputError, match=r"`axes` TZYX or `axes` CZYX$"):
         resolve_axes("QZYX", (7, 2, 4, 5))
-    with pytest.raises(InputError, match="more than time"):
+    with pytest.raises(InputError, match="too many"):
         resolve_axes("QTCZYX", (7, 2, 2, 2, 4, 5))
     for name in ("ZYX", "TYX", "CYX", "zyx"):
         assert resolve_axes("IYX", (7, 4, 5), name) == (name.upper(), (7, 4, 5))

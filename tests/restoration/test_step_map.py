@@ -82,7 +82,7 @@ def test_a_window_without_any_noise_is_clean(method):
 
 
 def test_an_answer_that_is_no_level_is_an_error():
-    with pytest.raises(EngineError, match="no noise level"):
+    with pytest.raises(EngineError, match="invalid noise level"):
         level_of(Known(torch.tensor([torch.nan])), np.zeros((32, 32), np.float32))
 
 
@@ -95,7 +95,7 @@ def test_small_images_and_bad_pixels(tmp_path):
     wide = scene(64, 1200, SIGMA)
     wide[3, 600] = np.nan  # between the blocks that the noise model is fitted on
     tifffile.imwrite(tmp_path / "b.tif", wide)
-    with pytest.raises(InputError, match="mend or mask"):
+    with pytest.raises(InputError, match="replace them"):
         measured(tmp_path / "b.tif", "analytic", NoiseOptions())
 
 

@@ -183,7 +183,7 @@ def test_several_channels_are_cut_together(tmp_path, patches):
     write(tmp_path / "one.tif", image((64, 64)))
     found = scan(tmp_path, 2)
     assert [s.name for s in found.images] == ["two.tif"]
-    assert "has 1 channels, the recipe takes 2" in found.warnings[0]
+    assert "has 1 channels, the recipe needs 2" in found.warnings[0]
     crops = patches(tmp_path, channels=2, fraction=0).batch(0, 1, 0, 3, 64)
     assert np.array_equal(crops.pixels, np.stack([both] * 3).astype(np.float32))
     assert crops.high.shape == (3, 2)

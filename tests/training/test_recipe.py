@@ -79,7 +79,7 @@ def test_a_file_and_overrides(tmp_path):
         ("optimiser.lr=fast", "'optimiser.lr' must be a float, not 'fast'"),
         ("data.flips=1", "'data.flips' must be a bool, not 1"),
         ("network.config=3", "'network.config' must be a mapping, not 3"),
-        ("levels=3", "'levels' must hold keys, not 3"),
+        ("levels=3", "'levels' must be a mapping, not 3"),
         ("objective.name=x", "'objective' is a value, not a section"),
         ("optimiser.lr", "use key=value"),
         ("optimiser.micro_batch=5", "a divisor of optimiser.batch"),

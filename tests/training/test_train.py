@@ -145,10 +145,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(data, tmp_path, recipe
 
 def test_resume_refuses_another_run(data, tmp_path):
     output = tmp_path / "p.safetensors"
-    with pytest.raises(UsageError, match="there is no checkpoint"):
+    with pytest.raises(UsageError, match=r"checkpoint .* does not exist"):
         train("prior", data, output, resume=True)
     train("prior", data, output)
-    with pytest.raises(UsageError, match="exists: go on with `resume`"):
+    with pytest.raises(UsageError, match="exists: add `resume`"):
         train("prior", data, output)
     with pytest.raises(UsageError, match="'seed' is 5, the checkpoint"):
         train("prior", data, output, "seed=5", resume=True)
@@ -204,10 +204,10 @@ def test_initial_weights(data, tmp_path):
             UsageError,
             "cannot train",
         ),
-        ("prior", "p.safetensors", "data.channels=2", NoInputError, "the recipe takes 2"),
+        ("prior", "p.safetensors", "data.channels=2", NoInputError, "the recipe needs 2"),
         ("prior", "p.safetensors", "network.config.c_in=2", UsageError, "needs 1"),
-        ("prior", "p.safetensors", "data.crop=18", UsageError, "takes multiples of 4"),
-        ("calibrator", "p.safetensors", "levels.schedule=cosine", UsageError, "tells step"),
+        ("prior", "p.safetensors", "data.crop=18", UsageError, "needs multiples of 4"),
+        ("calibrator", "p.safetensors", "levels.schedule=cosine", UsageError, "needs step"),
         ("prior", "p.safetensors", "levels.schedule=sine", UsageError, "choose one of rscd"),
         ("prior", "p.safetensors", "validation.crop=64", UsageError, "validation.every=0"),
         ("conditional-baseline", "p.safetensors", "levels.schedule=''", UsageError, "schedule"),

@@ -196,14 +196,14 @@ def test_training_on_pairs_learns_to_look_at_the_input(folders, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "overrides", "options", "error", "message"),
     [
-        ("conditional-pairs", (), {"pairs": False}, UsageError, "trains on pairs: .*`partner` DIR"),
-        ("prior", (), {}, UsageError, "`partner`: only objective 'conditional'"),
-        ("conditional", (), {"pairs": False, "register": "rigid"}, UsageError, "`partner`"),
+        ("conditional-pairs", (), {"pairs": False}, UsageError, "trains on pairs: .*--input"),
+        ("prior", (), {}, UsageError, "--input: only objective 'conditional'"),
+        ("conditional", (), {"pairs": False, "register": "rigid"}, UsageError, "--input DIR"),
         ("conditional-pairs", (), {"register": "elastic"}, UsageError, "use rigid or affine"),
         ("conditional-pairs", (), {"select_hq": "x"}, UsageError, "patches or pairs"),
-        ("conditional-pairs", ("data.binning=2",), {}, UsageError, "not binned"),
+        ("conditional-pairs", ("data.binning=2",), {}, UsageError, "data.binning: pairs need 1"),
         ("conditional-pairs", ("data.range=uint8",), {}, UsageError, "data.range"),
-        ("conditional-pairs", ("data.channels=3",), {}, NoInputError, "the recipe takes 3"),
+        ("conditional-pairs", ("data.channels=3",), {}, NoInputError, "the recipe needs 3"),
         ("conditional", ("init=''",), {"pairs": False}, UsageError, "names no network"),
     ],
 )
@@ -214,7 +214,7 @@ def test_refusals(folders, tmp_path, recipe, overrides, options, error, message)
 
 
 def test_a_folder_is_no_partner_of_itself(folders, tmp_path):
-    with pytest.raises(UsageError, match="is the folder of `data`"):
+    with pytest.raises(UsageError, match="is the same folder as `data`"):
         train("conditional-pairs", (folders[0], folders[0]), tmp_path / "c.safetensors")
 
 

@@ -204,7 +204,7 @@ def test_given_spacing_wins_and_is_written(tmp_path):
 def test_isotropic_stacks_are_copied_and_said_to_be(tmp_path):
     pixels = specimen()
     outcome, path = run(tmp_path, pixels, spacing=(0.5, 0.5, 0.5))
-    assert outcome.message == "isotropic already: copied"
+    assert outcome.message == "already isotropic: copied"
     assert outcome.calls == 0
     assert np.array_equal(read(path), pixels)
 

@@ -167,7 +167,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, small_msdsr):
         (nan, "rscd", "NaN"),
         (good, "msdsr", "no tensor 'model.diffusion_model"),
         (raw_only, "msdsr", "no averaged weights"),
-        (lightning(state("adm", SMALL_ADM)), "rscd", "not those of this U-Net"),
+        (lightning(state("adm", SMALL_ADM)), "rscd", "do not fit this U-Net"),
         ({"epoch": 3}, "rscd", "no tensors"),
         ([1, 2], "rscd", "no tensors"),
     )

@@ -1,8 +1,8 @@
-"""The U-Net of "Diffusion Models Beat GANs" (Dhariwal and Nichol 2021), as latent diffusion and
-DifFace use it: residual blocks with group norm, softmax attention at the coarse levels.
+"""The U-Net of "Diffusion Models Beat GANs" (Dhariwal and Nichol 2021), as in latent diffusion and
+DifFace: residual blocks with group norm, softmax attention at the coarse levels.
 
-One class serves MSDSR (paper 003, methods.md 3.1: 274.06 M parameters, 368 tensors) and Baikal
-(paper 004, methods.md 4.1: 151.6 M, 606 tensors); parameter names are those of their checkpoints.
+One class serves MSDSR (274.06 M parameters, 368 tensors) and Baikal (151.6 M, 606 tensors);
+parameter names are those of their checkpoints.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from restorectl.engine.nets.layers import Conv2d, GroupNorm, attend, sinusoids
 class ResBlock(nn.Module):
     """x (B, c_in, H, W), emb (B, c_emb) -> (B, c_out, H, W).
 
-    The embedding is added, or with `scale_shift` scales and shifts the second norm.
+    The embedding is added; with `scale_shift` it scales and shifts the second norm instead.
     """
 
     def __init__(self, c_in: int, c_out: int, c_emb: int, groups: int, scale_shift: bool) -> None:
@@ -33,7 +33,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             GroupNorm(groups, c_out),
             nn.SiLU(),
-            nn.Identity(),  # dropout in the numbering of the checkpoints; 0 in both networks
+            nn.Identity(),  # in the place of dropout (0 in both networks) in the checkpoints
             zeroed(Conv2d(c_out, c_out, 3, padding=1)),
         )
         self.skip_connection = Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -72,7 +72,7 @@ class Stem(Conv2d):
 
 
 class Downsample(nn.Module):
-    """Half the height and width, by a strided 3x3 convolution."""
+    """Halve height and width by a strided 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the height and width: nearest neighbour, then a 3x3 convolution."""
+    """Double height and width: nearest neighbour, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -97,9 +97,9 @@ class ADM(nn.Module):
     """x (B, c_in, H, W), 0-based step (B,) -> noise (B, c_out, H, W).
 
     H and W are multiples of `stride`. `attention` lists the downsampling factors of the levels
-    that attend. With `learn_variance` the network has c_out further outputs, which say where
-    between beta and beta-tilde the step's variance lies (Nichol and Dhariwal 2021, eq. 15); only
-    the noise estimate leaves `forward`.
+    with attention. With `learn_variance` the network has c_out further outputs that place the
+    step's variance between beta and beta-tilde (Nichol and Dhariwal 2021, eq. 15); `forward`
+    returns only the noise.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ def _through(layers: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
 
 
 def zeroed(layer: nn.Conv2d | nn.Conv1d) -> nn.Module:
-    """A layer that starts at zero, as the last one of every residual branch does."""
+    """Set a layer's weights to zero, as at the end of every residual branch."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

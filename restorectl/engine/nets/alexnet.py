@@ -14,8 +14,8 @@ STAGES = (  # layer number, input and output channels, kernel, stride, padding
     (8, 384, 256, 3, 1, 1),
     (10, 256, 256, 3, 1, 1),
 )
-POOLED = (3, 6)  # layers before which 3 x 3 maxima are taken with stride 2
-SHIFT = (-0.030, -0.088, -0.188)  # of ImageNet's colours, for values in [-1, 1]
+POOLED = (3, 6)  # layers preceded by 3 x 3 max pooling of stride 2
+SHIFT = (-0.030, -0.088, -0.188)  # mean of ImageNet's colours, for values in [-1, 1]
 SCALE = (0.458, 0.448, 0.450)
 
 
@@ -32,7 +32,7 @@ class LPIPS(nn.Module):
             self.add_module(f"lin{stage}", nn.ModuleDict({"model": head}))
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """The five activations, each pixel's channel vector at unit length."""
+        """The five stages' activations, each pixel's channel vector scaled to unit length."""
         found = []
         x = (x - x.new_tensor(SHIFT)[:, None, None]) / x.new_tensor(SCALE)[:, None, None]
         for number, *_ in STAGES:

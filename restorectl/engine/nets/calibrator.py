@@ -1,11 +1,10 @@
-"""The calibrator: how strong is the noise of this window?
+"""The calibrator network: predicts the noise level of an image tile.
 
-The paper's step calibrator is a ResNet-50 with a 2048-100-1 head (paper 000, Table 3); this one is
-a small residual network with global pooling and the same two-layer head. The noise may be a
-thousandth of the image's contrast, so nothing absolute is put into bf16: the window is divided by
-its own fine-scale activity, passed through zero-sum filters in float32 and compressed to
-logarithms.
-Scaling a window by a therefore adds exactly log a to the predicted log sigma.
+RSCD's step calibrator is a ResNet-50 with a 2048-100-1 head (Table 3); this one is a small residual
+network with global pooling and the same two-layer head. The noise may be a thousandth of the
+image's contrast, too little for absolute values in bf16: the tile is divided by its fine-scale
+activity, passed through zero-sum filters in float32 and compressed to logarithms. Scaling a tile by
+a therefore adds exactly log a to the predicted log sigma.
 """
 
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from restorectl.engine.nets.unet import pixel_norm
 
 OUTPUTS = ("log-sigma", "step")
-FLOOR = 1e-12  # mean square below which a window counts as constant
+FLOOR = 1e-12  # mean square below which a tile counts as constant
 
 
 class Residual(nn.Module):
-    """x + conv(silu(conv(norm(x)))): the norm is per pixel."""
+    """x + conv(silu(conv(norm(x)))), normalised per pixel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -37,8 +36,8 @@ class Residual(nn.Module):
 class Calibrator(nn.Module):
     """x (B, c_in, H, W) in [-1, 1] of any size from 32 px -> (B,) float32.
 
-    output: "log-sigma", the logarithm of the noise level, or "step", the step count t of a
-    schedule with `steps` steps (0 = clean).
+    output: "log-sigma", the logarithm of the noise level, or "step", the step t of a schedule of
+    `steps` steps (0 = clean).
     """
 
     stride = 1
@@ -88,7 +87,7 @@ class Calibrator(nn.Module):
 
 
 def activity(x: Tensor) -> Tensor:
-    """(B, C, H, W) float32 -> (B,) mean log amplitude of the Laplacian, little moved by edges."""
+    """(B, C, H, W) float32 -> (B,) mean log amplitude of the Laplacian, robust to edges."""
     kernel = x.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6
     channels = x.shape[1]
     residual = F.conv2d(x, kernel.expand(channels, 1, 3, 3), groups=channels)

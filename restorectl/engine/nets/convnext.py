@@ -1,7 +1,7 @@
-"""RSCD's diffusion U-Net (paper 000, table 3; methods.md 1.1): ConvNeXt blocks and attention.
+"""RSCD's diffusion U-Net (Table 3): ConvNeXt blocks and attention.
 
 Blocks after Liu et al. 2022 ("A ConvNet for the 2020s") with 3x3 instead of 1x1 convolutions,
-linear attention after Shen et al. 2021. Every normalisation is over the whole input, so the
+linear attention after Shen et al. 2021. Normalisation is over the whole input, so the
 network runs at one window size. Parameter names are those of the published checkpoints: 288
 tensors. The published base width, 256, is its image size; "init dim 128" is the stem only.
 """
@@ -68,7 +68,7 @@ class Attention(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Queries normalised over channels, keys over pixels: linear cost; same shapes."""
+    """Linear-cost attention: queries normalised over channels, keys over pixels; same shapes."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -161,5 +161,5 @@ class ConvNextUNet(nn.Module):
 
 
 def _through(level: Any, x: Tensor, emb: Tensor) -> Tensor:
-    """Two blocks and the attention of a level."""
+    """Run the two blocks and the attention of a level."""
     return level[2](level[1](level[0](x, emb), emb))

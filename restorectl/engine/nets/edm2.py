@@ -1,9 +1,9 @@
-"""Paper 002's network: the magnitude-preserving U-Net of Karras et al. 2024 with attention.
+"""Network of DDPM microscopy (Osuna-Vargas et al.): the magnitude-preserving U-Net of Karras et
+al. 2024 with attention.
 
-64 x [1, 2, 4, 8] channels, told alpha-bar, one attention layer (at 32 x 32, 16 heads) as in the
-public code; the paper prints attention at 32 without saying that the code has it once (methods.md
-2.1). 64.07 M parameters; 135 entries in the state dict, named as in its checkpoints. `unet` is the
-leaner relative that restorectl trains: no attention, pixel-unshuffle stem, folded constants.
+64 x [1, 2, 4, 8] channels, conditioned on alpha-bar, one attention layer (at 32 x 32, 16 heads) as
+in the public code. 64.07 M parameters; 135 state dict entries, named as in its checkpoints. `unet`
+is the leaner variant that restorectl trains: no attention, pixel-unshuffle stem, folded constants.
 """
 
 import math
@@ -21,7 +21,7 @@ CLIP = 256.0  # activations stay within +-CLIP
 
 
 def normalise(x: Tensor, dim: int) -> Tensor:
-    """Unit RMS along `dim`, the norm taken in float32 (Karras et al. 2024, eq. 30)."""
+    """Normalise to unit RMS along `dim`, with the norm in float32 (Karras et al. 2024, eq. 30)."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
     return x / (norm / math.sqrt(x.shape[dim]) + EPSILON).to(x.dtype)
 
@@ -37,14 +37,14 @@ def mp_sum(a: Tensor, b: Tensor, t: float = unet.BALANCE) -> Tensor:
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
-    """Both along the channels, each weighing as t says, at unit magnitude (eq. 103)."""
+    """Concatenate along the channels with weights 1 - t and t, at unit magnitude (eq. 103)."""
     n_a, n_b = a.shape[1], b.shape[1]
     scale = math.sqrt((n_a + n_b) / ((1 - t) ** 2 + t**2))
     return torch.cat([a * (scale / math.sqrt(n_a) * (1 - t)), b * (scale / math.sqrt(n_b) * t)], 1)
 
 
 class Conv(unet.Conv):
-    """As `unet`'s; in training the stored weight is itself normalised (forced, eq. 66)."""
+    """`unet`'s convolution; in training the stored weight is normalised too (eq. 66)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.folded:
@@ -122,9 +122,9 @@ class Block(nn.Module):
 class EDM2(nn.Module):
     """x (B, c_in, H, W), label (B,) -> (B, c_out, H, W); H and W are multiples of `stride`.
 
-    The label is alpha-bar for paper 002. `image_size` names the levels in the state dict. Inputs
-    are [noisy, condition]; the published checkpoints have them the other way round. The published
-    dropout, 0.2, is left out.
+    The label is alpha-bar. `image_size` names the levels in the state dict. Input channels are
+    [noisy, condition], in the published checkpoints [condition, noisy]. The published dropout of
+    0.2 is left out.
     """
 
     def __init__(

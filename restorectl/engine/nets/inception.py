@@ -1,7 +1,7 @@
 """Inception-v3 (Szegedy et al. 2015) as the Frechet inception distance uses it (Heusel 2017).
 
-The ported TensorFlow network of 2015: averages exclude the padding, and the last block pools its
-maximum. Parameter names are those of the published PyTorch port (`Mixed_5b.branch1x1.conv.weight`).
+The 2015 TensorFlow network: average pooling excludes padding, and the last block uses max pooling.
+Parameter names are those of the published PyTorch port (`Mixed_5b.branch1x1.conv.weight`).
 A block is a table: branches of (name, channels, kernel), each convolution followed by batch norm
 and ReLU; a branch may end in two parallel convolutions.
 """
@@ -51,10 +51,10 @@ class Conv(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Parallel branches over (B, c_in, H, W), joined along the channels; pooling comes last.
+    """Parallel branches on (B, c_in, H, W), concatenated along the channels, pooling last.
 
-    `pool`: average or maximum (3 x 3, same size, then `branch_pool`), or halve: the last
-    convolution of every branch and the maximum have stride 2.
+    `pool`: average or maximum (3 x 3, same size, then `branch_pool`), or halve: stride 2 in the
+    last convolution of every branch and in the max pooling.
     """
 
     def __init__(self, c_in: int, pool: str, branches: Sequence[Sequence[Any]]) -> None:

@@ -1,7 +1,7 @@
-"""Plain layers of the published networks, for activations in bf16 or float32 alike.
+"""Layers of the published networks, for activations in bf16 or float32.
 
-`Denoiser.prepared` keeps everything but convolution weights in float32; these layers cast what
-they need and take their statistics in float32. Parameter names are PyTorch's own.
+`Denoiser.prepared` keeps all but convolution weights in float32; these layers cast parameters as
+needed and compute statistics in float32. Parameter names are PyTorch's own.
 """
 
 import math
@@ -34,7 +34,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Statistics over pixels and the channels of a group, in float32 (Wu and He 2018)."""
+    """Group normalisation with statistics in float32 (Wu and He 2018)."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.float()).to(input.dtype)
@@ -54,7 +54,7 @@ def sinusoids(t: Tensor, width: int, last: int) -> tuple[Tensor, Tensor]:
 
 
 class Lambda(nn.Module):
-    """A function without parameters, where a published numbering of layers has one."""
+    """A function as a layer, to keep the published numbering of layers."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""The magnitude-preserving U-Net: no statistics across pixels, nothing but convolutions.
+"""The magnitude-preserving U-Net: only convolutions, no statistics across pixels.
 
 Weight-normalised convolutions, per-pixel channel normalisation and magnitude-preserving sums
 (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models") keep the
-activations at unit size without any norm over the image, so a tile sees what the whole image
-sees. Constants of the magnitude-preserving forms (SiLU / 0.596, the weights of the sum) sit in the
-gain of the convolution next to them, and `fold` turns every convolution into a plain one.
+activations at unit size without any norm over the image, so a tile gives the same result as the
+whole image. Constants (SiLU / 0.596, the weights of the sum) are part of the gain of the adjacent
+convolution, and `fold` turns every convolution into a plain one.
 """
 
 import math
@@ -29,13 +29,13 @@ class Conv(nn.Module):
         self.gain, self.folded = gain, False
 
     def effective(self) -> Tensor:
-        """The plain convolution's weight: (c_out, c_in, k, k) float32."""
+        """The normalised weight, as a plain convolution uses it: (c_out, c_in, k, k) float32."""
         w = self.weight.float()
         rms = w.square().mean((1, 2, 3), keepdim=True).sqrt()
         return w / (rms + 1e-4) * (self.gain / math.sqrt(w[0].numel()))
 
     def fold(self) -> None:
-        """Normalise once, for inference: the weight is the plain convolution's from now on."""
+        """Normalise the stored weight once, for inference; it then is a plain convolution's."""
         self.weight.data = self.effective().contiguous(memory_format=torch.channels_last)
         self.folded = True
 
@@ -45,7 +45,7 @@ class Conv(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Each pixel's channel vector to unit RMS; the norm is taken in float32."""
+    """Scale each pixel's channel vector to unit RMS, with the norm in float32."""
     mean_square = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
     return x * torch.rsqrt(mean_square.square() / x.shape[1] + 1e-4).to(x.dtype)
 

@@ -1,4 +1,4 @@
-"""From TIFF tags to a Header: which pages make the image, its axes, what one pixel is."""
+"""Builds a Header from TIFF tags: the image's pages, axes, dtype and pixel size."""
 
 import json
 import math
@@ -15,24 +15,24 @@ from restorectl.images.header import PRINT_DPI, UNKNOWN_SPACING, Header, Spacing
 from restorectl.images.tiff import ifd, imagej, ome
 from restorectl.images.tiff.ifd import Ifd, Tag
 
-# Tags of the file's first page that speak for the whole file
+# Tags of the first page that apply to the whole file
 _OF_THE_FILE = frozenset({ifd.DESCRIPTION, ifd.HISTORY, ifd.SOFTWARE, imagej.COUNTS, imagej.BLOCKS})
 _DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"}
 _DIALECTS = ("lsm", "mmstack", "ndtiff", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi")
-PageAt = tuple[int, int]  # index of a directory, bytes from its pixels to those of the page
+PageAt = tuple[int, int]  # (index of a directory, offset in bytes from its pixels to the page's)
 
 
 @dataclass(frozen=True)
 class TiffSource:
-    """What the writer needs of the TIFF that was read."""
+    """What the writer needs from the input TIFF."""
 
     kind: str  # ome, imagej, shaped, plain, or tifffile's name of another dialect
-    header: Header  # as the file says, without `axes`; its extra is empty
+    header: Header  # as recorded in the file, without the user's `axes`; `extra` is empty
     first: Ifd  # all tags of the first page
-    # What differs from them in each page, with None for a tag that it does not have
+    # For each page, the tags that differ from the first page's; None = no such tag
     changes: tuple[Mapping[int, Tag | None], ...]
     planar: bool
-    alpha: Path | None  # the file whose last sample is alpha
+    alpha: Path | None  # file whose last sample is alpha
 
     @property
     def order(self) -> str:
@@ -41,9 +41,9 @@ class TiffSource:
 
 @dataclass(frozen=True)
 class PageStack:
-    """How the pages of a file make one image, as its dialect tells it."""
+    """How the pages of a file form one image, according to its TIFF dialect."""
 
-    axes: str  # above those of a page
+    axes: str  # axes outside a page
     lengths: tuple[int, ...]
     pages: list[PageAt]  # in storage order
     spacing: Spacing = UNKNOWN_SPACING
@@ -53,10 +53,10 @@ class PageStack:
 def describe(
     path: Path, tiff: Any, ifds: Sequence[Ifd], override: str | None
 ) -> tuple[Header, list[PageAt]]:
-    """(header, pages in storage order) of the one image of an open TIFF.
+    """The header of the image in an open TIFF, and its pages in storage order.
 
-    Raises InputError for several images, ambiguous axes, and pixels that are no intensities;
-    IncompleteError if fewer pages are there than the metadata promise.
+    Raises InputError for several images, ambiguous axes and pixels that are not intensities,
+    IncompleteError if pages that the metadata describe are missing.
     """
     whole = [i for i, page in enumerate(ifds) if not page.is_reduced] or list(range(len(ifds)))
     first, keyframe = ifds[whole[0]], tiff.pages[whole[0]]
@@ -73,7 +73,7 @@ def describe(
     own = stack.axes + in_page
     axes, shape = resolve_axes(own, (*stack.lengths, *(lengths[a] for a in in_page)), override)
     header = Header(axes, shape, dtype, stack.spacing, (), "tiff")
-    # ImageJ labels pages: these are names of channels where every page is a channel
+    # ImageJ labels pages: these name channels only if every page is a channel
     if len(stack.channels) == header.canonical_shape[1] and (kind != "imagej" or axes == "CYX"):
         header = replace(header, channels=stack.channels)
     tags = {c: tag for c, tag in pages[0].tags.items() if c not in _OF_THE_FILE}
@@ -96,15 +96,15 @@ def _dtype(page: Any) -> np.dtype[Any]:
     name = "pixels of an unknown type" if page.dtype is None else f"{page.dtype.name} pixels"
     if page.bitspersample == 1:
         name = "black and white (1-bit) pixels"
-    raise InputError(f"has {name}, which are no intensities to restore: save it as 8 or 16 bit")
+    raise InputError(f"has {name}, which cannot be restored: save it as 8 or 16 bit")
 
 
 def _has_alpha(page: Ifd) -> bool:
     """Whether the last sample of a pixel is alpha."""
     if page.integer(ifd.VOLUME_DEPTH, 1) > 1:
-        raise InputError("stores a volume in one page: save it with one page for each plane")
+        raise InputError("stores a volume in one page: save it with one page per plane")
     if page.integer(ifd.PHOTOMETRIC) == ifd.CMYK:
-        raise InputError("has CMYK colours, made for printing: save it as RGB or grey")
+        raise InputError("has CMYK colours: save it as RGB or grey")
     colour = page.integer(ifd.PHOTOMETRIC) == ifd.RGB
     told = page.integers(ifd.EXTRA_SAMPLES)[-1:] in ((1,), (2,))
     return page.samples > 1 and (told or (colour and page.samples == 4))
@@ -123,7 +123,7 @@ def _kind(tiff: Any, page: Any, description: bytes) -> str:
 
 
 def _stack(kind: str, tiff: Any, ifds: Sequence[Ifd], whole: list[int]) -> PageStack:
-    """`whole` are the pages that are no thumbnails."""
+    """How the pages form an image; `whole`: pages that are not thumbnails."""
     first = ifds[whole[0]]
     if kind == "ome":
         return _ome_stack(first, whole)
@@ -134,7 +134,7 @@ def _stack(kind: str, tiff: Any, ifds: Sequence[Ifd], whole: list[int]) -> PageS
     spacing = _printed_spacing(first)
     if kind in ("plain", "scanimage"):
         return _unnamed([(i, 0) for i in whole], spacing)
-    # Other dialects, as far as tifffile sees one array of ordinary pages in this file
+    # Other dialects, if tifffile finds one array of ordinary pages in this file
     found = [series for series in tiff.series if not series.keyframe.is_reduced]
     at = {page.offset: i for i, page in enumerate(ifds)}
     pages = [(at.get(page.offset, -1), 0) for page in found[0].pages if page is not None]
@@ -171,14 +171,14 @@ def _imagej_stack(tiff: Any, first: Ifd, whole: list[int]) -> PageStack:
 
 
 def _shaped_stack(tiff: Any, first: Ifd, whole: list[int]) -> PageStack:
-    """tifffile's own files: a JSON object with the shape of the array, and perhaps its axes."""
+    """tifffile's own dialect: a JSON object with the shape and perhaps the axes of the array."""
     found = json.loads(first.text(ifd.DESCRIPTION))
     shape = tuple(int(n) for n in found["shape"])
     if math.prod(shape) == 0:
         raise InputError(f"no pixels: the shape in its header is {list(shape)}")
     declared, rest = divmod(math.prod(shape), math.prod(first.size) * first.samples)
     if rest or not declared:
-        raise InputError(f"the shape in its header, {list(shape)}, is not that of its pages")
+        raise InputError(f"the shape in its header, {list(shape)}, does not match its pages")
     pages = _declared_pages(tiff, first, whole, declared, "tifffile")
     spacing = _printed_spacing(first)
     factor = imagej.MICROMETRES.get(imagej.unit_name(str(found.get("unit", ""))))
@@ -200,7 +200,7 @@ def _shaped_stack(tiff: Any, first: Ifd, whole: list[int]) -> PageStack:
 
 
 def _unnamed(pages: list[PageAt], spacing: Spacing) -> PageStack:
-    """A stack of pages whose axis the file does not name: tifffile's I."""
+    """A stack of pages along an axis without a name: tifffile's I."""
     return (
         PageStack("I", (len(pages),), pages, spacing)
         if len(pages) > 1
@@ -211,15 +211,14 @@ def _unnamed(pages: list[PageAt], spacing: Spacing) -> PageStack:
 def _declared_pages(
     tiff: Any, first: Ifd, whole: list[int], declared: int, header: str
 ) -> list[PageAt]:
-    """The pages; of a stack with one directory, the pixels follow those of its first page."""
+    """The pages; in a stack with a single directory, all pixels follow those of page 0."""
     if len(whole) > 1 or declared == 1:
         _require_count(len(whole), declared, header)
         return [(i, 0) for i in whole]
     end = tiff.filehandle.size
     if not first.is_final or first.segments[0][0] + declared * first.nbytes > end:
         raise IncompleteError(
-            f"1 of the {declared} pages in its header is there: it is cut off or still being"
-            " written"
+            f"1 of the {declared} pages in its header exists: it is cut off or still being written"
         )
     return [(whole[0], k * first.nbytes) for k in range(declared)]
 
@@ -227,13 +226,13 @@ def _declared_pages(
 def _require_count(found: int, declared: int, header: str) -> None:
     if found < declared:
         raise IncompleteError(
-            f"{found} of the {declared} pages in its {header} header are there: it is cut off or"
+            f"{found} of the {declared} pages in its {header} header exist: it is cut off or"
             " still being written"
         )
     if found > declared:
         raise InputError(
             f"has {found} pages but its {header} header describes {declared}: save the others to"
-            " files of their own"
+            " separate files"
         )
 
 
@@ -242,17 +241,17 @@ def _require_equal(pages: Sequence[Ifd]) -> None:
         if page.structure != pages[0].structure:
             raise InputError(
                 f"page {k} differs from page 0 in size, type or compression: it holds several"
-                " images; save each to a file of its own"
+                " images; save each to a separate file"
             )
 
 
 def _refuse_palette(page: Ifd, kind: str) -> None:
-    """Indices into colours are intensities only where the colours are a ramp of brightness."""
+    """Palette indices are intensities only if the palette is a grey ramp."""
     if page.integer(ifd.PHOTOMETRIC) != ifd.PALETTE or kind == "imagej":
         return
     colours = np.array(page.integers(ifd.COLORMAP) if ifd.COLORMAP in page.tags else [0])
     if colours.size % 3 or (np.diff(colours.reshape(3, -1).astype(int).sum(axis=0)) < 0).any():
-        raise InputError("has a colour palette whose indices are no intensities: save it as grey")
+        raise InputError("has a colour palette, whose indices are not intensities: save it as grey")
 
 
 def _printed_spacing(page: Ifd) -> Spacing:
@@ -265,7 +264,7 @@ def _printed_spacing(page: Ifd) -> Spacing:
 
 
 def _resolution(page: Ifd) -> tuple[float, float]:
-    """Pixels per unit in y and x; 0 where the tag is absent or undefined."""
+    """Pixels per unit in y and x; 0 if the tag is absent or undefined."""
     found = []
     for code in (ifd.Y_RESOLUTION, ifd.X_RESOLUTION):
         above = below = 0
@@ -278,7 +277,7 @@ def _resolution(page: Ifd) -> tuple[float, float]:
 def _changes(
     first: Mapping[int, Tag], pages: Sequence[Ifd], places: Sequence[PageAt]
 ) -> tuple[Mapping[int, Tag | None], ...]:
-    """What differs from the tags `first` in each page; a page without a directory has the same."""
+    """Each page's differences from the tags `first`; none for a page without a directory."""
     found: list[Mapping[int, Tag | None]] = [{}]
     for page, (_, shift) in zip(pages[1:], places[1:], strict=True):
         codes = () if shift else first.keys() | page.tags.keys()

@@ -38,13 +38,13 @@ DESCRIPTION, SOFTWARE, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT = 270, 305, 320, 3
 JPEG_TABLES, VOLUME_DEPTH, HISTORY = 347, 32997, 37395
 RGB, PALETTE, CMYK, YCBCR = 2, 3, 5, 6  # values of PHOTOMETRIC; 0 and 1 are grey
 _MAX_TAG_BYTES = 1 << 30
-# zlib reaches 1032:1, LZW 2700:1; beyond this, a header lies about the size of its page
+# zlib reaches 1032:1, LZW 2700:1; above this the page size in the header is wrong
 _MAX_EXPANSION = 5000
 
 
 @dataclass(frozen=True)
 class Tag:
-    """One tag as stored: TIFF type and the bytes of its values, in the file's byte order."""
+    """A stored tag: TIFF type, and its values as bytes in the file's byte order."""
 
     type: int
     data: bytes
@@ -68,7 +68,7 @@ class Ifd:
     tags: Mapping[int, Tag]
 
     def integers(self, code: int) -> tuple[int, ...]:
-        """The values of a tag; () if it is absent or not of unsigned integers."""
+        """The values of a tag; () if it is absent or does not hold unsigned integers."""
         return self.tags[code].integers(self.order) if code in self.tags else ()
 
     def integer(self, code: int, default: int = 0) -> int:
@@ -90,7 +90,7 @@ class Ifd:
 
     @property
     def planar(self) -> bool:
-        """Whether the samples are stored one after another, each as a plane of its own."""
+        """Whether samples are stored as separate planes, one after another."""
         return self.integer(PLANAR, 1) == 2
 
     @cached_property
@@ -104,7 +104,7 @@ class Ifd:
         offsets = self.integers(where)
         if length in self.tags:
             return tuple(zip(offsets, self.integers(length), strict=False))
-        # StripByteCounts may be missing from ancient uncompressed files of one strip
+        # old uncompressed files with one strip may lack StripByteCounts
         return ((offsets[0], self.nbytes),) if len(offsets) == 1 else ()
 
     @cached_property
@@ -121,7 +121,7 @@ class Ifd:
 
     @property
     def structure(self) -> tuple[object, ...]:
-        """What must be equal for two pages to be decoded alike."""
+        """Properties that all pages of one image must share."""
         codes = (
             BITS,
             COMPRESSION,
@@ -143,7 +143,7 @@ class Ifd:
 
     @property
     def is_final(self) -> bool:
-        """Whether the page's bytes are its pixels, row by row, from the first strip on."""
+        """Whether the page is uncompressed and contiguous, row by row from the first strip."""
         plain = (
             self.compression == 1
             and self.integer(ORIENTATION, 1) == 1
@@ -167,10 +167,10 @@ class Layout:
 
 
 def read_chain(file: BinaryIO, path: Path) -> tuple[Layout, list[Ifd]]:
-    """Every page directory of a TIFF, in the order of the file.
+    """All page directories of a TIFF, in the file's order.
 
-    Raises IncompleteError if any directory, tag, strip or tile lies beyond the end of the file or
-    was not written yet, InputError if the structure makes no sense.
+    Raises IncompleteError if a directory, tag, strip or tile lies beyond the end of the file or was
+    not written yet, InputError if the structure is invalid.
     """
     file.seek(0, 2)
     end = file.tell()
@@ -206,7 +206,7 @@ def _read_ifd(
         " still being written"
     )
     counter, entry, pointer = (8, 20, "Q") if layout.big else (2, 12, "I")
-    if offset >= end:  # 64 bits may be more than a seek can take
+    if offset >= end:  # a 64-bit offset may be too large for seek
         raise cut
     file.seek(offset)
     head = file.read(counter)
@@ -242,7 +242,7 @@ def _read_ifd(
 
 
 def _check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
-    """Raise unless all strips or tiles of the page are there and can hold its pixels."""
+    """Raise unless all strips or tiles of the page exist and are large enough for its pixels."""
     rows, columns = page.size
     if rows == 0 or columns == 0:
         raise InputError(f"{path}: page {index} has no pixels ({rows} rows, {columns} columns)")
@@ -250,9 +250,7 @@ def _check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
     missing = f"{path}: page {index} is not complete: "
     expected = _expected_segments(page)
     if len(page.segments) < expected:
-        raise IncompleteError(
-            f"{missing}{len(page.segments)} of {expected} strips or tiles are there"
-        )
+        raise IncompleteError(f"{missing}{len(page.segments)} of {expected} strips or tiles exist")
     for offset, n in page.segments:
         if offset == 0 or n == 0:
             raise IncompleteError(f"{missing}a strip or tile was never written")
@@ -260,7 +258,7 @@ def _check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
             raise IncompleteError(f"{missing}its pixels reach byte {offset + n} of a file of {end}")
     subsampled = page.integer(PHOTOMETRIC) == YCBCR
     if page.compression == 1 and stored < page.nbytes and not subsampled:
-        raise IncompleteError(f"{missing}{stored} bytes of pixels where {page.nbytes} are needed")
+        raise IncompleteError(f"{missing}{stored} bytes of pixels, but {page.nbytes} are needed")
     if page.nbytes > max(stored, 4096) * _MAX_EXPANSION:
         raise InputError(
             f"{path}: page {index} claims {rows} x {columns} pixels but stores only {stored} bytes:"
@@ -282,9 +280,9 @@ def _expected_segments(page: Ifd) -> int:
 
 
 def pack_ifd(layout: Layout, tags: Mapping[int, Tag], at: int, following: bool) -> bytes:
-    """A directory and the values that do not fit into it, to be written at offset `at`.
+    """The bytes of a directory and its out-of-line values, to be written at offset `at`.
 
-    `following`: another directory comes right after these bytes.
+    `following`: another directory follows directly.
     """
     order, pointer = layout.order, "Q" if layout.big else "I"
     inline = struct.calcsize(pointer)

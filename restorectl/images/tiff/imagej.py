@@ -1,6 +1,6 @@
-"""ImageJ's TIFF dialect: the description's key=value lines and the two private metadata tags.
+"""ImageJ's TIFF dialect: key=value lines in the description and two private metadata tags.
 
-Lines and blocks that need no change are kept byte for byte.
+Lines and blocks that need no change are kept as they are.
 """
 
 import struct
@@ -53,10 +53,10 @@ def fields(description: bytes) -> dict[str, str]:
 def outer_axes(
     description: bytes, samples: int, planar: bool, n_pages: int
 ) -> tuple[str, tuple[int, ...], int]:
-    """The hyperstack's axes above YX, their lengths, and the number of images that are declared.
+    """The hyperstack's axes outside YX, their lengths, and the declared number of images.
 
-    `samples` are those of one page, `planar` if stored one after another; `n_pages` are the pages
-    of the file. Axes of length 1 are left out. A stack of undeclared kind has the axis I.
+    samples: per pixel of a page; planar: they are stored as separate planes; n_pages: pages in the
+    file. Axes of length 1 are left out. A stack along an unknown axis has the axis I.
 
     Raises InputError for counts that are not positive numbers.
     """
@@ -100,7 +100,7 @@ def unit_name(text: str) -> str:
 
 
 def edited(description: bytes, changes: Mapping[str, str | None]) -> bytes:
-    """The description with lines set, added at the end, or (None) removed."""
+    """The description with lines changed, added at the end, or (None) removed."""
     left = dict(changes)
     lines = []
     for line in description.splitlines(keepends=True):
@@ -118,7 +118,7 @@ def edited(description: bytes, changes: Mapping[str, str | None]) -> bytes:
 
 
 def stack_changes(axes: str, shape: tuple[int, ...], images: int) -> dict[str, str | None]:
-    """The description lines that tell the stack's counts."""
+    """The description lines with the stack's counts."""
     sizes = dict(zip(axes, shape, strict=True))
     changes: dict[str, str | None] = {"images": str(images) if images > 1 else None}
     for axis, key in _AXIS_KEYS.items():
@@ -146,7 +146,7 @@ def info(tags: Mapping[int, Tag], order: str) -> str:
 
 
 def without_slices(tags: Mapping[int, Tag], order: str) -> dict[int, Tag]:
-    """The private tags without what belongs to single slices: labels and overlays."""
+    """The private tags without the parts of single slices: labels and overlays."""
     kept = [item for item in _blocks(tags, order) if item[0] not in (b"labl", b"over")]
     rest = {code: tag for code, tag in tags.items() if code not in (COUNTS, BLOCKS)}
     if not kept:

@@ -1,4 +1,4 @@
-"""OME-XML: what an image needs to know of it, and the few edits that keep it true.
+"""OME-XML: read an image's metadata, and edit the document to match a new image.
 
 The XML is never re-serialised: the parser reports byte ranges and edits replace them, so
 instruments, channels, annotations, comments and the digits of every number stay as they were.
@@ -41,7 +41,7 @@ _ATTRIBUTE = re.compile(rb"""\s+([\w:.-]+)\s*=\s*("[^"]*"|'[^']*')""")
 
 @dataclass
 class Element:
-    """An element and the byte range that it takes in the document."""
+    """An element and its byte range in the document."""
 
     name: bytes  # as written, with its prefix
     attributes: dict[str, str]
@@ -72,8 +72,8 @@ class Element:
 class OmeImage:
     """One image of an OME-XML document."""
 
-    axes: str  # outer axes, slowest first: some order of TZC
-    shape: tuple[int, ...]  # their lengths; C without the samples of a pixel
+    axes: str  # outer axes, slowest first: a permutation of TZC
+    shape: tuple[int, ...]  # their lengths; C does not count the samples of a pixel
     spacing: Spacing
     channels: tuple[str, ...]
     pages: tuple[int, ...]  # the page of each plane in the order of `axes`; -1 = not in the file
@@ -82,10 +82,10 @@ class OmeImage:
 def parse(xml: bytes, samples: int, n_pages: int) -> OmeImage:
     """Read the one image that an OME-XML document describes.
 
-    `samples` are those of one page; `n_pages` the pages of the file.
+    samples: per pixel of a page; n_pages: pages in the file.
 
-    Raises InputError if the XML is malformed, describes no image or several, or keeps its pixels
-    in several files.
+    Raises InputError if the XML is malformed, does not describe exactly one image, or refers to
+    pixels in several files.
     """
     _, pixels = _pixels(xml)
     order = pixels.attributes.get("DimensionOrder", "XYCZT")
@@ -107,9 +107,9 @@ def parse(xml: bytes, samples: int, n_pages: int) -> OmeImage:
 
 
 def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
-    """The document made true for a new file with the pixels of `new` instead of those of `old`.
+    """The document edited for a new file with the pixels of `new` instead of those of `old`.
 
-    `order`: the file's byte order. All planes lie in one file, in the order of `new.planes`.
+    order: the file's byte order. All planes are in one file, in the order of `new.planes`.
     """
     xml = _utf8(xml)
     root, pixels = _pixels(xml)
@@ -136,7 +136,7 @@ def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
 
 
 def _spot(pixels: Element) -> int:
-    """Where TiffData belongs: before the first old one, else after the channels."""
+    """Position for TiffData: before the first old one, else after the channels."""
     old = [child.start for child in pixels.children if child.tag in {"TiffData", "MetadataOnly"}]
     if old:
         return old[0]
@@ -172,7 +172,7 @@ def _pixel_attributes(
 
 
 def new_document(header: Header, order: str, comments: tuple[str, ...] = ()) -> bytes:
-    """An OME-XML document for an image that has none; `comments` become annotations."""
+    """A new OME-XML document for an image; `comments` become annotations."""
     outer = "".join(axis for axis in header.axes if axis in "TCZ")
     size = dict(zip("TCZYX", header.canonical_shape, strict=True))
     samples = header.size("S")
@@ -207,12 +207,12 @@ def new_document(header: Header, order: str, comments: tuple[str, ...] = ()) -> 
 
 
 def _dimension_order(outer: str) -> str:
-    """OME's name of the order of outer axes (slowest first), with those that are not there."""
+    """OME's DimensionOrder for outer axes (slowest first), completed by missing axes."""
     return "XY" + outer[::-1] + "".join(axis for axis in "CZT" if axis not in outer)
 
 
 def number(value: float) -> str:
-    """The shortest digits that give the number back; no noise of a unit's conversion."""
+    """The shortest text that gives the same number, without rounding noise of a conversion."""
     short = f"{value:.15g}"
     return short if abs(float(short) - value) <= 1e-14 * abs(value) else repr(value)
 
@@ -230,12 +230,12 @@ def _pixels(xml: bytes) -> tuple[Element, Element]:
     if not found:
         raise InputError("its OME-XML describes no image: convert it again")
     if len(found) > 1:
-        raise InputError(f"holds {len(found)} images (OME series): save each to a file of its own")
+        raise InputError(f"holds {len(found)} images (OME series): save each to a separate file")
     return root, found[0]
 
 
 def _pages(pixels: Element, axes: str, shape: tuple[int, ...], n_pages: int) -> tuple[int, ...]:
-    """The page of each plane, by the TiffData elements."""
+    """The page of each plane, from the TiffData elements."""
     count = shape[0] * shape[1] * shape[2]
     data = pixels.find("TiffData")
     if (
@@ -327,7 +327,7 @@ def _head_end(xml: bytes, at: int) -> int:
 
 
 def _start_tag(xml: bytes, element: Element, values: Mapping[str, str | None]) -> bytes:
-    """The element's start tag with attributes set, added or (None) removed; the rest untouched."""
+    """The element's start tag with attributes changed, added or (None) removed."""
     head, left = xml[element.start : element.head_end], dict(values)
     parts, at = [], 0
     for match in _ATTRIBUTE.finditer(head):
@@ -345,7 +345,7 @@ def _start_tag(xml: bytes, element: Element, values: Mapping[str, str | None]) -
 
 
 def _utf8(xml: bytes) -> bytes:
-    """UTF-8 bytes; some writers declare UTF-8 and write the micro sign in Windows' code page."""
+    """Valid UTF-8; some writers declare UTF-8 but write the micro sign as Windows-1252."""
     try:
         xml.decode("utf-8")
     except UnicodeDecodeError:

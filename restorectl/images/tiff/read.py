@@ -1,4 +1,4 @@
-"""TIFF read lazily, with its dialects: plain, ImageJ hyperstacks, OME-TIFF, BigTIFF.
+"""Reads TIFF lazily, with its dialects: plain, ImageJ hyperstacks, OME-TIFF, BigTIFF.
 
 tifffile decodes strips and tiles. Structure and metadata are read by `ifd`, `header`, `imagej` and
 `ome`, which refuse files that are cut off, and keep every tag for the output.
@@ -22,18 +22,18 @@ from restorectl.images.tiff import ifd
 from restorectl.images.tiff.header import describe
 from restorectl.images.tiff.ifd import Ifd, read_chain
 
-# What tifffile would warn about is checked here, and refused instead.
+# Problems that tifffile warns about raise errors here instead.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-_CACHE_BYTES = 256 << 20  # decoded strips and tiles kept, so that neighbouring regions share them
+_CACHE_BYTES = 256 << 20  # of decoded strips and tiles, for neighbouring regions
 
 
 @dataclass(frozen=True)
 class _Page:
-    """Where the pixels of one page are; a page of an ImageJ stack may have no directory."""
+    """Where a page's pixels are; pages of an ImageJ stack may have no own directory."""
 
     ifd: Ifd
-    shift: int  # bytes from the directory's pixels to this page's
+    shift: int  # offset in bytes from the directory's pixels to this page's
 
 
 class TiffImage(Image):
@@ -93,7 +93,7 @@ class TiffImage(Image):
         return out
 
     def _read_rows(self, page: int, r0: int, r1: int) -> Array:
-        """Rows of an uncompressed page of one sample, straight from the file."""
+        """Read rows of an uncompressed one-sample page directly from the file."""
         width = self.header.canonical_shape[4]
         at = self._pages[page]
         dtype = self.header.dtype.newbyteorder("<" if at.ifd.order == "<" else ">")
@@ -117,7 +117,7 @@ class TiffImage(Image):
     def _decoded(
         self, page: int, sample: int, rows: tuple[int, int], cols: tuple[int, int]
     ) -> Iterator[tuple[tuple[int, int], Array]]:
-        """((row, column), pixels of the sample) of each strip or tile that touches the region."""
+        """Yield ((row, column), pixels of the sample) of each strip or tile in the region."""
         at = self._pages[page].ifd
         height, width = at.size
         if at.integer(ifd.TILE_WIDTH):
@@ -144,7 +144,7 @@ class TiffImage(Image):
         tables = at.ifd.tags[ifd.JPEG_TABLES].data if ifd.JPEG_TABLES in at.ifd.tags else None
         try:
             pixels = self._keyframe.decode(data, index, jpegtables=tables)[0]
-        except Exception as exc:  # every codec has errors of its own
+        except Exception as exc:  # codecs raise various errors
             raise InputError(f"{self.path}: page {page} cannot be decoded: {_reason(exc)}") from exc
         decoded: Array = pixels[0]
         self._segments[key] = decoded
@@ -167,12 +167,12 @@ def _reason(exc: Exception) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The provenance in the first page's ImageHistory; None if there is none that is ours."""
+    """The provenance record in the first page's ImageHistory; None if there is none."""
     try:
         with open(path, "rb") as file:
             _, pages = read_chain(file, path)
         found = json.loads(pages[0].text(ifd.HISTORY))
     except (InputError, ValueError):
-        return None  # damaged, so it cannot count as done, or no history, or another program's
+        return None  # damaged, or no record of restorectl
     record = found.get("restorectl") if isinstance(found, dict) else None
     return record if isinstance(record, dict) else None

@@ -1,13 +1,13 @@
-"""TIFF written: the input's tags and metadata around new pixels, made true, plus provenance.
+"""Writes TIFF: new pixels with the input's tags and metadata, updated, plus provenance.
 
-The output keeps the dialect of the input wherever that can hold the new pixels:
+The output keeps the dialect of the input if that can hold the new pixels:
 
-    ome       the OME-XML, edited where it would no longer be true
+    ome       the OME-XML, edited to match the new image
     imagej    the ImageJ header; only uint8, uint16 and float32, and below 4 GB, else new-ome
     shaped    tifffile's JSON header
-    plain     the description as it was; new-ome if depth or z spacing changed
+    plain     the description unchanged; new-ome if depth or z spacing changed
     new-ome   a new OME-XML with the input's description as a comment
-    new-plain nothing but pixel size; single pages of images that were not TIFF
+    new-plain only the pixel size; for single pages of images that were not TIFF
 
 All pixels come first, page after page (ImageJ wants that), then all directories. There is no time,
 host or random number in the file.
@@ -35,13 +35,13 @@ from restorectl.images.tiff.header import TiffSource
 from restorectl.images.tiff.ifd import Layout, Tag, integers_tag, pack_ifd, text_tag
 from restorectl.images.tiff.read import TiffImage, read_record
 
-# Classic TIFF has 32-bit offsets; the margin is for readers that count in signed steps of a page.
+# Classic TIFF has 32-bit offsets; the margin is for readers that use signed offsets.
 CLASSIC_LIMIT = (1 << 32) - (32 << 20)
-MARK = b"restorectl".ljust(16, b"\0")  # after the header: tells whose a file is that was cut off
-_STRIP_BYTES = 1 << 20  # of compressed strips, so that a region need not decode a whole page
-_LEVEL = 6  # of zlib
+MARK = b"restorectl".ljust(16, b"\0")  # after the header: identifies restorectl's files
+_STRIP_BYTES = 1 << 20  # size of compressed strips, so that a region does not decode a whole page
+_LEVEL = 6  # zlib compression level
 _KEPT_DIALECTS = frozenset({"plain", "scanimage", "fluoview", "sis"})
-# Tags that describe how pixels are stored, or point into the old file: written anew or left out.
+# Tags on pixel storage or with offsets into the old file: replaced or left out.
 _STRUCTURE = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 281, 284})
 _STRUCTURE |= {288, 289, 317, 320, 322, 323, 324, 325, 330, 338, 339, 340, 341, 347, 512, 513, 514}
 _STRUCTURE |= {515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 34665, 34853, 40965, 34412, 33628}
@@ -52,7 +52,7 @@ _RESOLUTION = frozenset({ifd.X_RESOLUTION, ifd.Y_RESOLUTION, ifd.RESOLUTION_UNIT
 
 @dataclass(frozen=True)
 class TiffOutput:
-    """How one image is stored, decided before a byte is written."""
+    """How an image will be stored; decided before writing."""
 
     dialect: str
     layout: Layout
@@ -83,7 +83,7 @@ class TiffOutput:
 
 
 def create(path: Path, header: Header, provenance: Record) -> Consumer:
-    """Write a TIFF from the planes that are sent; the row's `create`, see `image.create_image`."""
+    """Write a TIFF from the planes that are sent; see `image.create_image`."""
     out = output_for(path, header)
     first = _first_tags(out, provenance)
     with open(path, "wb") as file, ExitStack() as stack:
@@ -115,13 +115,13 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
 
 
 def output_for(path: Path, header: Header) -> TiffOutput:
-    """Decide dialect, byte order and size. Raises OutputError for what TIFF cannot hold."""
+    """Decide dialect, byte order and size. Raises OutputError if TIFF cannot hold the image."""
     source = header.extra.get("tiff")
     assert source is None or isinstance(source, TiffSource)
     if source is not None and source.alpha is not None and header.shape != source.header.shape:
         if header.size("S") == source.header.size("S"):
-            raise OutputError(f"{path}: alpha cannot be resampled: remove it from the input")
-        source = replace(source, alpha=None)  # the colours are gone, and alpha with them
+            raise OutputError(f"{path}: alpha cannot be resized: remove it from the input")
+        source = replace(source, alpha=None)  # colours and alpha are gone
     nbytes = _file_bytes(header, source)
     dialect = _dialect(header, source, nbytes)
     if dialect.endswith("ome") and header.dtype.name not in ome.TYPES:
@@ -132,7 +132,7 @@ def output_for(path: Path, header: Header) -> TiffOutput:
 
 
 def _file_bytes(header: Header, source: TiffSource | None) -> int:
-    """An upper bound of the file's size, were it not compressed."""
+    """An upper bound of the uncompressed file size in bytes."""
     pixels = header.nbytes
     if source is None:
         return pixels + 1024 * len(header.planes) + (1 << 16)
@@ -165,7 +165,7 @@ def _dialect(header: Header, source: TiffSource | None, nbytes: int) -> str:
 
 
 def _first_tags(out: TiffOutput, provenance: Record) -> dict[int, Tag]:
-    """The tags of the first page apart from its structure."""
+    """The tags of the first page, without those on pixel storage."""
     source, header, order = out.source, out.header, out.layout.order
     old = source.first.tags if source else {}
     tags = {code: tag for code, tag in old.items() if code not in _STRUCTURE}
@@ -182,7 +182,7 @@ def _first_tags(out: TiffOutput, provenance: Record) -> dict[int, Tag]:
     if source is None or header.spacing[1:] != source.header.spacing[1:]:
         tags |= _resolution(header.spacing, order, micrometres=out.dialect == "imagej")
     elif out.dialect == "new-ome" and source.kind == "imagej":
-        # ImageJ keeps the unit in its description, which the new file does not have
+        # ImageJ's unit is in the description, which the new file lacks
         tags |= _resolution(header.spacing, order, micrometres=False)
     history: dict[str, Any] = {"restorectl": provenance}
     if source and (previous := _foreign_history(source.first.text(ifd.HISTORY))):
@@ -214,7 +214,7 @@ def _description(out: TiffOutput, was: bytes) -> bytes:
 
 
 def _comments(source: TiffSource | None, was: bytes) -> tuple[str, ...]:
-    """What a new OME-XML keeps of the old header, as text."""
+    """Text of the old header to keep in a new OME-XML."""
     if source is None:
         return ()
     tags, order = source.first.tags, source.order
@@ -241,13 +241,13 @@ def _imagej_description(was: bytes, old: Header, new: Header) -> bytes:
         changes["spacing"] = None if z is None else ome.number(z / unit)
     elif new.size("Z") != old.size("Z"):
         changes["spacing"] = _rescaled(found.get("spacing"), old, new)
-    if new.dtype != old.dtype:  # a calibration of grey values belongs to the old type
+    if new.dtype != old.dtype:  # the calibration of grey values applies to the old type
         changes |= {k: None for k in ("cf", "c0", "c1", "c2", "c3", "c4", "vunit") if k in found}
     return imagej.edited(was, changes) if changes else was
 
 
 def _rescaled(spacing: str | None, old: Header, new: Header) -> str | None:
-    """A distance between planes in a unit that the file does not name; the depth stays."""
+    """The plane distance, in the file's unknown unit, that keeps the total depth."""
     try:
         return ome.number(float(spacing or "") * (old.size("Z") - 1) / (new.size("Z") - 1))
     except (ValueError, ZeroDivisionError):
@@ -271,7 +271,7 @@ def _resolution(spacing: Spacing, order: str, *, micrometres: bool) -> dict[int,
 
 
 def _software(was: bytes) -> bytes:
-    """Who wrote the file; the input's writer stays named, restorectl itself is not repeated."""
+    """The Software tag: restorectl, and once the program that wrote the input."""
     own = f"restorectl {__version__}".encode()
     if was.startswith(b"restorectl "):
         before = was.partition(b" (input: ")[2]
@@ -280,7 +280,7 @@ def _software(was: bytes) -> bytes:
 
 
 def _foreign_history(text: bytes) -> str:
-    """Another program's ImageHistory, also where our own record wraps it already."""
+    """Another program's ImageHistory, unwrapped from restorectl's record if necessary."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -291,7 +291,7 @@ def _foreign_history(text: bytes) -> str:
 
 
 def _page_tags(out: TiffOutput, first: Mapping[int, Tag], k: int) -> dict[int, Tag]:
-    """The tags of page k apart from its structure; `first` are those of the new first page."""
+    """The tags of page k, without those on pixel storage; `first`: tags of the new first page."""
     if k == 0:
         return dict(first)
     resolution = {c: tag for c, tag in first.items() if c in _RESOLUTION}
@@ -299,7 +299,7 @@ def _page_tags(out: TiffOutput, first: Mapping[int, Tag], k: int) -> dict[int, T
     if source is None:
         return resolution
     kept: dict[int, Tag | None] = dict(source.first.tags)
-    if len(source.changes) == out.n_pages:  # page k as it was, then what changed for the whole file
+    if len(source.changes) == out.n_pages:  # page k as in the input, then changes of the whole file
         kept |= source.changes[k]
     else:
         kept = {c: tag for c, tag in kept.items() if c not in _OF_ONE_PAGE}
@@ -308,13 +308,13 @@ def _page_tags(out: TiffOutput, first: Mapping[int, Tag], k: int) -> dict[int, T
         tags.pop(ifd.DESCRIPTION, None)
         if out.dialect in ("imagej", "plain") and ifd.DESCRIPTION in first:
             tags[ifd.DESCRIPTION] = first[ifd.DESCRIPTION]
-    for code in (imagej.COUNTS, imagej.BLOCKS, ifd.HISTORY):  # these belong to the whole file
+    for code in (imagej.COUNTS, imagej.BLOCKS, ifd.HISTORY):  # these apply to the whole file
         tags.pop(code, None)
     return tags | resolution
 
 
 def _file_head(layout: Layout, first: int) -> bytes:
-    """The file's first bytes; `first` is the offset of the first directory."""
+    """The file header; `first`: the offset of the first directory."""
     mark = b"II" if layout.order == "<" else b"MM"
     if layout.big:
         return mark + struct.pack(layout.order + "HHHQ", 43, 8, 0, first)
@@ -328,7 +328,7 @@ def _write_page(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int,
     for part in page if out.planar else (page,):
         for top in range(0, part.shape[0], rows):
             strip = part[top : top + rows]
-            if out.compressed and strip.dtype.kind != "f":  # differences of neighbours, modulo
+            if out.compressed and strip.dtype.kind != "f":  # horizontal differences, modulo
                 strip = strip.copy()
                 strip[:, 1:] -= part[top : top + rows, :-1]
             data: bytes | memoryview = np.ascontiguousarray(strip, stored).data.cast("B")
@@ -340,7 +340,7 @@ def _write_page(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int,
 
 
 def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]]) -> dict[int, Tag]:
-    """The tags that say how a page's pixels are stored."""
+    """The tags on a page's pixel storage."""
     order, header, samples = out.layout.order, out.header, out.samples
     height, width = header.canonical_shape[3:]
     old = out.source
@@ -393,5 +393,5 @@ FORMAT = Format(
     create=create,
     record=read_record,
     has_mark=_has_mark,
-    held_when_open=lambda path: 0,  # read piece by piece
+    held_when_open=lambda path: 0,  # read in parts
 )
