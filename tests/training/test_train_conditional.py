@@ -196,11 +196,11 @@ def test_training_on_pairs_learns_to_look_at_the_input(folders, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "overrides", "options", "error", "message"),
     [
-        ("conditional-pairs", (), {"pairs": False}, UsageError, "trains on pairs: .*--input"),
-        ("prior", (), {}, UsageError, "--input: only objective 'conditional'"),
-        ("conditional", (), {"pairs": False, "register": "rigid"}, UsageError, "--input DIR"),
+        ("conditional-pairs", (), {"pairs": False}, UsageError, "trains on pairs: .*`partner`"),
+        ("prior", (), {}, UsageError, "`partner`: only objective 'conditional'"),
+        ("conditional", (), {"pairs": False, "register": "rigid"}, UsageError, "`partner`"),
         ("conditional-pairs", (), {"register": "elastic"}, UsageError, "use rigid or affine"),
-        ("conditional-pairs", (), {"select_hq": "x"}, UsageError, "patches or pairs"),
+        ("conditional-pairs", (), {"select_hq": "x"}, UsageError, "`select_hq`: cannot be combined"),
         ("conditional-pairs", ("data.binning=2",), {}, UsageError, "data.binning: pairs need 1"),
         ("conditional-pairs", ("data.range=uint8",), {}, UsageError, "data.range"),
         ("conditional-pairs", ("data.channels=3",), {}, NoInputError, "the recipe needs 3"),
