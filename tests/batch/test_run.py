@@ -166,7 +166,7 @@ def test_a_foreign_file_is_left_alone(folder):
     statuses, _, report = go(settings(folder))
     assert statuses == dict.fromkeys(ALL, "failed") | {"c.tif": "done"}
     assert {k: v for k, v in content(out).items() if k != "c.tif"} == before
-    assert sum("--overwrite" in o.message for o in report.outcomes) == 3
+    assert sum("`overwrite`" in o.message for o in report.outcomes) == 3
     statuses, _, _ = go(settings(folder, overwrite=True))
     assert statuses == dict.fromkeys(ALL, "done") | {"c.tif": "skipped", "e.png": "failed"}
 
@@ -196,7 +196,7 @@ def test_young_inputs_wait(folder):
     statuses, work, report = go(settings(folder, min_age=60.0))
     assert statuses == dict.fromkeys(ALL, "deferred") | {"a.tif": "done"}
     assert work.opened == ["a.tif"]
-    assert "too young for --min-age" in report.outcomes[1].message
+    assert "too young for `min_age`" in report.outcomes[1].message
 
 
 @pytest.mark.parametrize("how", ["replaced", "grown", "removed"])
