@@ -32,8 +32,7 @@ class Compute:
 
     device: str = "auto"
     precision: str = "auto"
-    tile: int | None = None  # px, None = auto: side of the area processed at once
-    batch: int | None = None  # None = auto: most tiles in one network call
+    batch: int | None = None  # the most tiles in one network call; None = auto
     seed: int = 0
 
 

@@ -175,7 +175,7 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
             shape, dtype = list(image.header.shape), str(image.header.dtype)
             outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
             item.planned = work.plan(image, pair)
-        remedy = "use a smaller `tile`, or a machine with more memory"
+        remedy = "use a smaller `batch`, or a machine with more memory"
         _require_memory(pair.source, item.planned.memory, memory, remedy)
     return item
 

@@ -1,18 +1,18 @@
-"""`restorectl calibrate`: options -> job -> task; the table on stdout."""
+"""`restorectl calibrate`: options -> job -> restoration; the table on stdout."""
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from restorectl.catalog import CALIBRATORS
 from restorectl.cli import options as opt
+from restorectl.cli.options import option
 from restorectl.cli.progress import reporting
 from restorectl.cli.train import viewing
 from restorectl.errors import UsageError
-from restorectl.jobs import CalibrateJob, Files, NoiseOptions, TrainJob, WeightsOptions
+from restorectl.jobs import CalibrateJob, Files, TrainJob
 
 if TYPE_CHECKING:
     from restorectl.restoration.calibrate import Plan, Row
@@ -23,165 +23,126 @@ HEADER = (
     *("correlation", "warnings"),
 )
 
-Method = Annotated[
-    opt.Calibrator | None,
-    typer.Option(
-        help="What measures. "
-        + opt.choices(CALIBRATORS)
-        + ". Default: network with --weights or --fit, else analytic."
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "-w",
-        "--weights",
-        metavar="NAME|FILE|hf://...",
-        help="Weights of the network. Default: calibrator.",
-    ),
-]
-ScheduleChoice = Annotated[opt.Schedule, typer.Option(help="The diffusion whose steps count.")]
-Windows = Annotated[
-    str,
-    typer.Option(
-        metavar="N|all", help="Windows of 256 px measured of each channel, evenly spread."
-    ),
-]
-Csv = Annotated[
-    str | None,
-    typer.Option(
-        "--csv", metavar="FILE", help="Write one row a window.", rich_help_panel=opt.OUTPUT
-    ),
-]
-Plot = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE.png",
-        help="Draw how often each number of steps is needed, and the T' to train a prior for.",
-        rich_help_panel=opt.OUTPUT,
-    ),
-]
-Fit = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HQ_DIR",
-        help="First train a calibrator on these images of high quality; then measure with it.",
-        rich_help_panel=FIT,
-    ),
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE.safetensors",
-        help="Where --fit writes its weights.",
-        rich_help_panel=FIT,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-s",
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change the recipe of --fit, e.g. optimiser.steps=2000.",
-        rich_help_panel=FIT,
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on with an interrupted --fit.", rich_help_panel=FIT),
-]
+
+def all_or_count(option: str, text: str) -> int | None:
+    """`all` as None, else a positive number. Raises UsageError."""
+    return None if text == "all" else opt.count(option, text, "all")
 
 
-@dataclass(frozen=True)
-class Training:
-    """What --fit and its options ask for."""
-
-    data: str | None
-    output: str | None
-    overrides: tuple[str, ...]
-    resume: bool
-    device: str
-    axes: str | None
-
-    def run(self, quiet: bool) -> None:
-        """Train; raises what `train` raises."""
-        from restorectl.training.train import run
-
-        assert self.data is not None
-        assert self.output is not None  # `_method` has seen to it
-        job = TrainJob(
-            "calibrator",
-            self.data,
-            self.output,
-            self.overrides,
-            self.resume,
-            device=self.device,
-            axes=self.axes,
-        )
-        with viewing(quiet, json_lines=False) as view:  # stdout is for what is measured
-            run(job, view)
-
-
+@opt.command
 def calibrate(
-    inputs: opt.Inputs = None,
-    method: Method = None,
-    weights: Weights = None,
-    schedule: ScheduleChoice = opt.Schedule.rscd,
-    windows: Windows = "64",
-    csv: Csv = None,
-    plot: Plot = None,
-    fit: Fit = None,
-    output: Output = None,
-    overrides: Overrides = None,
-    resume: Resume = False,
-    noise: opt.NoiseChoice = opt.Noise.auto,
-    gain: opt.Gain = None,
-    offset: opt.Offset = None,
-    read_noise: opt.ReadNoise = None,
-    axes: opt.Axes = None,
-    channels: opt.Channels = None,
-    pattern: opt.Pattern = None,
-    files_from: opt.FilesFrom = None,
-    registry: opt.Registry = None,
-    offline: opt.Offline = False,
-    device: opt.Device = "auto",
-    json_lines: opt.Json = False,
-    quiet: opt.Quiet = False,
+    *,
+    inputs: tuple[str, ...] = opt.INPUTS,
+    method: str | None = option(
+        None,
+        f"What measures. {opt.explained(CALIBRATORS)}. Default: network with --weights or --fit,"
+        " else analytic.",
+        choices=CALIBRATORS,
+    ),
+    weights: str | None = option(
+        None, "Weights of the network. Default: calibrator.", "-w", metavar=opt.MODEL
+    ),
+    schedule: str = option("rscd", "The diffusion whose steps count.", choices=opt.SCHEDULES),
+    windows: int | None = option(
+        "64",
+        "Windows of 256 px measured of each channel, evenly spread.",
+        parse=all_or_count,
+        metavar="N|all",
+    ),
+    csv: str | None = option(None, "Write one row a window.", panel=opt.OUTPUT, metavar="FILE"),
+    plot: str | None = option(
+        None,
+        "Draw how often each number of steps is needed, and the T' to train a prior for.",
+        panel=opt.OUTPUT,
+        metavar="FILE.png",
+    ),
+    fit: str | None = option(
+        None,
+        "First train a calibrator on these images of high quality; then measure with it.",
+        panel=FIT,
+        metavar="HQ_DIR",
+    ),
+    output: str | None = option(
+        None, "Where --fit writes its weights.", "-o", panel=FIT, metavar="FILE.safetensors"
+    ),
+    overrides: tuple[str, ...] = option(
+        (),
+        "Change the recipe of --fit, e.g. optimiser.steps=2000.",
+        *("-s", "--set"),
+        panel=FIT,
+        metavar="KEY=VALUE",
+    ),
+    resume: bool = option(False, "Go on with an interrupted --fit.", panel=FIT),
+    camera: opt.Camera,
+    axes: str | None = opt.AXES,
+    channels: tuple[int, ...] | None = opt.CHANNELS,
+    pattern: str | None = opt.PATTERN,
+    files_from: str | None = opt.FILES_FROM,
+    models: opt.Models,
+    device: str = opt.DEVICE,
+    json_lines: bool = opt.JSON,
+    quiet: bool = opt.QUIET,
 ) -> None:
     """Tell how noisy images are, and how many steps of diffusion that is.
 
     Example: restorectl calibrate data/ --csv windows.csv
     """
-    training = Training(fit, output, tuple(overrides or ()), resume, device, axes)
-    chosen, used = _method(method, weights, training)
-    numbers = opt.channel_numbers(channels)
-    count = _count(windows)
+    if fit is None and (overrides or resume):
+        raise UsageError("--set and --resume belong to --fit HQ_DIR")
+    if (fit is None) != (output is None):
+        raise UsageError("--fit HQ_DIR and -o FILE.safetensors go together")
+    method = _method(method, weights, fit is not None)
     from restorectl.restoration import calibrate as task
 
     plan = None
     if fit is None or inputs or files_from is not None:
-        files = Files(tuple(inputs or ()), "", pattern, files_from, axes=axes, channels=numbers)
-        camera = NoiseOptions(noise.value, gain, offset, read_noise)
         job = CalibrateJob(
-            files,
-            camera,
-            chosen,
-            used,
-            schedule.value,
-            count,
-            device,
-            csv,
-            plot,
-            WeightsOptions(registry, offline),
+            files=Files(
+                inputs=inputs,
+                output="",
+                pattern=pattern,
+                files_from=files_from,
+                axes=axes,
+                channels=channels,
+            ),
+            noise=camera,
+            method=method,
+            weights=output or weights or "calibrator",
+            schedule=schedule,
+            windows=windows,
+            device=device,
+            csv=csv,
+            plot=plot,
+            weights_from=models,
         )
         plan = task.plan(job)  # what cannot be done is refused before hours of training
-    if fit is not None:
-        training.run(quiet)
+    if fit is not None and output is not None:
+        from restorectl.training.train import run
+
+        training = TrainJob(
+            recipe="calibrator",
+            data=fit,
+            output=output,
+            overrides=overrides,
+            resume=resume,
+            device=device,
+            axes=axes,
+        )
+        with viewing(quiet, json_lines=False) as view:  # stdout is for what is measured
+            run(training, view)
     if plan is not None:
         raise typer.Exit(_measure(plan, json_lines, quiet))
+
+
+def _method(method: str | None, weights: str | None, fitted: bool) -> str:
+    """What measures. Raises UsageError for options that do not go together."""
+    if fitted and weights is not None:
+        raise UsageError("--fit makes the weights that are used: leave --weights out")
+    if not fitted and weights is None:
+        return method or "analytic"
+    if method not in (None, "network"):
+        raise UsageError(f"--method {method} has no weights: leave out --weights and --fit")
+    return "network"
 
 
 def _measure(plan: "Plan", json_lines: bool, quiet: bool) -> int:
@@ -199,34 +160,6 @@ def _measure(plan: "Plan", json_lines: bool, quiet: bool) -> int:
             f" of the schedule {plan.job.schedule}"
         )
     return report.exit_code()
-
-
-def _method(
-    method: opt.Calibrator | None, weights: str | None, training: Training
-) -> tuple[str, str]:
-    """(method, weights). Raises UsageError for options that do not go together."""
-    fitted = training.data is not None
-    chosen = method.value if method is not None else "analytic"
-    if method is None and (fitted or weights is not None):
-        chosen = "network"
-    if fitted != (training.output is not None):
-        raise UsageError("--fit HQ_DIR and -o FILE.safetensors go together")
-    if not fitted and (training.overrides or training.resume):
-        raise UsageError("--set and --resume belong to --fit HQ_DIR")
-    if fitted and weights is not None:
-        raise UsageError("--fit makes the weights that are used: leave --weights out")
-    if chosen != "network" and (fitted or weights is not None):
-        raise UsageError(f"--method {chosen} has no weights: leave out --weights and --fit")
-    return chosen, training.output or weights or "calibrator"
-
-
-def _count(windows: str) -> int | None:
-    """--windows as a number; None = all. Raises UsageError."""
-    if windows == "all":
-        return None
-    if not windows.isdecimal() or int(windows) < 1:
-        raise UsageError(f"--windows {windows}: use all or a whole number of at least 1")
-    return int(windows)
 
 
 def table(rows: Sequence["Row"]) -> str:

@@ -1,345 +1,273 @@
-"""`restorectl evaluate`: options -> job -> task; tables on stdout, gates as the exit code.
+"""`restorectl evaluate`: options -> job -> evaluation; tables on stdout, gates as the exit code."""
 
-The options of `evaluate`; the metrics and their help come from the catalog.
-"""
-
-from enum import StrEnum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from restorectl.catalog import METRICS
 from restorectl.cli import options as opt
-from restorectl.cli.progress import reporting, worded
+from restorectl.cli.options import argument, option
+from restorectl.cli.progress import data, reporting, worded
 from restorectl.errors import GateError, InputError, UsageError
-from restorectl.jobs import EvaluateJob, WeightsOptions
-
-Scale = StrEnum("Scale", ["none", "affine", "percentile"])
-Project = StrEnum("Project", ["none", "max", "mean"])
-By = StrEnum("By", ["z"])
-SCORING, UNPAIRED, GATES = "Scoring", "Without pairs", "Quality gates"
-STUDY, DOWNSTREAM = "Blind preference study", "Downstream checks"
-
-Predictions = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="PRED...",
-        help="A folder for each method, or files; folders that `uncertainty` wrote are recognised.",
-    ),
-]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR|FILE", help="The true images, matched by relative path (or its stem)."
-    ),
-]
-Metrics = Annotated[
-    str | None,
-    typer.Option(
-        metavar="a,b,c",
-        help="What is computed, for each plane, then averaged over the planes of a file. Default:"
-        " mae,nrmse,psnr,ssim,pearson, and what fits the other options. " + opt.choices(METRICS),
-        rich_help_panel=SCORING,
-    ),
-]
-DataRange = Annotated[
-    float | None,
-    typer.Option(
-        help="Grey levels from black to white for PSNR, SSIM, LPIPS. Default: of each target, 255"
-        " where it has 8 bits, else its largest minus its smallest value.",
-        rich_help_panel=SCORING,
-    ),
-]
-ScaleChoice = Annotated[
-    Scale,
-    typer.Option(
-        help="Fit each channel of a prediction to its target first: affine, by least squares;"
-        " percentile, the 0.1 and 99.9 percentiles.",
-        rich_help_panel=SCORING,
-    ),
-]
-ProjectChoice = Annotated[
-    Project, typer.Option(help="Project stacks over z before scoring.", rich_help_panel=SCORING)
-]
-ByChoice = Annotated[
-    By | None, typer.Option("--by", help="Also a score for each depth.", rich_help_panel=SCORING)
-]
-Average = Annotated[
-    bool,
-    typer.Option(
-        "--average",
-        help="PRED are folders of samples, or one folder of such folders: score the mean of the"
-        " first 1, 2, 3 ...",
-        rich_help_panel=SCORING,
-    ),
-]
-Interval = Annotated[
-    float,
-    typer.Option(
-        help="Nominal share of pixels in STEM_lower..STEM_upper.", rich_help_panel=SCORING
-    ),
-]
-Reference = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HQ_DIR",
-        help="Images of high quality, of other fields, for the Frechet distances. Networks see each"
-        " file from its 0.1 to its 99.9 percentile or, where it is given, from 0 to --data-range.",
-        rich_help_panel=UNPAIRED,
-    ),
-]
-Inception = Annotated[
-    str,
-    typer.Option(metavar="NAME|FILE", help="Weights for fid, slice-fid.", rich_help_panel=UNPAIRED),
-]
-Alexnet = Annotated[
-    str, typer.Option(metavar="NAME|FILE", help="Weights for lpips.", rich_help_panel=SCORING)
-]
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="FILE|-",
-        help="Write every score in full precision; - takes the place of the tables.",
-        rich_help_panel=opt.OUTPUT,
-    ),
-]
-Csv = Annotated[
-    str | None,
-    typer.Option(
-        "--csv", metavar="FILE|-", help="Write one row a prediction.", rich_help_panel=opt.OUTPUT
-    ),
-]
-Report = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE.html", help="Write a report with figures.", rich_help_panel=opt.OUTPUT
-    ),
-]
-InputDir = Annotated[
-    str | None,
-    typer.Option(
-        "--input",
-        metavar="DIR",
-        help="The unrestored images, shown in reports and studies.",
-        rich_help_panel=opt.OUTPUT,
-    ),
-]
-FailUnder = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="METRIC=N",
-        help="Exit 6 if the median of any method is under N, e.g. psnr=30. May be repeated.",
-        rich_help_panel=GATES,
-    ),
-]
-FailOver = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="METRIC=N", help="The same for over N, e.g. mae=5.", rich_help_panel=GATES
-    ),
-]
-Preference = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE.html",
-        help="Write a page on which people choose between methods blindly; needs --input.",
-        rich_help_panel=STUDY,
-    ),
-]
-PreferenceResults = Annotated[
-    bool,
-    typer.Option(
-        "--preference-results",
-        help="PRED are the JSON files of such studies: show shares and agreement.",
-        rich_help_panel=STUDY,
-    ),
-]
-Segment = Annotated[
-    bool,
-    typer.Option(
-        "--segment",
-        help="Count objects in input, prediction and target.",
-        rich_help_panel=DOWNSTREAM,
-    ),
-]
-Classifier = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE.pt2",
-        help="An exported classifier: what it says before and after. Needs --labels and --trust.",
-        rich_help_panel=DOWNSTREAM,
-    ),
-]
-Labels = Annotated[
-    str | None,
-    typer.Option(metavar="FILE.csv", help="name,label of each file.", rich_help_panel=DOWNSTREAM),
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        metavar="a,b",
-        help="Names of the classifier's outputs in order. Default: the labels, sorted.",
-        rich_help_panel=DOWNSTREAM,
-    ),
-]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust", help="The classifier may run: it is a program.", rich_help_panel=DOWNSTREAM
-    ),
-]
+from restorectl.jobs import EvaluateJob
 
 if TYPE_CHECKING:
-    from restorectl.evaluation.comparison import Comparison
+    from restorectl.evaluation.comparison import Comparison, Gate
 
+SCORING, UNPAIRED, GATES = "Scoring", "Without pairs", "Quality gates"
+STUDY, DOWNSTREAM = "Blind preference study", "Downstream checks"
 STDOUT = "-"
 FAILED = InputError.exit_code  # some files were not done
 
 
+@dataclass(frozen=True)
+class Downstream:
+    """What is looked at besides the scores: what changes for who works on with the images."""
+
+    segment: bool = option(
+        False, "Count objects in input, prediction and target.", panel=DOWNSTREAM
+    )
+    classifier: str | None = option(
+        None,
+        "An exported classifier: what it says before and after. Needs --labels and --trust.",
+        panel=DOWNSTREAM,
+        metavar="FILE.pt2",
+    )
+    labels: str | None = option(
+        None, "name,label of each file.", panel=DOWNSTREAM, metavar="FILE.csv"
+    )
+    classes: tuple[str, ...] = option(
+        (),
+        "Names of the classifier's outputs in order. Default: the labels, sorted.",
+        panel=DOWNSTREAM,
+        parse=opt.names,
+        metavar="a,b",
+    )
+    trust: bool = option(False, "The classifier may run: it is a program.", panel=DOWNSTREAM)
+
+    def check(self, inputs: str | None) -> None:
+        """Raises UsageError for what would stop the checks after all files were scored."""
+        from restorectl.evaluation import downstream
+
+        if self.segment:
+            downstream.require_segmentation()
+        if self.classifier is not None and self.labels is not None:
+            folder = None if inputs is None else Path(inputs)
+            downstream.classified_by(self.classifier, self.labels, self.trust, folder)
+
+    def results(self, comparison: "Comparison") -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Each check that was asked for, by its key in the JSON."""
+        from restorectl.evaluation import downstream
+
+        if self.segment:
+            yield "segment", downstream.segment(comparison)
+        if self.classifier is not None and self.labels is not None:
+            yield (
+                "confusion",
+                downstream.confusion(
+                    self.classifier, comparison, self.labels, self.trust, list(self.classes)
+                ),
+            )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the scores go."""
+
+    json_lines: bool = option(
+        False,
+        "Every score in full precision as JSON on stdout, in place of the tables.",
+        "--json",
+        panel=opt.OUTPUT,
+    )
+    csv: str | None = option(
+        None, "Write one row a prediction.", panel=opt.OUTPUT, metavar="FILE|-"
+    )
+    report: str | None = option(
+        None, "Write a report with figures.", panel=opt.OUTPUT, metavar="FILE.html"
+    )
+
+    @property
+    def tables(self) -> bool:
+        return not self.json_lines and self.csv != STDOUT
+
+
+@opt.command
 def evaluate(
-    predictions: Predictions = None,
-    target: Target = None,
-    metrics: Metrics = None,
-    data_range: DataRange = None,
-    scale: ScaleChoice = Scale.none,
-    project: ProjectChoice = Project.none,
-    by: ByChoice = None,
-    average: Average = False,
-    interval: Interval = 0.9,
-    alexnet: Alexnet = "alexnet-lpips",
-    reference: Reference = None,
-    inception: Inception = "inception-fid",
-    fail_under: FailUnder = None,
-    fail_over: FailOver = None,
-    preference: Preference = None,
-    preference_results: PreferenceResults = False,
-    segment: Segment = False,
-    classifier: Classifier = None,
-    labels: Labels = None,
-    classes: Classes = None,
-    trust: Trust = False,
-    axes: opt.Axes = None,
-    pattern: opt.Pattern = None,
-    json_target: Json = None,
-    csv_target: Csv = None,
-    report: Report = None,
-    input_folder: InputDir = None,
-    device: opt.Device = "auto",
-    seed: opt.Seed = 0,
-    registry: opt.Registry = None,
-    offline: opt.Offline = False,
-    quiet: opt.Quiet = False,
+    *,
+    predictions: tuple[str, ...] = argument(
+        (),
+        "A folder for each method, or files; folders that `uncertainty` wrote are recognised.",
+        "PRED...",
+    ),
+    target: str | None = option(
+        None, "The true images, matched by relative path (or its stem).", metavar="DIR|FILE"
+    ),
+    metrics: tuple[str, ...] | None = option(
+        None,
+        "What is computed, for each plane, then averaged over the planes of a file. Default:"
+        " mae,nrmse,psnr,ssim,pearson, and what fits the other options. " + opt.explained(METRICS),
+        panel=SCORING,
+        parse=opt.names,
+        metavar="a,b,c",
+    ),
+    data_range: float | None = option(
+        None,
+        "Grey levels from black to white for PSNR, SSIM, LPIPS. Default: of each target, 255 where"
+        " it has 8 bits, else its largest minus its smallest value.",
+        panel=SCORING,
+    ),
+    scale: str = option(
+        "none",
+        "Fit each channel of a prediction to its target first: affine, by least squares;"
+        " percentile, the 0.1 and 99.9 percentiles.",
+        panel=SCORING,
+        choices=("none", "affine", "percentile"),
+    ),
+    project: str = option(
+        "none",
+        "Project stacks over z before scoring.",
+        panel=SCORING,
+        choices=("none", "max", "mean"),
+    ),
+    by: str | None = option(None, "Also a score for each depth.", panel=SCORING, choices=("z",)),
+    average: bool = option(
+        False,
+        "PRED are folders of samples, or one folder of such folders: score the mean of the first"
+        " 1, 2, 3 ...",
+        panel=SCORING,
+    ),
+    interval: float = option(
+        0.9, "Nominal share of pixels in STEM_lower..STEM_upper.", panel=SCORING
+    ),
+    alexnet: str = option(
+        "alexnet-lpips", "Weights for lpips.", panel=SCORING, metavar="NAME|FILE"
+    ),
+    reference: str | None = option(
+        None,
+        "Images of high quality, of other fields, for the Frechet distances. Networks see each"
+        " file from its 0.1 to its 99.9 percentile or, where it is given, from 0 to --data-range.",
+        panel=UNPAIRED,
+        metavar="HQ_DIR",
+    ),
+    inception: str = option(
+        "inception-fid", "Weights for fid, slice-fid.", panel=UNPAIRED, metavar="NAME|FILE"
+    ),
+    fail_under: tuple[str, ...] = option(
+        (),
+        "Exit 6 if the median of any method is under N, e.g. psnr=30. May be repeated.",
+        panel=GATES,
+        metavar="METRIC=N",
+    ),
+    fail_over: tuple[str, ...] = option(
+        (), "The same for over N, e.g. mae=5.", panel=GATES, metavar="METRIC=N"
+    ),
+    preference: str | None = option(
+        None,
+        "Write a page on which people choose between methods blindly; needs --input.",
+        panel=STUDY,
+        metavar="FILE.html",
+    ),
+    preference_results: bool = option(
+        False, "PRED are the JSON files of such studies: show shares and agreement.", panel=STUDY
+    ),
+    checks: Downstream,
+    axes: str | None = opt.AXES,
+    pattern: str | None = opt.PATTERN,
+    outputs: Outputs,
+    inputs: str | None = option(
+        None,
+        "The unrestored images, shown in reports and studies.",
+        "--input",
+        panel=opt.OUTPUT,
+        metavar="DIR",
+    ),
+    device: str = opt.DEVICE,
+    seed: int = opt.SEED,
+    models: opt.Models,
+    quiet: bool = opt.QUIET,
 ) -> None:
     """Score restored images against true ones, compare methods, gate on quality.
 
     Example: restorectl evaluate restored/ other/ --target clean/ --fail-under psnr=30
     """
-    given = locals()
-    if json_target == STDOUT and csv_target == STDOUT:
-        raise UsageError("--json - and --csv -: only one can have standard output")
-    if classifier is not None and labels is None:
+    if outputs.json_lines and outputs.csv == STDOUT:
+        raise UsageError("--json and --csv -: only one can have standard output")
+    if checks.classifier is not None and checks.labels is None:
         raise UsageError("--classifier: needs --labels FILE.csv")
     if preference_results:
-        raise typer.Exit(_preference_results(predictions or [], json_target))
+        raise typer.Exit(_preference_results(predictions, outputs.json_lines))
     if preference is not None:
-        _study(preference, predictions or [], input_folder, seed)
+        _study(preference, predictions, inputs, seed)
         if target is None and reference is None and metrics is None:
             return
-    raise typer.Exit(_score(given))
+    from restorectl.evaluation.comparison import gates
+
+    limits = gates(fail_under, fail_over)
+    job = EvaluateJob(
+        predictions=predictions,
+        target=target,
+        reference=reference,
+        metrics=metrics or (),
+        gated=tuple(limit.metric for limit in limits),
+        data_range=data_range,
+        scale=scale,
+        project=project,
+        by_z=by is not None,
+        average=average,
+        interval=interval,
+        inputs=inputs,
+        axes=axes,
+        pattern=pattern,
+        device=device,
+        networks={"inception-fid": inception, "alexnet-lpips": alexnet},
+        weights_from=models,
+    )
+    raise typer.Exit(_score(job, limits, outputs, checks, quiet))
 
 
-def _score(given: dict[str, Any]) -> int:
+def _score(
+    job: EvaluateJob, limits: Sequence["Gate"], outputs: Outputs, checks: Downstream, quiet: bool
+) -> int:
     """Score, show, write; returns the exit code. Raises GateError."""
     from restorectl.cli import tables
-    from restorectl.cli.tables import failures
     from restorectl.evaluation import comparison as results
     from restorectl.evaluation.evaluate import prepare, run
 
-    gates = results.gates(given["fail_under"] or (), given["fail_over"] or ())
-    job = EvaluateJob(
-        predictions=tuple(given["predictions"] or ()),
-        target=given["target"],
-        reference=given["reference"],
-        metrics=tuple(m.strip() for m in (given["metrics"] or "").split(",") if m.strip()),
-        gated=tuple(gate.metric for gate in gates),
-        data_range=given["data_range"],
-        scale=given["scale"].value,
-        project=given["project"].value,
-        by_z=given["by"] is not None,
-        average=given["average"],
-        interval=given["interval"],
-        inputs=given["input_folder"],
-        axes=given["axes"],
-        pattern=given["pattern"],
-        device=given["device"],
-        networks={"inception-fid": given["inception"], "alexnet-lpips": given["alexnet"]},
-        weights_from=WeightsOptions(given["registry"], given["offline"]),
-    )
-    for option in ("json_target", "csv_target", "report"):
-        results.check_target(f"--{option.removesuffix('_target')}", given[option])
-    _check_downstream(given)
+    results.check_target("--csv", outputs.csv)
+    results.check_target("--report", outputs.report)
+    checks.check(job.inputs)
     prepared = prepare(job)
-    with reporting(quiet=given["quiet"], json_lines=False) as view:
+    with reporting(quiet=quiet, json_lines=False) as view:
         comparison = run(prepared, view)
-        for warning in comparison.warnings if not given["quiet"] else ():
+        for warning in comparison.warnings:
             view.note(f"warning: {warning}")
-    missed = [worded(text) for text in results.unmet(comparison, gates)]
-    if STDOUT not in (given["json_target"], given["csv_target"]):
+    if outputs.tables:
         tables.show(comparison)
-    found = _downstream(given, comparison)
-    if given["json_target"] is not None:
-        results.write_json(given["json_target"], results.as_dict(comparison, missed) | found)
-    if given["csv_target"] is not None:
-        results.write_csv(given["csv_target"], comparison)
-    if given["report"] is not None:
+    found = {}
+    for name, each in checks.results(comparison):
+        found[name] = each
+        if outputs.tables:
+            tables.CHECKS[name](each)
+    missed = [worded(text) for text in results.unmet(comparison, limits)]
+    if outputs.json_lines:
+        data(results.as_json(results.as_dict(comparison, missed) | found))
+    if outputs.csv is not None:
+        results.write_csv(outputs.csv, comparison)
+    if outputs.report is not None:
         from restorectl.evaluation.report import write as write_report
 
-        write_report(given["report"], comparison)
+        write_report(outputs.report, comparison)
     if missed:
         raise GateError("; ".join(missed))
-    failed = sum(failures(each) for each in found.values())
+    failed = sum(tables.failures(each) for each in found.values())
     return FAILED if failed else view.exit_code()
 
 
-def _check_downstream(given: dict[str, Any]) -> None:
-    """Raises UsageError for what would stop the checks after all files were scored."""
-    if given["segment"]:
-        from restorectl.evaluation.downstream import require_segmentation
-
-        require_segmentation()
-    if given["classifier"] is not None:
-        from restorectl.evaluation.downstream import classified_by
-
-        inputs = None if given["input_folder"] is None else Path(given["input_folder"])
-        classified_by(given["classifier"], given["labels"], given["trust"], inputs)
-
-
-def _downstream(given: dict[str, Any], comparison: "Comparison") -> dict[str, Any]:
-    """What changes for who works on with the images; empty where not asked for."""
-    from restorectl.cli import tables as checks
-
-    found: dict[str, Any] = {}
-    tables = STDOUT not in (given["json_target"], given["csv_target"])
-    if given["segment"]:
-        from restorectl.evaluation.downstream import segment
-
-        found["segment"] = segment(comparison)
-        if tables:
-            checks.segmented(found["segment"])
-    if given["classifier"] is not None:
-        from restorectl.evaluation.downstream import confusion
-
-        names = [name.strip() for name in (given["classes"] or "").split(",") if name.strip()]
-        program, labels = given["classifier"], given["labels"]
-        found["confusion"] = confusion(program, comparison, labels, given["trust"], names)
-        if tables:
-            checks.confused(found["confusion"])
-    return found
-
-
-def _study(path: str, predictions: list[str], inputs: str | None, seed: int) -> None:
+def _study(path: str, predictions: Sequence[str], inputs: str | None, seed: int) -> None:
     from restorectl.evaluation.comparison import check_target
     from restorectl.evaluation.study import study
 
@@ -349,16 +277,14 @@ def _study(path: str, predictions: list[str], inputs: str | None, seed: int) -> 
     study(path, predictions, inputs, seed)
 
 
-def _preference_results(files: list[str], target: str | None) -> int:
-    """Show or write what the answers say; returns the exit code."""
-    from restorectl.cli import tables as checks
-    from restorectl.evaluation.comparison import check_target, write_json
-    from restorectl.evaluation.study import results
+def _preference_results(files: Sequence[str], as_json: bool) -> int:
+    """Show what the answers say; returns the exit code."""
+    from restorectl.cli import tables
+    from restorectl.evaluation import comparison, study
 
-    check_target("--json", target)
-    found = results(files)
-    if target != STDOUT:
-        checks.preferred(found)
-    if target is not None:
-        write_json(target, found)
-    return FAILED if checks.failures(found) else 0
+    found = study.results(files)
+    if as_json:
+        data(comparison.as_json(found))
+    else:
+        tables.preferred(found)
+    return FAILED if tables.failures(found) else 0

@@ -1,106 +1,88 @@
-"""`restorectl restore`: options -> job -> task -> exit code."""
-
-from typing import Annotated
+"""`restorectl restore`: options -> job -> restoration -> exit code."""
 
 import typer
 
 from restorectl.catalog import methods
 from restorectl.cli import options as opt
-from restorectl.cli.options import (
-    CAMERA,
-    MACHINE,
-    SHARED,
-    Camera,
-    Machine,
-    Shared,
-    Strength,
-    expanded,
-)
-from restorectl.cli.progress import reporting
+from restorectl.cli.options import option
 from restorectl.jobs import RestoreJob
 
 RSCD = "Step-calibrated diffusion (--sampler rscd)"
 
-SamplerChoice = Annotated[opt.Sampler, typer.Option(help=opt.choices(methods("restore")))]
-Steps = Annotated[
-    str,
-    typer.Option(metavar="auto|N", help="Network calls for each window; rscd counts its own."),
-]
-PresetChoice = Annotated[
-    opt.Preset,
-    typer.Option(
-        help="paper: Algorithm 1 as printed · official: the published code's loop.",
-        rich_help_panel=RSCD,
-    ),
-]
-Recalibrate = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Steps between two calibrations, 0 = calibrate once. Default: the preset's, 10.",
-        rich_help_panel=RSCD,
-    ),
-]
-ScheduleChoice = Annotated[
-    opt.Schedule | None,
-    typer.Option(help="Whose single steps are taken. Default: the preset's.", rich_help_panel=RSCD),
-]
-LevelChoice = Annotated[
-    opt.Level,
-    typer.Option(
-        help="image: one noise level for the whole image · map: a smooth map of levels, where they"
-        " differ by more than half over the image; fine texture can be taken for noise."
-    ),
-]
-StepMap = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="Also write STEM_steps.tif there: the steps of diffusion that were left, by place.",
-        rich_help_panel=opt.OUTPUT,
-    ),
-]
 
-
-@expanded
+@opt.command
 def restore(
-    output: opt.Output,
-    inputs: opt.Inputs = None,
-    weights: opt.Weights = "prior",
-    sampler: SamplerChoice = opt.Sampler("ddim"),
-    steps: Steps = "auto",
-    strength: Strength = 1.0,
-    level: LevelChoice = opt.Level.image,
-    preset: PresetChoice = opt.Preset.restorectl,
-    recalibrate: Recalibrate = None,
-    schedule: ScheduleChoice = None,
-    camera: Camera = CAMERA,
-    machine: Machine = MACHINE,
-    shared: Shared = SHARED,
-    step_map: StepMap = None,
+    *,
+    output: str = opt.RESULTS,
+    inputs: tuple[str, ...] = opt.INPUTS,
+    weights: str = opt.weights_option("prior"),
+    sampler: str = option("ddim", opt.explained(methods("restore")), choices=methods("restore")),
+    steps: int | None = option(
+        "auto",
+        "Network calls for each window; rscd counts its own.",
+        parse=opt.automatic,
+        metavar="auto|N",
+    ),
+    strength: float = opt.STRENGTH,
+    level: str = option(
+        "image",
+        "image: one noise level for the whole image · map: a smooth map of levels, where they"
+        " differ by more than half over the image; fine texture can be taken for noise.",
+        choices=("image", "map"),
+    ),
+    preset: str = option(
+        "restorectl",
+        "paper: Algorithm 1 as printed · official: the published code's loop.",
+        panel=RSCD,
+        choices=("restorectl", "paper", "official"),
+    ),
+    recalibrate: int | None = option(
+        None,
+        "Steps between two calibrations, 0 = calibrate once. Default: the preset's, 10.",
+        panel=RSCD,
+        min=0,
+    ),
+    schedule: str | None = option(
+        None,
+        "Whose single steps are taken. Default: the preset's.",
+        panel=RSCD,
+        choices=opt.SCHEDULES,
+    ),
+    calibrator: str = opt.CALIBRATOR,
+    calibrator_weights: str = opt.CALIBRATOR_WEIGHTS,
+    camera: opt.Camera,
+    machine: opt.Machine,
+    models: opt.Models,
+    shared: opt.Shared,
+    step_map: str | None = option(
+        None,
+        "Also write STEM_steps.tif there: the steps of diffusion that were left, by place.",
+        panel=opt.OUTPUT,
+        metavar="DIR",
+    ),
 ) -> None:
     """Restore images: remove the noise that the image model finds, keep dtype and metadata.
 
     Example: restorectl restore data/ -o restored/
     """
     job = RestoreJob(
-        files=opt.files(locals()),
-        compute=machine.compute(),
-        noise=camera.noise_options(),
+        files=shared.files(inputs, output),
+        compute=machine,
+        noise=camera,
         weights=weights,
-        steps=opt.automatic("--steps", steps),
+        steps=steps,
         strength=strength,
-        calibrator=camera.calibrator.value,
-        calibrator_weights=camera.calibrator_weights,
-        weights_from=machine.weights_from(),
-        sampler=sampler.value,
-        preset=preset.value,
+        calibrator=calibrator,
+        calibrator_weights=calibrator_weights,
+        weights_from=models,
+        sampler=sampler,
+        preset=preset,
         recalibrate=recalibrate,
-        schedule=None if schedule is None else schedule.value,
+        schedule=schedule,
         step_map=step_map,
-        level=level.value,
+        level=level,
     )
-    with reporting(**shared.view()) as report:
+    with shared.reporting() as report:
         from restorectl.restoration.restore import restore as run
 
         run(job, report)

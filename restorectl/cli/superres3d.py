@@ -1,137 +1,114 @@
-"""`restorectl superres3d`: options -> job -> task -> exit code."""
-
-from collections.abc import Mapping
-from enum import StrEnum
-from types import SimpleNamespace
-from typing import Annotated, Any
+"""`restorectl superres3d`: options -> job -> volumes -> exit code."""
 
 import typer
 
 from restorectl.catalog import INTERPOLATIONS, SLICE_NOISE, methods
 from restorectl.cli import options as opt
-from restorectl.cli.options import MACHINE, SHARED, Machine, Shared, expanded
-from restorectl.cli.progress import reporting
+from restorectl.cli.options import option
 from restorectl.errors import UsageError
 from restorectl.jobs import SuperresJob
 
 STACK, MODEL = "The stack", "The model"
-
-Method = StrEnum("Method", ["diffusion", *INTERPOLATIONS])  # type: ignore[misc]
-FEW = methods("superres3d")
-Few = StrEnum("Few", list(FEW))  # type: ignore[misc]
-SliceNoise = StrEnum("SliceNoise", list(SLICE_NOISE))  # type: ignore[misc]
-DIFFUSION, DDIM, ONE = Method("diffusion"), Few("ddim"), SliceNoise("shared")
-Sweeps = StrEnum("Sweeps", ["both", "xz", "yz"])
-Anchor = StrEnum("Anchor", ["auto", "linear", "cubic"])
-
-Factor = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|N",
-        help="Planes for each observed one, 2 to 8. auto: what makes the file's spacing isotropic.",
-        rich_help_panel=STACK,
-    ),
-]
-Spacing = Annotated[
-    str | None,
-    typer.Option(
-        metavar="Z,Y,X",
-        help="Micrometres between planes, rows and columns, where the file does not say.",
-        rich_help_panel=STACK,
-    ),
-]
-KeepObserved = Annotated[
-    bool,
-    typer.Option(
-        "--keep-observed/--no-keep-observed",
-        help="Observed planes come back bit by bit, also under --smooth.",
-        rich_help_panel=STACK,
-    ),
-]
-Smooth = Annotated[
-    bool,
-    typer.Option(
-        "--smooth",
-        help="3x3x3 Gaussian of 0.5 px at the end (paper 003; helps at factor 8).",
-        rich_help_panel=STACK,
-    ),
-]
-MethodChoice = Annotated[
-    Method,
-    typer.Option(help="diffusion, or plain interpolation: " + opt.choices(INTERPOLATIONS)),
-]
-SweepsChoice = Annotated[
-    Sweeps,
-    typer.Option(help="Slices that are restored: XZ and YZ averaged, or one of them.",
-                 rich_help_panel=MODEL),
-]  # fmt: skip
-AnchorChoice = Annotated[
-    Anchor,
-    typer.Option(
-        help="Interpolation that the model adds to. auto leaves out observed planes and takes the"
-        " one that predicts them better.",
-        rich_help_panel=MODEL,
-    ),
-]
-Strength = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|0..1",
-        help="Share of the model in the result, the rest is cubic interpolation. auto: what"
-        " predicts left-out planes best; 1 with --anchor linear.",
-        rich_help_panel=MODEL,
-    ),
-]
-SamplerChoice = Annotated[Few, typer.Option(help=opt.choices(FEW), rich_help_panel=MODEL)]
-Steps = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|N",
-        help="Network calls for each slice: 1 is the best estimate, 8 and more draw full detail.",
-        rich_help_panel=MODEL,
-    ),
-]
-Samples = Annotated[
-    int,
-    typer.Option(min=1, help="Restorations that are averaged.", rich_help_panel=MODEL),
-]
-NoiseChoice = Annotated[
-    SliceNoise,
-    typer.Option(
-        help="Random numbers of neighbouring slices. " + opt.choices(SLICE_NOISE),
-        rich_help_panel=MODEL,
-    ),
-]
-Preview = Annotated[
-    bool,
-    typer.Option(
-        "--preview",
-        help="Also write STEM_preview.png: XY, XZ and YZ before and after.",
-        rich_help_panel=opt.OUTPUT,
-    ),
-]
+SAMPLERS = methods("superres3d")
 
 
-@expanded
+def spacing_numbers(option: str, text: str) -> tuple[float, float, float]:
+    """Micrometres in z, y and x. Raises UsageError."""
+    found = [number(option, part) for part in text.split(",")]
+    if len(found) != 3:
+        raise UsageError(f"{option} {text}: use three numbers, Z,Y,X, such as 1,0.25,0.25")
+    return found[0], found[1], found[2]
+
+
+def share(option: str, text: str) -> float | None:
+    """`auto` as None, else a number. Raises UsageError."""
+    return None if text == "auto" else number(option, text)
+
+
+def number(option: str, text: str) -> float:
+    """Raises UsageError."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: not a number") from error
+
+
+@opt.command
 def superres3d(
-    output: opt.Output,
-    inputs: opt.Inputs = None,
-    weights: opt.Weights = "slices",
-    method: MethodChoice = DIFFUSION,
-    factor: Factor = "auto",
-    spacing: Spacing = None,
-    keep_observed: KeepObserved = True,
-    smooth: Smooth = False,
-    sweeps: SweepsChoice = Sweeps.both,
-    anchor: AnchorChoice = Anchor.auto,
-    strength: Strength = "auto",
-    sampler: SamplerChoice = DDIM,
-    steps: Steps = "auto",
-    samples: Samples = 1,
-    slice_noise: NoiseChoice = ONE,
-    machine: Machine = MACHINE,
-    shared: Shared = SHARED,
-    preview: Preview = False,
+    *,
+    output: str = opt.RESULTS,
+    inputs: tuple[str, ...] = opt.INPUTS,
+    weights: str = opt.weights_option("slices"),
+    method: str = option(
+        "diffusion",
+        "diffusion, or plain interpolation: " + opt.explained(INTERPOLATIONS),
+        choices=("diffusion", *INTERPOLATIONS),
+    ),
+    factor: int | None = option(
+        "auto",
+        "Planes for each observed one, 2 to 8. auto: what makes the file's spacing isotropic.",
+        panel=STACK,
+        parse=opt.automatic,
+        metavar="auto|N",
+    ),
+    spacing: tuple[float, float, float] | None = option(
+        None,
+        "Micrometres between planes, rows and columns, where the file does not say.",
+        panel=STACK,
+        parse=spacing_numbers,
+        metavar="Z,Y,X",
+    ),
+    keep_observed: bool = option(
+        True,
+        "Observed planes come back bit by bit, also under --smooth.",
+        "--keep-observed/--no-keep-observed",
+        panel=STACK,
+    ),
+    smooth: bool = option(
+        False, "3x3x3 Gaussian of 0.5 px at the end (paper 003; helps at factor 8).", panel=STACK
+    ),
+    sweeps: str = option(
+        "both",
+        "Slices that are restored: XZ and YZ averaged, or one of them.",
+        panel=MODEL,
+        choices=("both", "xz", "yz"),
+    ),
+    anchor: str = option(
+        "auto",
+        "Interpolation that the model adds to. auto leaves out observed planes and takes the one"
+        " that predicts them better.",
+        panel=MODEL,
+        choices=("auto", "linear", "cubic"),
+    ),
+    strength: float | None = option(
+        "auto",
+        "Share of the model in the result, the rest is cubic interpolation. auto: what predicts"
+        " left-out planes best; 1 with --anchor linear.",
+        panel=MODEL,
+        parse=share,
+        metavar="auto|0..1",
+    ),
+    sampler: str = option("ddim", opt.explained(SAMPLERS), panel=MODEL, choices=SAMPLERS),
+    steps: int | None = option(
+        "auto",
+        "Network calls for each slice: 1 is the best estimate, 8 and more draw full detail.",
+        panel=MODEL,
+        parse=opt.automatic,
+        metavar="auto|N",
+    ),
+    samples: int = option(1, "Restorations that are averaged.", panel=MODEL, min=1),
+    slice_noise: str = option(
+        "shared",
+        "Random numbers of neighbouring slices. " + opt.explained(SLICE_NOISE),
+        panel=MODEL,
+        choices=SLICE_NOISE,
+    ),
+    machine: opt.Machine,
+    models: opt.Models,
+    shared: opt.Shared,
+    preview: bool = option(
+        False, "Also write STEM_preview.png: XY, XZ and YZ before and after.", panel=opt.OUTPUT
+    ),
 ) -> None:
     """Make stacks isotropic: restore the planes between the observed ones.
 
@@ -139,49 +116,27 @@ def superres3d(
 
     Example: restorectl superres3d stacks/ -o isotropic/ --spacing 1,0.25,0.25
     """
-    job = _job(locals())
-    with reporting(**shared.view()) as report:
+    job = SuperresJob(
+        files=shared.files(inputs, output),
+        compute=machine,
+        weights=weights,
+        method=method,
+        factor=factor,
+        spacing=spacing,
+        sweeps=sweeps,
+        anchor=anchor,
+        strength=strength,
+        sampler=sampler,
+        steps=steps,
+        samples=samples,
+        slice_noise=slice_noise,
+        keep_observed=keep_observed,
+        smooth=smooth,
+        preview=preview,
+        weights_from=models,
+    )
+    with shared.reporting() as report:
         from restorectl.volumes.superres3d import superres3d as run
 
         run(job, report)
     raise typer.Exit(report.exit_code())
-
-
-def _job(given: Mapping[str, Any]) -> SuperresJob:
-    """The job from the command's options; `given` holds them by name."""
-    g = SimpleNamespace(**given)
-    return SuperresJob(
-        opt.files(given),
-        g.machine.compute(),
-        g.weights,
-        g.method.value,
-        opt.automatic("--factor", g.factor),
-        _spacing(g.spacing),
-        g.sweeps.value,
-        g.anchor.value,
-        None if g.strength == "auto" else _number("--strength", g.strength),
-        g.sampler.value,
-        opt.automatic("--steps", g.steps),
-        g.samples,
-        g.slice_noise.value,
-        g.keep_observed,
-        g.smooth,
-        g.preview,
-        g.machine.weights_from(),
-    )
-
-
-def _spacing(text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    z, y, x = [*(_number("--spacing", part) for part in text.split(",")), *[0.0] * 3][:3]
-    if text.count(",") != 2:
-        raise UsageError(f"--spacing {text}: use three numbers, Z,Y,X, such as 1,0.25,0.25")
-    return z, y, x
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: not a number") from error

@@ -218,6 +218,9 @@ def confused(found: Mapping[str, Any]) -> None:
         rows(f"{method} · from before to after", ["before", *OUTCOMES], changes)
 
 
+CHECKS = {"segment": segmented, "confusion": confused}  # by their keys in the JSON
+
+
 def preferred(found: Mapping[str, Any]) -> None:
     """Shares with their 95 % intervals, and how far raters agree."""
     lines = [

@@ -1,4 +1,4 @@
-"""`restorectl train`: options -> job; losses and time left on the way."""
+"""`restorectl train`: options -> job -> training; losses and time left on the way."""
 
 import json
 import os
@@ -8,78 +8,52 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from restorectl.cli import options as opt
+from restorectl.cli.options import argument, option
 from restorectl.cli.progress import worded
-from restorectl.jobs import TrainJob, WeightsOptions
+from restorectl.jobs import TrainJob
 
 if TYPE_CHECKING:
     from restorectl.training.loop import StepResult
 
 SECONDS = 10.0  # between plain lines
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-s", "--set", metavar="KEY=VALUE", help="Change the recipe, e.g. optimiser.lr=1e-4."
+
+@opt.command
+def train(
+    *,
+    recipe: str = argument(..., "Bundled recipe by name, or a YAML file.", "RECIPE"),
+    data: str = option(..., "Folder of images, searched recursively.", metavar="DIR"),
+    output: str = option(..., "Weights to write.", "-o", metavar="FILE.safetensors"),
+    overrides: tuple[str, ...] = option(
+        (), "Change the recipe, e.g. optimiser.lr=1e-4.", *("-s", "--set"), metavar="KEY=VALUE"
     ),
-]
-Positives = Annotated[
-    str | None,
-    typer.Option(
+    resume: bool = option(False, "Go on from the last checkpoint of this output."),
+    init: str | None = option(None, "Weights to start from.", metavar=opt.MODEL),
+    select_hq: str | None = option(
+        None,
+        "Train only on patches that a classifier takes for those of this folder.",
         metavar="POSITIVES",
-        help="Train only on patches that a classifier takes for those of this folder.",
     ),
-]
-Partner = Annotated[
-    str | None,
-    typer.Option(
+    partner: str | None = option(
+        None,
+        "Train on pairs: noisy images with the names of the clean ones below --data.",
         "--input",
         metavar="DIR",
-        help="Train on pairs: noisy images with the names of the clean ones below --data.",
     ),
-]
-Register = Annotated[
-    str | None,
-    typer.Option(
-        metavar="rigid|affine", help="Align the clean images of pairs with the noisy ones."
+    register: str | None = option(
+        None, "Align the clean images of pairs with the noisy ones.", metavar="rigid|affine"
     ),
-]
-
-
-def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Bundled recipe by name, or a YAML file.")
-    ],
-    data: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder of images, searched recursively.")
-    ],
-    output: Annotated[
-        str, typer.Option("-o", "--output", metavar="FILE.safetensors", help="Weights to write.")
-    ],
-    overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of this output.")
-    ] = False,
-    init: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE|hf://...", help="Weights to start from.")
-    ] = None,
-    select_hq: Positives = None,
-    partner: Partner = None,
-    register: Register = None,
-    axes: opt.Axes = None,
-    registry: opt.Registry = None,
-    offline: opt.Offline = False,
-    device: opt.Device = "auto",
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="One JSON line a step on stdout.")
-    ] = False,
-    quiet: opt.Quiet = False,
+    axes: str | None = opt.AXES,
+    models: opt.Models,
+    device: str = opt.DEVICE,
+    json_lines: bool = option(False, "One JSON line a step on stdout.", "--json"),
+    quiet: bool = opt.QUIET,
 ) -> None:
     """Train weights on images of high quality; checkpoints are written on the way.
 
@@ -93,18 +67,18 @@ def train(
         from restorectl.training.train import run
 
         job = TrainJob(
-            recipe,
-            data,
-            output,
-            tuple(overrides or ()),
-            resume,
-            init,
+            recipe=recipe,
+            data=data,
+            output=output,
+            overrides=overrides,
+            resume=resume,
+            init=init,
             device=device,
             axes=axes,
             select_hq=select_hq,
             partner=partner,
             register=register,
-            weights_from=WeightsOptions(registry, offline),
+            weights_from=models,
         )
         run(job, view)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -14,9 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from restorectl.cli import options as opt
+from restorectl.cli.options import argument, option
 from restorectl.cli.progress import worded
 from restorectl.errors import WeightsError
-from restorectl.jobs import WeightsOptions
 
 if TYPE_CHECKING:
     from restorectl.weights.registry import ModelRow, ModelStatus
@@ -28,33 +28,29 @@ app = typer.Typer(
 )
 
 IMPORTS = ("rscd", "msdsr", "inception-fid", "alexnet-lpips")  # rows of weights.published.PUBLISHED
-Names = Annotated[
-    list[str] | None, typer.Argument(metavar="NAME...", help="Models: names, files or hf://...")
-]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Model: a name, a file or hf://...")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON line a model on stdout.")]
+NAMES = argument((), "Models: names, files or hf://...", "NAME...")
+NAME = argument(..., "Model: a name, a file or hf://...", "NAME")
+JSON = option(False, "One JSON line a model on stdout.", "--json")
 
 
 @app.command("list")
-def show(registry: opt.Registry = None, offline: opt.Offline = False, lines: Json = False) -> None:
+@opt.command
+def show(*, models: opt.Models, json_lines: bool = JSON) -> None:
     """The models known by name, and whether they are here. Never uses the network."""
     from restorectl.weights.registry import listed
 
-    rows = listed(WeightsOptions(registry, offline))
-    if lines:
-        _json(rows)
-    else:
-        _table(rows)
+    (_json if json_lines else _table)(listed(models))
 
 
 @app.command()
+@opt.command
 def pull(
-    names: Names = None,
-    every: Annotated[bool, typer.Option("--all", help="All models of the registry.")] = False,
-    registry: opt.Registry = None,
-    offline: opt.Offline = False,
-    lines: Json = False,
-    quiet: opt.Quiet = False,
+    *,
+    names: tuple[str, ...] = NAMES,
+    every: bool = option(False, "All models of the registry.", "--all"),
+    models: opt.Models,
+    json_lines: bool = JSON,
+    quiet: bool = opt.QUIET,
 ) -> None:
     """Bring models into the cache, and check them.
 
@@ -63,61 +59,57 @@ def pull(
     from restorectl.weights.registry import pull as run
 
     with _bars(quiet) as bars:
-        _finish(run(names or [], every, WeightsOptions(registry, offline), bars), lines)
+        _finish(run(names, every, models, bars), json_lines)
 
 
 @app.command()
-def verify(
-    names: Names = None,
-    registry: opt.Registry = None,
-    offline: opt.Offline = False,
-    lines: Json = False,
-) -> None:
+@opt.command
+def verify(*, names: tuple[str, ...] = NAMES, models: opt.Models, json_lines: bool = JSON) -> None:
     """Hash again what is here; exit code 5 if a file is not what the registry says.
 
     Never uses the network.
     """
     from restorectl.weights.registry import verify as run
 
-    _finish(run(names or [], WeightsOptions(registry, offline)), lines)
+    _finish(run(names, models), json_lines)
 
 
 @app.command()
-def path(name: Name, registry: opt.Registry = None, offline: opt.Offline = False) -> None:
+@opt.command
+def path(*, name: str = NAME, models: opt.Models) -> None:
     """Where a model lies on this machine, for scripts. Never uses the network."""
     from restorectl.weights.registry import locate
 
-    typer.echo(str(locate(name, WeightsOptions(registry, offline))))
+    typer.echo(str(locate(name, models)))
 
 
 @app.command()
+@opt.command
 def export(
-    name: Name,
-    hub: Annotated[Path, typer.Option(metavar="DIR", help="New folder to write.")],
-    registry: opt.Registry = None,
-    offline: opt.Offline = False,
-    quiet: opt.Quiet = False,
+    *,
+    name: str = NAME,
+    hub: Path = option(..., "New folder to write.", metavar="DIR"),
+    models: opt.Models,
+    quiet: bool = opt.QUIET,
 ) -> None:
     """Write a folder for upload to a hub: the weights, their card and their registry block."""
     from restorectl.weights.export import export as run
 
     with _bars(quiet) as bars:
-        written = run(name, hub, WeightsOptions(registry, offline), bars)
+        written = run(name, hub, models, bars)
     for each in written:
         typer.echo(str(each))
 
 
 @app.command("import")
+@opt.command
 def take(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Published checkpoint.")],
-    kind: Annotated[
-        str, typer.Option("--as", metavar="KIND", help=f"What it is: {', '.join(IMPORTS)}.")
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUT.safetensors", help="File to write.")
-    ],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
-    lines: Json = False,
+    *,
+    files: tuple[Path, ...] = argument(..., "Published checkpoint.", "FILE"),
+    kind: str = option(..., f"What it is: {', '.join(IMPORTS)}.", "--as", metavar="KIND"),
+    output: Path = option(..., "File to write.", "-o", metavar="OUT.safetensors"),
+    overwrite: bool = option(False, "Replace OUT."),
+    json_lines: bool = JSON,
 ) -> None:
     """Make a weights file of a published checkpoint. No code in the checkpoint is run.
 
@@ -126,7 +118,7 @@ def take(
     from restorectl.weights.published import import_checkpoint
 
     done = import_checkpoint(files, kind, output, overwrite)
-    if lines:
+    if json_lines:
         sys.stdout.write(json.dumps(asdict(done)) + "\n")
     else:
         typer.echo(

@@ -64,8 +64,8 @@ def make_runner(card: Card, tensors: Mapping[str, Tensor], compute: Compute) -> 
 
 
 def tiles_together(compute: Compute, shape: tuple[int, int]) -> int:
-    """Tiles of `shape` (px) in one batch: bounded by the area of `tile` and by `batch`."""
-    area = (compute.tile or 1024) ** 2 // (shape[0] * shape[1])
+    """How many tiles of `shape` are held at once: an area of 1024x1024 px, at most `batch`."""
+    area = 1024**2 // (shape[0] * shape[1])
     return max(1, min(area, compute.batch or 64))
 
 

@@ -240,11 +240,9 @@ def as_dict(comparison: Comparison, missed: Sequence[str]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in document.items()}
 
 
-def write_json(target: str, document: Mapping[str, Any]) -> None:
-    """To a file or, for "-", to standard output. Raises OutputError."""
-    with _opened(target) as file:
-        json.dump(document, file, indent=1, allow_nan=False)
-        file.write("\n")
+def as_json(document: Mapping[str, Any]) -> str:
+    """The text of a document such as `as_dict` makes, with a line break at its end."""
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def write_csv(target: str, comparison: Comparison) -> None:

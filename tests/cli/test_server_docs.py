@@ -117,7 +117,7 @@ def test_the_exit_codes(place):
     base = "restorectl restore /data/acquired -o /data/restored"
     bad = place / "data/acquired/bad.tif"
     lines = {
-        2: f"{base} --tile none",
+        2: f"{base} --batch none",
         4: f"{base} --pattern '*.nothing'",
         5: f"{base} -w nothing",
         73: f"{base} --min-free 999T",

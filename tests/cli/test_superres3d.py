@@ -71,8 +71,8 @@ def test_wrong_options_are_one_line(done, arguments, text):
 @pytest.mark.parametrize("text", ["1,2", "1,2,x", "", "1,2,3,4"])
 def test_spacing_is_three_numbers(text):
     with pytest.raises(UsageError, match="--spacing"):
-        superres3d._spacing(text)
-    assert superres3d._spacing("1,0.25,0.5") == (1.0, 0.25, 0.5)
+        superres3d.spacing_numbers("--spacing", text)
+    assert superres3d.spacing_numbers("--spacing", "1,0.25,0.5") == (1.0, 0.25, 0.5)
 
 
 def test_weights_that_were_just_trained_are_taken(done, tmp_path):

@@ -168,9 +168,9 @@ def test_precision_names():
 
 
 @pytest.mark.parametrize(
-    ("tile", "batch", "shape", "count"),
-    [(None, None, (512, 512), 4), (512, None, (64, 64), 64), (512, 3, (64, 64), 3),
-     (None, None, (8, 8), 64), (64, 9, (512, 640), 1)],
+    ("batch", "shape", "count"),
+    [(None, (512, 512), 4), (9, (512, 512), 4), (None, (64, 64), 64), (3, (64, 64), 3),
+     (None, (8, 8), 64), (128, (8, 8), 128), (9, (2048, 640), 1)],
 )  # fmt: skip
-def test_tiles_together_are_bounded_by_area_and_batch(tile, batch, shape, count):
-    assert tiles_together(Compute(tile=tile, batch=batch), shape) == count
+def test_tiles_together_are_bounded_by_area_and_batch(batch, shape, count):
+    assert tiles_together(Compute(batch=batch), shape) == count

@@ -165,7 +165,7 @@ def test_result_does_not_depend_on_chunks_or_tiles_or_the_disk(tmp_path, monkeyp
     monkeypatch.setattr(directions, "HELD", 0)
     monkeypatch.setattr(atomic, "spooled_zeros", partial(atomic.spooled_zeros, held=0))
     files = Files((str(tmp_path / "in.tif"),), str(tmp_path / "b"), axes="ZYX")
-    small = Compute("cpu", "fp32", tile=64, batch=3)
+    small = Compute("cpu", "fp32", batch=3)
     run(tmp_path, pixels, loud, factor=3, steps=2, slice_noise="independent", compute=small,
         files=files)  # fmt: skip
     assert np.array_equal(read(tmp_path / "b/in.tif"), whole)
