@@ -11,6 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TextIO
 
+from scipy import stats
+
 import restorectl
 from restorectl.catalog import METRICS
 from restorectl.errors import UsageError
@@ -87,24 +89,15 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def median_test(a: Sequence[float], b: Sequence[float]) -> float:
-    """p of Mood's median test of two samples, as Osuna-Vargas et al. compare
-    methods.
+    """p of Mood's median test of two samples, as Osuna-Vargas et al. compare methods.
 
-    Counts above the common median (equal ones are not above), chi-squared with Yates' correction
-    and one degree of freedom. 1 where no value is above it, as when all are equal.
+    Values that equal the common median are not above it. 1 where none is above it, as when all are
+    equal.
     """
     median = summary([*a, *b]).median
-    above = [sum(value > median for value in sample) for sample in (a, b)]
-    total, high = len(a) + len(b), sum(above)
-    if high == 0:
+    if not any(value > median for value in (*a, *b)):
         return 1.0
-    statistic = 0.0
-    for sample, count in zip((a, b), above, strict=True):
-        for observed, share in ((count, high), (len(sample) - count, total - high)):
-            expected = len(sample) * share / total
-            away = abs(observed - expected)
-            statistic += (away - min(0.5, away)) ** 2 / expected
-    return math.erfc(math.sqrt(statistic / 2))
+    return float(stats.median_test(a, b).pvalue)
 
 
 def ranking(medians: Mapping[str, float], better: str) -> list[str]:

@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from restorectl import __version__
 from restorectl.batch.inputs import match_names
@@ -29,7 +29,6 @@ from restorectl.evaluation.read import colours, images_below, load, shown_planes
 from restorectl.files.atomic import replacing
 from restorectl.images.pictures import data_uri, grey
 
-Z95 = 1.959963984540054  # the normal quantile of a two-sided interval of 95 %
 KIND = "preference-answers"
 SIDES = ("A", "B")
 FLAGS = ("neither", "A", "B", "both")
@@ -340,13 +339,10 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
     """The 95 % score interval of a share (Wilson 1927). Raises ValueError without trials."""
-    if not 0 <= hits <= trials or trials == 0:
+    if trials == 0:
         raise ValueError(f"{hits} of {trials}")
-    share, z2 = hits / trials, Z95**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    spread = share * (1 - share) / trials + z2 / (4 * trials**2)
-    half = Z95 / (1 + z2 / trials) * math.sqrt(spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    interval = stats.binomtest(hits, trials).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)
 
 
 def agreement_between(ratings: dict[str, dict[str, Hashable]]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """PNG (8 and 16 bit, grey and RGB) and JPEG (read only).
 
-An image has one plane per colour. Alpha is not an intensity: it is copied unchanged into a PNG,
-like the ancillary chunks (text, physical size, colour profile). Pillow decodes the pixels, but
-silently reads 16-bit colour as 8 bit, cannot write it, and does not check whether a file is
-complete. So chunks are read, checked and written here.
+An image has one plane for each colour. Alpha is not an intensity: it is carried unchanged into a
+PNG, and so are the ancillary chunks (text, physical size, colour profile) as bytes. Pillow decodes
+the pixels, and imagecodecs those of 16-bit colour, which Pillow reads as 8 bits without a word and
+cannot write; neither says whether a file is whole. So chunks are read, checked and written here.
 """
 
 import io
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
@@ -138,40 +139,16 @@ def _pillow(path: Path, data: bytes) -> Any:
 def _decode(path: Path, data: bytes) -> Array:
     """Decode pixels: (Y, X) or (Y, X, samples) at the file's bit depth."""
     with _pillow(path, data) as image:
-        deep = image.format == "PNG" and data[24] == 16
+        depth, colour = data[24:26]
         try:
-            if deep and data[25] != 0:
-                return _decode_deep_colour(data)
+            if image.format == "PNG" and depth == 16 and colour != 0:
+                deep: Array = imagecodecs.png_decode(data)
+                return deep[..., : _SAMPLES[colour]]  # without the alpha that tRNS would add
             return np.asarray(image.convert("L") if image.mode == "P" else image)
-        except (OSError, SyntaxError, ValueError, zlib.error) as exc:
+        except (OSError, SyntaxError, ValueError, zlib.error, imagecodecs.PngError) as exc:
             if "truncated" in str(exc):
                 raise IncompleteError(f"{path}: its pixels are cut off: {exc}") from exc
             raise InputError(f"{path}: its pixels cannot be decoded: {exc}") from exc
-
-
-def _decode_deep_colour(data: bytes) -> Array:
-    """Decode a 16-bit PNG with several samples, which Pillow itself cuts to 8 bits.
-
-    Grey with alpha is decoded as 8-bit RGBA, which has the same layout. For the others, Pillow's
-    unpackers of the two byte orders each give one of the two bytes.
-    """
-    colour = data[25]
-    if colour == 4:
-        start = len(SIGNATURE)
-        ihdr = data[start + 8 : start + 16] + bytes([8, 6]) + data[start + 18 : start + 21]
-        with Pillow.open(
-            io.BytesIO(SIGNATURE + chunk(b"IHDR", ihdr) + data[start + 25 :])
-        ) as image:
-            return np.asarray(image).view(">u2").astype(np.uint16)
-    halves = []
-    for order in "BL":
-        with Pillow.open(io.BytesIO(data)) as image:
-            mode = {2: "RGB", 6: "RGBA"}[colour]
-            image.tile = [image.tile[0]._replace(args=f"{mode};16{order}")]
-            halves.append(np.asarray(image).astype(np.uint16))
-    high, low = halves
-    deep: Array = high << 8 | low
-    return deep
 
 
 def create_png(path: Path, header: Header, provenance: Record) -> Consumer:

@@ -10,12 +10,12 @@ because pixels of one image are not exchangeable: by conformal risk control (Ang
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from scipy import special
 
 from restorectl.errors import InputError
 from restorectl.files.atomic import replacing
@@ -75,41 +75,15 @@ def prediction_factor(count: int, coverage: float) -> float:
     t * sqrt(1 + 1/N) of a normal distribution, with N - 1 degrees of freedom. Quantiles of the
     samples would not do: 15 samples do not even reach 90 %.
     """
-    t = student_quantile((1 + coverage) / 2, count - 1)
+    t = float(special.stdtrit(count - 1, (1 + coverage) / 2))
     return t * math.sqrt((1 + 1 / count) * count / (count - 1))
 
 
-@lru_cache(maxsize=64)
-def student_quantile(p: float, degrees: int) -> float:
-    """The p-quantile of Student's t, 0.5 <= p < 1, by bisection of its distribution function."""
-    low, high = 0.0, 1.0
-    while _student_cdf(high, degrees) < p:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_cdf(middle, degrees) < p else (low, middle)
-    return (low + high) / 2
-
-
-def _student_cdf(t: float, degrees: int) -> float:
-    """P(T <= t) for t >= 0: the finite series of Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    theta = math.atan(t / math.sqrt(degrees))
-    cosine, odd = math.cos(theta), degrees % 2
-    term, total = (cosine, cosine) if odd else (1.0, 1.0)
-    if degrees == 1:
-        total = 0.0
-    for k in range(3 if odd else 2, degrees - 1, 2):
-        term *= (k - 1) / k * cosine**2
-        total += term
-    inside = math.sin(theta) * total
-    return 0.5 + ((theta + inside) / math.pi if odd else inside / 2)
-
-
-LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)  # coverages that a calibration is fitted for
-ENOUGH = 9  # images needed for a finite-sample bound at 90 %: 1 / (n + 1) <= 0.1
-LEAST_SPREAD = 1e-3  # in units of the noise
-SMALLEST_ERROR = 0.05  # in units of the noise, added before taking the logarithm
-ENDS = (0.001, 0.999)  # quantiles of the fitted features; there is no extrapolation beyond them
+LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)  # coverages that a calibration knows
+ENOUGH = 9  # images that a finite-sample bound at 90 % takes: 1 / (n + 1) <= 0.1
+LEAST_SPREAD = 1e-3  # of the noise
+SMALLEST_ERROR = 0.05  # of the noise, added before logarithms are taken
+ENDS = (0.001, 0.999)  # quantiles of the features seen: beyond them nothing is extrapolated
 
 
 @dataclass(frozen=True)
@@ -155,8 +129,9 @@ class Calibration:
                 f"`interval` {coverage:g}: this calibration covers {known[0][0]:g} to"
                 f" {known[-1][0]:g}: choose a value in this range, or use `calibration` none"
             )
-        at = [_normal_quantile(level) for level, _ in known]
-        return float(np.interp(_normal_quantile(coverage), at, [value for _, value in known]))
+        levels = special.ndtri([(1 + level) / 2 for level, _ in known])
+        level = special.ndtri((1 + coverage) / 2)
+        return float(np.interp(level, levels, [value for _, value in known]))
 
 
 def uncalibrated(spread: np.ndarray, count: int, coverage: float) -> np.ndarray:
@@ -253,15 +228,6 @@ def _factor(scores: Sequence[np.ndarray], level: float) -> float:
 def _covered(calibration: Calibration, image: Pixels, level: float) -> float:
     law = np.exp(_law(calibration, image.spread, image.signal))
     return float(np.mean(image.error <= law * calibration.factor(level)))
-
-
-def _normal_quantile(coverage: float) -> float:
-    """z with P(|Z| <= z) = coverage, by bisection."""
-    low, high = 0.0, 10.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if math.erf(middle / 2**0.5) < coverage else (low, middle)
-    return (low + high) / 2
 
 
 def plain(calibration: Calibration) -> dict[str, Any]:

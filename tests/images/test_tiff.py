@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from restorectl import __version__
-from restorectl.errors import InputError, OutputError
+from restorectl.errors import IncompleteError, InputError, OutputError
 from restorectl.images.header import Header
 from restorectl.images.image import open_image, read_provenance, verify_image, write_image
 from restorectl.images.tiff import write
@@ -274,14 +274,76 @@ def test_palettes(tmp_path: Path) -> None:
         open_image(path)
 
 
-def test_lzw_says_what_to_install(tmp_path: Path) -> None:
-    try:
-        import imagecodecs  # noqa: F401
-    except ModuleNotFoundError:
-        path = tmp_path / "a.tif"
-        Pillow.fromarray(pixels((64, 64), "u1")).save(path, compression="tiff_lzw")
-        with open_image(path) as image, pytest.raises(InputError, match="pip install imagecodecs"):
-            image.read((0, 0, 0))
+@pytest.mark.parametrize(
+    ("compression", "predictor", "dtype"),
+    [
+        ("lzw", None, "u1"),
+        ("lzw", 2, "u2"),
+        ("zlib", 2, "u1"),
+        ("zlib", 3, "f4"),
+        ("zstd", None, "u2"),
+        ("zstd", 2, "i4"),
+        ("zstd", 3, "f8"),
+        ("lzma", None, "u2"),
+        ("packbits", None, "u1"),
+    ],
+)
+@pytest.mark.parametrize("byteorder", "<>")
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_compressions(
+    tmp_path: Path,
+    compression: str,
+    predictor: int | None,
+    dtype: str,
+    byteorder: str,
+    tile: tuple[int, int] | None,
+) -> None:
+    data, path = pixels((2, 40, 41), dtype), tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, data, metadata={"axes": "ZYX"}, compression=compression, predictor=predictor,
+        byteorder=byteorder, tile=tile, photometric="minisblack",
+    )  # fmt: skip
+    with open_image(path) as image:
+        for z in range(2):
+            np.testing.assert_array_equal(image.read((0, 0, z)), data[z])
+        part = image.read((0, 0, 1), slice(10, 30), slice(5, 20))
+        np.testing.assert_array_equal(part, data[1, 10:30, 5:20])
+    copy(path, tmp_path / "b.tif")
+    assert tag_values(tmp_path / "b.tif")[259] == 8
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), data)
+
+
+@pytest.mark.parametrize("shape", [(40, 48), (40, 48, 3)])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_jpeg_in_tiff(tmp_path: Path, shape: tuple[int, ...], tile: tuple[int, int] | None) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels(shape, "u1"), compression="jpeg", metadata=None, tile=tile)
+    decoded = np.atleast_3d(tifffile.imread(path))
+    with open_image(path) as image:
+        for c in range(decoded.shape[2]):
+            np.testing.assert_array_equal(image.read((0, c, 0)), decoded[..., c])
+    copy(path, tmp_path / "b.tif")
+
+
+def test_a_jpeg_in_tiff_that_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels((40, 48), "u1"), compression="jpeg", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        start, size = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+    raw = bytearray(path.read_bytes())
+    raw[start + size // 2 : start + size] = bytes(size - size // 2)
+    path.write_bytes(raw)
+    with open_image(path) as image, pytest.raises(IncompleteError, match="no end of its JPEG"):
+        image.read((0, 0, 0))
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "lerc"])
+def test_an_empty_page_is_no_damage(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    data = np.zeros((6000, 6000), "u2")
+    tifffile.imwrite(path, data, compression=compression, metadata=None, rowsperstrip=6000)
+    with open_image(path) as image:
+        assert not image.read((0, 0, 0)).any()
 
 
 # ---- writing

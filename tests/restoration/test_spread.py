@@ -36,10 +36,11 @@ def test_entropy_of_the_published_case_is_at_most_ln_15():
 
 @given(st.floats(0.5, 0.9999), st.integers(1, 200))
 @settings(max_examples=60, deadline=None)
-def test_student_quantiles_are_scipys(p, degrees):
-    assert intervals.student_quantile(p, degrees) == pytest.approx(
-        stats.t.ppf(p, degrees), rel=1e-6, abs=1e-9
-    )
+def test_prediction_factors_have_students_quantiles(p, degrees):
+    n = degrees + 1
+    wanted = stats.t.ppf(p, degrees) * np.sqrt((1 + 1 / n) * n / degrees)
+    found = intervals.prediction_factor(n, 2 * p - 1)
+    assert found == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("count", [2, 8, 15, 50])

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy.stats import rankdata
 
 from restorectl.evaluation.metrics.metric import Array, UncertaintyMetric, UncertaintySet, Undefined
 
@@ -29,7 +30,7 @@ def interval_score(spread: UncertaintySet) -> float:
 def spearman(spread: UncertaintySet) -> float:
     """Rank correlation of std and |mean - target|, -1..1."""
     return _correlation(
-        ranks(_varying(spread.std, "std")), ranks(_varying(_error(spread), "error"))
+        rankdata(_varying(spread.std, "std")), rankdata(_varying(_error(spread), "error"))
     )
 
 
@@ -38,8 +39,8 @@ def partial_spearman(spread: UncertaintySet) -> float:
 
     Bright pixels have more noise and more error; this is what std tells beyond brightness.
     """
-    std, error = ranks(_varying(spread.std, "std")), ranks(_varying(_error(spread), "error"))
-    mean = ranks(_varying(spread.mean, "prediction"))
+    std, error = rankdata(_varying(spread.std, "std")), rankdata(_varying(_error(spread), "error"))
+    mean = rankdata(_varying(spread.mean, "prediction"))
     both, one, two = _correlation(std, error), _correlation(std, mean), _correlation(error, mean)
     rest = (1 - one**2) * (1 - two**2)
     if rest <= 1e-12:
@@ -77,13 +78,6 @@ def _curve(key: Array, error: Array) -> Array:
 def _error(spread: UncertaintySet) -> Array:
     error: Array = np.abs(spread.mean - spread.target).ravel()
     return error
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """(N,) -> float64 ranks 0..N-1, equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return ((2 * ends - counts - 1) / 2)[inverse]
 
 
 def _varying(values: Array, what: str) -> Array:

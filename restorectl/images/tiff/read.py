@@ -1,7 +1,8 @@
 """Reads TIFF lazily, with its dialects: plain, ImageJ hyperstacks, OME-TIFF, BigTIFF.
 
-tifffile decodes strips and tiles. Structure and metadata are read by `ifd`, `header`, `imagej` and
-`ome`, which refuse files that are cut off, and keep every tag for the output.
+tifffile decodes strips and tiles, with the codecs of imagecodecs. Structure and metadata are read
+by `ifd`, `header`, `imagej` and `ome`, which refuse files that are cut off, and keep every tag for
+the output.
 """
 
 import json
@@ -141,11 +142,15 @@ class TiffImage(Image):
         at = self._pages[page]
         offset, size = at.ifd.segments[index]
         data = self._bytes(offset + at.shift, size, page)
+        if at.ifd.compression == ifd.JPEG and b"\xff\xd9" not in data:
+            # The decoder would fill what is missing with grey
+            raise IncompleteError(f"{self.path}: page {page} has no end of its JPEG: it is cut off")
         tables = at.ifd.tags[ifd.JPEG_TABLES].data if ifd.JPEG_TABLES in at.ifd.tags else None
         try:
             pixels = self._keyframe.decode(data, index, jpegtables=tables)[0]
-        except Exception as exc:  # codecs raise various errors
-            raise InputError(f"{self.path}: page {page} cannot be decoded: {_reason(exc)}") from exc
+        except Exception as exc:  # every codec has errors of its own
+            reason = " ".join(str(exc).split()) or type(exc).__name__
+            raise InputError(f"{self.path}: page {page} cannot be decoded: {reason}") from exc
         decoded: Array = pixels[0]
         self._segments[key] = decoded
         self._held += decoded.nbytes
@@ -157,13 +162,6 @@ class TiffImage(Image):
         if self._tiff is not None:
             self._tiff.close()
         self._file.close()
-
-
-def _reason(exc: Exception) -> str:
-    text = " ".join(str(exc).split()) or type(exc).__name__
-    if "imagecodecs" in text:
-        return f"{text} (pip install imagecodecs, or save it uncompressed)"
-    return text
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
