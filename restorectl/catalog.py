@@ -130,14 +130,15 @@ def methods(command: str) -> dict[str, Row]:
 
 
 CALIBRATORS: dict[str, Row] = {
-    "analytic": Row("engine.calibrators:Analytic", "noise level of the intensity model"),
+    "analytic": Row("engine.calibrators:AnalyticCalibrator", "noise level of the intensity model"),
     "network": Row(
-        "engine.calibrators:Network",
+        "engine.calibrators:NetworkCalibrator",
         "trained calibrator network (RSCD)",
         task="calibrator",
     ),
     "nonparametric": Row(
-        "engine.calibrators:Nonparametric", "eigenvalues of image patches (Chen et al. 2015)"
+        "engine.calibrators:NonparametricCalibrator",
+        "eigenvalues of image patches (Chen et al. 2015)",
     ),
 }
 

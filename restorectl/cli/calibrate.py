@@ -15,7 +15,7 @@ from restorectl.errors import UsageError
 from restorectl.jobs import CalibrateJob, Files, TrainJob
 
 if TYPE_CHECKING:
-    from restorectl.restoration.calibrate import Plan, Row
+    from restorectl.restoration.calibrate import PreparedCalibration, Row
 
 FIT = "A calibrator of your own"
 HEADER = (
@@ -94,7 +94,7 @@ def calibrate(
     method = _method(method, weights, fit is not None)
     from restorectl.restoration import calibrate as task
 
-    plan = None
+    prepared = None
     if fit is None or inputs or files_from is not None:
         job = CalibrateJob(
             files=Files(
@@ -115,7 +115,7 @@ def calibrate(
             plot=plot,
             weights_from=models,
         )
-        plan = task.plan(job)  # what cannot be done is refused before hours of training
+        prepared = task.prepare(job)  # what cannot be done is refused before hours of training
     if fit is not None and output is not None:
         from restorectl.training.train import run
 
@@ -130,8 +130,8 @@ def calibrate(
         )
         with viewing(quiet, json_lines=False) as view:  # stdout is for what is measured
             run(training, view)
-    if plan is not None:
-        raise typer.Exit(_measure(plan, json_lines, quiet))
+    if prepared is not None:
+        raise typer.Exit(_measure(prepared, json_lines, quiet))
 
 
 def _method(method: str | None, weights: str | None, fitted: bool) -> str:
@@ -145,19 +145,19 @@ def _method(method: str | None, weights: str | None, fitted: bool) -> str:
     return "network"
 
 
-def _measure(plan: "Plan", json_lines: bool, quiet: bool) -> int:
+def _measure(prepared: "PreparedCalibration", json_lines: bool, quiet: bool) -> int:
     """Measure, print the table and T'; returns the exit code."""
     from restorectl.restoration.calibrate import COVERED, run
 
     with reporting(quiet=quiet, json_lines=json_lines) as report:
-        summary = run(plan, report)
+        summary = run(prepared, report)
     if not json_lines and not quiet and summary.rows:
         sys.stdout.write(table(summary.rows))
         sys.stdout.flush()
     if not quiet and summary.t_max is not None:
         report.note(
             f"T' = {summary.t_max}: {COVERED:.0%} of {summary.windows} windows need no more steps"
-            f" of the schedule {plan.job.schedule}"
+            f" of the schedule {prepared.job.schedule}"
         )
     return report.exit_code()
 

@@ -5,7 +5,7 @@ towards the equally diffused image after every step; Repaint takes each interval
 times. All three share one loop: a sigma schedule cut into blocks, a step rule, a mixing hook.
 
 The published code treats the noisy image as clean. Here it counts as a sample at its own noise
-level, so diffusing it to t' adds only the missing noise (`Settings.known`).
+level, so diffusing it to t' adds only the missing noise (`BaikalSettings.known`).
 """
 
 import math
@@ -42,7 +42,7 @@ WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class BaikalSettings:
     """Parameters of the three methods; the presets of each are at the end of this file."""
 
     schedule: str = "linear"  # discrete schedule that t', stop and interval refer to
@@ -63,7 +63,7 @@ class Settings:
     repeat_below: bool = True  # repeat intervals below the mixing stop too
 
 
-def sampler(settings: Settings, samples: int) -> Sampler:
+def sampler(settings: BaikalSettings, samples: int) -> Sampler:
     """The sampler for these settings."""
 
     def run(p: Problem, decided: Decided) -> Tensor:
@@ -78,7 +78,7 @@ def sampler(settings: Settings, samples: int) -> Sampler:
     return Sampler(run, start_level, calls)
 
 
-def _run(p: Problem, s: Settings) -> Tensor:
+def _run(p: Problem, s: BaikalSettings) -> Tensor:
     table = schedule(s.schedule)
     own = p.sigma if s.known else torch.zeros_like(p.sigma)
     begin, reference = p.x, p.x
@@ -109,7 +109,7 @@ def _run(p: Problem, s: Settings) -> Tensor:
     return x
 
 
-def _levels(p: Problem, s: Settings, table: Schedule) -> Tensor:
+def _levels(p: Problem, s: BaikalSettings, table: Schedule) -> Tensor:
     """Noise levels (K + 1, B) from t' down to 0."""
     if s.start is None:
         top = p.sigma * s.ahead
@@ -125,7 +125,7 @@ def _levels(p: Problem, s: Settings, table: Schedule) -> Tensor:
     return torch.from_numpy(table.sigma(steps.numpy())).to(top)
 
 
-def _blocks(count: int, s: Settings, stop: int | None) -> Iterator[tuple[int, int, bool]]:
+def _blocks(count: int, s: BaikalSettings, stop: int | None) -> Iterator[tuple[int, int, bool]]:
     """Yield (first level, last level, is a repeat) per block; `stop`: index of the mixing stop."""
     for first in range(0, count, s.interval):
         last = min(first + s.interval, count)
@@ -134,17 +134,19 @@ def _blocks(count: int, s: Settings, stop: int | None) -> Iterator[tuple[int, in
             yield first, last, number > 0
 
 
-def _stop_step(p: Problem, s: Settings, table: Schedule) -> float:
+def _stop_step(p: Problem, s: BaikalSettings, table: Schedule) -> float:
     return float(table.step(float(p.sigma.max()))) if s.stop is None else s.stop
 
 
-def _stops(levels: Tensor, p: Problem, s: Settings, table: Schedule) -> int:
+def _stops(levels: Tensor, p: Problem, s: BaikalSettings, table: Schedule) -> int:
     """Index of the first level at or below the mixing stop."""
     limit = float(table.sigma(_stop_step(p, s, table)))
     return int((levels.amax(1) > limit).sum())
 
 
-def _mixing(p: Problem, y: Tensor, own: Tensor, top: Tensor, table: Schedule, s: Settings) -> Hook:
+def _mixing(
+    p: Problem, y: Tensor, own: Tensor, top: Tensor, table: Schedule, s: BaikalSettings
+) -> Hook:
     """x <- (1 - w) x + w y_t (Baikal, eq. 5), where y_t is y noised to the state's level."""
     stop, start = _stop_step(p, s, table), float(table.step(float(top.max())))
     shape, everyone = (-1, 1, 1, 1), torch.arange(len(y))
@@ -166,7 +168,7 @@ def _amplitude(sigma: Tensor) -> Tensor:
     return (1 + sigma.square()).rsqrt().reshape(-1, 1, 1, 1)
 
 
-def check(settings: Settings, sigma_max: float) -> None:
+def check(settings: BaikalSettings, sigma_max: float) -> None:
     """Raises UsageError for invalid settings."""
     s = settings
     table = schedule(s.schedule)
@@ -182,15 +184,18 @@ def check(settings: Settings, sigma_max: float) -> None:
         raise UsageError("`interval` and `repeats` must be at least 1")
 
 
-_PAPER = Settings(start=100, steps=None, eta=1.0, known=False, clamp=True)
+_PAPER = BaikalSettings(start=100, steps=None, eta=1.0, known=False, clamp=True)
 
 FORWARD_BACKWARD = Method(
-    sampler, {"restorectl": Settings(ahead=1.1, steps=5), "paper": _PAPER}, check=check, guided=True
+    sampler,
+    {"restorectl": BaikalSettings(ahead=1.1, steps=5), "paper": _PAPER},
+    check=check,
+    guided=True,
 )
 MIXING = Method(
     sampler,
     {
-        "restorectl": Settings(ahead=1.5, steps=8, mix="linear", first=0.7, last=0.5),
+        "restorectl": BaikalSettings(ahead=1.5, steps=8, mix="linear", first=0.7, last=0.5),
         # The published code's defaults: weights from 1 to 0.1, stop at step 50.
         "paper": replace(_PAPER, mix="linear", first=1.0, last=0.1, stop=50),
     },
@@ -200,7 +205,7 @@ MIXING = Method(
 REPAINT = Method(
     sampler,
     {
-        "restorectl": Settings(
+        "restorectl": BaikalSettings(
             ahead=1.1, steps=4, mix="constant", first=0.3, stop=1, interval=2, repeats=2
         ),
         # As published for structured noise: 560 calls.

@@ -14,7 +14,7 @@ from restorectl.errors import EngineError
 from restorectl.intensity import noise
 
 
-class Analytic:
+class AnalyticCalibrator:
     """The intensity model's noise level if known, else a new noise estimate of the tile."""
 
     def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:
@@ -32,7 +32,7 @@ def _level(plane: np.ndarray) -> float:
     return model.read_noise * model.level
 
 
-class Network:
+class NetworkCalibrator:
     """RSCD's trained calibrator (section 3.3); its card says if it predicts steps or levels."""
 
     def __init__(self, card: Card, tensors: Mapping[str, Tensor], device: torch.device) -> None:
@@ -50,7 +50,7 @@ class Network:
         return answers.exp().float().cpu()
 
 
-class Nonparametric:
+class NonparametricCalibrator:
     """Patch eigenvalues (Chen et al. 2015), an ablation of RSCD; for white noise only."""
 
     def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:

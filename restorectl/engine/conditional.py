@@ -27,7 +27,7 @@ START_DRAW = 1 << 23  # step number of the starting noise
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConditionalSettings:
     schedule: str = "cosine200"
     steps: int = 10  # network calls per sample, evenly spaced in schedule steps
     eta: float = 1.0  # 1 = DDPM with the posterior's variance, 0 = DDIM
@@ -35,7 +35,7 @@ class Settings:
     highest: float = 20.0  # starting level: above it the state carries no image information
 
 
-def sampler(settings: Settings, samples: int) -> Sampler:
+def sampler(settings: ConditionalSettings, samples: int) -> Sampler:
     """The sampler for these settings; each sample of a tile starts from its own noise."""
 
     def run(p: Problem, decided: Decided) -> Tensor:
@@ -58,8 +58,8 @@ def sampler(settings: Settings, samples: int) -> Sampler:
 CONDITIONAL = Method(
     sampler,
     {
-        "restorectl": Settings(),
-        "paper": Settings(steps=200, clamp=True, highest=math.inf),
+        "restorectl": ConditionalSettings(),
+        "paper": ConditionalSettings(steps=200, clamp=True, highest=math.inf),
     },
     "conditional",
     guided=True,

@@ -35,13 +35,13 @@ REDRAWN = 2  # times that the tiles are sampled and measured again
 
 
 @dataclass(frozen=True)
-class Settings:
+class PosteriorSettings:
     steps: int = 10  # network calls per sample
     variance: str = "analytic"  # analytic or ancestral
     single: bool = True  # a single sample is the deterministic estimate of one call
 
 
-def sampler(settings: Settings, samples: int) -> Sampler:
+def sampler(settings: PosteriorSettings, samples: int) -> Sampler:
     """The posterior mean if one image is wanted, else samples of the posterior."""
     if samples == 1 and settings.single:
         return DDIM.sampler(DDIM.settings(), 1)
@@ -64,7 +64,7 @@ def sampler(settings: Settings, samples: int) -> Sampler:
     return Sampler(run, decide, lambda steps: steps or settings.steps)
 
 
-POSTERIOR = Method(sampler, {"restorectl": Settings()})
+POSTERIOR = Method(sampler, {"restorectl": PosteriorSettings()})
 
 
 def analytic_rule(spread: Callable[[Tensor, Tensor], Tensor]) -> Rule:

@@ -27,7 +27,7 @@ Calibrate = Callable[[Tensor], Tensor]  # x (b, C, H, W) -> step (b,), may be fr
 
 
 @dataclass(frozen=True)
-class Settings:
+class RscdSettings:
     """Parameters of the loop; the published ones are in PRESETS."""
 
     schedule: str = "rscd"
@@ -44,13 +44,13 @@ class Settings:
 
 
 PRESETS = {
-    "restorectl": Settings(),
+    "restorectl": RscdSettings(),
     # Algorithm 1: beta_t as variance, noise at every step, calibrate until no step is left.
-    "paper": Settings(
+    "paper": RscdSettings(
         every=10, rounds=100, below=0, variance="beta", noise_at_end=True, preserving=True
     ),
     # The published code: 15 rounds, cap 190, blocks start at b + 1, the last one at b + 3.
-    "official": Settings(cap=190, ahead=1, ahead_last=3, truncate=True, preserving=True),
+    "official": RscdSettings(cap=190, ahead=1, ahead_last=3, truncate=True, preserving=True),
 }
 
 
@@ -65,7 +65,7 @@ class Round:
 def follow(
     problem: Problem,
     calibrate: Calibrate,
-    settings: Settings,
+    settings: RscdSettings,
     pool: Callable[[Tensor], Tensor] = lambda steps: steps,
     first: Tensor | None = None,
 ) -> tuple[Tensor, list[Round]]:
@@ -95,7 +95,7 @@ def follow(
     return x, rounds
 
 
-def replay(problem: Problem, rounds: list[Round], settings: Settings) -> Tensor:
+def replay(problem: Problem, rounds: list[Round], settings: RscdSettings) -> Tensor:
     """Run the same rounds, given for one tile, on other tiles; returns x0 (B, C, H, W)."""
     x, table = problem.x, schedule(settings.schedule)
     done: list[Round] = []
@@ -106,7 +106,7 @@ def replay(problem: Problem, rounds: list[Round], settings: Settings) -> Tensor:
     return x
 
 
-def sampler(settings: Settings, samples: int) -> Sampler:
+def sampler(settings: RscdSettings, samples: int) -> Sampler:
     """Decide the rounds on sampled tiles, at their median step; replay them on all tiles."""
 
     def decide(pilot: Problem, calibrator: Calibrator) -> Decided:
@@ -134,7 +134,7 @@ def _median(steps: Tensor) -> Tensor:
     return torch.full_like(steps, float(steps.quantile(0.5)))
 
 
-def in_steps(levels: Tensor, settings: Settings) -> Tensor:
+def in_steps(levels: Tensor, settings: RscdSettings) -> Tensor:
     """Convert noise levels (B,) to fractional steps of the schedule (B,) float64."""
     sigma = levels.double().cpu()
     if settings.preserving:  # the measured noise is that of x_t: sqrt(1 - abar_t)
@@ -142,7 +142,7 @@ def in_steps(levels: Tensor, settings: Settings) -> Tensor:
     return torch.from_numpy(schedule(settings.schedule).step(sigma.numpy()))
 
 
-def _block(steps: Tensor, active: Tensor, number: int, s: Settings) -> Round:
+def _block(steps: Tensor, active: Tensor, number: int, s: RscdSettings) -> Round:
     """Where each tile starts in this round, and how many steps it takes."""
     whole = (steps.trunc() if s.truncate else steps.round()).clamp(max=s.cap).long()
     final = torch.full_like(active, s.every == 0 or number == s.rounds - 1)
@@ -159,7 +159,7 @@ def _offset(rounds: list[Round]) -> int:
 
 
 def _advance(
-    p: Problem, x: Tensor, block: Round, table: Schedule, s: Settings, offset: int
+    p: Problem, x: Tensor, block: Round, table: Schedule, s: RscdSettings, offset: int
 ) -> Tensor:
     """x after one block. The chain itself runs in x = x0 + sigma n, as in all samplers."""
     abar = torch.tensor(table.abar, dtype=torch.float64)

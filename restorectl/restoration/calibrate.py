@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparedCalibration:
     """A job with the images found and the outputs checked."""
 
     job: CalibrateJob
@@ -42,7 +42,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Row:
+class ChannelRow:
     """The result for one channel of one image; a line of the table."""
 
     file: str
@@ -62,13 +62,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Summary:
-    rows: tuple[Row, ...]
+class CalibrationSummary:
+    rows: tuple[ChannelRow, ...]
     windows: int
     t_max: int | None  # RSCD's T'; None = no window was measured
 
 
-def plan(job: CalibrateJob) -> Plan:
+def prepare(job: CalibrateJob) -> PreparedCalibration:
     """Find inputs and check outputs. Raises UsageError, NoInputError or OutputError."""
     schedule(job.schedule)
     given = inputs.named(job.files)
@@ -89,16 +89,16 @@ def plan(job: CalibrateJob) -> Plan:
             if folder.resolve() in Path(job.plot).resolve().parents:  # next run's input
                 raise UsageError(f"`plot` {job.plot}: lies inside the input folder {folder}")
         pictures.require_matplotlib()
-    return Plan(job, images, missing)
+    return PreparedCalibration(job, images, missing)
 
 
-def run(ready: Plan, report: Report) -> Summary:
+def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     """Measure all images; a bad file does not stop the others."""
     job = ready.job
     calibrator, _ = load_calibrator(job.method, job.weights, job.weights_from, job.device)
     counter = StepCounter(calibrator, job.schedule)
-    rows: list[Row] = []
-    found: list[tuple[Row, Level]] = []
+    rows: list[ChannelRow] = []
+    found: list[tuple[ChannelRow, Level]] = []
     report.begin(len(ready.images) + len(ready.missing))
     for item in ready.missing:
         report.done(Outcome(str(item.source), "", "failed", message=str(item.error)))
@@ -122,7 +122,7 @@ def run(ready: Plan, report: Report) -> Summary:
     if job.plot is not None and t_max is not None:
         label = f"T' = {t_max}\n{len(steps)} windows, {job.method}, schedule {job.schedule}"
         pictures.histogram(Path(job.plot), steps, BIN, (t_max, label))
-    return Summary(tuple(rows), len(steps), t_max)
+    return CalibrationSummary(tuple(rows), len(steps), t_max)
 
 
 def covering(steps: np.ndarray, most: int) -> int:
@@ -165,7 +165,7 @@ class _Progress:
 
 def _one(
     job: CalibrateJob, path: Path, counter: StepCounter, outcome: Outcome, progress: _Progress
-) -> list[tuple[Row, list[Level]]]:
+) -> list[tuple[ChannelRow, list[Level]]]:
     """Measure all channels of one image. Raises InputError."""
     measured = []
     with open_image(path, axes=job.files.axes) as image:
@@ -196,11 +196,11 @@ def _one(
 
 def _row(
     image: Image, channel: int, model: Intensity, found: list[Level]
-) -> tuple[Row, list[Level]]:
+) -> tuple[ChannelRow, list[Level]]:
     steps = [level.steps for level in found]
     relative = [level.relative for level in found if level.relative is not None]
     names = image.header.channels
-    row = Row(
+    row = ChannelRow(
         file=str(image.path),
         channel=names[channel] if names else str(channel),
         c=channel,
@@ -219,7 +219,7 @@ def _row(
     return row, found
 
 
-def _write_csv(path: Path, found: Iterable[tuple[Row, Level]]) -> None:
+def _write_csv(path: Path, found: Iterable[tuple[ChannelRow, Level]]) -> None:
     """Write one row per window. Raises OutputError, DiskFullError."""
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

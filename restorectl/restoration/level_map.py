@@ -6,17 +6,16 @@ ladder and blended pixel by pixel: the result depends on the map alone and has n
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+
+from restorectl.engine.samplers import Decided
 
 PARTS = 8  # most places of the grid per axis
 LEAST = 256  # px, smallest distance of places
 VARIES = 1.5  # largest / smallest level: a lower ratio is estimation scatter (to 1.4 on FMD)
 TRUSTED = 3.0  # a level off the median by more than this factor is replaced by the median
 RUNG = 0.5 * np.log(2)  # log sigma between two levels of the ladder
-
-Shared = dict[str, Any]
 
 
 def places(length: int) -> list[float]:
@@ -42,13 +41,13 @@ def fit(levels: np.ndarray, image_level: float) -> np.ndarray | None:
     return np.asarray(relative + np.log(middle / image_level))
 
 
-def at(shared: Shared, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
+def at(decided: Decided, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
     """The map at a tile's pixels: log of level / image level, interpolated, (H, W) float32."""
     rows = np.clip(np.arange(top, top + shape[0]) + 0.5, 0, None)
     cols = np.clip(np.arange(left, left + shape[1]) + 0.5, 0, None)
-    table = np.array(shared["log_levels"])
-    across = np.array([np.interp(cols, shared["cols"], row) for row in table])
-    down = np.array([np.interp(rows, shared["rows"], column) for column in across.T])
+    table = np.array(decided["log_levels"])
+    across = np.array([np.interp(cols, decided["cols"], row) for row in table])
+    down = np.array([np.interp(rows, decided["rows"], column) for column in across.T])
     return np.asarray(down.T, np.float32)
 
 

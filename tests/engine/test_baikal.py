@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from restorectl.engine import baikal
-from restorectl.engine.baikal import WEIGHTS, Settings
+from restorectl.engine.baikal import WEIGHTS, BaikalSettings
 from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.samplers import Problem, ddim_rule, sigma_schedule, walk
 from restorectl.engine.schedule import schedule
@@ -44,7 +44,7 @@ def counted(settings, **options):
 
 def test_without_going_ahead_it_is_plain_ddim():
     p = problem()
-    ours = baikal.sampler(Settings(ahead=1.0, steps=6), 1).run(p, {})
+    ours = baikal.sampler(BaikalSettings(ahead=1.0, steps=6), 1).run(p, {})
     plain = walk(p.denoise, p.x, sigma_schedule(p.sigma, 6), ddim_rule(), p.draw)
     torch.testing.assert_close(ours, plain)
 
@@ -56,7 +56,7 @@ def test_going_ahead_adds_only_the_noise_that_is_missing():
         levels.append((float(x.std()), float(sigma[0])))
         return gaussian(x, sigma)
 
-    baikal.sampler(Settings(ahead=2.0, steps=2), 1).run(problem(denoise=denoise, count=8), {})
+    baikal.sampler(BaikalSettings(ahead=2.0, steps=2), 1).run(problem(denoise=denoise, count=8), {})
     std, level = levels[0]
     assert level == pytest.approx(0.4)
     assert std == pytest.approx((SPREAD**2 + 0.4**2) ** 0.5, rel=0.02)
@@ -70,7 +70,7 @@ def test_a_clean_image_is_diffused_to_the_step_itself():
         return gaussian(x, sigma)
 
     p = replace(problem(denoise=denoise), x=torch.zeros(2, 1, 32, 32))
-    baikal.sampler(Settings(start=100, steps=None, known=False), 1).run(p, {})
+    baikal.sampler(BaikalSettings(start=100, steps=None, known=False), 1).run(p, {})
     table = schedule("linear")
     assert len(seen) == 100
     assert [level for _, level in seen] == pytest.approx(list(table.sigmas()[100:0:-1]), rel=1e-5)
@@ -80,15 +80,15 @@ def test_a_clean_image_is_diffused_to_the_step_itself():
 @pytest.mark.parametrize(
     ("settings", "calls"),
     [
-        (Settings(steps=7), 7),
-        (Settings(steps=6, interval=2, repeats=3), 18),
-        (Settings(steps=7, interval=3, repeats=2), 14),
-        (Settings(steps=6, interval=2, repeats=3, renoise=True), 18),
-        (Settings(start=100, steps=None, known=False), 100),
+        (BaikalSettings(steps=7), 7),
+        (BaikalSettings(steps=6, interval=2, repeats=3), 18),
+        (BaikalSettings(steps=7, interval=3, repeats=2), 14),
+        (BaikalSettings(steps=6, interval=2, repeats=3, renoise=True), 18),
+        (BaikalSettings(start=100, steps=None, known=False), 100),
         # Published for structured noise: R * (t' - stop) + stop calls.
-        (Settings(start=120, steps=None, known=False, interval=5, repeats=5, mix="linear",
+        (BaikalSettings(start=120, steps=None, known=False, interval=5, repeats=5, mix="linear",
                   first=0.05, last=0.01, stop=10, repeat_below=False), 560),
-        (Settings(start=100, steps=None, known=False, interval=5, repeats=3, mix="linear",
+        (BaikalSettings(start=100, steps=None, known=False, interval=5, repeats=3, mix="linear",
                   stop=20, repeat_below=False), 260),
     ],
 )  # fmt: skip
@@ -112,7 +112,7 @@ def test_weights_run_from_last_to_first(name):
 def test_mixing_with_full_weight_follows_the_image():
     """With weight 1 down to its own level the image is what is denoised from there."""
     p = problem()
-    s = Settings(ahead=2.0, steps=2, mix="constant", first=1.0, last=1.0)
+    s = BaikalSettings(ahead=2.0, steps=2, mix="constant", first=1.0, last=1.0)
     levels = sigma_schedule(p.sigma * 2, 2)
     assert levels[1, 0] < p.sigma[0]  # nothing is mixed in there: the stop is the image's level
     first = baikal.sampler(s, 1).run(p, {})
@@ -125,20 +125,20 @@ def test_mixing_with_full_weight_follows_the_image():
 def test_a_guide_takes_the_place_of_the_image():
     guide = torch.full((2, 1, 32, 32), 0.25)
     p = problem(guide=guide)
-    started = baikal.sampler(Settings(ahead=1.5, steps=30, eta=0.0), 1).run(p, {})
-    alone = baikal.sampler(Settings(ahead=1.5, steps=30, eta=0.0), 1).run(
+    started = baikal.sampler(BaikalSettings(ahead=1.5, steps=30, eta=0.0), 1).run(p, {})
+    alone = baikal.sampler(BaikalSettings(ahead=1.5, steps=30, eta=0.0), 1).run(
         replace(p, guide=None), {}
     )
     assert abs(float(started.mean()) - 0.25) < 0.1
     assert float((started - alone).abs().mean()) > 0.1
-    mixed = Settings(ahead=1.5, steps=30, mix="constant", first=0.9, last=0.9, stop=1)
+    mixed = BaikalSettings(ahead=1.5, steps=30, mix="constant", first=0.9, last=0.9, stop=1)
     close = baikal.sampler(mixed, 1).run(p, {})
     assert float((close - guide).abs().mean()) < 0.1
 
 
 def test_shared_noise_is_one_field():
     p = problem()
-    s = Settings(ahead=3.0, steps=12, mix="constant", first=0.5, last=0.5)
+    s = BaikalSettings(ahead=3.0, steps=12, mix="constant", first=0.5, last=0.5)
     new = baikal.sampler(s, 1).run(p, {})
     same = baikal.sampler(replace(s, shared_noise=True), 1).run(p, {})
     assert not torch.equal(new, same)
@@ -147,7 +147,7 @@ def test_shared_noise_is_one_field():
 
 def test_tiles_do_not_see_one_another():
     p = problem(count=3)
-    s = Settings(ahead=2.0, steps=5, eta=1.0, mix="linear", interval=2, repeats=2)
+    s = BaikalSettings(ahead=2.0, steps=5, eta=1.0, mix="linear", interval=2, repeats=2)
     together = baikal.sampler(s, 1).run(p, {})
     draw = p.draw
     for k in range(3):
@@ -161,12 +161,12 @@ def test_tiles_do_not_see_one_another():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings(start=900), "--start-step 900"),
-        (Settings(start=50, stop=60), "--mix-stop 60"),
-        (Settings(repeats=0), "--repeats"),
+        (BaikalSettings(start=900), "--start-step 900"),
+        (BaikalSettings(start=50, stop=60), "--mix-stop 60"),
+        (BaikalSettings(repeats=0), "--repeats"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         baikal.check(settings, 3.0)
-    baikal.check(Settings(start=100, stop=50), 3.0)
+    baikal.check(BaikalSettings(start=100, stop=50), 3.0)

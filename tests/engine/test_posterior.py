@@ -43,7 +43,7 @@ def draws(settings, count):
 
 @pytest.mark.parametrize("count", [8, 15, 50])
 def test_intervals_of_the_variance_corrected_rule_cover(count):
-    samples, clean = draws(posterior.Settings(steps=6), count)
+    samples, clean = draws(posterior.PosteriorSettings(steps=6), count)
     found = gather(iter(samples), np.float32(-1), np.float32(1))
     half = prediction_factor(count, 0.9) * found.std
     assert np.mean(np.abs(clean - found.mean) <= half) == pytest.approx(0.90, abs=0.01)
@@ -53,14 +53,14 @@ def test_its_spread_is_the_posteriors_and_the_plain_rules_is_not():
     wanted = (1 / (1 / CLEAN**2 + 1 / NOISE**2)) ** 0.5
     spread = {}
     for variance in ("analytic", "ancestral"):
-        samples, _ = draws(posterior.Settings(steps=5, variance=variance), 12)
+        samples, _ = draws(posterior.PosteriorSettings(steps=5, variance=variance), 12)
         spread[variance] = float(np.sqrt(samples.var(0, ddof=1).mean()))
     assert spread["analytic"] == pytest.approx(wanted, rel=0.03)
     assert spread["ancestral"] < 0.8 * wanted
 
 
 def test_the_probe_finds_how_uncertain_x0_is():
-    sampler = posterior.sampler(posterior.Settings(steps=4), 2)
+    sampler = posterior.sampler(posterior.PosteriorSettings(steps=4), 2)
     pilot, _ = problem()
     shared = sampler.decide(pilot, Known(torch.tensor([NOISE])))
     # The restored window is smoother than the clean one, by the factor it is shrunk with.
@@ -72,11 +72,11 @@ def test_the_probe_finds_how_uncertain_x0_is():
 
 def test_one_sample_alone_is_the_posterior_mean():
     p, _ = problem()
-    one = posterior.sampler(posterior.Settings(), 1)
+    one = posterior.sampler(posterior.PosteriorSettings(), 1)
     assert one.calls(None) == 1
     torch.testing.assert_close(one.run(p, {}), DDIM.sampler(DDIM.settings(), 1).run(p, {}))
-    assert posterior.sampler(posterior.Settings(steps=7), 15).calls(None) == 7
-    assert posterior.sampler(posterior.Settings(steps=7), 15).calls(3) == 3
+    assert posterior.sampler(posterior.PosteriorSettings(steps=7), 15).calls(None) == 7
+    assert posterior.sampler(posterior.PosteriorSettings(steps=7), 15).calls(3) == 3
 
 
 def test_the_conditional_chain_starts_from_noise_and_ends_at_the_image_it_is_given():
@@ -88,7 +88,7 @@ def test_the_conditional_chain_starts_from_noise_and_ends_at_the_image_it_is_giv
         return condition
 
     p, _ = problem(denoise=denoise)
-    out = conditional.sampler(conditional.Settings(steps=10), 1).run(p, {})
+    out = conditional.sampler(conditional.ConditionalSettings(steps=10), 1).run(p, {})
     torch.testing.assert_close(out, p.x)
     levels = [level for level, _ in seen]
     assert len(levels) == 10
@@ -104,9 +104,9 @@ def test_conditional_settings_change_what_they_say():
 
     results = {}
     for name, settings in {
-        "ddpm": conditional.Settings(),
-        "ddim": conditional.Settings(eta=0.0),
-        "clamped": conditional.Settings(clamp=True),
+        "ddpm": conditional.ConditionalSettings(),
+        "ddim": conditional.ConditionalSettings(eta=0.0),
+        "clamped": conditional.ConditionalSettings(clamp=True),
     }.items():
         p, _ = problem(denoise=denoise)
         results[name] = conditional.sampler(settings, 1).run(p, {})

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from restorectl.engine.rscd import PRESETS, Settings, follow, replay
+from restorectl.engine.rscd import PRESETS, RscdSettings, follow, replay
 from restorectl.engine.samplers import Problem
 from restorectl.engine.schedule import schedule
 from tests.engine.test_samplers import draw
@@ -65,7 +65,7 @@ def test_algorithm_1_has_a_round_limit():
 
 def test_without_recalibration_all_steps_are_taken_at_once():
     p = problem()
-    _, rounds = follow(p, stub(34), Settings(every=0))
+    _, rounds = follow(p, stub(34), RscdSettings(every=0))
     assert [(int(r.start), int(r.count)) for r in rounds] == [(34, 34)]
     table = schedule("rscd").sigmas()
     levels = torch.cat(p.denoise.levels)
@@ -80,7 +80,7 @@ def test_each_tile_has_its_own_rounds_and_equals_its_run_alone():
     def calibrate(x):
         return (x - 0.3).abs().mean((1, 2, 3)) * 100  # a function of the image alone
 
-    together, _ = follow(p, calibrate, Settings())
+    together, _ = follow(p, calibrate, RscdSettings())
     for i in range(3):
         alone = Problem(
             Counting(p.denoise.truth),
@@ -88,7 +88,7 @@ def test_each_tile_has_its_own_rounds_and_equals_its_run_alone():
             p.sigma[:1],
             lambda k, t, i=i: p.draw(k, t + i),
         )
-        single, _ = follow(alone, calibrate, Settings())
+        single, _ = follow(alone, calibrate, RscdSettings())
         torch.testing.assert_close(together[i : i + 1], single, rtol=0, atol=1e-12)
 
 
@@ -99,17 +99,17 @@ def test_a_pooled_level_is_shared_and_can_be_replayed():
     def pool(steps):
         return torch.full_like(steps, steps.median())
 
-    out, rounds = follow(p, lambda x: answers.pop(0), Settings(), pool)
+    out, rounds = follow(p, lambda x: answers.pop(0), RscdSettings(), pool)
     starts = [r.start.tolist() for r in rounds]
     assert all(a == b for a, b in starts)
     single = Problem(p.denoise, p.x[:1], p.sigma[:1], p.draw)
     first = [type(r)(r.start[:1], r.count[:1]) for r in rounds]
-    torch.testing.assert_close(replay(single, first, Settings()), out[:1])
+    torch.testing.assert_close(replay(single, first, RscdSettings()), out[:1])
 
 
 def test_the_oracle_is_returned_when_the_chain_ends():
     p = problem(truth=0.3)
-    for settings in (Settings(), PRESETS["official"]):
+    for settings in (RscdSettings(), PRESETS["official"]):
         out, _ = follow(p, stub(15, 4), settings)
         torch.testing.assert_close(out, torch.full_like(out, 0.3))
 
