@@ -9,7 +9,8 @@ import tifffile
 from restorectl.cli import superres3d
 from restorectl.errors import UsageError
 from restorectl.volumes import interpolation
-from tests.cli.test_restore import pixels, psnr, run
+from tests.cli.test_restore import pixels, psnr
+from tests.command import run
 from tests.phantom import camera
 from tests.phantom import volume as phantom
 
