@@ -38,6 +38,7 @@ def test_there_are_commands_to_execute():
     assert len(COMMANDS) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", COMMANDS, ids=lambda commands: commands[0])
 def test_commands_of_the_readme_work(commands, tmp_path):
     """Block by block, in the order of the README; what takes long is cut short."""
@@ -50,6 +51,7 @@ def test_commands_of_the_readme_work(commands, tmp_path):
         run(*words, cwd=tmp_path, check=0)
 
 
+@pytest.mark.slow
 def test_every_option_the_readme_names_exists():
     commands = {str(each.name) for each in app.registered_commands} | {"weights"}
     helps = ""

@@ -17,6 +17,8 @@ from restorectl.errors import RestorectlError
 from restorectl.images.image import open_image
 from tests.command import run
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent.parent / "data"
 NUCLEI = DATA / "noisy/nuclei.tif"
 COLUMNS = [

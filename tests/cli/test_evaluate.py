@@ -16,6 +16,8 @@ from restorectl.cli.app import app
 from restorectl.errors import GateError, UsageError
 from tests import command
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent.parent / "data"
 run = partial(command.run, "evaluate")
 

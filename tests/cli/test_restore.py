@@ -16,6 +16,8 @@ import tifffile
 from restorectl.images.image import open_image, read_provenance
 from tests.command import run
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent.parent / "data"
 NAMES = sorted(str(p.relative_to(DATA / "noisy")) for p in (DATA / "noisy").rglob("*.*"))
 

@@ -14,6 +14,8 @@ from tests.command import run
 from tests.phantom import camera
 from tests.phantom import volume as phantom
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def truth():

@@ -12,6 +12,8 @@ from restorectl.errors import UsageError
 from tests import command
 from tests.chaos.folders import fill
 
+pytestmark = pytest.mark.slow
+
 
 def run(*words, env=None, **more):
     """The command where no HOME and no language is set; its output as bytes."""

@@ -14,6 +14,8 @@ from restorectl.images.image import open_image
 from tests.command import run
 from tests.phantom import scene
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent.parent / "data"
 MAPS = ("mean", "std", "entropy", "lower", "upper")
 FAST = ("--precision", "fp32", "--samples", 3, "--steps", 2)

@@ -10,6 +10,8 @@ from restorectl.weights.file import read
 from tests.command import run
 from tests.phantom import channels
 
+pytestmark = pytest.mark.slow
+
 
 def images(count, seed, noise=0.0, shape=(96, 96)):
     """Two-channel uint16 phantoms (2, Y, X) with noise of this standard deviation."""

@@ -10,6 +10,8 @@ from restorectl.restoration import level_map
 from tests.command import run
 from tests.phantom import scene
 
+pytestmark = pytest.mark.slow
+
 FP32 = ("--precision", "fp32")
 
 

@@ -18,6 +18,8 @@ from restorectl.weights import file as weights_io
 from tests import command, phantom
 from tests.training.test_train import Memory
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "data.crop=16",
     "optimiser.batch=8",
