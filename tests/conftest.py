@@ -1,11 +1,10 @@
 """Shared fixtures, and the versions that a failure may depend on."""
 
+import os
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-
-REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_report_header() -> str:
@@ -22,7 +21,10 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real images beside the checkout; see its README.md."""
-    if not (REAL_DATA / "MANIFEST.tsv").is_file():
-        pytest.skip(f"no real images at {REAL_DATA}")
-    return REAL_DATA
+    """The folder of real images that RESTORECTL_DATA names; see .github/CONTRIBUTING.md."""
+    folder = os.environ.get("RESTORECTL_DATA")
+    if not folder:
+        pytest.skip("RESTORECTL_DATA names no folder of real images")
+    if not Path(folder, "pairs").is_dir():
+        pytest.skip(f"RESTORECTL_DATA: {folder} holds no folder pairs/")
+    return Path(folder)

@@ -1,16 +1,14 @@
 """What the README says is what the tool does: tables are generated, commands are executed."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from restorectl.catalog import methods
 from restorectl.cli.app import app
+from tests.command import run
 from tests.readme import README, filled
 
 TEXT = README.read_text("utf-8")
@@ -40,6 +38,7 @@ def test_there_are_commands_to_execute():
     assert len(COMMANDS) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", COMMANDS, ids=lambda commands: commands[0])
 def test_commands_of_the_readme_work(commands, tmp_path):
     """Block by block, in the order of the README; what takes long is cut short."""
@@ -49,26 +48,15 @@ def test_commands_of_the_readme_work(commands, tmp_path):
     for command in commands:
         words = shlex.split(command)[1:]
         words += QUICK.get(words[0], [])
-        done = subprocess.run(
-            [sys.executable, "-m", "restorectl", *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
+        run(*words, cwd=tmp_path, check=0)
 
 
+@pytest.mark.slow
 def test_every_option_the_readme_names_exists():
     commands = {str(each.name) for each in app.registered_commands} | {"weights"}
     helps = ""
     for name in sorted(commands):
-        helps += subprocess.run(
-            [sys.executable, "-m", "restorectl", name, "--help"],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"COLUMNS": "200"},
-        ).stdout
+        helps += run(name, "--help", env={"COLUMNS": "200"}).stdout
     named = set(re.findall(r"`(--[a-z0-9-]+)", TEXT))
     assert {option for option in named if option not in helps} == set()
 

@@ -47,6 +47,24 @@ class Report(Protocol):
     def note(self, text: str) -> None: ...
 
 
+@dataclass
+class Silent:
+    """A Report that prints nothing and keeps what it was told."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def begin(self, files: int) -> None: ...
+    def file(self, name: str, pixels: int) -> None: ...
+    def advance(self, pixels: int) -> None: ...
+
+    def done(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 # ---- the manifest ------------------------------------------------------------------------------
 SCHEDULE = "rscd"  # schedule of the predicted steps
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from restorectl.batch import plan
 from restorectl.batch.inputs import Missing, Pair, make_folder
-from restorectl.batch.outcome import Outcome, Report, write_manifest
+from restorectl.batch.outcome import Outcome, Report, Silent, write_manifest
 from restorectl.batch.plan import Item, Work
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
@@ -255,13 +255,3 @@ def _timed(files: Files, work: Work, trial: Pair, most: Mapping[str, int]) -> fl
             Silent(),
         )
         return (time.monotonic() - start) / max(windows, 1)
-
-
-class Silent:
-    """A Report that discards everything."""
-
-    def begin(self, files: int) -> None: ...
-    def file(self, name: str, pixels: int) -> None: ...
-    def advance(self, pixels: int) -> None: ...
-    def done(self, outcome: Outcome) -> None: ...
-    def note(self, text: str) -> None: ...

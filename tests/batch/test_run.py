@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from restorectl.batch import inputs, run
+from restorectl.batch.outcome import Silent
 from restorectl.batch.plan import Origin, Planned
 from restorectl.errors import BusyError, DiskFullError, OutputError, UsageError
 from restorectl.files import lock, machine
@@ -47,21 +48,6 @@ class Copy:
         return len(self.written)
 
 
-class Quiet:
-    def __init__(self):
-        self.notes, self.outcomes = [], []
-
-    def begin(self, files): ...
-    def file(self, name, pixels): ...
-    def advance(self, pixels): ...
-
-    def done(self, outcome):
-        self.outcomes.append(outcome)
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Five images, alike but for their pixels."""
@@ -82,7 +68,7 @@ def settings(folder, **changes):
 
 def go(files, work=None, naming=inputs.same_name, strength=1.0, weights="0"):
     """(statuses by name, work, report); the run's errors pass through."""
-    work, report = work or Copy(), Quiet()
+    work, report = work or Copy(), Silent()
 
     work.origin = Origin(
         "copy", {"strength": strength, "axes": files.axes}, {"prior": ("w", weights)}

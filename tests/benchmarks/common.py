@@ -14,7 +14,11 @@ import imageio.v3 as iio
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("RESTORECTL_DATA", REPOSITORY.parent / "shared" / "data"))
+sys.path.insert(0, str(REPOSITORY))  # a benchmark is started as a file: `tests` is to be found
+from tests.command import run  # noqa: E402
+
+DATA = Path(os.environ.get("RESTORECTL_DATA") or "RESTORECTL_DATA is not set")
+THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}  # as many as without a test
 CONFOCAL = ("Confocal_BPAE_B", "Confocal_BPAE_G", "Confocal_BPAE_R", "Confocal_FISH")
 WIDEFIELD = "WideField_BPAE_R"
 FIELDS = (*CONFOCAL, WIDEFIELD)
@@ -22,7 +26,7 @@ FIELDS = (*CONFOCAL, WIDEFIELD)
 
 def need_data() -> None:
     if not (DATA / "pairs").is_dir():
-        sys.exit(f"no real images at {DATA}: set RESTORECTL_DATA to the folder that holds pairs/")
+        sys.exit(f"no real images ({DATA}): set RESTORECTL_DATA to the folder that holds pairs/")
 
 
 def pair(field: str, realisation: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -47,13 +51,11 @@ def affine_psnr(image: np.ndarray, target: np.ndarray) -> float:
     return psnr(affine(image, target), target)
 
 
-def restorectl(*arguments: object, check: bool = True) -> tuple[subprocess.CompletedProcess, float]:
+def restorectl(*words: object, check: bool = True) -> tuple[subprocess.CompletedProcess, float]:
     """The real command; (result, seconds)."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "restorectl", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-    if check and done.returncode:
-        sys.exit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr}")
+    options = {"cwd": REPOSITORY, "env": THREADS, "timeout": None}
+    done = run(*words, check=0 if check else None, **options)
     return done, time.perf_counter() - start
 
 

@@ -8,10 +8,13 @@ import time
 import zlib
 
 import numpy as np
+import pytest
 import tifffile
 from PIL import Image as Pillow
 
 from tests.chaos.folders import digests, image
+
+pytestmark = pytest.mark.slow
 
 STACK = np.stack([image(k) for k in range(5)])
 FLAT = (image(9) // 4).clip(0, 255).astype(np.uint8)

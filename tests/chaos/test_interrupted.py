@@ -14,6 +14,8 @@ import tifffile
 
 from tests.chaos.folders import digests, fill, image, leftovers
 
+pytestmark = pytest.mark.slow
+
 CHAINS, KILLS = 20, 5  # kills between an empty folder and a complete one, one in each run
 PAIRS = 50
 

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +15,9 @@ from typer.testing import CliRunner
 from restorectl.cli.app import app
 from restorectl.errors import RestorectlError
 from restorectl.images.image import open_image
+from tests.command import run
+
+pytestmark = pytest.mark.slow
 
 DATA = Path(__file__).parent.parent / "data"
 NUCLEI = DATA / "noisy/nuclei.tif"
@@ -35,19 +36,6 @@ TINY = (
     "validation.crop=32",
     "validation.crops=4",
 )
-
-
-def run(*arguments, cwd=None, stdin=None):
-    env = {k: v for k, v in os.environ.items() if k not in ("GITHUB_ACTIONS", "FORCE_COLOR")}
-    return subprocess.run(
-        [sys.executable, "-m", "restorectl", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        input=stdin,
-        env=env | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
 
 
 def rows_of(path):
@@ -131,7 +119,7 @@ def test_the_noise_of_the_camera_channels_and_windows_can_be_chosen():
     camera = ("--gain", 2, "--offset", 100, "--read-noise", 3)
     done = run(
         *("calibrate", "--files-from", "-", "--channels", "0", "--windows", 2, "--json", *camera),
-        stdin=listed,
+        input=listed,
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line)["details"] for line in done.stdout.splitlines()]

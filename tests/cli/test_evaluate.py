@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +14,12 @@ from typer.testing import CliRunner
 from restorectl.catalog import METRICS
 from restorectl.cli.app import app
 from restorectl.errors import GateError, UsageError
+from tests import command
+
+pytestmark = pytest.mark.slow
 
 DATA = Path(__file__).parent.parent / "data"
-
-
-def run(*arguments, cwd=None):
-    env = {k: v for k, v in os.environ.items() if k not in ("GITHUB_ACTIONS", "FORCE_COLOR")}
-    return subprocess.run(
-        [sys.executable, "-m", "restorectl", "evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=env | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
-    )
+run = partial(command.run, "evaluate")
 
 
 def invoke(*arguments):

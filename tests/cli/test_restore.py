@@ -14,22 +14,12 @@ import pytest
 import tifffile
 
 from restorectl.images.image import open_image, read_provenance
+from tests.command import run
+
+pytestmark = pytest.mark.slow
 
 DATA = Path(__file__).parent.parent / "data"
 NAMES = sorted(str(p.relative_to(DATA / "noisy")) for p in (DATA / "noisy").rglob("*.*"))
-
-
-def run(*arguments, stdin=None, cwd=None, **environment):
-    env = {k: v for k, v in os.environ.items() if k not in ("GITHUB_ACTIONS", "FORCE_COLOR")}
-    return subprocess.run(
-        [sys.executable, "-m", "restorectl", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        input=stdin,
-        cwd=cwd,
-        env=env | {"OMP_NUM_THREADS": "1"} | environment,
-        timeout=300,
-    )
 
 
 def pixels(path):
@@ -311,7 +301,7 @@ def test_dry_run_writes_nothing(tmp_path):
 
 def test_files_from_a_list_and_by_pattern(tmp_path):
     listed = "\n".join(str(DATA / "noisy" / name) for name in ("nuclei.tif", "filaments.png"))
-    done = run("restore", "--files-from", "-", "-o", tmp_path / "a", "-n", stdin=listed)
+    done = run("restore", "--files-from", "-", "-o", tmp_path / "a", "-n", input=listed)
     assert "2 planned" in done.stderr
     assert done.stdout.count("\nplanned ") == 2
     done = run("restore", DATA / "noisy", "-o", tmp_path / "a", "-n", "--pattern", "*.png")

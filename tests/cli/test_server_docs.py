@@ -20,7 +20,10 @@ from tests.chaos.folders import fill
 from tests.readme import README
 
 FOUND = re.search(r"^## On a server\n(.*?)(?=^## )", README.read_text("utf-8"), re.M | re.S)
-pytestmark = pytest.mark.skipif(FOUND is None, reason="README.md has no section 'On a server'")
+pytestmark = [
+    pytest.mark.skipif(FOUND is None, reason="README.md has no section 'On a server'"),
+    pytest.mark.slow,
+]
 TEXT = FOUND[1] if FOUND else ""
 BLOCKS = {
     name: textwrap.dedent(block)

@@ -9,9 +9,12 @@ import tifffile
 from restorectl.cli import superres3d
 from restorectl.errors import UsageError
 from restorectl.volumes import interpolation
-from tests.cli.test_restore import pixels, psnr, run
+from tests.cli.test_restore import pixels, psnr
+from tests.command import run
 from tests.phantom import camera
 from tests.phantom import volume as phantom
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,16 @@ import pytest
 
 from restorectl.cli import options
 from restorectl.errors import UsageError
+from tests import command
 from tests.chaos.folders import fill
 
+pytestmark = pytest.mark.slow
 
-def run(*arguments, cwd, env=None, **more):
-    kept = {k: v for k, v in os.environ.items() if k not in ("HOME", "LC_ALL", "LANG")}
-    return subprocess.run(
-        [sys.executable, "-m", "restorectl", *map(str, arguments)],
-        cwd=cwd,
-        env={**kept, "OMP_NUM_THREADS": "1", **(env or {})},
-        capture_output=True,
-        timeout=120,
-        **more,
-    )
+
+def run(*words, env=None, **more):
+    """The command where no HOME and no language is set; its output as bytes."""
+    bare = dict.fromkeys(("HOME", "LC_ALL", "LANG"))
+    return command.run(*words, env=bare | (env or {}), text=False, **more)
 
 
 @pytest.fixture
@@ -70,9 +67,9 @@ def test_json_lines_on_stderr_whatever_happens(place):
 
 
 def test_a_reader_that_goes_away_stops_no_work(place):
-    command = f"{sys.executable} -m restorectl restore in -o out --json -q | true"
+    line = f"{sys.executable} -m restorectl restore in -o out --json -q | true"
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
+        ["bash", "-o", "pipefail", "-c", line],
         cwd=place,
         capture_output=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -1,10 +1,7 @@
 """`denoise` and `uncertainty` as a user starts them, on small real files."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +11,14 @@ import yaml
 
 from restorectl import catalog
 from restorectl.images.image import open_image
+from tests.command import run
 from tests.phantom import scene
+
+pytestmark = pytest.mark.slow
 
 DATA = Path(__file__).parent.parent / "data"
 MAPS = ("mean", "std", "entropy", "lower", "upper")
 FAST = ("--precision", "fp32", "--samples", 3, "--steps", 2)
-
-
-def run(*arguments):
-    command = [sys.executable, "-m", "restorectl", *map(str, arguments)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 def read(path):

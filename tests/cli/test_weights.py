@@ -18,6 +18,8 @@ from restorectl.weights import file, registry
 from restorectl.weights.export import export
 from tests.hub_server import COMMIT, REPO, serving
 
+pytestmark = pytest.mark.slow
+
 IMAGES = sorted((Path(__file__).parent.parent / "data" / "noisy").glob("*.png"))
 PRIOR = registry.PACKAGE / "pretrained" / "prior.safetensors"
 

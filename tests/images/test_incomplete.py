@@ -14,6 +14,8 @@ from restorectl.errors import IncompleteError, InputError
 from restorectl.images.image import open_image, read_provenance
 from restorectl.images.raster import SIGNATURE, chunk, read_chunks
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(1)
 STACK = RNG.integers(0, 4000, (6, 40, 50)).astype(np.uint16)
 FLAT = RNG.integers(0, 255, (64, 80, 3)).astype(np.uint8)

@@ -8,7 +8,7 @@ import pytest
 from restorectl.files.atomic import replacing
 from restorectl.images.image import is_image_name, open_image, verify_image, write_image
 
-pytestmark = pytest.mark.realdata
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 # Axes as the manifest gives them, where they are not YX
 AXES = {
     "formats/cancer_cell_migration_crop.tif": "ZYX",

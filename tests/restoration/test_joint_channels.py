@@ -1,25 +1,16 @@
 """Two channels restored jointly by weights that say so: the path of stimulated Raman histology."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tifffile
 
 from restorectl.weights.file import read
+from tests.command import run
 from tests.phantom import channels
 
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "restorectl", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+pytestmark = pytest.mark.slow
 
 
 def images(count, seed, noise=0.0, shape=(96, 96)):

@@ -1,24 +1,18 @@
 """Noise that varies over an image is met by a smooth map of levels, and leaves no seam."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tifffile
 
 from restorectl.restoration import level_map
+from tests.command import run
 from tests.phantom import scene
 
+pytestmark = pytest.mark.slow
+
 FP32 = ("--precision", "fp32")
-
-
-def run(*arguments):
-    command = [sys.executable, "-m", "restorectl", *map(str, arguments)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 @pytest.fixture(scope="module")

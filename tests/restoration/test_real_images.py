@@ -1,13 +1,12 @@
 """The default command on real noisy fields that training never saw, against their clean means."""
 
-import subprocess
-import sys
-
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.realdata
+from tests.command import run
+
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 CONFOCAL = ("Confocal_BPAE_B", "Confocal_BPAE_G", "Confocal_BPAE_R", "Confocal_FISH")
 
 
@@ -20,10 +19,7 @@ def affine_psnr(image, target):
 def test_fmd_fields(real_data, tmp_path):
     names = [f"{field}_noisy_1.png" for field in (*CONFOCAL, "WideField_BPAE_R")]
     folder = real_data / "pairs" / "noisy" / "fmd"
-    inputs = [str(folder / name) for name in names]
-    command = [sys.executable, "-m", "restorectl", "restore", *inputs, "-o", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run("restore", *(folder / name for name in names), "-o", tmp_path / "out", check=0)
     scores = []
     for name in names:
         noisy, out = iio.imread(folder / name), iio.imread(tmp_path / "out" / name)

@@ -18,6 +18,8 @@ from restorectl.training import checkpoint
 from restorectl.training.train import run
 from restorectl.weights import file as weights_io
 
+pytestmark = pytest.mark.slow
+
 TINY_PRIOR = (
     "network.config={channels: [8, 8], blocks: 1, embedding: 8}",
     "data.crop=16",

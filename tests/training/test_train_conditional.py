@@ -1,9 +1,6 @@
 """`train` with objective `conditional`: spoilt images, pairs, the best weights, zero columns."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,8 +15,10 @@ from restorectl.jobs import TrainJob
 from restorectl.training import checkpoint
 from restorectl.training.train import run, widened
 from restorectl.weights import file as weights_io
-from tests import phantom
+from tests import command, phantom
 from tests.training.test_train import Memory
+
+pytestmark = pytest.mark.slow
 
 TINY = (
     "data.crop=16",
@@ -239,18 +238,9 @@ def test_the_command_takes_pairs_and_names_what_it_leaves_out(folders, tmp_path)
         tifffile.imwrite(there / "a.tif", image)
         tifffile.imwrite(there / "b.tif", image if here == folders[0] else np.roll(image, 2, 1))
     tifffile.imwrite(clean / "c.tif", image)
-    command = [sys.executable, "-m", "restorectl", "train", "conditional-pairs"]
-    command += ["--data", str(clean), "--input", str(noisy), "-o", str(output), "--json"]
-    command += ["--device", "cpu", *(part for o in (*TINY, "init=''", NET) for part in ("-s", o))]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    files = ("--data", clean, "--input", noisy, "-o", output, "--json", "--device", "cpu")
+    changes = [part for o in (*TINY, "init=''", NET) for part in ("-s", o)]
+    done = command.run("train", "conditional-pairs", *files, *changes, check=0)
     assert "no image of the same name" in done.stderr
     assert "b.tif: its clean image is shifted by" in done.stderr
     assert "mean absolute error" in done.stderr

@@ -11,6 +11,7 @@ import tifffile
 import torch
 from safetensors.torch import save
 
+from restorectl.batch.outcome import Silent
 from restorectl.engine.card import KEY, Card
 from restorectl.engine.denoiser import build
 from restorectl.engine.noise_field import shared
@@ -31,13 +32,6 @@ from tests import phantom
 CONFIG = {"channels": [8, 8], "blocks": 1, "embedding": 8}
 RESIDUAL = Card("silent", "slices", "unet", CONFIG | {"c_in": 3}, parametrisation="x0",
                 objective="slices", sigma_max=3.0, anchors="linear")  # fmt: skip
-
-
-class Quiet:
-    def begin(self, files): ...
-    def file(self, name, pixels): ...
-    def advance(self, pixels): ...
-    def done(self, outcome): ...
 
 
 def weights(path: Path, card: Card = RESIDUAL) -> str:
@@ -75,7 +69,7 @@ def run(tmp_path, pixels, card=RESIDUAL, name="in.tif", metadata=None, resolutio
         options.pop("compute", Compute(device="cpu", precision="fp32")),
         weights(tmp_path / "w.safetensors", card),
     )
-    outcomes = superres3d.superres3d(replace(job, **options), Quiet())
+    outcomes = superres3d.superres3d(replace(job, **options), Silent())
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before, "the input was changed"
     return outcomes[0], out / name
 
@@ -186,7 +180,7 @@ def test_factor_and_spacing_from_an_ome_file(tmp_path):
     meta = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
     tifffile.imwrite(source, specimen(), metadata=meta, ome=True, photometric="minisblack")
     job = SuperresJob(Files((str(source),), str(tmp_path / "out")), method="cubic")
-    outcome = superres3d.superres3d(job, Quiet())[0]
+    outcome = superres3d.superres3d(job, Silent())[0]
     assert outcome.details["factor"] == 4
     with open_image(tmp_path / "out/in.ome.tif") as image:
         assert image.header.spacing == (0.5, 0.5, 0.5)

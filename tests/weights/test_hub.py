@@ -14,6 +14,8 @@ import yaml
 
 from tests.hub_server import COMMIT, REPO, serving
 
+pytestmark = pytest.mark.slow
+
 CONTENT = bytes(range(256)) * 1200  # 300 kB; a transfer does not look inside
 FILE = "sub/model.safetensors"
 PINNED = f"hf://{REPO}@{COMMIT}/{FILE}"

@@ -1,9 +1,6 @@
 """Published checkpoints become weights files: state dicts of the right names and shapes."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from restorectl.files.provenance import file_sha256
 from restorectl.weights import file as weights_io
 from restorectl.weights import published
 from restorectl.weights.published import PUBLISHED, convert
+from tests.command import run
 
 SMALL_RSCD = {"c_in": 2, "dim": 16, "init_dim": 8, "dim_mults": [1, 2, 2, 4], "convnext_mult": 2}
 SMALL_ADM = {"width": 16, "mults": [1, 2], "blocks": 1, "attention": [2], "head": 8, "groups": 8}
@@ -226,30 +224,19 @@ def test_the_metric_networks_come_from_their_official_layout(tmp_path):
         published.import_checkpoint(files[:1], "alexnet-lpips", out, overwrite=True)
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "restorectl", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
 def test_an_imported_model_restores_a_plain_tiff_of_its_channels(tmp_path):
     source, out = tmp_path / "unet.pt", tmp_path / "rscd.safetensors"
     torch.save(state("convnext", SMALL_RSCD), source)
-    done = command("weights", "import", source, "--as", "rscd", "-o", out, "--json")
+    done = run("weights", "import", source, "--as", "rscd", "-o", out, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["network"] == "convnext"
     rng = np.random.default_rng(0)
     image = rng.normal(20000, 3000, (2, 300, 72)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "in.tif", image, metadata={"axes": "CYX"})
-    done = command("restore", tmp_path / "in.tif", "-o", tmp_path / "out.tif", "-w", out)
+    done = run("restore", tmp_path / "in.tif", "-o", tmp_path / "out.tif", "-w", out)
     assert done.returncode == 0, done.stderr
     restored = tifffile.imread(tmp_path / "out.tif")
     assert (restored.shape, restored.dtype) == (image.shape, image.dtype)
     assert not np.array_equal(restored, image)
-    done = command(
-        "weights", "import", tmp_path / "in.tif", "--as", "rscd", "-o", out, "--overwrite"
-    )
+    done = run("weights", "import", tmp_path / "in.tif", "--as", "rscd", "-o", out, "--overwrite")
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
