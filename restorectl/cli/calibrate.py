@@ -15,7 +15,7 @@ from restorectl.errors import UsageError
 from restorectl.jobs import CalibrateJob, Files, TrainJob
 
 if TYPE_CHECKING:
-    from restorectl.restoration.calibrate import PreparedCalibration, Row
+    from restorectl.restoration.calibrate import ChannelRow, PreparedCalibration
 
 FIT = "A calibrator of your own"
 HEADER = (
@@ -162,7 +162,7 @@ def _measure(prepared: "PreparedCalibration", json_lines: bool, quiet: bool) -> 
     return report.exit_code()
 
 
-def table(rows: Sequence["Row"]) -> str:
+def table(rows: Sequence["ChannelRow"]) -> str:
     """Aligned columns for people, awk and sort; warnings, the one free text, come last."""
     lines = [HEADER, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER) - 1)]
@@ -175,7 +175,7 @@ def table(rows: Sequence["Row"]) -> str:
     return text
 
 
-def _cells(row: "Row") -> tuple[str, ...]:
+def _cells(row: "ChannelRow") -> tuple[str, ...]:
     steps = (f"{value:.1f}" for value in (row.steps, row.steps_min, row.steps_max))
     measured = (str(row.windows), f"{row.sigma:.4f}", *steps)
     model = (row.noise, f"{row.gain:.4g}", f"{row.correlation:.2f}")
