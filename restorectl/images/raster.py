@@ -1,9 +1,9 @@
 """PNG (8 and 16 bit, grey and RGB) and JPEG (read only).
 
-An image has one plane for each colour. Alpha is not an intensity: it is carried unchanged into a
-PNG, and so are the ancillary chunks (text, physical size, colour profile) as bytes. Pillow decodes
-the pixels, and imagecodecs those of 16-bit colour, which Pillow reads as 8 bits without a word and
-cannot write; neither says whether a file is whole. So chunks are read, checked and written here.
+An image has one plane per colour. Alpha is not an intensity: it is copied unchanged into a PNG,
+like the ancillary chunks (text, physical size, colour profile). Pillow decodes the pixels, and
+imagecodecs those of 16-bit colour, which Pillow silently reads as 8 bit and cannot write. Neither
+checks whether a file is complete. So chunks are read, checked and written here.
 """
 
 import io

@@ -79,11 +79,11 @@ def prediction_factor(count: int, coverage: float) -> float:
     return t * math.sqrt((1 + 1 / count) * count / (count - 1))
 
 
-LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)  # coverages that a calibration knows
-ENOUGH = 9  # images that a finite-sample bound at 90 % takes: 1 / (n + 1) <= 0.1
-LEAST_SPREAD = 1e-3  # of the noise
-SMALLEST_ERROR = 0.05  # of the noise, added before logarithms are taken
-ENDS = (0.001, 0.999)  # quantiles of the features seen: beyond them nothing is extrapolated
+LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)  # coverages that a calibration is fitted for
+ENOUGH = 9  # images needed for a finite-sample bound at 90 %: 1 / (n + 1) <= 0.1
+LEAST_SPREAD = 1e-3  # in units of the noise
+SMALLEST_ERROR = 0.05  # in units of the noise, added before taking the logarithm
+ENDS = (0.001, 0.999)  # quantiles of the fitted features; there is no extrapolation beyond them
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_what_a_calibration_does_not_know_it_says():
     made = intervals.fit([image(str(k), 1.0, k) for k in range(3)], "abc", {})
     with pytest.raises(InputError, match=r"0\.5 to 0\.99"):
         made.factor(0.999)
-    with pytest.raises(InputError, match="at least 2 pairs"):
+    with pytest.raises(InputError, match="at least 2 are needed"):
         intervals.fit([image("a", 1.0, 0)], "abc", {})
 
 

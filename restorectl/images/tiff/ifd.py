@@ -39,7 +39,7 @@ JPEG_TABLES, VOLUME_DEPTH, HISTORY = 347, 32997, 37395
 RGB, PALETTE, CMYK, YCBCR = 2, 3, 5, 6  # values of PHOTOMETRIC; 0 and 1 are grey
 _MAX_TAG_BYTES = 1 << 30
 JPEG = 7  # a value of COMPRESSION
-# zlib reaches 1032:1, LZW 2700:1; beyond this, a header lies about the size of its page
+# zlib reaches 1032:1, LZW 2700:1; above this the page size in the header is wrong
 _MAX_EXPANSION = dict.fromkeys((1, 5, JPEG, 8, 32773, 32946), 5000)
 _OTHER_EXPANSION = 1 << 18  # zstd, JPEG XL, LERC store an empty page in some bytes for a block
 
@@ -260,7 +260,7 @@ def _check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
             raise IncompleteError(f"{missing}its pixels reach byte {offset + n} of a file of {end}")
     subsampled = page.integer(PHOTOMETRIC) == YCBCR
     if page.compression == 1 and stored < page.nbytes and not subsampled:
-        raise IncompleteError(f"{missing}{stored} bytes of pixels where {page.nbytes} are needed")
+        raise IncompleteError(f"{missing}{stored} bytes of pixels, but {page.nbytes} are needed")
     expansion = _MAX_EXPANSION.get(page.compression, _OTHER_EXPANSION)
     if page.nbytes > max(stored, 4096) * expansion:
         raise InputError(

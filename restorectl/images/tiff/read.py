@@ -148,7 +148,7 @@ class TiffImage(Image):
         tables = at.ifd.tags[ifd.JPEG_TABLES].data if ifd.JPEG_TABLES in at.ifd.tags else None
         try:
             pixels = self._keyframe.decode(data, index, jpegtables=tables)[0]
-        except Exception as exc:  # every codec has errors of its own
+        except Exception as exc:  # codecs raise various errors
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise InputError(f"{self.path}: page {page} cannot be decoded: {reason}") from exc
         decoded: Array = pixels[0]
