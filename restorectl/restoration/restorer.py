@@ -164,9 +164,9 @@ def load_restorer(
 def load_calibrator(
     name: str, weights: str, options: WeightsOptions, device: str
 ) -> tuple[Calibrator, dict[str, Weights]]:
-    """Load a row of catalog.CALIBRATORS and its weights, by role. Raises WeightsError."""
-    row = catalog.CALIBRATORS[name]
+    """A row of catalog.CALIBRATORS and its weights, by role. Raises UsageError, WeightsError."""
+    row, where = catalog.CALIBRATORS[name], pick_device(device)
     if not row.task:
         return row.load()(), {}
     found = load(weights, row.task, options)
-    return row.load()(found.card, found.tensors, pick_device(device)), {row.task: found}
+    return row.load()(found.card, found.tensors, where), {row.task: found}

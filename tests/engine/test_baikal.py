@@ -161,9 +161,9 @@ def test_tiles_do_not_see_one_another():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (BaikalSettings(start=900), "--start-step 900"),
-        (BaikalSettings(start=50, stop=60), "--mix-stop 60"),
-        (BaikalSettings(repeats=0), "--repeats"),
+        (BaikalSettings(start=900), "`start` 900"),
+        (BaikalSettings(start=50, stop=60), "`stop` 60"),
+        (BaikalSettings(repeats=0), "`repeats`"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(settings, message):
