@@ -8,7 +8,7 @@ from restorectl.cli.options import option
 from restorectl.errors import UsageError
 from restorectl.jobs import DenoiseJob
 
-MIXING = "Methods of paper 004 (forward-backward, mixing, repaint)"
+MIXING = "Baikal (forward-backward, mixing, repaint)"
 
 
 def two_weights(option: str, text: str) -> tuple[float, float]:

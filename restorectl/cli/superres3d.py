@@ -65,7 +65,7 @@ def superres3d(
         panel=STACK,
     ),
     smooth: bool = option(
-        False, "3x3x3 Gaussian of 0.5 px at the end (paper 003; helps at factor 8).", panel=STACK
+        False, "3x3x3 Gaussian of 0.5 px at the end (MSDSR; helps at factor 8).", panel=STACK
     ),
     sweeps: str = option(
         "both",
