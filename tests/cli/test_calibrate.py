@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from restorectl.cli.app import app
+from restorectl.cli.progress import worded
 from restorectl.errors import RestorectlError
 from restorectl.images.image import open_image
 from tests.command import run
@@ -162,7 +163,7 @@ def refused(arguments):
     """(exit code, what is said) of a command that fails early: in this process, for speed."""
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     if isinstance(result.exception, RestorectlError):
-        return result.exception.exit_code, str(result.exception)
+        return result.exception.exit_code, worded(str(result.exception))
     assert isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
 
@@ -181,7 +182,7 @@ def refused(arguments):
         (["{image}", "--csv", "{image}"], 2, "image"),
         (["{image}", "--csv", "{tmp}/no/a.csv"], 3, "does not exist"),
         (["{image}", "-w", "nope"], 5, "nope"),
-        (["{image}", "-w", "prior"], 5, "calibrator is needed"),
+        (["{image}", "-w", "prior"], 5, "calibrator weights are needed"),
         (["{image}", "-w", "prior", "--method", "analytic"], 2, "no weights"),
         (["{image}", "--fit", "{data}"], 2, "go together"),
         (["{image}", "-o", "{tmp}/c.safetensors"], 2, "go together"),
