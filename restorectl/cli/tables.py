@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from restorectl.catalog import METRICS
+from restorectl.cli.progress import worded
 
 if TYPE_CHECKING:
     from restorectl.evaluation.comparison import Comparison, Summary
@@ -250,7 +251,7 @@ def preferred(found: Mapping[str, Any]) -> None:
 def failures(found: Mapping[str, Any]) -> int:
     """Name them; returns how many there are."""
     for line in found["failures"]:
-        sys.stderr.write(f"restorectl: {line}\n")
+        sys.stderr.write(f"restorectl: {worded(line)}\n")
     return len(found["failures"])
 
 
