@@ -129,7 +129,7 @@ def test_a_calibration_is_made_applied_and_refused(pair, tmp_path):
         (("-o", "x", "--interval", 1.5), "between 0 and 1"),
         (("-o", "x", "--calibration", "no.yaml"), "cannot be read"),
         (("-o", "x", "--calibrate", "."), ".yaml"),
-        (("-o", "x.yaml", "--calibrate", "nowhere"), "no folder"),
+        (("-o", "x.yaml", "--calibrate", "nowhere"), "not a folder"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(arguments, message, pair, tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_a_guide_is_read_beside_the_image(pair, tmp_path):
         (("--method", "mixing", "--mix-weights", "2,1"), 2, "between 0 and 1"),
         (("--preset", "paper"), 2, "--preset paper"),
         (("--samples", 0), 2, "at least 1"),
-        (("--method", "conditional", "-w", "prior"), 5, "a conditional is needed"),
+        (("--method", "conditional", "-w", "prior"), 5, "conditional weights are needed"),
         (("--guide", "."), 2, "no effect with --method posterior"),
     ],
 )

@@ -107,7 +107,7 @@ def test_without_locks_there_is_a_warning(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with lock.holding(tmp_path, (1, 1), "me") as problem:
-        assert "cannot be locked here (Function not implemented)" in problem
+        assert "cannot be locked (Function not implemented)" in problem
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_selecting_patches_of_high_quality(data, tmp_path):
     assert list(again.losses) == [5]
     with pytest.raises(UsageError, match="not those of the checkpoint"):
         train("prior", mixed, output, select, "optimiser.steps=6", resume=True)
-    with pytest.raises(UsageError, match="smaller than the crops"):
+    with pytest.raises(UsageError, match="below the crop size"):
         train(
             "prior", mixed, tmp_path / "q.safetensors", "data.crop=64", select, select_hq=str(good)
         )

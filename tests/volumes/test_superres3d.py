@@ -126,7 +126,7 @@ def test_e2e_baseline_takes_powers_of_two(tmp_path):
     outcome, _ = run(tmp_path, specimen(), card, factor=3, files=Files(
         (str(tmp_path / "in.tif"),), str(tmp_path / "three"), axes="ZYX"))  # fmt: skip
     assert outcome.status == "failed"
-    assert "use 2, 4 or 8" in outcome.message
+    assert "needs factor 2, 4 or 8" in outcome.message
 
 
 def test_channels_keep_their_place_and_others_are_interpolated(tmp_path):
