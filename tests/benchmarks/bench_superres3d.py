@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from common import DATA, FIELDS, need_data, pair, restorectl, table
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 from typer.testing import CliRunner
@@ -24,7 +25,6 @@ from restorectl.cli.app import app
 from restorectl.evaluation.frechet import Moments, frechet, nothing
 from restorectl.volumes import interpolation
 from tests import phantom
-from tests.benchmarks.common import DATA, FIELDS, need_data, pair, restorectl, table
 
 PLAIN = {
     "nearest": interpolation.nearest,
