@@ -181,6 +181,7 @@ def _restore(
     pixels: dict[Plane, np.ndarray] = {}
     hints: dict[Plane, np.ndarray] = {}
     batches: dict[Any, list[Place]] = defaultdict(list)
+    grid = restorer.grid(image.header.canonical_shape[3:])
     for planes, group in together.items():
         for plane in planes:
             pixels[plane] = image.read(plane)
@@ -189,7 +190,7 @@ def _restore(
             maps = restorer.reduction.products - 1
             made = [np.empty(pixels[plane].shape, np.float32) for _ in range(maps)]
             ready[plane] = (np.empty_like(pixels[plane]), *made)
-        for tile in restorer.grid(image.header.canonical_shape[3:]):
+        for tile in grid:
             batches[group.channels, tile.shape].append((group, list(planes), tile))
     for (_, shape), places in batches.items():
         for part in tiles.chunks(places, tiles_together(restorer.job.compute, shape)):
