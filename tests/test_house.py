@@ -19,6 +19,7 @@ ONLY_IN = {  # library -> where it may be imported
     "matplotlib": ("images/pictures",),
     "typer": ("cli",),
     "huggingface_hub": ("weights/hub",),
+    "jinja2": ("evaluation/pages",),
     "rich": ("cli",),
     "torchvision": (),
     "lightning": (),

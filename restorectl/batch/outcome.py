@@ -53,8 +53,11 @@ class Silent:
 
     outcomes: list[Outcome] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    files: int = 0  # how many the run announced
 
-    def begin(self, files: int) -> None: ...
+    def begin(self, files: int) -> None:
+        self.files = files
+
     def file(self, name: str, pixels: int) -> None: ...
     def advance(self, pixels: int) -> None: ...
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from restorectl.errors import EngineError, WeightsError
+from restorectl.errors import EngineError, WeightsError, first_line
 
 Classify = Callable[[np.ndarray], np.ndarray]
 
@@ -22,9 +22,9 @@ def load(path: Path) -> Classify:
     try:
         module = torch.export.load(path).module()
     except Exception as error:  # whatever a foreign archive makes the reader raise
-        reason = _first_line(error)
         raise WeightsError(
-            f"{path}: cannot be loaded as a program of torch.export.save (.pt2): {reason}"
+            f"{path}: cannot be loaded as a program of torch.export.save (.pt2):"
+            f" {first_line(error)}"
         ) from error
     return _Program(module)
 
@@ -41,7 +41,7 @@ class _Program:
         except Exception as error:  # a program of another's making may raise anything
             shape = "x".join(map(str, x.shape))
             raise EngineError(
-                f"the classifier refuses an image of {shape}: {_first_line(error)}"
+                f"the classifier refuses an image of {shape}: {first_line(error)}"
             ) from error
         if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 1:
             what = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
@@ -50,8 +50,3 @@ class _Program:
         if not np.isfinite(logits).all():
             raise EngineError("the classifier's logits are not finite")
         return np.asarray(logits)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

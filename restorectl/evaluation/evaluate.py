@@ -39,6 +39,7 @@ from restorectl.evaluation.read import (
     match,
     running_means,
     uncertainty_maps,
+    uncertainty_set,
 )
 from restorectl.jobs import EvaluateJob
 
@@ -362,18 +363,16 @@ def _judge_uncertainty(
 ) -> dict[str, tuple[float, ...]]:
     """Adds the scores of the uncertainty set that `path` is the mean of; returns its curves."""
     job = prepared.job
-    maps = uncertainty_maps(path) if prepared.uncertainty and not job.average else None
-    if maps is None:
+    if not prepared.uncertainty or job.average:
         return {}
     try:
-        images = {name: load(file, job.axes) for name, file in {"mean": path, **maps}.items()}
-        for image in images.values():
-            image.header.require_same_shape(image.path, images["mean"].header, path)
+        maps = uncertainty_set(path, job.axes)
+        if maps is None:
+            return {}
         if job.project != "none":
             raise Undefined("uncertainty cannot be scored after `project`")
-        arrays = {name: image.pixels.astype(np.float64) for name, image in images.items()}
         goal = target.pixels.astype(np.float64)
-        judged = UncertaintySet(target=goal, interval=job.interval, **arrays)
+        judged = UncertaintySet(target=goal, interval=job.interval, **maps)
         found, best = sparsification(judged)
     except (InputError, Undefined) as error:
         reasons.append(str(error))

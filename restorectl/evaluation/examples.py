@@ -17,7 +17,7 @@ from restorectl.evaluation.read import (
     input_of,
     predicted,
     shown_planes,
-    uncertainty_maps,
+    uncertainty_set,
     volume,
 )
 from restorectl.images.pictures import difference, grey, heat
@@ -83,8 +83,8 @@ def choose(comparison: Comparison) -> tuple[str, list[ChosenFile]]:
 
 def build(
     comparison: Comparison, metric: str, choice: ChosenFile, role: Mapping[str, str]
-) -> tuple[Example, str]:
-    """The pictures and curves of one file; and why its input is not shown ("" where it is).
+) -> tuple[Example, list[str]]:
+    """The pictures and curves of one file; and a line for all that cannot be shown of it.
 
     Raises InputError for a file that can no longer be read.
     """
@@ -103,19 +103,20 @@ def build(
         )
         for s, (image, gains) in zip(scores, found, strict=True)
     ]
-    raw, problem = _input(comparison, choice.name, target)
+    raw, problems = _input(comparison, choice.name, target)
     before = [] if raw is None else [ShownImage("Input", "input", _cut(raw, window))]
     line = _line(truth.grey)
     strips = [
         _images([*before, *views, truth], line),
         _differences([*before, *views], truth, views),
     ]
-    strips += _spreads(comparison, scores, views, truth, window)
+    more, missing = _spreads(comparison, scores, views, truth, window)
     charts = _charts([*before, *views, truth], line, cols.start)
     told = [f"{s.method} {number(s.values[metric])}" for s in everyone if metric in s.values]
     shown = f" Shown are {len(scores)} of {len(everyone)} methods." if scores != everyone else ""
     caption = f"{metric}: {', '.join(told)}.{shown} {_place(target.shape, *window)}"
-    return Example(f"{choice.label}: {choice.name}", caption, tuple(strips), charts), problem
+    example = Example(f"{choice.label}: {choice.name}", caption, (*strips, *more), charts)
+    return example, problems + missing
 
 
 Window = tuple[ShownPlane, slice, slice]
@@ -131,19 +132,22 @@ def _spread(scores: list[FileScore]) -> list[FileScore]:
     return [scores[int(i)] for i in chosen]
 
 
-def _input(comparison: Comparison, name: str, target: np.ndarray) -> tuple[np.ndarray | None, str]:
+def _input(
+    comparison: Comparison, name: str, target: np.ndarray
+) -> tuple[np.ndarray | None, list[str]]:
     """The unrestored image in the target's units, or why there is none to show."""
+    if comparison.inputs is None:
+        return None, []
     path = input_of(comparison.inputs, name)
     if path is None:
-        missing = comparison.inputs is not None
-        return None, f"{name}: no input of this name in {comparison.inputs}" if missing else ""
+        return None, [f"{name}: no input of this name in {comparison.inputs}"]
     try:
         image = volume(path, comparison.axes, comparison.project)
     except InputError as error:
-        return None, f"{name}: its input is not shown: {error}"
+        return None, [f"{name}: its input is not shown: {error}"]
     if image.shape != target.shape:
-        return None, f"{name}: its input is not shown: it has another shape than the target"
-    return fitted(image, target, comparison.scale)[0], ""
+        return None, [f"{name}: its input is not shown: it has another shape than the target"]
+    return fitted(image, target, comparison.scale)[0], []
 
 
 def _median_frame(prediction: np.ndarray, target: np.ndarray, colours: int) -> ShownPlane:
@@ -210,27 +214,39 @@ def _spreads(
     views: list[ShownImage],
     truth: ShownImage,
     window: Window,
-) -> list[Strip]:
-    """The predicted deviation beside the error, of each method that has one."""
+) -> tuple[list[Strip], list[str]]:
+    """The predicted deviation beside the error of each method that has one; a line for failures."""
     if comparison.project != "none" or comparison.averaged:
-        return []  # the deviation of planes or samples is not one of what was made of them
+        return [], []  # a deviation of single planes or samples says nothing of their mean
     shown: list[tuple[str, np.ndarray]] = []
+    problems: list[str] = []
     for score, view in zip(scores, views, strict=True):
-        files = uncertainty_maps(score.prediction)
-        if files is None:
+        maps, problem = shown_uncertainty(score, comparison)
+        problems += problem
+        if maps is None:
             continue
-        std = _cut(volume(files["std"], comparison.axes), window).mean(axis=-1)
-        std = std * abs(view.gain)
+        std = _cut(maps["std"], window).mean(axis=-1) * abs(view.gain)
         shown.append((f"{score.method}: predicted deviation", std))
         shown.append((f"{score.method}: absolute error", np.abs(view.grey - truth.grey)))
     if not shown:
-        return []
+        return [], problems
     top = float(np.percentile(np.stack([image for _, image in shown]), STRAY))
     drawn = tuple(
         Picture(title, title, heat(image, top), (image.shape[0], image.shape[1]))
         for title, image in shown
     )
-    return [Strip(drawn, f"Uncertainty and error: black 0 to bright {number(top)}.", "heat")]
+    told = f"Uncertainty and error: black 0 to bright {number(top)}."
+    return [Strip(drawn, told, "heat")], problems
+
+
+def shown_uncertainty(
+    score: FileScore, comparison: Comparison
+) -> tuple[dict[str, np.ndarray] | None, list[str]]:
+    """The uncertainty set of a prediction, if it has one, or a line that says why not."""
+    try:
+        return uncertainty_set(score.prediction, comparison.axes), []
+    except InputError as error:
+        return None, [f"{score.method}: {score.name}: its uncertainty is not shown: {error}"]
 
 
 def _charts(views: list[ShownImage], line: tuple[int, int, int], left: int) -> tuple[Chart, Chart]:

@@ -192,6 +192,24 @@ def volume(path: Path, axes: str | None = None, project: str = "none") -> Array:
     return load(path, axes, project).pixels.astype(np.float64, copy=False)
 
 
+def uncertainty_set(mean: Path, axes: str | None = None) -> dict[str, Array] | None:
+    """The pixels of STEM_mean, _std, _lower and _upper by part, as `volume` reads them.
+
+    None for an image that is not the mean of a set. Raises InputError, also for parts of different
+    shapes.
+    """
+    maps = uncertainty_maps(mean)
+    if maps is None:
+        return None
+    first = load(mean, axes)
+    found = {"mean": first.pixels.astype(np.float64, copy=False)}
+    for part, path in maps.items():
+        image = load(path, axes)
+        image.header.require_same_shape(path, first.header, mean)
+        found[part] = image.pixels.astype(np.float64, copy=False)
+    return found
+
+
 def running_means(
     samples: Iterable[Path], axes: str | None = None, project: str = "none"
 ) -> Iterator[LoadedImage]:

@@ -19,16 +19,15 @@ from restorectl.evaluation import examples
 from restorectl.evaluation.charts import Chart, Group, Series, number, role
 from restorectl.evaluation.comparison import (
     Comparison,
-    FileScore,
     median_test,
     ranking,
     summary,
 )
-from restorectl.evaluation.pages import ARROW, Cell, Column, ReportPage, Table, render_report
-from restorectl.evaluation.read import uncertainty_maps, volume
-from restorectl.files.atomic import replacing
+from restorectl.evaluation.pages import Cell, Column, ReportPage, Table, write_page
+from restorectl.evaluation.read import volume
 from restorectl.images.image import read_provenance
 
+ARROW = {"higher": "↑", "lower": "↓", "": ""}
 PIXELS = 2_000_000  # of all files of a method that the curve is made of
 BINS = 20
 FITS = {
@@ -44,9 +43,7 @@ def write(path: str, comparison: Comparison) -> None:
 
     Raises InputError for a scored image that can no longer be read, OutputError, DiskFullError.
     """
-    document = render_report(report(comparison))
-    with replacing(Path(path)) as part:
-        part.write_text(document, "utf-8", newline="\n")
+    write_page(path, "report.html", report=report(comparison), data=None)
 
 
 def report(comparison: Comparison) -> ReportPage:
@@ -55,27 +52,32 @@ def report(comparison: Comparison) -> ReportPage:
     columns = tuple(_column(comparison, metric, roles) for metric in comparison.metrics)
     metric, choices = examples.choose(comparison)
     shown = [examples.build(comparison, metric, choice, roles) for choice in choices]
-    hidden = tuple(problem for _, problem in shown if problem)
     spread = uncertainty_summary(comparison, roles)
+    hidden = [line for _, lines in shown for line in lines] + spread.problems
     notes = (
         ("Targets without a prediction", comparison.missing),
         ("Predictions without a target, not scored", comparison.extra),
         ("Not scored", comparison.failures),
-        ("Warnings", (*comparison.warnings, *hidden)),
+        ("Warnings", tuple(dict.fromkeys((*comparison.warnings, *hidden)))),
     )
-    sets = _sets(comparison, roles)
+    files = [
+        (s.name, s.method, roles[s.method], tuple(map(s.values.get, comparison.metrics)))
+        for s in comparison.scores
+        if s.values
+    ]
     return ReportPage(
         title="Evaluation of " + _listed(comparison.methods),
         facts=_facts(comparison),
         notes=tuple((heading, found) for heading, found in notes if found),
-        summary=_summary(comparison, columns, roles),
-        sets=sets,
+        summary=_summary(comparison, columns, roles) if columns else None,
+        sets=_sets(comparison, roles),
         columns=columns,
         examples=tuple(example for example, _ in shown),
         ranked_by=f"{metric}, its mean over the methods" if metric else "",
         spread=spread.table,
         uncertainty=spread.charts,
         curves=charts(comparison, roles),
+        files=tuple(sorted(files, key=lambda row: row[:3])),
         provenance=tuple(
             (method, roles[method], _provenance(comparison, method))
             for method in comparison.methods
@@ -204,6 +206,7 @@ class UncertaintySummary:
 
     table: Table | None
     charts: tuple[Chart, ...]
+    problems: list[str]  # a line for each set that cannot be used
 
 
 @dataclass(frozen=True)
@@ -218,13 +221,21 @@ class _SampledSet:
 def uncertainty_summary(comparison: Comparison, roles: Mapping[str, str]) -> UncertaintySummary:
     """Coverage, and the error in bins of predicted deviation, of each method that has sets.
 
-    Everything in the units of the predictions, before any fit. Raises InputError.
+    Everything in the units of the predictions, before any fit. Raises InputError for a target that
+    can no longer be read.
     """
     rows, series = [], []
+    problems: list[str] = []
     whole = comparison.project == "none" and not comparison.averaged
     for method in comparison.methods if whole else ():
         mine = [s for s in comparison.scores if s.method == method]
-        found = [file for s in mine if (file := _sampled_set(s, comparison, PIXELS // len(mine)))]
+        found = []
+        for score in mine:
+            maps, problem = examples.shown_uncertainty(score, comparison)
+            problems += problem
+            if maps is not None and score.target != score.prediction:
+                target = volume(score.target, comparison.axes)
+                found.append(_sampled_set(score.prediction, maps, target, PIXELS // len(mine)))
         if not found:
             continue
         std, error = (np.concatenate([getattr(f, k) for f in found]) for k in ("std", "error"))
@@ -232,7 +243,7 @@ def uncertainty_summary(comparison: Comparison, roles: Mapping[str, str]) -> Unc
         series.append(Series(method, roles[method], predicted, actual, points=True))
         rows.append((method, roles[method], _cells(found, std, error)))
     if not rows:
-        return UncertaintySummary(None, _sparsification(comparison, roles))
+        return UncertaintySummary(None, _sparsification(comparison, roles), problems)
     top = max(float(s.x.max()) for s in series)
     guide = Series("equal", "guide", np.array([0.0, top]), np.array([0.0, top]))
     chart = Chart(
@@ -247,7 +258,7 @@ def uncertainty_summary(comparison: Comparison, roles: Mapping[str, str]) -> Unc
         "Coverage: share of the target's pixels within lower..upper. Root mean squares over pixels."
     )
     table = Table("Uncertainty", "Method", head, tuple(rows), caption)
-    return UncertaintySummary(table, (chart, *_sparsification(comparison, roles)))
+    return UncertaintySummary(table, (chart, *_sparsification(comparison, roles)), problems)
 
 
 def reliability(std: np.ndarray, error: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
@@ -274,23 +285,16 @@ def _cells(found: list[_SampledSet], std: np.ndarray, error: np.ndarray) -> tupl
     return tuple(Cell(value) for value in values)
 
 
-def _sampled_set(score: FileScore, comparison: Comparison, most: int) -> _SampledSet | None:
-    files = uncertainty_maps(score.prediction)
-    if files is None or score.target == score.prediction:
-        return None
-    mean, std, target = (
-        volume(path, comparison.axes) for path in (score.prediction, files["std"], score.target)
-    )
-    # A fixed sample, spread over the file; odd, so that it has no period in step with the rows
-    stride = -(-mean.size // max(1, most)) | 1
-    picked = slice(None, None, stride)
-    lower, upper = (volume(files[part], comparison.axes) for part in ("lower", "upper"))
-    inside = int(np.sum((lower <= target) & (target <= upper)))
-    made = read_provenance(files["lower"]) or {}
-    asked = made.get("parameters", {}).get("interval")
+def _sampled_set(
+    mean: Path, maps: Mapping[str, np.ndarray], target: np.ndarray, most: int
+) -> _SampledSet:
+    # Every n-th pixel; n is odd, so that the sample has no period in step with the rows
+    stride = -(-target.size // max(1, most)) | 1
+    std, error = (each.ravel()[::stride] for each in (maps["std"], maps["mean"] - target))
+    inside = int(np.sum((maps["lower"] <= target) & (target <= maps["upper"])))
+    asked = ((read_provenance(mean) or {}).get("parameters") or {}).get("interval")
     nominal = float(asked) if isinstance(asked, int | float) else None
-    error = (mean - target).ravel()[picked]
-    return _SampledSet(std.ravel()[picked], error, inside, target.size, nominal)
+    return _SampledSet(std, error, inside, target.size, nominal)
 
 
 def _sparsification(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:

@@ -24,9 +24,8 @@ from restorectl import __version__
 from restorectl.batch.inputs import match_names
 from restorectl.errors import InputError, NoInputError, UsageError
 from restorectl.evaluation.examples import interesting_window
-from restorectl.evaluation.pages import page, template
+from restorectl.evaluation.pages import plain, write_page
 from restorectl.evaluation.read import colours, images_below, load, shown_planes
-from restorectl.files.atomic import replacing
 from restorectl.images.pictures import data_uri, grey
 
 KIND = "preference-answers"
@@ -84,9 +83,7 @@ def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
         first = f"; first: {notes[0]}" if notes else ""
         raise NoInputError(f"no image of {inputs} can be compared in two folders{first}")
     tasks.sort(key=lambda item: item[0])
-    document = render_study([task for _, task in tasks], notes)
-    with replacing(Path(path)) as part:
-        part.write_text(document, "utf-8", newline="\n")
+    write_page(path, "study.html", data=_questions([task for _, task in tasks], notes))
 
 
 def _labels(folders: Sequence[str]) -> list[str]:
@@ -137,8 +134,8 @@ def _pictures(source: Path, have: Mapping[str, Path]) -> tuple[dict[str, bytes],
     return drawn, ", ".join(part for part in parts if part)
 
 
-def render_study(tasks: Sequence[StudyTask], notes: Sequence[str]) -> str:
-    """The document; equal tasks give equal text."""
+def _questions(tasks: Sequence[StudyTask], notes: Sequence[str]) -> dict[str, Any]:
+    """What the page's script asks and shows; equal tasks give equal data."""
     key = [{"file": task.file, **dict(zip(SIDES, task.methods, strict=True))} for task in tasks]
     shown = [
         {
@@ -154,7 +151,7 @@ def render_study(tasks: Sequence[StudyTask], notes: Sequence[str]) -> str:
     }
     hidden = base64.b64encode(json.dumps(key, sort_keys=True).encode()).decode("ascii")
     study = hashlib.sha256(json.dumps([hidden, shown], sort_keys=True).encode()).hexdigest()[:16]
-    data = {
+    return {
         "tool": "restorectl",
         "version": __version__,
         "kind": KIND,
@@ -162,10 +159,8 @@ def render_study(tasks: Sequence[StudyTask], notes: Sequence[str]) -> str:
         "key": hidden,
         "tasks": shown,
         "pictures": pictures,
-        "notes": list(notes),
+        "notes": [plain(note) for note in notes],
     }
-    body = template("study.html")
-    return page("Blind preference study", body, styles=("study.css",), script="study.js", data=data)
 
 
 @dataclass(frozen=True)

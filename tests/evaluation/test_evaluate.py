@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from restorectl import catalog
+from restorectl.batch.outcome import Silent
 from restorectl.engine.card import KEY, Card
 from restorectl.errors import NoInputError, UsageError, WeightsError
 from restorectl.evaluation.comparison import as_dict, depths, gates, unmet
@@ -22,29 +23,12 @@ from restorectl.jobs import EvaluateJob
 from tests import phantom
 
 
-class Silent:
-    """A report that keeps the outcomes."""
-
-    def __init__(self):
-        self.outcomes = []
-
-    def begin(self, files):
-        self.files = files
-
-    def done(self, outcome):
-        self.outcomes.append(outcome)
-
-    @property
-    def failed(self):
-        return [o.message for o in self.outcomes if o.status == "failed"]
-
-
 def evaluated(*predictions, **options):
     report = Silent()
     job = EvaluateJob(tuple(map(str, predictions)), **options)
     comparison = run(prepare(job), report)
     assert len(report.outcomes) == report.files or comparison.failures
-    return comparison, report
+    return comparison, [o.message for o in report.outcomes if o.status == "failed"]
 
 
 def write(path, image, **options):
@@ -68,7 +52,7 @@ def data(tmp_path_factory):
 
 
 def test_methods_are_compared_file_by_file(data):
-    found, report = evaluated(data / "rough", data / "fine", target=str(data / "clean"))
+    found, failed = evaluated(data / "rough", data / "fine", target=str(data / "clean"))
     assert found.methods == ("rough", "fine")
     assert [(s.method, s.name) for s in found.scores] == [
         (method, name) for method in found.methods for name in ("a/one.tif", "two.tif")
@@ -78,17 +62,17 @@ def test_methods_are_compared_file_by_file(data):
     images = [tifffile.imread(p).astype(float) for p in (score.prediction, score.target)]
     assert score.values["psnr"] == psnr(*images, 255.0)
     assert min(found.column("fine", "psnr")) > max(found.column("rough", "psnr"))
-    assert not report.failed
+    assert not failed
 
 
 def test_missing_and_extra_files_are_listed(data, tmp_path):
     image = tifffile.imread(data / "fine/two.tif")
     write(tmp_path / "some/two.tif", image)
     write(tmp_path / "some/three.tif", image)
-    found, report = evaluated(tmp_path / "some", target=str(data / "clean"), metrics=("mae",))
+    found, failed = evaluated(tmp_path / "some", target=str(data / "clean"), metrics=("mae",))
     assert found.missing == ("some: a/one.tif",)
     assert found.extra == ("some: three.tif",)
-    assert len(report.failed) == 2
+    assert len(failed) == 2
     assert len(found.scores) == 1
 
 
@@ -137,9 +121,9 @@ def test_bad_files_fail_alone(data, tmp_path):
     (tmp_path / "p/broken.tif").write_bytes(b"II*\0 no image at all")
     write(tmp_path / "t/broken.tif", good)
     names = ("psnr", "ssim", "pearson", "mae")
-    found, report = evaluated(tmp_path / "p", target=str(tmp_path / "t"), metrics=names)
-    assert all("\n" not in line for line in report.failed)
-    lines = "\n".join(sorted(report.failed))
+    found, failed = evaluated(tmp_path / "p", target=str(tmp_path / "t"), metrics=names)
+    assert all("\n" not in line for line in failed)
+    lines = "\n".join(sorted(failed))
     assert "1x1x1x50x112 (t, c, z, y, x), but" in lines
     assert "1 pixels are NaN" in lines
     assert "1x3x1x96x112 (t, c, z, y, x), but" in lines
@@ -151,7 +135,7 @@ def test_bad_files_fail_alone(data, tmp_path):
     assert scores["good.tif"].keys() == set(names)
     assert scores["flat.tif"].keys() == {"psnr", "ssim", "mae"}  # 8 bit: the range is 255
     assert scores["level.tif"].keys() == {"mae"}
-    assert len(report.failed) == 6
+    assert len(failed) == 6
 
 
 def test_integers_of_two_kinds_get_a_warning(data, tmp_path):
@@ -217,8 +201,8 @@ def test_uncertainty_sets_are_recognised(data, tmp_path):
         for part, image in (parts | {"entropy": std}).items():
             write(tmp_path / "unc" / f"{name}_{part}.tif", image.astype(np.float32))
         (tmp_path / "unc" / f"{name}_overview.png").write_bytes(b"")
-    found, report = evaluated(tmp_path / "unc", target=str(data / "clean"))
-    assert not report.failed
+    found, failed = evaluated(tmp_path / "unc", target=str(data / "clean"))
+    assert not failed
     assert found.extra == ()
     values = found.scores[0].values
     assert values["coverage"] == pytest.approx(0.9, abs=0.02)
@@ -268,10 +252,10 @@ def test_the_frechet_distance_of_the_prior(data, tmp_path):
     assert any("2 images are fewer than the" in w for w in found.warnings)
     write(tmp_path / "flat/one.tif", np.zeros((32, 32), np.uint8))
     write(tmp_path / "flat/two.tif", tifffile.imread(data / "fine/two.tif"))
-    found, report = evaluated(tmp_path / "flat", reference=str(data / "clean"))
+    found, failed = evaluated(tmp_path / "flat", reference=str(data / "clean"))
     assert found.sets == {"flat": {}}
-    assert any("nearly all pixels are equal" in line for line in report.failed)
-    assert any("1 image gives no covariance" in line for line in report.failed)
+    assert any("nearly all pixels are equal" in line for line in failed)
+    assert any("1 image gives no covariance" in line for line in failed)
 
 
 def test_unpaired_scores_by_depth(tmp_path):
@@ -323,15 +307,15 @@ def test_fid_and_slice_fid(tmp_path):
         "metrics": ("slice-fid",),
         "networks": {"inception-fid": weights},
     }
-    found, report = evaluated(tmp_path / "p", **options)
-    assert not report.failed
+    found, failed = evaluated(tmp_path / "p", **options)
+    assert not failed
     scores = found.sets["p"]
     directions = [scores[f"slice-fid-{d}"] for d in ("xy", "xz", "yz")]
     assert scores["slice-fid"] == pytest.approx(np.mean(directions))
     counts = [w for w in found.warnings if "2048 features" in w]
     assert [w.split("images")[0].split()[-1] for w in counts] == ["2", "3", "4", "2"]
-    _, report = evaluated(tmp_path / "hq", **options)
-    assert any("slices need a volume" in line for line in report.failed)
+    _, failed = evaluated(tmp_path / "hq", **options)
+    assert any("slices need a volume" in line for line in failed)
 
 
 def test_slices_are_cut_along_all_directions():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,21 +14,14 @@ from PIL import Image
 from restorectl.errors import InputError, OutputError
 from restorectl.evaluation import examples
 from restorectl.evaluation import report as evaluate_report
-from restorectl.evaluation.charts import (
-    Chart,
-    Group,
-    Series,
-    boxes,
-    lines,
-    number,
-    text,
-)
+from restorectl.evaluation.charts import Chart, Group, Series, number
 from restorectl.evaluation.comparison import FileScore
-from restorectl.evaluation.pages import script_json
+from restorectl.evaluation.pages import TEMPLATES, write_page
 from restorectl.evaluation.read import predicted, volume
 from restorectl.images.pictures import BLUE, RED, difference, grey, heat
 from tests.pages import METHODS, NAMES, comparison, images, write
 
+DRAW = TEMPLATES.get_template("charts.html").module
 VOID = {"meta", "link", "img", "input", "br"}
 
 
@@ -227,6 +221,27 @@ def test_uncertainty_sets_are_compared_with_the_error(tmp_path):
     assert [chart.title[:9] for chart in report.uncertainty] == ["Error in ", "Sparsific"]
 
 
+def test_an_uncertainty_set_of_unequal_shapes_is_left_out_and_named(tmp_path):
+    images(tmp_path, ("u.tif",))
+    image = volume(tmp_path / "target/u.tif")[0, 0, 0].astype(np.float32)
+    for part, shown in {
+        "mean": image + 3,
+        "std": image[:9],
+        "lower": image,
+        "upper": image,
+    }.items():
+        write(tmp_path / f"m0/u_{part}.tif", shown)
+    made = comparison(tmp_path, (), ("one",), inputs=None)
+    paths = (tmp_path / "m0/u_mean.tif", tmp_path / "target/u.tif")
+    score = FileScore("one", "u.tif", {"rmse": 3.0}, *paths)
+    report = evaluate_report.report(replace(made, scores=(score,)))
+    (line,) = dict(report.notes)["Warnings"]
+    assert line.startswith("one: u.tif: its uncertainty is not shown: ")
+    assert "u_std.tif: has shape" in line
+    assert len(report.examples[0].strips) == 2
+    assert (report.spread, report.uncertainty) == (None, ())
+
+
 def test_means_of_samples_are_shown_as_means(tmp_path):
     images(tmp_path, ("x.tif",))
     made = comparison(tmp_path, ("x.tif",), ("mean of 1", "mean of 2"))
@@ -283,9 +298,39 @@ def test_colours_of_differences_and_greys():
         assert np.asarray(Image.open(io.BytesIO(draw(np.ones((2, 3)))))).shape[:2] == (2, 3)
 
 
-def test_texts_numbers_and_json_are_safe():
-    assert text('<a href="\'">&\udcff') == "&lt;a href=&quot;&#x27;&quot;&gt;&amp;?"
-    assert "<" not in script_json(["</script><!--"]) + script_json({"<": ">"})
+def test_names_of_methods_and_files_are_shown_and_not_run(root, tmp_path):
+    evil = '<script>alert(1)</script> & "it\'s"'
+    made = comparison(root, methods=(evil, METHODS[1]), missing=(f"{evil}: gone",))
+    sets = {evil: {"fid": 2.0}}
+    scores = tuple(replace(s, name=s.name.replace("plain", evil)) for s in made.scores)
+    made = replace(made, scores=scores, sets=sets, inputs=None)
+    evaluate_report.write(str(tmp_path / "r.html"), made)
+    reader = read(tmp_path / "r.html")
+    assert sum(tag == "script" for tag, _ in reader.tags) == 2
+    assert f"Evaluation of {evil} and {METHODS[1]}" in reader.texts
+    for shown in (evil, f"{evil}: gone", f"{evil}.tif"):
+        assert any(shown in text for text in reader.texts)
+    assert any(evil in picture["alt"] for picture in reader.pictures)
+
+
+def test_data_cannot_end_their_element_and_undecodable_names_are_written(tmp_path):
+    data = {"name": "</script><!-- & ' \"", "<": 1}
+    write_page(str(tmp_path / "s.html"), "study.html", data=data)
+    page = (tmp_path / "s.html").read_text("utf-8")
+    held = page.split('id="data">')[1].split("</script>")[0]
+    assert json.loads(held) == data
+    assert not set("<>&") & set(held)
+    drawn = DRAW.lines(Chart("bad \udcff", "x", "y", ()))
+    assert drawn.encode("utf-8", "replace") == b'<p class="none">bad ?: nothing to draw.</p>\n'
+
+
+def test_notes_name_fields_in_plain_words(root):
+    report = evaluate_report.report(comparison(root, warnings=("x.tif: use `axes` ZYX",)))
+    page = TEMPLATES.get_template("report.html").render(report=report, data=None)
+    assert "x.tif: use axes ZYX" in page
+
+
+def test_numbers():
     shown = [number(v) for v in (3.14159, 24.0, -0.5, 1e-5, 2.5e7, float("inf"), float("nan"), 0)]
     assert shown == ["3.142", "24", "−0.5000", "1.00e−5", "2.50e7", "∞", "–", "0"]
 
@@ -293,16 +338,16 @@ def test_texts_numbers_and_json_are_safe():
 def test_charts_leave_out_what_cannot_be_drawn():
     x = np.arange(4.0)
     series = Series("<s>", "m0", x, np.array([1, np.nan, np.inf, 4]))
-    drawn = lines(Chart("t", "x", "y", (series,)))
+    drawn = DRAW.lines(Chart("t", "x", "y", (series,)))
     assert drawn.count(",") >= 2
     assert "nan" not in drawn.lower()
     assert "inf" not in drawn.lower()
     assert "&lt;s&gt;" in drawn
     empty = Series("e", "m1", x, np.full(4, -1.0))
-    assert "nothing to draw" in lines(Chart("t", "x", "y", (empty,), log=True))
+    assert "nothing to draw" in DRAW.lines(Chart("t", "x", "y", (empty,), log=True))
     values = np.array([1.0, np.inf, 2.0])
-    found = boxes("l", "c", [Group("g", "m0", values, ("a", "b", "c"))])
+    found = DRAW.boxes("l", "c", [Group("g", "m0", values, ("a", "b", "c"))])
     assert "1 values that are not finite" in found
-    assert "no finite value" in boxes("l", "c", [Group("g", "m0", values[1:2], ("b",))])
-    same = boxes("l", "c", [Group("g", "m0", np.full(3, 2.0), ("a", "b", "c"))])
+    assert "no finite value" in DRAW.boxes("l", "c", [Group("g", "m0", values[1:2], ("b",))])
+    same = DRAW.boxes("l", "c", [Group("g", "m0", np.full(3, 2.0), ("a", "b", "c"))])
     assert "nan" not in same.lower()
