@@ -13,15 +13,15 @@ Classify = Callable[[np.ndarray], np.ndarray]
 
 
 def load(path: Path) -> Classify:
-    """(C, H, W) float32 -> logits (K,) float64, on the CPU, by the program in a .pt2 file.
+    """The function (C, H, W) float32 -> logits (K,) float64, on the CPU, of a .pt2 file.
 
-    A program is code: loading one may run what its author wrote. Whoever calls this has asked the
-    user first. Raises WeightsError for a file that is no exported program; the function raises
-    EngineError where the program refuses an image or its answer is not finite.
+    A program is code, and loading it may run what its author wrote: ask the user first. Raises
+    WeightsError for a file that is no exported program; the function raises EngineError if the
+    program refuses an image or its logits are not finite.
     """
     try:
         module = torch.export.load(path).module()
-    except Exception as error:  # whatever a foreign archive makes the reader raise
+    except Exception as error:  # a foreign archive may raise anything
         raise WeightsError(
             f"{path}: cannot be loaded as a program of torch.export.save (.pt2):"
             f" {first_line(error)}"
@@ -38,7 +38,7 @@ class _Program:
         try:
             with torch.inference_mode():
                 found = self._module(x)
-        except Exception as error:  # a program of another's making may raise anything
+        except Exception as error:  # a foreign program may raise anything
             shape = "x".join(map(str, x.shape))
             raise EngineError(
                 f"the classifier refuses an image of {shape}: {first_line(error)}"

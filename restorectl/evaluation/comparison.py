@@ -24,26 +24,26 @@ STDOUT = "-"
 
 @dataclass(frozen=True)
 class FileScore:
-    """One prediction of one method against its target."""
+    """The scores of one prediction of one method."""
 
     method: str
     name: str  # relative path of the target; the same for all methods
-    values: Mapping[str, float]  # metric -> score; a metric that is undefined here is not there
+    values: Mapping[str, float]  # metric -> score, without undefined ones
     prediction: Path  # the image that was scored (STEM_mean of an uncertainty set)
     target: Path
-    depths: tuple[Mapping[str, float], ...] = ()  # `by` z: the scores of each z
+    depths: tuple[Mapping[str, float], ...] = ()  # with `by` z: the scores of each z
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # sparsification
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a table, a report or a gate is made of."""
+    """The result of an evaluation, which tables, reports and gates show."""
 
     methods: tuple[str, ...]  # in the order given
     metrics: tuple[str, ...]  # rows of catalog.METRICS with a score for each file
     better: Mapping[str, str]  # metric -> higher, lower; "" where neither is
     scores: tuple[FileScore, ...]  # method by method, each in the order of the targets
-    data_range: Mapping[str, float]  # file name -> what PSNR and SSIM took as the largest step
+    data_range: Mapping[str, float]  # file name -> grey levels from black to white
     scale: str  # none, affine, percentile: how predictions were fitted to their targets
     inputs: Path | None = None  # folder of the unrestored inputs
     missing: tuple[str, ...] = ()  # "METHOD: NAME", a target without prediction
@@ -67,7 +67,7 @@ class Comparison:
 
 
 def mean_of(count: int) -> str:
-    """The method's name of a mean of samples."""
+    """The name under which the mean of `count` samples is scored."""
     return f"mean of {count}"
 
 
@@ -81,7 +81,7 @@ class Summary:
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """At least one value; infinite ones are allowed."""
+    """Statistics of at least one value; values may be infinite."""
     found = sorted(values)
     middle = len(found) // 2
     median = found[middle] if len(found) % 2 else (found[middle - 1] + found[middle]) / 2
@@ -91,8 +91,7 @@ def summary(values: Sequence[float]) -> Summary:
 def median_test(a: Sequence[float], b: Sequence[float]) -> float:
     """p of Mood's median test of two samples, as Osuna-Vargas et al. compare methods.
 
-    Values that equal the common median are not above it. 1 where none is above it, as when all are
-    equal.
+    Values equal to the common median count as not above it. 1 if no value is above it.
     """
     median = summary([*a, *b]).median
     if not any(value > median for value in (*a, *b)):
@@ -101,7 +100,7 @@ def median_test(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def ranking(medians: Mapping[str, float], better: str) -> list[str]:
-    """Names from best to worst; empty where neither direction is better."""
+    """Names from best to worst; empty if neither direction is better."""
     if not better:
         return []
     return sorted(medians, key=medians.__getitem__, reverse=better == "higher")
@@ -117,14 +116,14 @@ def summaries(comparison: Comparison) -> dict[str, dict[str, Summary]]:
 
 
 def median_tests(comparison: Comparison, metric: str) -> dict[tuple[str, str], float]:
-    """p of Mood's median test for each two methods with scores."""
+    """p of Mood's median test for each pair of methods with scores."""
     columns = {m: comparison.column(m, metric) for m in comparison.methods}
     usable = [m for m, values in columns.items() if values]
     return {(a, b): median_test(columns[a], columns[b]) for a, b in combinations(usable, 2)}
 
 
 def depths(comparison: Comparison) -> dict[str, dict[str, list[float | None]]]:
-    """Metric -> method -> median over the files at each z; None where no file has a score."""
+    """Metric -> method -> median over the files at each z; None if no file has a score there."""
     found: dict[str, dict[str, list[float | None]]] = {}
     for metric in comparison.metrics:
         for method in comparison.methods:
@@ -144,7 +143,7 @@ def depths(comparison: Comparison) -> dict[str, dict[str, list[float | None]]]:
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit for the median over the files, or for a distance of all of them."""
+    """A limit for the median over the files, or for a distance of whole sets of images."""
 
     metric: str
     limit: float
@@ -155,7 +154,7 @@ class Gate:
 
 
 def gates(under: Sequence[str], over: Sequence[str]) -> tuple[Gate, ...]:
-    """From texts such as psnr=30. Raises UsageError."""
+    """Gates from texts such as psnr=30. Raises UsageError."""
     found = []
     for texts, lowest in ((under, True), (over, False)):
         for text in texts:
@@ -189,19 +188,19 @@ def unmet(comparison: Comparison, wanted: Sequence[Gate]) -> list[str]:
 
 
 def check_target(option: str, target: str | None) -> None:
-    """Refuse before any work what cannot be written. Raises UsageError."""
+    """Check before any work that a file can be written there. Raises UsageError."""
     if target is None or target == STDOUT:
         return
     if is_image_name(target):
-        raise UsageError(f"{option} {target}: is the name of an image: choose another")
+        raise UsageError(f"{option} {target}: is the name of an image: choose another name")
     if not Path(target).parent.is_dir():
         raise UsageError(f"{option} {target}: its folder does not exist: make it first")
 
 
 def as_dict(comparison: Comparison, missed: Sequence[str]) -> dict[str, Any]:
-    """All numbers in full precision; infinite ones as the text "inf", which JSON has no number for.
+    """All numbers in full precision; infinity becomes the text "inf", as JSON has no number for it.
 
-    A metric that is undefined for a file is not among its values, and `failures` says why.
+    A file has no value for a metric that is undefined there; `failures` says why.
     """
     found = summaries(comparison)
     document = {
@@ -234,12 +233,12 @@ def as_dict(comparison: Comparison, missed: Sequence[str]) -> dict[str, Any]:
 
 
 def as_json(document: Mapping[str, Any]) -> str:
-    """The text of a document such as `as_dict` makes, with a line break at its end."""
+    """JSON text with a line break at its end."""
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def write_csv(target: str, comparison: Comparison) -> None:
-    """A row a prediction and, of `by` z, a row a depth. Raises OutputError."""
+    """One row per prediction and, with `by` z, one per depth. Raises OutputError."""
     with _opened(target) as file:
         writer = csv.writer(file, lineterminator="\n")
         metrics = comparison.metrics
@@ -254,7 +253,7 @@ def write_csv(target: str, comparison: Comparison) -> None:
 
 @contextmanager
 def _opened(target: str) -> Iterator[TextIO]:
-    """Standard output, or a text file that appears at its path when it is complete."""
+    """Standard output, or a text file that appears at its path once complete."""
     if target == STDOUT:
         yield sys.stdout
         return

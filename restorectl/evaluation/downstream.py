@@ -1,8 +1,8 @@
-"""Does restoration change what is concluded: objects that are counted, classes of a classifier.
+"""Does restoration change conclusions: how many objects are counted, which class is recognised?
 
-Objects are found the plain way: smooth, Otsu's threshold, connected regions (scikit-image); labels
-are integer arrays with 0 for the background. Whether a change is for the better, only the target
-and the user's labels decide.
+Objects are connected regions above Otsu's threshold of the smoothed image (scikit-image); label
+images hold integers, 0 for the background. Only the target and the user's labels can say whether a
+change is an improvement.
 """
 
 import csv
@@ -20,12 +20,12 @@ from restorectl.evaluation.comparison import Comparison, FileScore
 from restorectl.evaluation.read import LoadedImage, input_of, load, predicted
 
 Labels = NDArray[np.integer]
-OVERLAP = 0.5  # IoU from which two objects are one: above it a match is unique
+OVERLAP = 0.5  # two objects match above this intersection over union (IoU)
 
 
 @dataclass(frozen=True)
 class ObjectMatch:
-    """Objects of one image against those of the target."""
+    """How the objects of one image match those of the target."""
 
     objects: int
     targets: int
@@ -77,10 +77,10 @@ def without_small(labels: Labels, least: int) -> Labels:
 
 
 def match_objects(labels: Labels, target: Labels) -> ObjectMatch:
-    """Objects of two label images of one shape that overlap with an IoU above OVERLAP.
+    """Match the objects of two label images of one shape that overlap with an IoU above OVERLAP.
 
-    An IoU above one half cannot be had by two objects at once, so no assignment is needed
-    (Kirillov et al. 2019, section 4.1).
+    An object overlaps at most one other by more than one half, so matches are unique (Kirillov et
+    al. 2019, section 4.1).
     """
     ours, theirs = np.bincount(labels.ravel()), np.bincount(target.ravel())
     both = (labels > 0) & (target > 0)
@@ -93,20 +93,20 @@ def match_objects(labels: Labels, target: Labels) -> ObjectMatch:
     return ObjectMatch(*counts, int(good.sum()), float(iou[good].sum()))
 
 
-SMOOTHING = 1.0  # px, in the plane: without it every noisy pixel would be an object
+SMOOTHING = 1.0  # px in y and x; without it single noisy pixels would become objects
 LEAST = 16  # px, the smallest object that counts
 
 
 def require_segmentation() -> None:
-    """Raises UsageError where scikit-image is not installed; to be called before long work."""
+    """Raises UsageError if scikit-image is missing; call it before long work."""
     _library()
 
 
 def segmented(image: np.ndarray) -> Labels:
-    """Labels of the bright objects of (Y, X) or, touching through depth too, (Z, Y, X).
+    """Label the bright objects of a plane (Y, X) or stack (Z, Y, X).
 
-    Otsu's threshold is the image's own, so gain and offset do not matter; objects that touch by
-    a corner are one; smaller than LEAST pixels is noise. A constant image has none.
+    Otsu's threshold adapts to the image, so gain and offset do not matter. Objects that touch, even
+    at a corner, are one; those under LEAST pixels are noise. A constant image has no objects.
     """
     filters, measure = _library()
     sigma = (0.0,) * (image.ndim - 2) + (SMOOTHING, SMOOTHING)
@@ -133,13 +133,13 @@ OUTCOMES = ("correct", "wrong", "undecided")
 def segment(comparison: Comparison) -> dict[str, Any]:
     """Count the objects of input, prediction and target, and match them to the target's.
 
-    Every (t, c) of an image is segmented by itself, through its depth. Returns `parameters`;
-    `files`: method, name, and for "input" (None where there is none), "prediction", "target":
-    `objects`, `area` (pixels in all), `median_area`, and but for the target `matched`, `precision`,
-    `recall`, `f1`, `iou` (mean of the matches), None where undefined; `methods`: the same pooled
-    over the files, with `input` only of files that have one; `failures`: a line each.
+    The stack of each time point and channel is segmented separately. Returns `parameters`; `files`:
+    method, name, and for "input" (None if there is none), "prediction" and "target": `objects`,
+    `area` (pixels in all), `median_area` and, except for the target, `matched`, `precision`,
+    `recall`, `f1`, `iou` (mean of the matches), None if undefined; `methods`: the same pooled over
+    the files, `input` over those that have one; `failures`: one line each.
 
-    Raises UsageError where scikit-image is not installed.
+    Raises UsageError if scikit-image is not installed.
     """
     require_segmentation()
     files, failures = [], []
@@ -221,15 +221,15 @@ def _sizes(labels: Sequence[Labels]) -> np.ndarray:
 
 
 def _labels(image: np.ndarray) -> list[Labels]:
-    """The objects of every (t, c) of (T, C, Z, Y, X)."""
+    """Label images of (T, C, Z, Y, X), one for each time point and channel."""
     stacks = image.reshape(-1, *image.shape[2:])
     return [segmented(stack[0] if len(stack) == 1 else stack) for stack in stacks]
 
 
 def classified_by(program: str, labels: str, trusted: bool, inputs: Path | None) -> dict[str, str]:
-    """The labels by name; to be called before long work.
+    """Check the arguments of `confusion` before long work; returns the labels by name.
 
-    Raises UsageError without trust, inputs or labels that can be read.
+    Raises UsageError without trust, inputs or readable labels.
     """
     if not trusted:
         raise UsageError(
@@ -248,22 +248,22 @@ def confusion(
     trusted: bool,
     classes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What a classifier makes of the images before and after restoration (RSCD, E.1).
+    """Compare a classifier's answers before and after restoration (RSCD, E.1).
 
-    `program`: an exported program (torch.export.save) that maps (1, C, H, W) float32, pixels over
-    the file's data range clipped to [0, 1], to logits (1, K); those of a stack's planes are
-    averaged. `labels`: a CSV of name,label; a name is a file's relative path or its stem. `classes`
-    names the K logits in order; by default they are the labels in alphabetical order, and logits
-    beyond them "other 1", ... A class that no label carries is "undecided", such as RSCD's
-    non-diagnostic.
+    `program`: an exported program (torch.export.save) that maps (1, C, H, W) float32 to logits
+    (1, K); pixels are divided by the file's data range and clipped to [0, 1]. The logits of the
+    planes of a stack are averaged. `labels`: a CSV of name,label; a name is a file's relative path,
+    with or without suffix. `classes` names the K logits in order; by default they are the labels in
+    alphabetical order, and further logits are "other 1", ... A predicted class that is not among
+    the labels, such as RSCD's non-diagnostic, counts as "undecided".
 
     Returns `classes`; `labels` (those that occur); `methods`: for each, over the files that have
-    an input, `files`, `before`, `after` and `target`, each with `confusion` (labels by classes,
-    counts) and the counts of OUTCOMES, and `changes` (3 by 3, from the outcome before to that
-    after); `files`: method, name, label, before, after, target; `failures`: a line each.
+    an input, `files`, `before`, `after` and `target`, each with `confusion` (counts, labels by
+    classes) and the counts of OUTCOMES, and `changes` (counts, 3 by 3, from the outcome before to
+    the one after); `files`: method, name, label, before, after, target; `failures`: one line each.
 
-    Raises UsageError without trust, inputs or fitting labels, WeightsError for a file that is no
-    program.
+    Raises UsageError without trust, inputs or fitting labels, WeightsError if the program cannot
+    be loaded.
     """
     told = classified_by(program, labels, trusted, comparison.inputs)
     known = sorted({*told.values()})
@@ -309,7 +309,7 @@ def _classified(
 
 
 class _ImageClassifier:
-    """Names the class of an image; an image that several methods share is asked about once."""
+    """Names the class of an image; an image that several methods share is classified once."""
 
     def __init__(
         self, classify: Callable[[np.ndarray], np.ndarray], comparison: Comparison, names: list[str]
@@ -320,7 +320,7 @@ class _ImageClassifier:
         self._known: dict[Path, str] = {}
 
     def __call__(self, path: Path | None, image: LoadedImage, name: str) -> str:
-        """`path`: where other methods meet the image again."""
+        """`path` identifies an image that methods share; None for a prediction."""
         if path is not None and path in self._known:
             return self._known[path]
         found = self.classes[
@@ -345,7 +345,7 @@ class _ImageClassifier:
 
 
 def _read_labels(path: Path) -> dict[str, str]:
-    """Name -> label of a CSV; a first line name,label is a heading. Raises UsageError."""
+    """Name -> label from a CSV; a first line name,label is skipped. Raises UsageError."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
@@ -361,7 +361,7 @@ def _read_labels(path: Path) -> dict[str, str]:
         if told.setdefault(cells[0], cells[1]) != cells[1]:
             raise UsageError(f"{path}: {cells[0]} has two labels")
     if not told:
-        raise UsageError(f"{path}: holds no name,label")
+        raise UsageError(f"{path}: has no line of name,label")
     return told
 
 

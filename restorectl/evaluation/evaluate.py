@@ -1,7 +1,7 @@
 """`evaluate`: predictions of several methods against targets, and against good images.
 
-`prepare` refuses what can be refused before work, `run` takes one target after another, and
-`score` compares what every method made of it, plane by plane, averaged over the planes of a file.
+`prepare` checks the job and finds its files before any work, `run` goes through the targets, and
+`score` compares one target with the image of every method: plane by plane, then averaged.
 """
 
 import os
@@ -44,7 +44,7 @@ from restorectl.evaluation.read import (
 from restorectl.jobs import EvaluateJob
 
 DEFAULT = ("mae", "nrmse", "psnr", "ssim", "pearson")
-UNPAIRED = "frechet-prior"  # what `reference` computes where no metric is named
+UNPAIRED = "frechet-prior"  # the default metric of `reference`
 THREADS = 8  # at most; each holds one target and one prediction
 EIGHT_BIT = 255.0
 
@@ -56,14 +56,17 @@ class PreparedEvaluation:
     job: EvaluateJob
     matches: MatchedFiles
     reference: tuple[Path, ...]
-    better: Mapping[str, str]  # metric -> higher, lower or "", of all three kinds
+    better: Mapping[str, str]  # metric of any kind -> higher, lower or ""
     paired: Mapping[str, Compute]  # metric -> function of one plane
     uncertainty: Mapping[str, UncertaintyMetric]
     sets: Sequence[tuple[SetMetric, Features]]
 
 
 def prepare(job: EvaluateJob) -> PreparedEvaluation:
-    """Everything that can be refused before work. Raises UsageError, NoInputError, WeightsError."""
+    """Check a job, find its files and load its networks.
+
+    Raises UsageError, NoInputError, WeightsError.
+    """
     if job.data_range is not None and not job.data_range > 0:
         raise UsageError(f"`data_range` {job.data_range:g}: must be above 0")
     if not 0 < job.interval < 1:
@@ -95,7 +98,7 @@ def prepare(job: EvaluateJob) -> PreparedEvaluation:
 
 
 def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
-    """The metrics, named or default, that fit what was given, of any kind. Raises UsageError."""
+    """The metrics that the job names, or the defaults for its files. Raises UsageError."""
     paths = (path for case in matches.cases for _, path in case.predictions)
     has_sets = any(uncertainty_maps(path) for path in paths)
     wanted = list(job.metrics)
@@ -152,7 +155,7 @@ def _reference(job: EvaluateJob) -> tuple[Path, ...]:
 
 
 def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
-    """Score everything; one bad file never stops the others."""
+    """Score all predictions; a bad file does not stop the others."""
     job, matches = prepared.job, prepared.matches
     extra = matches.extra if job.target is not None else ()
     cases = matches.cases if prepared.paired or prepared.uncertainty else ()
@@ -162,7 +165,7 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
     for name, message in lost:
         report.done(Outcome(name, "", "failed", message=f"{name}: {message}"))
     scored: list[tuple[Case, CaseScores]] = []
-    failed: list[Outcome] = []  # kept as a report words them: what is written says the same
+    failed: list[Outcome] = []  # whose messages the report may reword
     for case, found in _in_order(cases, prepared):
         scored.append((case, found))
         for outcome in _outcomes(found):
@@ -179,7 +182,7 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         methods = tuple(mean_of(n + 1) for n in range(len(methods)))
     scores = [score for _, found in scored for score in found.scores]
     dtypes = Counter(each for _, found in scored for each in sorted(found.dtypes))
-    mixed = [  # integers of two kinds are rarely on one scale; floats are ordinary results
+    mixed = [  # integers of different dtypes rarely share one scale; float predictions are usual
         f"{method}: {count} predictions are {have}, their targets {want}: compared as they are"
         for (method, have, want), count in dtypes.items()
         if have != want and "int" in have and "int" in want
@@ -205,7 +208,7 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
 
 @dataclass(frozen=True)
 class ScoreFailure:
-    """A prediction, or some metrics of one, without a score."""
+    """Why a prediction has no score, or lacks some metrics."""
 
     method: str
     path: Path
@@ -214,7 +217,7 @@ class ScoreFailure:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """What every method made of one target, in numbers."""
+    """The scores of all methods for one target."""
 
     scores: tuple[FileScore, ...]
     failures: tuple[ScoreFailure, ...]
@@ -225,7 +228,7 @@ class CaseScores:
 def _in_order(
     cases: Sequence[Case], prepared: PreparedEvaluation
 ) -> Iterator[tuple[Case, CaseScores]]:
-    """Scores in the order of the cases; no more than a few are under way at once."""
+    """The scores of each case, in order; a few cases are computed at once."""
     linux = hasattr(os, "sched_getaffinity")
     threads = min(THREADS, len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1)
     waiting: deque[tuple[Case, Future[CaseScores]]] = deque()
@@ -240,16 +243,16 @@ def _in_order(
 
 
 def _safely(case: Case, prepared: PreparedEvaluation) -> CaseScores:
-    """Scores of a case; one that does not fit the memory has failed."""
+    """The scores of a case; all its predictions fail if it does not fit in memory."""
     try:
         return score(case, prepared)
     except MemoryError:
-        message = f"{case.name}: does not fit the memory of this machine"
+        message = f"{case.name}: does not fit in the memory of this machine"
         return CaseScores((), tuple(ScoreFailure(m, p, message) for m, p in case.predictions))
 
 
 def _outcomes(found: CaseScores) -> Iterator[Outcome]:
-    """What a report is told: a line for each prediction."""
+    """One outcome for each prediction."""
     failed = {(each.method, each.path) for each in found.failures}
     for each in found.failures:
         text = f"{each.method}: {each.message}"
@@ -261,7 +264,7 @@ def _outcomes(found: CaseScores) -> Iterator[Outcome]:
 
 
 def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
-    """All methods of one case; what cannot be scored becomes a ScoreFailure."""
+    """Score all methods of one case; what cannot be scored becomes a ScoreFailure."""
     job = prepared.job
     try:
         target = None if case.target is None else load(case.target, job.axes, job.project)
@@ -291,7 +294,7 @@ def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
 
 
 def _labelled(case: Case, job: EvaluateJob) -> list[tuple[str, Path]]:
-    """Each prediction with its method; of `average`, with the mean that it is the last of."""
+    """Each prediction with its method; with `average`, with the mean of all samples up to it."""
     return [
         (mean_of(count) if job.average else method, path)
         for count, (method, path) in enumerate(case.predictions, 1)
@@ -301,7 +304,7 @@ def _labelled(case: Case, job: EvaluateJob) -> list[tuple[str, Path]]:
 def _predictions(
     case: Case, job: EvaluateJob
 ) -> Iterator[tuple[str, Path, LoadedImage | InputError]]:
-    """(method, path, image or what is wrong with it); of `average`, the means so far."""
+    """(method, path, image or why it cannot be read); with `average`, the mean so far."""
     means = running_means((path for _, path in case.predictions), job.axes, job.project)
     for method, path in _labelled(case, job):
         try:
@@ -309,11 +312,11 @@ def _predictions(
         except InputError as error:
             yield method, path, error
             if job.average:
-                return  # the means that follow would lack this sample
+                return  # later means would lack this sample
 
 
 def _range_of(target: LoadedImage) -> float:
-    """255 for 8-bit targets, else the largest minus the smallest value."""
+    """The default data range: 255 for 8-bit targets, else the largest minus the smallest value."""
     if target.header.dtype == np.uint8:
         return EIGHT_BIT
     return float(target.pixels.max()) - float(target.pixels.min())
@@ -322,7 +325,7 @@ def _range_of(target: LoadedImage) -> float:
 def _measure(
     found: LoadedImage, target: LoadedImage, data_range: float, prepared: PreparedEvaluation
 ) -> tuple[dict[str, float], tuple[dict[str, float], ...], list[str]]:
-    """Mean scores, the same for each z where asked for, and why a metric has none."""
+    """Mean scores over the planes, those of each z for `by` z, and why a metric has no score."""
     shape = found.pixels.shape
     reasons: list[str] = []
     try:
@@ -361,7 +364,10 @@ def _judge_uncertainty(
     values: dict[str, float],
     reasons: list[str],
 ) -> dict[str, tuple[float, ...]]:
-    """Adds the scores of the uncertainty set that `path` is the mean of; returns its curves."""
+    """Score the uncertainty set of `path`, if it has one: adds to `values` and `reasons`.
+
+    Returns the sparsification curves.
+    """
     job = prepared.job
     if not prepared.uncertainty or job.average:
         return {}

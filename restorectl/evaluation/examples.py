@@ -1,4 +1,4 @@
-"""The files that a report shows in pictures: the worst, the median and the best."""
+"""The files that a report shows in pictures: those with the worst, median and best score."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from restorectl.evaluation.read import (
 from restorectl.images.pictures import difference, grey, heat
 
 FloatArray = NDArray[np.float64]
-GRID = 64  # px between the windows that are tried
+GRID = 64  # px between the crops that are tried
 PANEL = 512  # px, the largest side of a picture
-SHOWN = (0.5, 99.8)  # percentiles of the target: black and white of all pictures of a row
-STRAY = 99.5  # percentile of the absolute differences: the ends of the colours
-PROFILE = 160  # px, the longest line
-MOST = 6  # methods side by side; of more, an even spread with the first and the last
+SHOWN = (0.5, 99.8)  # percentiles of the target that are black and white in all pictures of a row
+STRAY = 99.5  # percentile of the absolute differences at the ends of the colour scale
+PROFILE = 160  # px, the longest intensity profile
+MOST = 6  # methods side by side; of more, evenly spaced ones from the first to the last
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ChosenFile:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """One image of an example in the units of the target, cut to the window that is shown."""
+    """The crop of one image that an example shows, in the units of the target."""
 
     title: str
     role: str
@@ -55,10 +55,10 @@ class ShownImage:
 
 
 def choose(comparison: Comparison) -> tuple[str, list[ChosenFile]]:
-    """The metric that decides, and at most three files by their mean over the methods.
+    """The metric that ranks the files, and at most three files by their mean over the methods.
 
-    The first metric with a better direction decides; ties go to the first name. None where
-    predictions were scored without targets.
+    That is the first metric that is better high or low; ties go to the first name. "" and no file
+    if predictions were scored without targets.
     """
     if all(score.target == score.prediction for score in comparison.scores):
         return "", []
@@ -84,50 +84,48 @@ def choose(comparison: Comparison) -> tuple[str, list[ChosenFile]]:
 def build(
     comparison: Comparison, metric: str, choice: ChosenFile, role: Mapping[str, str]
 ) -> tuple[Example, list[str]]:
-    """The pictures and curves of one file; and a line for all that cannot be shown of it.
+    """The pictures and curves of one file, and a line for each part of it that cannot be shown.
 
     Raises InputError for a file that can no longer be read.
     """
     everyone = [s for s in comparison.scores if s.name == choice.name]
-    scores = _spread(everyone)
+    scores = _evenly_chosen(everyone)
     path = scores[0].target
     target = volume(path, comparison.axes, comparison.project)
     found = [fitted(predicted(s, comparison).pixels, target, comparison.scale) for s in scores]
-    frame = _median_frame(found[0][0], target, colours(path, comparison.axes))
-    rows, cols = interesting_window(frame.of(target).mean(axis=-1), PANEL)
-    window = (frame, rows, cols)
-    truth = ShownImage("Target", "target", _cut(target, window))
+    plane = _median_plane(found[0][0], target, colours(path, comparison.axes))
+    rows, cols = interesting_crop(plane.of(target).mean(axis=-1), PANEL)
+    crop = (plane, rows, cols)
+    truth = ShownImage("Target", "target", _cut(target, crop))
     views = [
-        ShownImage(
-            s.method, role[s.method], _cut(image, window), float(gains[frame.channels].mean())
-        )
+        ShownImage(s.method, role[s.method], _cut(image, crop), float(gains[plane.channels].mean()))
         for s, (image, gains) in zip(scores, found, strict=True)
     ]
     raw, problems = _input(comparison, choice.name, target)
-    before = [] if raw is None else [ShownImage("Input", "input", _cut(raw, window))]
+    before = [] if raw is None else [ShownImage("Input", "input", _cut(raw, crop))]
     line = _line(truth.grey)
     strips = [
         _images([*before, *views, truth], line),
         _differences([*before, *views], truth, views),
     ]
-    more, missing = _spreads(comparison, scores, views, truth, window)
+    more, missing = _uncertainty(comparison, scores, views, truth, crop)
     charts = _charts([*before, *views, truth], line, cols.start)
     told = [f"{s.method} {number(s.values[metric])}" for s in everyone if metric in s.values]
     shown = f" Shown are {len(scores)} of {len(everyone)} methods." if scores != everyone else ""
-    caption = f"{metric}: {', '.join(told)}.{shown} {_place(target.shape, *window)}"
+    caption = f"{metric}: {', '.join(told)}.{shown} {_place(target.shape, *crop)}"
     example = Example(f"{choice.label}: {choice.name}", caption, (*strips, *more), charts)
     return example, problems + missing
 
 
-Window = tuple[ShownPlane, slice, slice]
+Crop = tuple[ShownPlane, slice, slice]
 
 
-def _cut(image: np.ndarray, window: Window) -> np.ndarray:
-    frame, rows, cols = window
-    return frame.of(image)[rows, cols]
+def _cut(image: np.ndarray, crop: Crop) -> np.ndarray:
+    plane, rows, cols = crop
+    return plane.of(image)[rows, cols]
 
 
-def _spread(scores: list[FileScore]) -> list[FileScore]:
+def _evenly_chosen(scores: list[FileScore]) -> list[FileScore]:
     chosen = np.unique(np.rint(np.linspace(0, len(scores) - 1, min(len(scores), MOST))))
     return [scores[int(i)] for i in chosen]
 
@@ -135,7 +133,7 @@ def _spread(scores: list[FileScore]) -> list[FileScore]:
 def _input(
     comparison: Comparison, name: str, target: np.ndarray
 ) -> tuple[np.ndarray | None, list[str]]:
-    """The unrestored image in the target's units, or why there is none to show."""
+    """The unrestored image in the target's units, or a line that says why it is not shown."""
     if comparison.inputs is None:
         return None, []
     path = input_of(comparison.inputs, name)
@@ -150,18 +148,19 @@ def _input(
     return fitted(image, target, comparison.scale)[0], []
 
 
-def _median_frame(prediction: np.ndarray, target: np.ndarray, colours: int) -> ShownPlane:
-    """The frame whose squared error is the median of the file's."""
+def _median_plane(prediction: np.ndarray, target: np.ndarray, colours: int) -> ShownPlane:
+    """The plane whose mean squared error is the median over the planes."""
     every = shown_planes(target.shape, colours)
-    errors = [float(np.mean((frame.of(prediction) - frame.of(target)) ** 2)) for frame in every]
+    errors = [float(np.mean((plane.of(prediction) - plane.of(target)) ** 2)) for plane in every]
     return every[int(np.argsort(errors, kind="stable")[len(errors) // 2])]
 
 
-def _place(shape: tuple[int, ...], frame: ShownPlane, rows: slice, cols: slice) -> str:
+def _place(shape: tuple[int, ...], plane: ShownPlane, rows: slice, cols: slice) -> str:
+    """Which plane and crop are shown, in words; "" for all of the image."""
     height, width = shape[3:]
     parts = []
-    if frame.label:
-        parts.append(f"Plane {frame.label}, the one of median error.")
+    if plane.label:
+        parts.append(f"Plane {plane.label}, the one of median error.")
     if (rows.stop - rows.start, cols.stop - cols.start) != (height, width):
         parts.append(
             f"A crop of {rows.stop - rows.start} × {cols.stop - cols.start} px at row {rows.start},"
@@ -171,7 +170,7 @@ def _place(shape: tuple[int, ...], frame: ShownPlane, rows: slice, cols: slice) 
 
 
 def _line(target: np.ndarray) -> tuple[int, int, int]:
-    """Row, first and last column of the profile: around the brightest place of its row."""
+    """Row, first and last column of the profile, which is centred on the row's brightest pixel."""
     row, width = interesting_row(target), target.shape[1]
     length = min(PROFILE, width)
     first = int(np.clip(int(np.argmax(target[row])) - length // 2, 0, width - length))
@@ -179,6 +178,7 @@ def _line(target: np.ndarray) -> tuple[int, int, int]:
 
 
 def _images(views: list[ShownImage], line: tuple[int, int, int]) -> Strip:
+    """The images, the target last, in the target's range."""
     low, high = (float(v) for v in np.percentile(views[-1].colours, SHOWN))
     pictures = []
     for view in views:
@@ -194,6 +194,7 @@ def _images(views: list[ShownImage], line: tuple[int, int, int]) -> Strip:
 
 
 def _differences(shown: list[ShownImage], truth: ShownImage, methods: list[ShownImage]) -> Strip:
+    """Each image minus the target; the differences of the methods set the colour scale."""
     limit = float(np.percentile(np.abs(np.stack([v.grey - truth.grey for v in methods])), STRAY))
     pictures = []
     for view in shown:
@@ -208,12 +209,12 @@ def _differences(shown: list[ShownImage], truth: ShownImage, methods: list[Shown
     return Strip(tuple(pictures), told, "difference")
 
 
-def _spreads(
+def _uncertainty(
     comparison: Comparison,
     scores: list[FileScore],
     views: list[ShownImage],
     truth: ShownImage,
-    window: Window,
+    crop: Crop,
 ) -> tuple[list[Strip], list[str]]:
     """The predicted deviation beside the error of each method that has one; a line for failures."""
     if comparison.project != "none" or comparison.averaged:
@@ -225,7 +226,7 @@ def _spreads(
         problems += problem
         if maps is None:
             continue
-        std = _cut(maps["std"], window).mean(axis=-1) * abs(view.gain)
+        std = _cut(maps["std"], crop).mean(axis=-1) * abs(view.gain)
         shown.append((f"{score.method}: predicted deviation", std))
         shown.append((f"{score.method}: absolute error", np.abs(view.grey - truth.grey)))
     if not shown:
@@ -250,7 +251,7 @@ def shown_uncertainty(
 
 
 def _charts(views: list[ShownImage], line: tuple[int, int, int], left: int) -> tuple[Chart, Chart]:
-    """Profile and spectra; `left` is the image's column where the window begins."""
+    """Profile and spectra; `left` is the image's column where the crop begins."""
     row, first, last = line
     columns = np.arange(left + first, left + last + 1, dtype=np.float64)
     profile, spectra = [], []
@@ -293,10 +294,10 @@ def radial_power(image: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.arange(1, count) * step, total / number
 
 
-def interesting_window(image: FloatArray, size: int) -> tuple[slice, slice]:
-    """The window of at most `size` px a side that varies most, on a grid of GRID px.
+def interesting_crop(image: FloatArray, size: int) -> tuple[slice, slice]:
+    """The crop of at most `size` px per side with the largest variance, on a grid of GRID px.
 
-    image (Y, X). The variance tells specimen from background; ties go to the first.
+    image (Y, X). Specimen varies more than background. Ties go to the first crop.
     """
     tops, lefts = (_starts(length, size) for length in image.shape)
     height, width = (min(size, length) for length in image.shape)

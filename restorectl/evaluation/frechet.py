@@ -42,14 +42,14 @@ class Moments:
 
     @cached_property
     def root(self) -> Array:
-        """(D, rank): the covariance is this times its transpose. Kept: a reference serves often."""
+        """(D, rank): the covariance is this times its transpose. Cached for the reference."""
         values, vectors = np.linalg.eigh(self.covariance)
         kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
         factor: Array = vectors[:, kept] * np.sqrt(values[kept])
         return factor
 
     def joined(self, features: Array) -> Moments:
-        """With further features (N, D); Chan's update, exact however they are divided."""
+        """The moments of these and further features (N, D), by Chan's update."""
         more = len(features)
         mean = features.mean(0)
         apart = mean - self.mean
@@ -80,10 +80,10 @@ def frechet(a: Moments, b: Moments) -> float:
 
 @dataclass
 class SetDistances:
-    """Distances of all methods; what went wrong is a line each."""
+    """The distances of all methods; each warning or failure is one line."""
 
     values: dict[str, dict[str, float]]  # method -> metric -> distance
-    depths: dict[str, dict[str, tuple[float, ...]]]  # the same of each z; empty without `by` z
+    depths: dict[str, dict[str, tuple[float, ...]]]  # the same for each z; empty without `by` z
     warnings: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -94,7 +94,7 @@ def set_distances(
     metrics: Sequence[tuple[SetMetric, Features]],
     job: EvaluateJob,
 ) -> SetDistances:
-    """Of each method's files to the reference; methods and files that fail do not stop others."""
+    """Distances from each method's images to the reference; a failure does not stop the others."""
     found = SetDistances({m: {} for m in files}, {m: {} for m in files} if job.by_z else {})
     for metric, features in metrics:
         wanted = _collect(reference, features, job, _together, found, "reference").get("")
@@ -115,7 +115,7 @@ def _compare(
     wanted: Moments | None,
     found: SetDistances,
 ) -> None:
-    """Fill in one metric of one method. Raises Undefined."""
+    """Add one metric of one method to `found`. Raises Undefined."""
     if wanted is None or not groups:
         raise Undefined("no image could be used")
     values = {kind: frechet(moments, wanted) for kind, moments in groups.items() if kind}
@@ -142,7 +142,7 @@ def _collect(
     found: SetDistances,
     what: str,
 ) -> dict[str, Moments]:
-    """Moments of each kind of plane, streamed: one file is held at a time."""
+    """Moments of each kind of plane, with one file in memory at a time."""
     groups: dict[str, Moments] = {}
     for path in paths:
         try:
@@ -158,8 +158,9 @@ def _collect(
 
 
 def _in_unit_range(path: Path, job: EvaluateJob) -> Array:
-    """(T, C, Z, Y, X) float64: 0 to the data range, or two percentiles of the file, become [0, 1].
+    """The pixels (T, C, Z, Y, X) float64, scaled and clipped to [0, 1].
 
+    0 to the data range becomes [0, 1]; without one, the file's 0.1 to 99.9 percentile.
     Raises InputError.
     """
     pixels = load(path, job.axes).pixels

@@ -28,7 +28,7 @@ class Case:
 
     name: str  # relative path of the target
     target: Path | None  # None: nothing to compare with
-    predictions: tuple[tuple[str, Path], ...]  # (method, image); of `average`: samples in order
+    predictions: tuple[tuple[str, Path], ...]  # (method, image); with `average`: samples in order
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ class MatchedFiles:
 def match(
     predictions: Sequence[str], target: str | None, pattern: str | None, average: bool
 ) -> MatchedFiles:
-    """Find everything. Raises NoInputError, UsageError."""
+    """Find the images of every method and pair them with the targets by name.
+
+    Raises NoInputError, UsageError.
+    """
     goal = None if target is None else Path(target)
     targets = {} if goal is None else _targets(goal, pattern)
     found = _methods(_samples(predictions) if average else predictions, goal, pattern)
@@ -84,7 +87,7 @@ def _targets(goal: Path, pattern: str | None) -> dict[PurePath, Path]:
 
 
 def _samples(predictions: Sequence[str]) -> Sequence[str]:
-    """The folders to average; of a single one, its subfolders."""
+    """The folders of samples; a single folder stands for its subfolders."""
     folders = [Path(text) for text in predictions]
     if len(folders) == 1 and folders[0].is_dir():
         folders = sorted(p for p in folders[0].iterdir() if p.is_dir() and p.name[0] != ".")
@@ -96,8 +99,10 @@ def _samples(predictions: Sequence[str]) -> Sequence[str]:
 def _methods(
     predictions: Sequence[str], goal: Path | None, pattern: str | None
 ) -> dict[str, dict[PurePath, Path]]:
-    """Method -> its images by relative path. Files of one folder are one method, unless the
-    target is one file, which each file is compared with."""
+    """Method -> its images by relative path.
+
+    Single files of one folder are one method; if the target is a single file, each is its own.
+    """
     groups: dict[Path, dict[PurePath, Path]] = {}
     for path in map(Path, predictions):
         if path.is_dir():
@@ -111,14 +116,14 @@ def _methods(
         else:
             groups.setdefault(path.parent, {})[PurePath(path.name)] = path
     counts = Counter(path.absolute().name for path in groups)
-    return {  # named by the last part of each path, by all of it where two are equal
+    return {  # named by the last part of the path, or by the whole path if two would be equal
         str(path) if counts[path.absolute().name] > 1 else path.absolute().name: files
         for path, files in groups.items()
     }
 
 
 def images_below(folder: Path, pattern: str | None = None) -> dict[PurePath, Path]:
-    """Relative path -> image; of an uncertainty set, STEM -> STEM_mean."""
+    """Relative path -> image; an uncertainty set is one image, STEM.tif -> STEM_mean.tif."""
     found: dict[PurePath, Path] = {name: folder / name for name in walk(folder, pattern)}
     for name in list(found):
         if uncertainty_maps(folder / name) is not None:
@@ -131,7 +136,7 @@ def images_below(folder: Path, pattern: str | None = None) -> dict[PurePath, Pat
 
 
 def uncertainty_maps(mean: Path) -> dict[str, Path] | None:
-    """std, lower and upper of the set of STEM_mean; None for any other image."""
+    """The files of std, lower and upper that belong to STEM_mean; None for any other image."""
     stem = mean.stem.removesuffix("_mean")
     parts = {part: mean.with_name(f"{stem}_{part}.tif") for part in ("std", "lower", "upper")}
     complete = stem != mean.stem and all(path.is_file() for path in parts.values())
@@ -139,9 +144,9 @@ def uncertainty_maps(mean: Path) -> dict[str, Path] | None:
 
 
 def input_of(inputs: Path | None, name: str) -> Path | None:
-    """The unrestored image of a target's relative path, as `match_names` finds it.
+    """The unrestored image that belongs to a target's relative path; None if there is none.
 
-    `inputs` may also be the one image itself. None where there is none.
+    `inputs` may also be the one image itself.
     """
     if inputs is None or inputs.is_file():
         return inputs
@@ -157,15 +162,15 @@ def input_of(inputs: Path | None, name: str) -> Path | None:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image as it is scored; its header tells the source's dtype and the shape below."""
+    """An image as it is scored; the header has the file's dtype and the shape of `pixels`."""
 
     path: Path
     header: Header
-    pixels: Array  # (T, C, Z, Y, X), source's dtype; float64 where they are means
+    pixels: Array  # (T, C, Z, Y, X), dtype of the file; float64 if it is a mean of samples
 
 
 def load(path: Path, axes: str | None = None, project: str = "none") -> LoadedImage:
-    """All planes of an image; `project` over z leaves one. Samples of RGB pixels are channels.
+    """All planes of an image, or their projection over z. Red, green and blue become channels.
 
     Raises InputError, also for NaN or infinite pixels.
     """
@@ -213,7 +218,7 @@ def uncertainty_set(mean: Path, axes: str | None = None) -> dict[str, Array] | N
 def running_means(
     samples: Iterable[Path], axes: str | None = None, project: str = "none"
 ) -> Iterator[LoadedImage]:
-    """The mean of the first 1, 2, 3 ... samples, float64, each with the path of its last.
+    """The means of the first 1, 2, 3 ... samples in float64, each with the path of its last sample.
 
     Raises InputError for a sample that cannot be read or has another shape than the first.
     """
@@ -228,7 +233,7 @@ def running_means(
 
 
 def predicted(score: FileScore, comparison: Comparison) -> LoadedImage:
-    """What was scored, in float64: an image, or the mean of samples. Raises InputError."""
+    """The image, or mean of samples, that was scored; pixels float64. Raises InputError."""
     samples = [score.prediction]
     if comparison.averaged:
         first = comparison.methods[: comparison.methods.index(score.method) + 1]
@@ -239,9 +244,9 @@ def predicted(score: FileScore, comparison: Comparison) -> LoadedImage:
 
 
 def fit_of(image: Array, target: Array, channel: int, scale: str) -> tuple[float, float]:
-    """(gain, offset) that fit a channel of (T, C, Z, Y, X) to the target's, over all its planes.
+    """(gain, offset) that fit one channel of (T, C, Z, Y, X) to the target, over all its planes.
 
-    Raises Undefined for a channel that has no such fit.
+    Raises Undefined if the channel cannot be fitted.
     """
     if scale == "none":
         return 1.0, 0.0
@@ -252,7 +257,7 @@ def fit_of(image: Array, target: Array, channel: int, scale: str) -> tuple[float
 def fitted(image: Array, target: Array, scale: str) -> tuple[Array, Array]:
     """`image` fitted channel by channel, as it was scored, and the gains (C,).
 
-    A channel without a fit stays as it is. Both (T, C, Z, Y, X) float64 of one shape.
+    Both images (T, C, Z, Y, X) float64 of one shape. A channel that cannot be fitted is unchanged.
     """
     gains, result = np.ones(image.shape[1]), image.copy()
     for c in range(image.shape[1]):
@@ -265,19 +270,19 @@ def fitted(image: Array, target: Array, scale: str) -> tuple[Array, Array]:
 
 
 def colours(path: Path, axes: str | None = None) -> int:
-    """3 for RGB pixels, which are shown together; else 1. Raises InputError."""
+    """Channels that are shown in one picture: 3 for RGB pixels, else 1. Raises InputError."""
     with open_image(path, axes=axes) as image:
         return 3 if image.header.size("S") == 3 else 1
 
 
 @dataclass(frozen=True)
 class ShownPlane:
-    """One picture's place in a volume: a plane, or the three colours of one."""
+    """What one picture shows of a volume: a plane, or the three colours of an RGB plane."""
 
     t: int
     channels: slice
     z: int
-    label: str  # empty where the image has no other
+    label: str  # such as "z 3 of 5"; empty for a single plane
 
     def of(self, image: Array) -> Array:
         """(T, C, Z, Y, X) -> (Y, X, K), K colours."""
@@ -285,7 +290,7 @@ class ShownPlane:
 
 
 def shown_planes(shape: tuple[int, ...], together: int) -> list[ShownPlane]:
-    """All of a volume (T, C, Z, Y, X) in the order t, c, z, `together` colours in each."""
+    """All pictures of a volume (T, C, Z, Y, X) in the order t, c, z, `together` channels each."""
     counts = {"t": shape[0], "c": shape[1] // together, "z": shape[2]}
     found = []
     for at in np.ndindex(*counts.values()):

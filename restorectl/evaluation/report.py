@@ -1,8 +1,7 @@
-"""The HTML report of a comparison: what it tells, in which order.
+"""The HTML report of a comparison, from the summary to how the predictions were made.
 
-The page opens with the summary and ends with how the predictions were made. Charts over all files
-show scores against depth and against the number of averaged samples and, of methods with
-uncertainty sets, the error against the predicted deviation.
+Charts over all files show scores against depth and against the number of averaged samples and, for
+methods with uncertainty sets, the error against the predicted deviation.
 """
 
 import json
@@ -28,14 +27,14 @@ from restorectl.evaluation.read import volume
 from restorectl.images.image import read_provenance
 
 ARROW = {"higher": "↑", "lower": "↓", "": ""}
-PIXELS = 2_000_000  # of all files of a method that the curve is made of
-BINS = 20
+PIXELS = 2_000_000  # sampled from all files of a method for the error against the deviation
+BINS = 20  # of that curve
 FITS = {
     "none": "as they are",
     "affine": "after a least-squares fit to the target",
     "percentile": "after their 0.1 and 99.9 percentiles were brought to the target's",
 }
-KINDS = 4  # different ways of making the predictions of one method that are told in full
+KINDS = 4  # if a method's predictions were made in more ways, the rarer ones are only counted
 
 
 def write(path: str, comparison: Comparison) -> None:
@@ -47,7 +46,7 @@ def write(path: str, comparison: Comparison) -> None:
 
 
 def report(comparison: Comparison) -> ReportPage:
-    """All that the page shows. Raises InputError."""
+    """The content of the page. Raises InputError."""
     roles = {method: role(i) for i, method in enumerate(comparison.methods)}
     columns = tuple(_column(comparison, metric, roles) for metric in comparison.metrics)
     metric, choices = examples.choose(comparison)
@@ -202,7 +201,7 @@ def _told(value: object) -> str:
 
 @dataclass(frozen=True)
 class UncertaintySummary:
-    """Nothing where no folder holds uncertainty sets."""
+    """Empty if no folder has uncertainty sets."""
 
     table: Table | None
     charts: tuple[Chart, ...]
@@ -213,16 +212,16 @@ class UncertaintySummary:
 class _SampledSet:
     std: np.ndarray  # (n,) sampled pixels
     error: np.ndarray
-    inside: int  # pixels of the target within lower..upper
-    pixels: int  # all of them
-    nominal: float | None  # the coverage that was asked for
+    inside: int  # number of target pixels within lower..upper
+    pixels: int  # number of target pixels
+    nominal: float | None  # the coverage that lower..upper was made for
 
 
 def uncertainty_summary(comparison: Comparison, roles: Mapping[str, str]) -> UncertaintySummary:
-    """Coverage, and the error in bins of predicted deviation, of each method that has sets.
+    """Coverage, and the error in bins of predicted deviation, of each method with uncertainty sets.
 
-    Everything in the units of the predictions, before any fit. Raises InputError for a target that
-    can no longer be read.
+    All numbers are in the units of the predictions, before any fit. Raises InputError for a target
+    that can no longer be read.
     """
     rows, series = [], []
     problems: list[str] = []
@@ -298,7 +297,7 @@ def _sampled_set(
 
 
 def _sparsification(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:
-    """Mean curves over the files, where the comparison holds them."""
+    """Sparsification curves averaged over the files, if the comparison has any."""
     series = []
     for method in comparison.methods:
         curves: dict[str, list[tuple[float, ...]]] = {}
@@ -324,7 +323,7 @@ def _sparsification(comparison: Comparison, roles: Mapping[str, str]) -> tuple[C
 
 
 def charts(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:
-    """Those that the comparison has numbers for."""
+    """The charts over all files that have a finite number."""
     drawn = (*_depths(comparison, roles), *_set_charts(comparison, roles), *_averages(comparison))
     return tuple(chart for chart in drawn if any(np.isfinite(s.y).any() for s in chart.series))
 

@@ -1,9 +1,8 @@
-"""Blind preference studies: the page that asks (RSCD, D.6), and what the answers say.
+"""Blind preference studies: the page that asks (RSCD, D.6), and the statistics of the answers.
 
-The page shows an input and two restorations and asks two questions. It holds every picture under a
-name that says nothing, and which method made which one only as base64 text that travels with the
-exported answers. Of the answers, shares with Wilson's interval and the agreement between raters are
-told: in percent, and as Cohen's kappa.
+The page shows an input and two restorations and asks two questions. Pictures have neutral names;
+which method made which one is in a base64 text that is exported with the answers. The results are
+shares with Wilson's interval, and the agreement between raters in percent and as Cohen's kappa.
 """
 
 import base64
@@ -23,7 +22,7 @@ from scipy import stats
 from restorectl import __version__
 from restorectl.batch.inputs import match_names
 from restorectl.errors import InputError, NoInputError, UsageError
-from restorectl.evaluation.examples import interesting_window
+from restorectl.evaluation.examples import interesting_crop
 from restorectl.evaluation.pages import plain, write_page
 from restorectl.evaluation.read import colours, images_below, load, shown_planes
 from restorectl.images.pictures import data_uri, grey
@@ -33,30 +32,30 @@ SIDES = ("A", "B")
 FLAGS = ("neither", "A", "B", "both")
 PANEL = 512  # px, the largest side of a picture
 SHOWN = (0.5, 99.8)  # percentiles that become black and white
-ALIKE = 3.0  # methods whose ranges differ more are shown in their own range each
+ALIKE = 3.0  # if the ranges of methods differ by more, each picture has its own black and white
 
 
 @dataclass(frozen=True)
 class StudyTask:
-    """One question: PNG pictures of the input and of two restorations, and what they are."""
+    """PNG pictures of an input and of two restorations, and which methods made them."""
 
     file: str
     methods: tuple[str, str]  # of A and B
     input: bytes
     pictures: tuple[bytes, bytes]
-    note: str  # what a rater is told about the picture, such as its plane
+    note: str  # shown to raters, such as the plane
 
 
 def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
-    """Write a self-contained page that compares every two folders on every image both have.
+    """Write a self-contained page that compares every two folders on every image that both have.
 
     Files belong together by relative path without suffix; STEM_mean of an uncertainty set stands
-    for STEM; of a stack the middle plane is shown. The order of the tasks and of A and B follows
-    from `seed`: equal arguments and images give equal bytes. A file that cannot be shown is named
-    on the page's first screen.
+    for STEM; a stack is shown by its middle plane. `seed` decides the order of the tasks and of A
+    and B; equal arguments and images give equal bytes. The page's first screen lists the files that
+    cannot be shown.
 
-    Raises UsageError for fewer than two folders, NoInputError where no image is in the inputs and
-    in two folders, OutputError, DiskFullError.
+    Raises UsageError for fewer than two folders, NoInputError if no image is in the inputs and in
+    two folders, OutputError, DiskFullError.
     """
     if len(folders) < 2:
         raise UsageError("`preference` compares restorations: name at least two folders")
@@ -87,7 +86,7 @@ def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
 
 
 def _labels(folders: Sequence[str]) -> list[str]:
-    """Folder names, or the paths as given where two names are equal."""
+    """Folder names, or the paths as given if two names are equal."""
     names = [Path(folder).resolve().name for folder in folders]
     labels = names if len(set(names)) == len(names) else list(folders)
     if len(set(labels)) != len(labels):
@@ -98,7 +97,7 @@ def _labels(folders: Sequence[str]) -> list[str]:
 def _tasks(
     stem: str, source: Path, have: Mapping[str, Path], seed: int
 ) -> Iterator[tuple[str, StudyTask]]:
-    """The tasks of one image, each with the key of its place. Raises InputError."""
+    """The tasks of one image, each with a random-looking key to sort by. Raises InputError."""
     pictures, note = _pictures(source, have)
     for pair in combinations(have, 2):
         digest = hashlib.sha256(json.dumps([seed, stem, sorted(pair)]).encode()).hexdigest()
@@ -108,14 +107,17 @@ def _tasks(
 
 
 def _pictures(source: Path, have: Mapping[str, Path]) -> tuple[dict[str, bytes], str]:
-    """PNG by method, "" for the input: one plane, the same window and range. Raises InputError."""
+    """PNG pictures of the same crop by method ("" is the input), and a note on what they show.
+
+    Raises InputError.
+    """
     read = {name: load(path) for name, path in {"": source, **have}.items()}
     for made in read.values():
         made.header.require_same_shape(made.path, read[""].header, source)
     every = shown_planes(read[""].pixels.shape, colours(source))
     plane = every[len(every) // 2]
     seen = {name: plane.of(i.pixels).astype(np.float64) for name, i in read.items()}  # (Y, X, K)
-    rows, cols = interesting_window(np.mean([seen[m].mean(axis=-1) for m in have], axis=0), PANEL)
+    rows, cols = interesting_crop(np.mean([seen[m].mean(axis=-1) for m in have], axis=0), PANEL)
     cut = {name: image[rows, cols] for name, image in seen.items()}
     ranges = {m: np.percentile(cut[m], SHOWN) for m in have}
     widths = [float(high - low) for low, high in ranges.values()]
@@ -165,7 +167,7 @@ def _questions(tasks: Sequence[StudyTask], notes: Sequence[str]) -> dict[str, An
 
 @dataclass(frozen=True)
 class RaterAnswers:
-    """One exported file."""
+    """The answers in one exported file."""
 
     file: str
     study: str
@@ -175,13 +177,13 @@ class RaterAnswers:
 
 
 def results(files: Sequence[str]) -> dict[str, Any]:
-    """What the exported answers of one study say.
+    """Statistics of the exported answers of one study.
 
-    Returns `study`, `raters` (name, answers), `tasks`; `methods`: for each the preferred share of
-    its comparisons and the share of its showings that were called hallucinated, with 95 % Wilson
-    intervals; `pairs`: the same preference for each two methods; `agreement` of `better` and of
-    `hallucination` between raters, in percent of 0..1 and as Cohen's kappa; `failures`: files that
-    are no answers.
+    Returns `study`, `raters` (name, answers), `tasks`; `methods`: for each the share of its
+    comparisons that it won and the share in which it was said to hallucinate, with 95 % Wilson
+    intervals; `pairs`: how often the first of two methods won; `agreement` between raters on
+    `better` and `hallucination`, as a share in 0..1 and as Cohen's kappa; `failures`: a line for
+    each file without answers.
 
     Raises NoInputError if no file can be read, UsageError for files of different studies and for a
     rater in two files.
@@ -242,7 +244,7 @@ def _methods(given: Given) -> dict[str, dict[str, Any]]:
 
 
 def _pairs(given: Given) -> list[dict[str, Any]]:
-    """How often the first of each two methods, in the order of their names, was preferred."""
+    """For every two methods, in alphabetical order, how often the first was preferred."""
     wins: dict[tuple[str, str], list[bool]] = {}
     for task, better, _ in given:
         one, two = sorted((task["A"], task["B"]))
@@ -290,12 +292,12 @@ def _read(file: str) -> RaterAnswers:
 
 
 def _name_of(png: bytes) -> str:
-    """A picture's name on the page, which says nothing of its method."""
+    """A picture's name on the page, which does not reveal its method."""
     return hashlib.sha256(png).hexdigest()[:16]
 
 
 def read_key(hidden: str) -> list[dict[str, str]]:
-    """What the pictures of each task were: file, A, B. Raises ValueError for anything else."""
+    """File and methods A, B of each task. Raises ValueError for any other text."""
     try:
         key = json.loads(base64.b64decode(hidden, validate=True))
     except (binascii.Error, UnicodeDecodeError) as error:
@@ -312,7 +314,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def percent(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
-    """Share in 0..1 of the tasks that got equal labels. Raises ValueError for no or unpaired."""
+    """Share of tasks with equal labels, 0..1. Raises ValueError for no or unpaired labels."""
     _check(first, second)
     return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
 
@@ -320,8 +322,8 @@ def percent(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
     """(p_o - p_e) / (1 - p_e) in -1..1: agreement beyond that of chance (Cohen 1960, eq. 1).
 
-    None where both raters gave one and the same label throughout: chance alone then explains it all
-    and the quotient is 0/0. Raises ValueError for no or unpaired labels.
+    None (0/0) if both raters gave the same single label throughout. Raises ValueError for no or
+    unpaired labels.
     """
     observed = percent(first, second)
     counts, others = Counter(first), Counter(second)
@@ -341,11 +343,11 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 
 
 def agreement_between(ratings: dict[str, dict[str, Hashable]]) -> dict[str, Any]:
-    """Agreement of all pairs of raters over the tasks that both did.
+    """Agreement of every two raters on the tasks that both answered.
 
     `ratings`: rater -> task -> label. Returns `pairs` (raters, tasks, percent, kappa) and, over the
-    pairs, the mean percent weighted by tasks and Light's kappa: the mean of the defined kappas.
-    Both are None where nothing was shared.
+    pairs, the mean percent weighted by tasks and Light's kappa, the mean of the defined kappas.
+    Both are None if no two raters share a task.
     """
     pairs: list[dict[str, Any]] = []
     for one, two in combinations(sorted(ratings), 2):

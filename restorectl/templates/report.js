@@ -1,5 +1,5 @@
 "use strict";
-// Tables sort by a click on a column's head.
+// A click on a column's heading sorts the table.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -20,7 +20,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// A picture opens large; the arrow keys flip through its row in place, so that changes are seen.
+// A picture opens large; the arrow keys show the other pictures of its row in the same place, so that differences are easy to see.
 const dialog = document.querySelector("dialog");
 let row = [];
 let at = 0;

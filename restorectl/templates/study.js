@@ -1,7 +1,7 @@
 "use strict";
 const study = JSON.parse(document.getElementById("data").textContent);
 const total = study.tasks.length;
-const store = `restorectl-preference-${study.study}`; // holds every rater of this browser
+const store = `restorectl-preference-${study.study}`; // holds the answers of every rater in this browser
 const $ = (id) => document.getElementById(id);
 const state = { rater: "", at: 0, answers: {} };
 let keeps = true;
@@ -10,7 +10,7 @@ function stored() {
   try {
     return JSON.parse(localStorage.getItem(store)) ?? { last: "", raters: {} };
   } catch {
-    keeps = false; // a browser that keeps nothing for local files
+    keeps = false; // some browsers store nothing for local files
     return { last: "", raters: {} };
   }
 }
@@ -149,7 +149,7 @@ for (const input of document.querySelectorAll("fieldset input")) {
   input.addEventListener("change", () => answer(input.name, input.value));
 }
 for (const label of document.querySelectorAll("fieldset label")) {
-  // After a click the arrow keys go through the tasks; reached by Tab they stay with the choice
+  // After a click the arrow keys change the task; on a choice reached by Tab they change the choice
   label.addEventListener("click", () => setTimeout(() => label.querySelector("input").blur()));
 }
 for (const frame of document.querySelectorAll(".frame")) {

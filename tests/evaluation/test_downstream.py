@@ -171,13 +171,13 @@ def test_files_without_label_input_or_sense_are_named(tmp_path, program):
         ({"trusted": False}, "`trust`"),
         ({"inputs": None}, "`input`"),
         ({"text": "a,b,c\nd1,"}, "not name,label"),
-        ({"text": "name,label\n"}, "holds no"),
+        ({"text": "name,label\n"}, "has no line"),
         ({"text": "d1,dark\nd1,bright\n"}, "two labels"),
         ({"text": None}, "cannot be read"),
         ({"classes": ("dark",)}, "'bright' is not one"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(tmp_path, program, more, words):
+def test_invalid_arguments_are_refused(tmp_path, program, more, words):
     names = bright_folders(tmp_path)
     if "text" in more:
         (tmp_path / "labels.csv").unlink()

@@ -326,7 +326,7 @@ def test_slices_are_cut_along_all_directions():
     np.testing.assert_array_equal(found["yz"][2], volume[:, :, 2])
 
 
-def test_what_cannot_be_meant_is_refused(data):
+def test_invalid_arguments_are_refused(data):
     fine, clean = data / "fine", str(data / "clean")
     for options, text in (
         ({"target": clean, "metrics": ("sharpness",)}, "known are: mae"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from restorectl.evaluation.charts import box
-from restorectl.evaluation.examples import interesting_row, interesting_window, radial_power
+from restorectl.evaluation.examples import interesting_crop, interesting_row, radial_power
 from restorectl.evaluation.report import reliability
 
 
@@ -59,13 +59,13 @@ def test_the_window_is_the_one_that_varies_most():
     rng = np.random.default_rng(2)
     image = rng.normal(1000, 0.1, (300, 420))
     image[150:290, 200:380] += 20 * rng.random((140, 180))
-    rows, cols = interesting_window(image, 128)
+    rows, cols = interesting_crop(image, 128)
     starts = [(top, left) for top in (0, 64, 128, 172) for left in (0, 64, 128, 192, 256, 292)]
     best = max(starts, key=lambda at: image[at[0] : at[0] + 128, at[1] : at[1] + 128].var())
     assert (rows.start, cols.start) == best
     assert (rows.stop - rows.start, cols.stop - cols.start) == (128, 128)
-    assert interesting_window(image[:50, :40], 128) == (slice(0, 50), slice(0, 40))
-    assert interesting_window(np.zeros((200, 200)), 128) == (slice(0, 128), slice(0, 128))
+    assert interesting_crop(image[:50, :40], 128) == (slice(0, 50), slice(0, 40))
+    assert interesting_crop(np.zeros((200, 200)), 128) == (slice(0, 128), slice(0, 128))
 
 
 def test_the_row_is_one_with_contrast_and_not_at_the_border():

@@ -121,7 +121,7 @@ def test_methods_of_very_different_scale_are_shown_in_their_own_range(root, tmp_
     ("methods", "words"),
     [(("m0",), "at least two"), (("m0", "none"), "no folder"), (("m0", "m0"), "twice")],
 )
-def test_what_cannot_be_meant_is_refused(root, tmp_path, methods, words):
+def test_invalid_arguments_are_refused(root, tmp_path, methods, words):
     with pytest.raises(UsageError, match=words):
         page(root, tmp_path, methods=methods)
 

@@ -2,9 +2,9 @@
 
 The correlation d(r) between the Fourier transform F of an image and its phase, taken within a
 radius r, has a peak where the signal ends; high-pass filters move the peak towards the cut-off
-frequency. Radii are fractions of Nyquist on either axis. Here the mean is removed, both passes of
-filters count, and a peak under 0.05 does not. d(r) needs only |F|, since F times the conjugate of
-F / |F| is |F|, and only the half plane that a real image leaves free.
+frequency. Radii are fractions of Nyquist on either axis. Here the mean is removed, the peaks of
+both passes of filters count, and peaks under 0.05 are ignored. d(r) needs only |F|, since F times
+the conjugate of F / |F| is |F|, and only one half of the spectrum, since the image is real.
 """
 
 import math
@@ -15,29 +15,29 @@ import numpy as np
 
 from restorectl.evaluation.metrics.metric import Array, PairedMetric, Undefined
 
-EDGE = 20  # px that are faded out
+EDGE = 20  # px at each border that are faded out
 RADII, FILTERS = 50, 10
-LEAST_DROP = 0.0005  # of d after a peak
+LEAST_DROP = 0.0005  # by which d must fall after a peak
 LEAST_PEAK = 0.05
 NARROWEST = 0.15  # last high-pass width
-AHEAD = 0.4  # of the radius, searched again in the second pass
+AHEAD = 0.4  # the second pass searches radii up to this far above the first pass's peak
 SMALLEST = 2 * EDGE + 8  # px
 
 
 @dataclass(frozen=True)
 class Decorrelation:
-    cutoff: float  # 0..1 of Nyquist; 0 = no peak was found
-    amplitude: float  # of the unfiltered curve's peak, grows with the signal-to-noise ratio
+    cutoff: float  # 0..1 of Nyquist; 0 if no peak was found
+    amplitude: float  # height of the unfiltered curve's peak; grows with the signal-to-noise ratio
 
     @property
     def resolution(self) -> float:
-        """In px, 2 at best; infinite where no peak was found."""
+        """In px, 2 at best; infinite if no peak was found."""
         return 2 / self.cutoff if self.cutoff > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Half of the spectrum inside radius 1, DC left out: amplitude, radius, and 2 for twins."""
+    """Half of the spectrum inside radius 1, without the mean; weight 2 stands for both halves."""
 
     amplitude: Array
     radius: Array
@@ -45,7 +45,7 @@ class _Spectrum:
 
     def peaks(self, radii: Array, widths: Iterable[float | None]) -> list[tuple[float, float]]:
         """The peak of d(r), floored to three decimals, after a high-pass filter of each width."""
-        first = np.searchsorted(radii, self.radius, side="right")  # that is larger
+        first = np.searchsorted(radii, self.radius, side="right")  # index of the next larger
         counts = _cumulated(first, self.weight, len(radii))
         found = []
         for width in widths:
@@ -61,7 +61,7 @@ class _Spectrum:
 
 
 def analyse(image: Array) -> Decorrelation:
-    """image (Y, X) float64. Raises Undefined where it is constant or under 48 px."""
+    """Analyse an image (Y, X) float64. Raises Undefined if it is constant or under 48 px."""
     if min(image.shape) < SMALLEST:
         raise Undefined(f"planes of {image.shape[0]}x{image.shape[1]} px are under {SMALLEST} px")
     if np.ptp(image) == 0:
@@ -73,7 +73,7 @@ def analyse(image: Array) -> Decorrelation:
     start = 2 / first[0] if first[0] > 0 else max(image.shape) / 2
     widths = np.r_[image.shape[0] / 4, _geometric(start, NARROWEST)]
     peaks = [first, *spectrum.peaks(radii, widths)]
-    best = max(range(len(peaks)), key=lambda i: (peaks[i][0], i))  # the last of equals
+    best = max(range(len(peaks)), key=lambda i: (peaks[i][0], i))  # of equal ones the last
     if best == 0:
         wide, narrow = float(image.shape[0]), widths[0]
     elif best >= len(peaks) - 2:
@@ -88,12 +88,12 @@ def analyse(image: Array) -> Decorrelation:
 
 
 def resolution(prediction: Array, target: Array, data_range: float) -> float:
-    """Of the prediction, px; infinite where the analysis finds no peak."""
+    """Resolution of the prediction in px; infinite if the analysis finds no peak."""
     return analyse(prediction).resolution
 
 
 def resolution_ratio(prediction: Array, target: Array, data_range: float) -> float:
-    """Prediction over target (Osuna-Vargas et al., eq. 14); above 1 it is the coarser."""
+    """Prediction over target (Osuna-Vargas et al., eq. 14); above 1 the prediction is coarser."""
     found, wanted = analyse(prediction).resolution, analyse(target).resolution
     if math.isinf(wanted):
         raise Undefined("no resolution was found in the target")
@@ -120,7 +120,7 @@ def _peak(radii: Array, d: Array) -> tuple[float, float]:
 
 
 def _apodised(image: Array) -> Array:
-    """The image less its mean, faded to 0 at its borders by a raised cosine."""
+    """The image minus its mean, faded to 0 at its borders by a raised cosine."""
     ramps = []
     for side in image.shape:
         ramp = np.ones(side)
@@ -134,7 +134,7 @@ def _apodised(image: Array) -> Array:
 
 
 def _spectrum(image: Array) -> _Spectrum:
-    """image (Y, X), both odd."""
+    """The spectrum of an image (Y, X) with odd sides."""
     amplitude = np.abs(np.fft.rfft2(image))
     amplitude[0, 0] = 0
     half_y, half_x = (side // 2 for side in image.shape)

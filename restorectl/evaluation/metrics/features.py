@@ -1,4 +1,4 @@
-"""Networks as measures: LPIPS of a pair, and the features whose distributions FID compares."""
+"""Metrics that need networks: LPIPS, and the features whose distributions FID compares."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,14 +25,17 @@ from restorectl.evaluation.metrics.paired import require_range
 
 Tensors = Mapping[str, Tensor]
 BATCH = 16
-SMALLEST = 31  # px, of LPIPS
-LEVEL = 0.1  # noise level that the prior is told; the image is shown as it is
-WINDOW = 256  # px: larger planes pass the prior in windows of this side
+SMALLEST = 31  # px, the smallest plane for LPIPS
+LEVEL = 0.1  # noise level given to the prior; no noise is added to the image
+TILE = 256  # px, the largest tile that passes the prior
 
 
 def perceptual(card: Card, tensors: Tensors, device: str) -> Compute:
-    """LPIPS of grey planes: 0..data range becomes [-1, 1] (from the target's least value where the
-    target exceeds the range), clipped; three equal channels."""
+    """LPIPS of grey planes, as three equal channels.
+
+    0 to the data range becomes [-1, 1], clipped; if the target exceeds the data range, its smallest
+    value takes the place of 0.
+    """
     where = pick_device(device)
     net = build(card, dict(tensors)).net.to(where).eval()
 
@@ -58,10 +61,10 @@ def inception(card: Card, tensors: Tensors, device: str) -> Features:
 
 
 def prior(card: Card, tensors: Tensors, device: str) -> Features:
-    """Spatial means of the prior's activations at its coarsest level, told the noise level 0.1.
+    """Spatial means of the prior's activations at its coarsest level, for the noise level 0.1.
 
-    Planes of over 256 px are cut into windows that touch, and the means of the windows averaged;
-    what is left over at the right and the bottom is not looked at.
+    Larger planes are cut into tiles of 256 px side by side, whose means are averaged; a rest at the
+    right and the bottom is not used.
     """
     where = pick_device(device)
     denoiser = build(card, dict(tensors)).prepared(where, torch.float32)
@@ -72,15 +75,15 @@ def _coarsest(denoiser: Denoiser, x: Tensor) -> Tensor:
     """x (B, 1, H, W) in [0, 1] -> (B, D)."""
     if min(x.shape[-2:]) < denoiser.stride:
         raise Undefined(f"planes under {denoiser.stride} px are too small for the prior's features")
-    rows, cols = (min(WINDOW, n // denoiser.stride * denoiser.stride) for n in x.shape[-2:])
-    tiles = F.unfold(x, (rows, cols), stride=(rows, cols))  # (B, rows * cols, N)
-    windows = tiles.transpose(1, 2).reshape(-1, 1, rows, cols) * 2 - 1
-    means = torch.cat([_middle(denoiser, part) for part in windows.split(BATCH)])
+    rows, cols = (min(TILE, n // denoiser.stride * denoiser.stride) for n in x.shape[-2:])
+    columns = F.unfold(x, (rows, cols), stride=(rows, cols))  # (B, rows * cols, N)
+    tiles = columns.transpose(1, 2).reshape(-1, 1, rows, cols) * 2 - 1  # in [-1, 1]
+    means = torch.cat([_middle(denoiser, part) for part in tiles.split(BATCH)])
     return means.reshape(len(x), -1, means.shape[1]).mean(1)
 
 
 class _Reached(Exception):
-    """Ends a forward pass where its activations (B, D, h, w) are known: the rest is not needed."""
+    """Ends a forward pass once the wanted activations (B, D, h, w) are known."""
 
 
 def _middle(denoiser: Denoiser, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The three kinds of metric that a row of catalog.METRICS loads to, and what is fitted before.
+"""The three kinds of metric in catalog.METRICS, and how a prediction is fitted to its target.
 
-A paired metric compares a plane with its target, an uncertainty metric judges the map of a file, a
-set metric compares all images of a method with a folder of good ones. Before paired metrics, each
-channel of a prediction may be fitted to its target; by default it is not.
+A paired metric compares a plane with its target, an uncertainty metric judges the uncertainty set
+of a file, a set metric compares all images of a method with a folder of good ones. For paired
+metrics each channel of a prediction can first be fitted to its target; by default it is not.
 """
 
 from collections.abc import Callable
@@ -24,21 +24,21 @@ class Undefined(ValueError):
 class MetricNetwork:
     """The weights that a metric needs; `make` takes (card, tensors, device)."""
 
-    weights: str  # name in the registry, unless the user gives another
-    option: str  # with which the user does; empty for embedded weights
-    task: str  # of their card
+    weights: str  # default name in the registry
+    option: str  # job field that names other weights; empty for embedded weights
+    task: str  # that their card must state
     make: Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class PairedMetric:
-    """Compares one plane with its target. `compute` raises Undefined where there is no value."""
+    """Compares one plane with its target. `compute` raises Undefined if there is no value."""
 
     name: str
-    better: str  # higher, lower; "" where neither is
+    better: str  # higher, lower; "" if neither is
     compute: Compute | None  # None: `network.make` gives it
     unit: str = ""
-    alone: bool = False  # the target is not looked at
+    alone: bool = False  # the target is not used
     network: MetricNetwork | None = None
 
 
@@ -72,16 +72,16 @@ class SetMetric:
     network: MetricNetwork  # makes Features
     better: str = "lower"
     unit: str = ""
-    slices: bool = False  # of volumes along all three directions
+    slices: bool = False  # compares slices of volumes along all three directions
 
 
-LOW, HIGH = 0.1, 99.9  # percentiles that are brought together
+LOW, HIGH = 0.1, 99.9  # percentiles that the percentile fit makes equal
 
 
 def affine(prediction: Array, target: Array) -> tuple[float, float]:
     """Least-squares (gain, offset) with gain * prediction + offset near target.
 
-    Raises Undefined for a constant prediction, which has no such fit.
+    Raises Undefined for a constant prediction.
     """
     centred = prediction - prediction.mean()
     spread = float(np.sum(centred * centred))
@@ -92,7 +92,10 @@ def affine(prediction: Array, target: Array) -> tuple[float, float]:
 
 
 def percentile(prediction: Array, target: Array) -> tuple[float, float]:
-    """(gain, offset) that bring the 0.1 and 99.9 percentiles of the prediction to the target's."""
+    """(gain, offset) that bring the prediction's 0.1 and 99.9 percentiles to the target's.
+
+    Raises Undefined if the two percentiles of the prediction are equal.
+    """
     low, high = np.percentile(prediction, (LOW, HIGH))
     bottom, top = np.percentile(target, (LOW, HIGH))
     if not high > low:
@@ -102,7 +105,7 @@ def percentile(prediction: Array, target: Array) -> tuple[float, float]:
 
 
 def none(prediction: Array, target: Array) -> tuple[float, float]:
-    """(1, 0): as they are."""
+    """(1, 0): no fit."""
     return 1.0, 0.0
 
 

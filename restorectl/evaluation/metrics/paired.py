@@ -1,4 +1,4 @@
-"""Paired metrics of one plane, from their definitions: errors, correlation, structural similarity.
+"""Paired metrics of one plane: errors, correlation, structural similarity.
 
 Arguments: prediction and target (Y, X) float64 in grey levels, and the data range L in grey levels.
 
@@ -18,7 +18,7 @@ from restorectl.evaluation.metrics.metric import Array, PairedMetric, Undefined
 
 SIGMA, RADIUS = 1.5, 5  # px
 K1, K2 = 0.01, 0.03
-STRIP = 64  # rows computed at once: what is in the cache need not come from memory
+STRIP = 64  # rows computed at once, few enough for the processor's cache
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
 
 
@@ -69,7 +69,7 @@ def pearson(prediction: Array, target: Array, data_range: float) -> float:
 
 
 def require_range(data_range: float) -> None:
-    """Raises Undefined where there is no data range."""
+    """Raises Undefined if there is no data range."""
     if not data_range > 0:
         raise Undefined("the target is constant, so it gives no data range: use `data_range` N")
 
@@ -116,7 +116,7 @@ def _similarity(x: Array, y: Array, data_range: float) -> tuple[float, float]:
 
 
 def _sums(x: Array, y: Array, data_range: float) -> tuple[float, float]:
-    """Sums of both over the windows inside x and y."""
+    """The sums of both over the pixels whose Gaussian window lies inside x and y."""
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     mx, my = _blur(x), _blur(y)
     product = mx * my
@@ -129,7 +129,7 @@ def _sums(x: Array, y: Array, data_range: float) -> tuple[float, float]:
 
 
 def _blur(image: Array) -> Array:
-    """Gaussian mean where the window fits: (Y, X) -> (Y - 10, X - 10)."""
+    """Gaussian mean where its window lies inside the image: (Y, X) -> (Y - 10, X - 10)."""
     smooth: Array = ndimage.gaussian_filter(image, SIGMA, radius=RADIUS)
     return smooth[RADIUS:-RADIUS, RADIUS:-RADIUS]
 

@@ -1,4 +1,4 @@
-"""How well an uncertainty map tells the error: intervals, rank correlations, sparsification."""
+"""How well an uncertainty map predicts the error: intervals, rank correlations, sparsification."""
 
 import math
 
@@ -11,7 +11,7 @@ REMOVED = np.arange(20) / 20  # shares of the pixels taken away in a sparsificat
 
 
 def coverage(spread: UncertaintySet) -> float:
-    """Share of pixels whose target lies in lower..upper, 0..1; the nominal one is wanted."""
+    """Share of pixels whose target lies in lower..upper, 0..1; ideally the nominal share."""
     return float(np.mean((spread.lower <= spread.target) & (spread.target <= spread.upper)))
 
 
@@ -35,9 +35,9 @@ def spearman(spread: UncertaintySet) -> float:
 
 
 def partial_spearman(spread: UncertaintySet) -> float:
-    """The same with the rank of the predicted intensity held fixed.
+    """Partial rank correlation of std and |mean - target|, given the rank of the mean, -1..1.
 
-    Bright pixels have more noise and more error; this is what std tells beyond brightness.
+    Bright pixels have more noise and more error; this measures what std predicts beyond brightness.
     """
     std, error = rankdata(_varying(spread.std, "std")), rankdata(_varying(_error(spread), "error"))
     mean = rankdata(_varying(spread.mean, "prediction"))
@@ -49,10 +49,10 @@ def partial_spearman(spread: UncertaintySet) -> float:
 
 
 def sparsification(spread: UncertaintySet) -> tuple[Array, Array]:
-    """Mean |error| of what is left when the shares REMOVED are gone, over that of all pixels.
+    """Mean |error| of the pixels left after the shares REMOVED are taken, over that of all pixels.
 
-    Two curves (20,): the pixels of largest std go first, and the pixels of largest error, which
-    is the best that any map can do (Ilg et al. 2018).
+    Two curves (20,): taking the pixels of largest std first, and taking those of largest error
+    first, the best order that any map can give (Ilg et al. 2018).
     """
     error = _error(spread)
     total = error.mean()
@@ -62,7 +62,7 @@ def sparsification(spread: UncertaintySet) -> tuple[Array, Array]:
 
 
 def ause(spread: UncertaintySet) -> float:
-    """Area between the two sparsification curves, 0 = the map orders the pixels by their error."""
+    """Area between the two sparsification curves; 0 if std orders the pixels by their error."""
     found, best = sparsification(spread)
     return float(np.trapezoid(found - best, REMOVED))
 
