@@ -86,6 +86,17 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is_asked(root, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_notes_name_fields_in_plain_words(root, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    for folder in ("input", "m0", "m1"):  # a stack in depth or in time: its axes are not recorded
+        write(copy / folder / "two.tif", np.zeros((5, 8, 8), np.uint8), metadata=None)
+    _, data = page(copy, tmp_path, methods=("m0", "m1"))
+    (note,) = data["notes"]
+    assert "use axes ZYX" in note
+    assert "`" not in note
+
+
 def test_uncertainty_sets_stand_for_their_means(root, tmp_path):
     shutil.copytree(root / "m0", tmp_path / "sets")
     for name in NAMES:
