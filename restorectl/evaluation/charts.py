@@ -88,17 +88,10 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class DrawnLine:
-    role: str
-    dots: tuple[Dot, ...]
-    points: bool
-
-
-@dataclass(frozen=True)
 class LineDrawing:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    lines: list[DrawnLine]
+    lines: list[tuple[Series, list[Dot]]]
 
 
 def draw_lines(chart: Chart) -> LineDrawing | None:
@@ -113,11 +106,11 @@ def draw_lines(chart: Chart) -> LineDrawing | None:
     upwards = _Scale(float(y0 - pad), float(y1 + pad), HEIGHT - BOTTOM, TOP)
     drawn = []
     for each in series:
-        points = zip(each.x, each.y, strict=True)
-        dots = (
-            Dot(across(x), upwards(y), f"{each.name}: {number(x)}, {number(y)}") for x, y in points
-        )
-        drawn.append(DrawnLine(each.role, tuple(dots), each.points))
+        dots = [
+            Dot(across(x), upwards(y), f"{each.name}: {number(x)}, {number(y)}")
+            for x, y in zip(each.x, each.y, strict=True)
+        ]
+        drawn.append((each, dots))
     y_ticks = _decades(upwards) if chart.log else _ticks(upwards, 5)
     return LineDrawing(_ticks(across, 6), y_ticks, drawn)
 

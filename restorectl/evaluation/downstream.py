@@ -97,9 +97,15 @@ SMOOTHING = 1.0  # px in y and x; without it single noisy pixels would become ob
 LEAST = 16  # px, the smallest object that counts
 
 
-def require_segmentation() -> None:
-    """Raises UsageError if scikit-image is missing; call it before long work."""
-    _library()
+def require_segmentation() -> tuple[Any, Any]:
+    """skimage's filters and measure. Raises UsageError if missing: call this before long work."""
+    try:
+        from skimage import filters, measure
+    except ImportError as error:
+        raise UsageError(
+            '`segment` needs scikit-image: python -m pip install "restorectl[evaluate]"'
+        ) from error
+    return filters, measure
 
 
 def segmented(image: np.ndarray) -> Labels:
@@ -108,23 +114,13 @@ def segmented(image: np.ndarray) -> Labels:
     Otsu's threshold adapts to the image, so gain and offset do not matter. Objects that touch, even
     at a corner, are one; those under LEAST pixels are noise. A constant image has no objects.
     """
-    filters, measure = _library()
+    filters, measure = require_segmentation()
     sigma = (0.0,) * (image.ndim - 2) + (SMOOTHING, SMOOTHING)
     smooth = filters.gaussian(image.astype(np.float64), sigma=sigma, preserve_range=True)
     if smooth.min() == smooth.max():
         return np.zeros(image.shape, np.int64)
     found = measure.label(smooth > filters.threshold_otsu(smooth), connectivity=image.ndim)
     return without_small(found, LEAST)
-
-
-def _library() -> tuple[Any, Any]:
-    try:
-        from skimage import filters, measure
-    except ImportError as error:
-        raise UsageError(
-            '`segment` needs scikit-image: python -m pip install "restorectl[evaluate]"'
-        ) from error
-    return filters, measure
 
 
 OUTCOMES = ("correct", "wrong", "undecided")

@@ -74,8 +74,7 @@ class Example:
 class Column:
     """A metric and its values by method."""
 
-    name: str
-    label: str  # with the fit and the unit, where there is one
+    label: str  # its name, with the fit and the unit, where there is one
     help: str  # what it is, in words
     better: str  # higher, lower or ""
     groups: tuple[Group, ...]

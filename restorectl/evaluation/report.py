@@ -115,7 +115,7 @@ def _column(comparison: Comparison, metric: str, roles: Mapping[str, str]) -> Co
     row = METRICS[metric]
     unit = row.load().unit
     label = f"{metric}{fit}{f' in {unit}' if unit else ''}"
-    return Column(metric, label, row.help, comparison.better.get(metric, ""), tuple(groups))
+    return Column(label, row.help, comparison.better.get(metric, ""), tuple(groups))
 
 
 def _summary(comparison: Comparison, columns: Sequence[Column], roles: Mapping[str, str]) -> Table:

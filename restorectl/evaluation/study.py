@@ -203,17 +203,19 @@ def results(files: Sequence[str]) -> dict[str, Any]:
         for answers in read
         for task, (better, flagged) in sorted(answers.given.items())
     ]
-    labels = [
-        {a.rater: {str(task): pick[kind] for task, pick in a.given.items()} for a in read}
-        for kind in range(2)
-    ]
+    agreement = {
+        question: agreement_between(
+            {a.rater: {str(task): pick[i] for task, pick in a.given.items()} for a in read}
+        )
+        for i, question in enumerate(("better", "hallucination"))
+    }
     return {
         "study": read[0].study,
         "tasks": len(read[0].tasks),
         "raters": [{"name": a.rater, "answers": len(a.given)} for a in read],
         "methods": _methods(given),
         "pairs": _pairs(given),
-        "agreement": {"better": _agree(labels[0]), "hallucination": _agree(labels[1])},
+        "agreement": agreement,
         "failures": failures,
     }
 
@@ -259,11 +261,6 @@ def _pairs(given: Given) -> list[dict[str, Any]]:
         }
         for pair, won in sorted(wins.items())
     ]
-
-
-def _agree(labels: dict[str, dict[str, str]]) -> dict[str, Any]:
-    ratings: dict[str, dict[str, Hashable]] = {rater: {**own} for rater, own in labels.items()}
-    return agreement_between(ratings)
 
 
 def _check_together(read: list[RaterAnswers]) -> None:
@@ -315,7 +312,8 @@ def _is_entry(entry: Any) -> bool:
 
 def percent(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
     """Share of tasks with equal labels, 0..1. Raises ValueError for no or unpaired labels."""
-    _check(first, second)
+    if len(first) != len(second) or not first:
+        raise ValueError(f"{len(first)} and {len(second)} labels: raters must share tasks")
     return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
 
 
@@ -342,7 +340,7 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def agreement_between(ratings: dict[str, dict[str, Hashable]]) -> dict[str, Any]:
+def agreement_between(ratings: Mapping[str, Mapping[str, Hashable]]) -> dict[str, Any]:
     """Agreement of every two raters on the tasks that both answered.
 
     `ratings`: rater -> task -> label. Returns `pairs` (raters, tasks, percent, kappa) and, over the
@@ -369,8 +367,3 @@ def agreement_between(ratings: dict[str, dict[str, Hashable]]) -> dict[str, Any]
         "percent": sum(p["percent"] * p["tasks"] for p in pairs) / tasks if tasks else None,
         "kappa": sum(kappas) / len(kappas) if kappas else None,
     }
-
-
-def _check(first: Sequence[Hashable], second: Sequence[Hashable]) -> None:
-    if len(first) != len(second) or not first:
-        raise ValueError(f"{len(first)} and {len(second)} labels are no ratings of the same tasks")
