@@ -95,7 +95,7 @@ class LineDrawing:
 
 
 def draw_lines(chart: Chart) -> LineDrawing | None:
-    """Where the axes and lines lie; None where no series has a value to draw."""
+    """Where the axes and lines lie; None if no series has a value to draw."""
     series = [s for s in (_drawable(s, chart.log) for s in chart.series) if len(s.x)]
     if not series:
         return None
@@ -141,7 +141,7 @@ def box(values: Float) -> Box:
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """One row of a box plot; `box` is None where the group has no finite value."""
+    """One row of a box plot; `box` is None if the group has no finite value."""
 
     group: Group
     label: str  # the group's name, shortened in the middle
@@ -160,7 +160,7 @@ class BoxDrawing:
 
 
 def draw_boxes(groups: Sequence[Group]) -> BoxDrawing | None:
-    """Horizontal box plots, one row a group; None where no group has a finite value."""
+    """Horizontal box plots, one row per group; None if no group has a finite value."""
     groups = [group for group in groups if len(group.values)]
     finite = [group.values[np.isfinite(group.values)] for group in groups]
     if not any(map(len, finite)):
@@ -218,7 +218,7 @@ class _Scale:
         return self.start + share * (self.end - self.start)
 
     def round_values(self, count: int) -> list[float]:
-        """About `count` round values inside."""
+        """About `count` round values within low..high."""
         span = self.high - self.low
         if not span:
             return [self.low]

@@ -41,7 +41,7 @@ class Comparison:
 
     methods: tuple[str, ...]  # in the order given
     metrics: tuple[str, ...]  # rows of catalog.METRICS with a score for each file
-    better: Mapping[str, str]  # metric -> higher, lower; "" where neither is
+    better: Mapping[str, str]  # metric -> higher, lower; "" if neither is better
     scores: tuple[FileScore, ...]  # method by method, each in the order of the targets
     data_range: Mapping[str, float]  # file name -> grey levels from black to white
     scale: str  # none, affine, percentile: how predictions were fitted to their targets
@@ -49,7 +49,7 @@ class Comparison:
     missing: tuple[str, ...] = ()  # "METHOD: NAME", a target without prediction
     extra: tuple[str, ...] = ()  # "METHOD: NAME", a prediction without target
     warnings: tuple[str, ...] = ()
-    failures: tuple[str, ...] = ()  # one line each: files, and single metrics, without a score
+    failures: tuple[str, ...] = ()  # a line for each file, or metric of one, without a score
     sets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # method -> FID, ...
     set_depths: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     axes: str | None = None  # `axes`, for reading the files again
@@ -165,15 +165,15 @@ def gates(under: Sequence[str], over: Sequence[str]) -> tuple[Gate, ...]:
             try:
                 limit = float(number)
             except ValueError as error:
-                raise UsageError(f"{given}: '{number}' is no number") from error
+                raise UsageError(f"{given}: '{number}' is not a number") from error
             if math.isnan(limit):
-                raise UsageError(f"{given}: '{number}' is no limit")
+                raise UsageError(f"{given}: '{number}' cannot be a limit")
             found.append(Gate(name, limit, lowest))
     return tuple(found)
 
 
 def unmet(comparison: Comparison, wanted: Sequence[Gate]) -> list[str]:
-    """A line for each method that misses a gate; a method without a score misses it."""
+    """A line for each method that does not meet a gate, or has no score for it."""
     lines = []
     for gate in wanted:
         for method in comparison.methods:

@@ -98,7 +98,7 @@ LEAST = 16  # px, the smallest object that counts
 
 
 def require_segmentation() -> tuple[Any, Any]:
-    """skimage's filters and measure. Raises UsageError if missing: call this before long work."""
+    """scikit-image's modules. Raises UsageError if it is missing; call this before long work."""
     try:
         from skimage import filters, measure
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""`evaluate`: predictions of several methods against targets, and against good images.
+"""`evaluate`: compare predictions of several methods with targets, or with good images.
 
 `prepare` checks the job and finds its files before any work, `run` goes through the targets, and
 `score` compares one target with the image of every method: plane by plane, then averaged.
@@ -129,7 +129,9 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
 
 def _load_network(metric: str, network: MetricNetwork, job: EvaluateJob) -> Any:
     """The network's function. Raises WeightsError, which says how to get the weights."""
-    from restorectl.weights import file  # torch takes seconds that most metrics do not need
+    from restorectl.weights import (
+        file,
+    )  # imports torch, which takes seconds and most metrics do not need
 
     name = job.networks.get(network.weights, network.weights)
     try:
@@ -150,7 +152,7 @@ def _reference(job: EvaluateJob) -> tuple[Path, ...]:
     folder = Path(job.reference)
     found = tuple(folder / name for name in walk(folder, job.pattern)) if folder.is_dir() else ()
     if not found:
-        raise NoInputError(f"`reference` {folder}: is no folder with images")
+        raise NoInputError(f"`reference` {folder}: is not a folder with images")
     return found
 
 
@@ -165,7 +167,7 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
     for name, message in lost:
         report.done(Outcome(name, "", "failed", message=f"{name}: {message}"))
     scored: list[tuple[Case, CaseScores]] = []
-    failed: list[Outcome] = []  # whose messages the report may reword
+    failed: list[Outcome] = []  # their messages may be reworded by the report
     for case, found in _in_order(cases, prepared):
         scored.append((case, found))
         for outcome in _outcomes(found):

@@ -1,4 +1,4 @@
-"""Frechet distances between each method's images and a folder of good ones (Heusel et al. 2017)."""
+"""Frechet distances between a method's images and images of high quality (Heusel et al. 2017)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from restorectl.images.pictures import data_uri
 
 
 def plain(text: str) -> str:
-    """A message from below with the fields that it names as bare words: `axes` becomes axes."""
+    """A message with job fields as plain words, for readers of a page: `axes` becomes axes."""
     return re.sub("`([a-z_]+)`", r"\1", text)
 
 

@@ -1,4 +1,4 @@
-"""What `evaluate` looks at: which prediction belongs to which target, and their pixels.
+"""Which prediction belongs to which target, and the pixels that are compared.
 
 Scores, reports, studies and downstream checks all read through here, so they see the same pixels:
 projected over z, averaged over samples, fitted to the target.
@@ -82,7 +82,7 @@ def _targets(goal: Path, pattern: str | None) -> dict[PurePath, Path]:
         return {PurePath(goal.name): goal}
     found: dict[PurePath, Path] = {name: goal / name for name in walk(goal, pattern)}
     if not found:
-        raise NoInputError(f"`target` {goal}: holds no images")
+        raise NoInputError(f"`target` {goal}: contains no images")
     return found
 
 

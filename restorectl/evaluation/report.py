@@ -28,7 +28,7 @@ from restorectl.images.image import read_provenance
 
 ARROW = {"higher": "↑", "lower": "↓", "": ""}
 PIXELS = 2_000_000  # sampled from all files of a method for the error against the deviation
-BINS = 20  # of that curve
+BINS = 20  # of that comparison
 FITS = {
     "none": "as they are",
     "affine": "after a least-squares fit to the target",
@@ -119,7 +119,7 @@ def _column(comparison: Comparison, metric: str, roles: Mapping[str, str]) -> Co
 
 
 def _summary(comparison: Comparison, columns: Sequence[Column], roles: Mapping[str, str]) -> Table:
-    """Medians, with mean, range and Mood's median test against the best below them."""
+    """Medians, and below them mean, range and Mood's median test against the best method."""
     rows = []
     for column in columns:
         cells = tuple(_cell(column, i) for i in range(len(comparison.methods)))
@@ -261,7 +261,7 @@ def uncertainty_summary(comparison: Comparison, roles: Mapping[str, str]) -> Unc
 
 
 def reliability(std: np.ndarray, error: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Does the predicted deviation match the error? Pixels in `bins` equally full bins of std.
+    """Compare the predicted deviation with the error, in `bins` equally full bins of std.
 
     std, error: (n,), std >= 0, equal units. Returns, for each bin that is not empty, the root mean
     square of std and of error: a calibrated spread gives equal numbers (Levi et al. 2022).

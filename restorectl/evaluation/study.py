@@ -61,7 +61,7 @@ def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
         raise UsageError("`preference` compares restorations: name at least two folders")
     for folder in (*folders, inputs):
         if not Path(folder).is_dir():
-            raise UsageError(f"{folder}: is no folder of images")
+            raise UsageError(f"{folder}: is not a folder of images")
     methods = _labels(folders)
     sources = images_below(Path(inputs))
     made = {m: images_below(Path(f)) for m, f in zip(methods, folders, strict=True)}
@@ -97,7 +97,7 @@ def _labels(folders: Sequence[str]) -> list[str]:
 def _tasks(
     stem: str, source: Path, have: Mapping[str, Path], seed: int
 ) -> Iterator[tuple[str, StudyTask]]:
-    """The tasks of one image, each with a random-looking key to sort by. Raises InputError."""
+    """The tasks of one image, each with a sort key made of the seed. Raises InputError."""
     pictures, note = _pictures(source, have)
     for pair in combinations(have, 2):
         digest = hashlib.sha256(json.dumps([seed, stem, sorted(pair)]).encode()).hexdigest()
@@ -275,17 +275,19 @@ def _read(file: str) -> RaterAnswers:
     try:
         raw = json.loads(Path(file).read_text("utf-8"))
         if not isinstance(raw, dict) or raw.get("kind") != KIND:
-            raise ValueError(f"no {KIND}")
+            raise ValueError(f"its kind is not {KIND}")
         tasks = tuple(read_key(raw["key"]))
         given = {int(task): (a["better"], a["hallucination"]) for task, a in raw["answers"].items()}
         for task, (better, flagged) in given.items():
             if not 0 <= task < len(tasks) or better not in SIDES or flagged not in FLAGS:
-                raise ValueError(f"the answer to task {task}")
+                raise ValueError(f"its answer to task {task} is damaged")
         return RaterAnswers(PurePath(file).name, str(raw["study"]), str(raw["rater"]), tasks, given)
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: no exported answers of a preference study ({error})") from error
+        raise InputError(
+            f"{file}: not the exported answers of a preference study ({error})"
+        ) from error
 
 
 def _name_of(png: bytes) -> str:
@@ -300,7 +302,7 @@ def read_key(hidden: str) -> list[dict[str, str]]:
     except (binascii.Error, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(key, list) or not all(map(_is_entry, key)):
-        raise ValueError("no list of tasks")
+        raise ValueError("its key is not a list of tasks")
     return key
 
 
@@ -325,7 +327,9 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float 
     """
     observed = percent(first, second)
     counts, others = Counter(first), Counter(second)
-    matches = sum(counts[label] * others[label] for label in counts)  # integers, so 1 is exact
+    matches = sum(
+        counts[label] * others[label] for label in counts
+    )  # integers, so that the test for 1 is exact
     if matches == len(first) ** 2:
         return None
     expected = matches / len(first) ** 2

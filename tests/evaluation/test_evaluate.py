@@ -101,7 +101,7 @@ def test_empty_and_absent_folders(data, tmp_path):
     for wrong in (("empty",), ("absent",)):
         with pytest.raises(NoInputError):
             match([str(tmp_path / w) for w in wrong], str(data / "clean"), None, False)
-    with pytest.raises(NoInputError, match="holds no images"):
+    with pytest.raises(NoInputError, match="contains no images"):
         match([str(data / "fine")], str(tmp_path / "empty"), None, False)
 
 

@@ -130,7 +130,7 @@ def test_methods_of_very_different_scale_are_shown_in_their_own_range(root, tmp_
 
 @pytest.mark.parametrize(
     ("methods", "words"),
-    [(("m0",), "at least two"), (("m0", "none"), "no folder"), (("m0", "m0"), "twice")],
+    [(("m0",), "at least two"), (("m0", "none"), "not a folder"), (("m0", "m0"), "twice")],
 )
 def test_invalid_arguments_are_refused(root, tmp_path, methods, words):
     with pytest.raises(UsageError, match=words):

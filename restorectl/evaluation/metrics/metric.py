@@ -1,7 +1,7 @@
 """The three kinds of metric in catalog.METRICS, and how a prediction is fitted to its target.
 
 A paired metric compares a plane with its target, an uncertainty metric judges the uncertainty set
-of a file, a set metric compares all images of a method with a folder of good ones. For paired
+of a file, a set metric compares all images of a method with images of high quality. For paired
 metrics each channel of a prediction can first be fitted to its target; by default it is not.
 """
 
@@ -66,7 +66,7 @@ class UncertaintyMetric:
 
 @dataclass(frozen=True)
 class SetMetric:
-    """Compares all images of a method with a folder of good ones, without pairs."""
+    """Compares all images of a method with images of high quality that need not be pairs."""
 
     name: str
     network: MetricNetwork  # makes Features

@@ -76,7 +76,7 @@ def require_range(data_range: float) -> None:
 
 def _over(error: float, scale: float, what: str) -> float:
     if not scale > 0:
-        raise Undefined(f"the target's {what} is {scale:g}, nothing to divide by")
+        raise Undefined(f"the target's {what} is {scale:g}, which cannot be a divisor")
     return error / scale
 
 

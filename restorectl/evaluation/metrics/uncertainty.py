@@ -68,7 +68,7 @@ def ause(spread: UncertaintySet) -> float:
 
 
 def _curve(key: Array, error: Array) -> Array:
-    order = np.argsort(key, kind="stable")  # smallest first: what is left is a beginning
+    order = np.argsort(key, kind="stable")  # smallest first: what is left are the first ones
     sums = np.cumsum(error[order])
     left = np.maximum(1, np.rint((1 - REMOVED) * error.size).astype(np.int64))
     means: Array = sums[left - 1] / left
