@@ -227,12 +227,12 @@ def uncertainty_summary(comparison: Comparison, roles: Mapping[str, str]) -> Unc
     problems: list[str] = []
     whole = comparison.project == "none" and not comparison.averaged
     for method in comparison.methods if whole else ():
-        mine = [s for s in comparison.scores if s.method == method]
+        mine = [s for s in comparison.scores if s.method == method and s.target != s.prediction]
         found = []
         for score in mine:
             maps, problem = examples.shown_uncertainty(score, comparison)
             problems += problem
-            if maps is not None and score.target != score.prediction:
+            if maps is not None:
                 target = volume(score.target, comparison.axes)
                 found.append(_sampled_set(score.prediction, maps, target, PIXELS // len(mine)))
         if not found:
