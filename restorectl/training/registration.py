@@ -1,4 +1,4 @@
-"""Aligns two images of one field: sub-pixel shift, rigid and affine transforms, in numpy.
+"""Aligns two images of one field: sub-pixel shift, rigid and affine transforms.
 
 Coordinates are (row, column) of pixel centres. A `Transform` maps pixels of the
 fixed image to the moving image, so resampling needs no inversion.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from restorectl.images.interpolate import cubic_weights
 
@@ -20,7 +21,7 @@ ANGLES = np.radians(np.arange(-12.0, 12.1, 3.0))  # rad; starting angles of the 
 SMALLEST = 48  # px; shorter side of the coarsest pyramid level
 LARGEST = 1200  # px; larger images are aligned on 2x2 means
 ITERATIONS = 30
-SPAN = 0.7  # px; Gaussian smoothing at each level
+SPAN, REACH = 0.7, 2  # px; standard deviation and radius of the Gaussian at each level
 BORDER = 4  # px; margin affected by mirroring in the smoothing
 
 
@@ -172,22 +173,10 @@ def _pyramid(
             images = [
                 i.reshape(i.shape[0] // 2, 2, i.shape[1] // 2, 2).mean((1, 3)) for i in images
             ]
-        levels.append((_smooth(images[0]), _smooth(images[1])))
+        a, b = (gaussian_filter(i, SPAN, mode="mirror", radius=REACH) for i in images)
+        levels.append((a, b))
     middle = [s + (side - 1) / 2 for s, side in zip(starts, sides, strict=True)]
     return levels, (middle[0], middle[1])
-
-
-def _smooth(image: Array) -> Array:
-    reach = int(3 * SPAN + 0.5)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SPAN) ** 2)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        width = [(reach, reach) if a == axis else (0, 0) for a in (0, 1)]
-        padded = np.pad(image, width, mode="reflect")
-        n = image.shape[axis]
-        taps = [w * np.take(padded, range(k, k + n), axis) for k, w in enumerate(kernel.tolist())]
-        image = np.asarray(sum(taps))
-    return image
 
 
 def _turn(angle: float) -> Array:

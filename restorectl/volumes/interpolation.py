@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from restorectl.errors import InputError
 from restorectl.images.header import Spacing
@@ -128,11 +129,5 @@ def smooth(planes: Sequence[NDArray[np.float32]], sigma: float = 0.5) -> NDArray
 
     sigma in pixels; borders are mirrored.
     """
-    side = float(np.exp(-0.5 / sigma**2))
-    outer, centre = np.float32(side / (1 + 2 * side)), np.float32(1 / (1 + 2 * side))
-    total = centre * planes[1] + outer * (planes[0] + planes[2])
-    for axis in (0, 1):
-        wide = np.pad(total, [(int(a == axis),) * 2 for a in range(2)], mode="symmetric")
-        line = np.moveaxis(wide, axis, 0)
-        total = np.moveaxis(centre * line[1:-1] + outer * (line[:-2] + line[2:]), 0, axis)
-    return np.asarray(total)
+    middle = gaussian_filter1d(np.stack(planes), sigma, axis=0, radius=1)[1]
+    return np.asarray(gaussian_filter(middle, sigma, radius=1))
