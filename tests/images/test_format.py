@@ -66,7 +66,7 @@ def test_what_stands_at_an_output(tmp_path: Path) -> None:
         write_image(tmp_path / name, header, planes, provenance=MADE)
         assert look(tmp_path / name) == Existing(True, MADE)
         data = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(data[: len(data) // 2])  # the record is gone, the mark is not
+        (tmp_path / name).write_bytes(data[: len(data) // 2])  # the record is there, unreadable
         assert look(tmp_path / name) == Existing(True, None)
 
 

@@ -282,10 +282,13 @@ def _expected_segments(page: Ifd) -> int:
     return count * (page.samples if page.planar else 1)
 
 
-def pack_ifd(layout: Layout, tags: Mapping[int, Tag], at: int, following: bool) -> bytes:
+def pack_ifd(
+    layout: Layout, tags: Mapping[int, Tag], at: int, following: bool, placed: Mapping[int, int]
+) -> bytes:
     """The bytes of a directory and its out-of-line values, to be written at offset `at`.
 
-    `following`: another directory follows directly.
+    `following`: another directory follows directly. `placed`: offsets of values already written,
+    by tag.
     """
     order, pointer = layout.order, "Q" if layout.big else "I"
     inline = struct.calcsize(pointer)
@@ -297,6 +300,9 @@ def pack_ifd(layout: Layout, tags: Mapping[int, Tag], at: int, following: bool) 
         table.append(struct.pack(order + "HH" + pointer, code, tag.type, tag.count))
         if len(tag.data) <= inline:
             table.append(tag.data.ljust(inline, b"\0"))
+            continue
+        if code in placed:
+            table.append(struct.pack(order + pointer, placed[code]))
             continue
         values += b"\0" * ((beyond + len(values)) % 2)
         table.append(struct.pack(order + pointer, beyond + len(values)))

@@ -9,8 +9,13 @@ The output keeps the dialect of the input if that can hold the new pixels:
     new-ome   a new OME-XML with the input's description as a comment
     new-plain only the pixel size; for single pages of images that were not TIFF
 
-All pixels come first, page after page (ImageJ wants that), then all directories. There is no time,
-host or random number in the file.
+The header is followed by the provenance record, so that a cut-off output is recognised, all pixels,
+page after page (ImageJ wants that), and all directories. There is no time, host or random number.
+
+tifffile's TiffWriter cannot lay this out: pixels that follow each other get copies of the first
+page's tags, so that descriptions, names, dates and Micro-Manager's record (51123) of other pages
+are lost. It also leaves out 284 and 339 where they are 1, and invents a resolution (282, 283, 296)
+of 1 where there was none.
 """
 
 import json
@@ -37,7 +42,7 @@ from restorectl.images.tiff.read import TiffImage, read_record
 
 # Classic TIFF has 32-bit offsets; the margin is for readers that use signed offsets.
 CLASSIC_LIMIT = (1 << 32) - (32 << 20)
-MARK = b"restorectl".ljust(16, b"\0")  # after the header: identifies restorectl's files
+_RECORDS = (b'{"previous":', b'{"restorectl":')  # how the ImageHistory of an output begins
 _STRIP_BYTES = 1 << 20  # size of compressed strips, so that a region does not decode a whole page
 _LEVEL = 6  # zlib compression level
 _KEPT_DIALECTS = frozenset({"plain", "scanimage", "fluoview", "sis"})
@@ -90,7 +95,10 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
         alpha = None
         if out.source is not None and out.source.alpha is not None:
             alpha = stack.enter_context(TiffImage(out.source.alpha, header.axes))
-        file.write(_file_head(out.layout, 0) + MARK)
+        file.write(_file_head(out.layout, 0))
+        placed = {ifd.HISTORY: file.tell()}  # also in an output that is cut off later
+        file.write(first[ifd.HISTORY].data)
+        file.write(b"\0" * (-file.tell() % 8))
         spans = []
         for k in range(out.n_pages):
             samples = []
@@ -105,7 +113,8 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
         start = at = file.tell()
         for k, span in enumerate(spans):
             tags = _structure(out, span) | _page_tags(out, first, k)
-            packed = pack_ifd(out.layout, tags, at, following=k + 1 < len(spans))
+            following = k + 1 < len(spans)
+            packed = pack_ifd(out.layout, tags, at, following, {} if k else placed)
             file.write(packed)
             at += len(packed)
         if not out.layout.big and at >= 1 << 32:
@@ -384,7 +393,7 @@ def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]]) -> dict[int, T
 def _has_mark(path: Path) -> bool:
     with open(path, "rb") as file:
         head = file.read(32)
-    return MARK in (head[8:24], head[16:32])  # after the header of a TIFF or a BigTIFF
+    return any(head.startswith(_RECORDS, at) for at in (8, 16))  # after the header: TIFF, BigTIFF
 
 
 FORMAT = Format(
