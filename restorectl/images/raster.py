@@ -1,12 +1,11 @@
 """PNG (8 and 16 bit, grey and RGB) and JPEG (read only).
 
 An image has one plane per colour. Alpha is not an intensity: it is copied unchanged into a PNG,
-like the ancillary chunks (text, physical size, colour profile). Pillow decodes the pixels, and
-imagecodecs those of 16-bit colour, which Pillow silently reads as 8 bit and cannot write. Neither
-checks whether a file is complete. So chunks are read, checked and written here.
+like the ancillary chunks (text, physical size, colour profile). imageio decodes the pixels, and
+imagecodecs those of 16-bit colour, which imageio (Pillow) silently reads as 8 bit and cannot write.
+Neither checks whether a file is complete. So chunks are read, checked and written here.
 """
 
-import io
 import json
 import struct
 import zlib
@@ -17,9 +16,9 @@ from types import MappingProxyType
 from typing import Any
 
 import imagecodecs
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
 from restorectl import __version__
 from restorectl.errors import IncompleteError, InputError, OutputError
@@ -36,10 +35,12 @@ _MARKS = (b"tEXt" + _RECORD, b"tEXt" + _SOFTWARE + b"restorectl ")
 _MARKED = 1 << 20
 # Chunks that describe the stored pixels, or colours that restored pixels do not have
 _DROPPED = frozenset({b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"hIST", b"sBIT", b"bKGD"})
+_DECODED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})  # all that pixels need
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel of PNG's colour types
 _PNG_EXPANSION = 1100  # zlib reaches 1032:1
 _JPEG_EXPANSION = 2000  # a 16x16 block of 768 bytes takes more than 4 bits
 _IDAT_BYTES = 1 << 20
+Pillow.MAX_IMAGE_PIXELS = None  # sizes are compared with the file's: no alarm about large images
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,7 @@ def open_png(path: Path, axes: str | None) -> RasterImage:
             f"{path}: has a colour palette, whose indices are not intensities: save it as"
             " greyscale or RGB"
         )
+    data = SIGNATURE + b"".join(chunk(*item) for item in chunks if item[0] in _DECODED)
     alpha = _decode(path, data)[..., -1] if colour in (4, 6) else None
     chunks = [item for item in chunks if item[0] not in _DROPPED and not _is_record(item)]
     dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
@@ -97,16 +99,18 @@ def open_jpeg(path: Path, axes: str | None) -> RasterImage:
     end = data.rfind(b"\xff\xd9")
     if end < 0 or end < data.rfind(b"\xff\xda"):  # the last scan has no end marker
         raise IncompleteError(f"{path}: has no JPEG end: it is cut off or still being written")
-    with _pillow(path, data) as image:
-        if image.mode not in ("L", "RGB"):
-            raise InputError(f"{path}: has {image.mode} colours: save it as RGB or grey")
-        width, height = image.size
-        if width * height > len(data) * _JPEG_EXPANSION:
-            raise InputError(
-                f"{path}: claims {height} x {width} pixels in a small file: it is damaged"
-            )
-        shape = (height, width, 3) if image.mode == "RGB" else (height, width)
-        kept = PngExtras(_jpeg_chunks(image.info))
+    try:
+        with iio.imopen(data, "r", plugin="pillow") as image:
+            found = image.metadata(index=0)
+    except (OSError, SyntaxError, ValueError) as exc:
+        raise InputError(f"{path}: cannot be decoded: its header is damaged") from exc
+    if found["mode"] not in ("L", "RGB"):
+        raise InputError(f"{path}: has {found['mode']} colours: save it as RGB or grey")
+    width, height = found["shape"]
+    if width * height > len(data) * _JPEG_EXPANSION:
+        raise InputError(f"{path}: claims {height} x {width} pixels in a small file: it is damaged")
+    shape = (height, width, 3) if found["mode"] == "RGB" else (height, width)
+    kept = PngExtras(_jpeg_chunks(found))
     return RasterImage(path, _header(path, axes, shape, np.dtype(np.uint8), "jpeg", kept), data)
 
 
@@ -125,30 +129,20 @@ def _header(
     return Header(own, shape, dtype, _spacing(kept.chunks), (), form, extra)
 
 
-def _pillow(path: Path, data: bytes) -> Any:
-    # Sizes are checked against the file size, so Pillow's bomb check is not needed
-    Pillow.MAX_IMAGE_PIXELS = None
-    try:
-        return Pillow.open(io.BytesIO(data))
-    except UnidentifiedImageError as exc:
-        raise InputError(f"{path}: cannot be decoded: its header is damaged") from exc
-    except (OSError, SyntaxError, ValueError) as exc:
-        raise InputError(f"{path}: cannot be decoded: {exc}") from exc
-
-
 def _decode(path: Path, data: bytes) -> Array:
     """Decode pixels: (Y, X) or (Y, X, samples) at the file's bit depth."""
-    with _pillow(path, data) as image:
-        depth, colour = data[24:26]
-        try:
-            if image.format == "PNG" and depth == 16 and colour != 0:
-                deep: Array = imagecodecs.png_decode(data)
-                return deep[..., : _SAMPLES[colour]]  # without the alpha that tRNS would add
-            return np.asarray(image.convert("L") if image.mode == "P" else image)
-        except (OSError, SyntaxError, ValueError, zlib.error, imagecodecs.PngError) as exc:
-            if "truncated" in str(exc):
-                raise IncompleteError(f"{path}: its pixels are cut off: {exc}") from exc
-            raise InputError(f"{path}: its pixels cannot be decoded: {exc}") from exc
+    depth, colour = data[24:26] if data.startswith(SIGNATURE) else (8, 0)
+    try:
+        if depth == 16 and colour in (2, 4, 6):
+            deep: Array = imagecodecs.png_decode(data)
+            return deep
+        mode = "L" if colour == 3 else None  # a palette of greys
+        return iio.imread(data, plugin="pillow", index=0, mode=mode, writeable_output=False)
+    except (OSError, SyntaxError, ValueError, zlib.error, imagecodecs.PngError) as exc:
+        if "truncated" in str(exc):
+            raise IncompleteError(f"{path}: its pixels are cut off: {exc}") from exc
+        reason = "its header is damaged" if exc.__cause__ else exc  # imageio could not open it
+        raise InputError(f"{path}: its pixels cannot be decoded: {reason}") from exc
 
 
 def create_png(path: Path, header: Header, provenance: Record) -> Consumer:

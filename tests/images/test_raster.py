@@ -127,6 +127,17 @@ def test_text_size_profile_and_alpha_survive(tmp_path: Path) -> None:
     assert source.read_bytes() == target.read_bytes()
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_chunks_beside_the_pixels_do_not_change_them(tmp_path: Path, dtype: str) -> None:
+    """Damaged EXIF, gamma, significant bits and a transparent colour."""
+    data = pixels((8, 9, 3), np.dtype(dtype).type)
+    beside = {b"gAMA": b"\0\0\1\0", b"sBIT": b"\4\4\4", b"tRNS": bytes(6), b"eXIf": b"nothing"}
+    (tmp_path / "a.png").write_bytes(b"".join(encode_png(data, list(beside.items()))))
+    with open_image(tmp_path / "a.png") as image:
+        for c in range(3):
+            np.testing.assert_array_equal(image.read((0, c, 0)), data[..., c])
+
+
 def test_grey_with_alpha(tmp_path: Path) -> None:
     data = pixels((8, 9, 2), np.uint8)
     grey, alpha = (Pillow.fromarray(data[..., i]) for i in range(2))

@@ -14,7 +14,14 @@ from PIL import Image as Pillow
 from restorectl import __version__
 from restorectl.errors import IncompleteError, InputError, OutputError
 from restorectl.images.header import Header
-from restorectl.images.image import open_image, read_provenance, verify_image, write_image
+from restorectl.images.image import (
+    Existing,
+    look,
+    open_image,
+    read_provenance,
+    verify_image,
+    write_image,
+)
 from restorectl.images.tiff import write
 
 RNG = np.random.default_rng(0)
@@ -637,6 +644,8 @@ def test_provenance_is_replaced_and_a_foreign_history_kept(tmp_path: Path) -> No
     copy(target, source)
     assert source.stat().st_size == size
     assert json.loads(tag_values(source)[37395])["previous"] == "stained, washed"
+    source.write_bytes(source.read_bytes()[:40])
+    assert look(source) == Existing(True, None)  # cut off, and known as ours
 
 
 def test_other_readers_agree(tmp_path: Path) -> None:
