@@ -9,7 +9,7 @@ The output keeps the dialect of the input if that can hold the new pixels:
     new-ome   a new OME-XML with the input's description as a comment
     new-plain only the pixel size; for single pages of images that were not TIFF
 
-The header is followed by the provenance record, so that a cut-off output is recognised, all pixels,
+After the header come the provenance record (so that a cut-off output is recognised), all pixels,
 page after page (ImageJ wants that), and all directories. There is no time, host or random number.
 
 tifffile's TiffWriter cannot lay this out: pixels that follow each other get copies of the first
