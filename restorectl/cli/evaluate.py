@@ -48,7 +48,9 @@ class Downstream:
         metavar="a,b",
     )
     trust: bool = option(
-        False, "Allow the classifier to run: it is a program, so trust its source.", panel=DOWNSTREAM
+        False,
+        "Allow the classifier to run; it is a program.",
+        panel=DOWNSTREAM,
     )
 
     def check(self, inputs: str | None) -> None:

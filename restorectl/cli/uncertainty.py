@@ -45,8 +45,8 @@ def uncertainty(
     ),
     calibration: str = option(
         "auto",
-        "How much to widen the error bars, as measured with --calibrate; auto: the file that comes with"
-        " the model.",
+        "How much to widen the error bars, as measured by --calibrate; auto: the file that comes"
+        " with the model.",
         panel=BARS,
         metavar="auto|none|FILE.yaml",
     ),
