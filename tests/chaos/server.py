@@ -62,16 +62,18 @@ class Server:
 
 def serve():
     import torch
+    from typer.testing import CliRunner
 
-    from restorectl.cli import app
-    from restorectl.engine import denoiser
-    from restorectl.jobs import WeightsOptions
+    from restorectl.cli import app, options
+    from restorectl.engine import runner
     from restorectl.restoration import restore, restorer  # noqa: F401 (loaded for the forks)
 
     torch.set_num_threads(1)
+    CliRunner().invoke(app.app, ["restore", "-o", "."])  # typer loads the rest when it parses
     restorer.load = functools.cache(restorer.load)
-    warm = restorer.load("prior", "prior", WeightsOptions())
-    denoiser.build(warm.card, dict(warm.tensors))
+    warm = restorer.load("prior", "prior", options.Models(registry=None, offline=False))
+    build, built = runner.build, runner.build(warm.card, dict(warm.tensors))
+    runner.build = lambda card, tensors: built if card is warm.card else build(card, tensors)
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
