@@ -18,7 +18,7 @@ FP32 = ("--precision", "fp32")
 @pytest.fixture(scope="module")
 def varying(tmp_path_factory):
     """(path, clean, strength): Gaussian noise four times as strong on the right as on the left."""
-    shape = (300, 1040)
+    shape = (160, 1040)
     clean = 200 + 800 * scene("mixed", shape, 3)
     strength = np.broadcast_to(np.geomspace(15, 60, shape[1]), shape)
     noisy = clean + strength * np.random.default_rng(0).normal(size=shape)

@@ -171,6 +171,7 @@ def test_resume_refuses_another_run(data, tmp_path):
 def test_initial_weights(data, tmp_path):
     first = tmp_path / "first.safetensors"
     longer = ("optimiser.steps=60", "optimiser.warmup=5", "optimiser.lr=0.03", "optimiser.ema=0.8")
+    longer += ("optimiser.micro_batch=8",)
     train("prior", data, first, *longer, "validation.every=60")
     overrides = [o for o in TINY_PRIOR if not o.startswith("network")]
     report = Memory()
