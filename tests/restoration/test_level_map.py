@@ -10,8 +10,6 @@ from restorectl.restoration import level_map
 from tests.command import run
 from tests.phantom import scene
 
-pytestmark = pytest.mark.slow
-
 FP32 = ("--precision", "fp32")
 
 
@@ -27,6 +25,7 @@ def varying(tmp_path_factory):
     return path, clean, strength
 
 
+@pytest.mark.slow
 def test_a_map_follows_the_noise_and_beats_one_level(varying, tmp_path):
     path, clean, _ = varying
     errors = {}
@@ -47,6 +46,7 @@ def test_a_map_follows_the_noise_and_beats_one_level(varying, tmp_path):
     assert errors["map"][1] < 1.05 * errors["image"][1], errors
 
 
+@pytest.mark.slow
 def test_grouping_windows_does_not_change_a_mapped_result(varying, tmp_path):
     path, _, _ = varying
     for name, grouping in (("a", ("--batch", 1)), ("b", ("--batch", 3))):
