@@ -230,6 +230,7 @@ def test_a_network_of_other_channels_is_not_widened(folders, prior, tmp_path):
         train("conditional", folders, tmp_path / "c.safetensors", net, init=str(prior), pairs=False)
 
 
+@pytest.mark.slow
 def test_the_command_takes_pairs_and_names_what_it_leaves_out(folders, tmp_path):
     output = tmp_path / "c.safetensors"
     clean, noisy = tmp_path / "clean", tmp_path / "noisy"
