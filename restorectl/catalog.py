@@ -40,7 +40,9 @@ NETWORKS: dict[str, Row] = {
     "unet": Row(
         "engine.nets.unet:UNet", "magnitude-preserving U-Net without statistics over pixels"
     ),
-    "edm2": Row("engine.nets.edm2:EDM2", "DDPM microscopy: magnitude-preserving U-Net, 64 M"),
+    "edm2": Row(
+        "engine.nets.edm2:EDM2", "DDPM microscopy: magnitude-preserving U-Net, 64 M parameters"
+    ),
     "convnext": Row(
         "engine.nets.convnext:ConvNextUNet", "RSCD: ConvNeXt U-Net with attention, 285 M parameters"
     ),
@@ -88,22 +90,22 @@ METHODS: dict[str, Row] = {
     ),
     "ancestral": Row(
         "engine.samplers:ANCESTRAL",
-        "stochastic DDPM steps: a sample of the posterior",
+        "random DDPM steps: draws one sample of the posterior",
         commands=("restore", "superres3d"),
     ),
     "rscd": Row(
         "engine.rscd:RSCD",
-        "step-calibrated diffusion: repeatedly estimates the steps that are left (RSCD)",
+        "step-calibrated diffusion: estimates again and again how many steps are left (RSCD)",
         commands=("restore",),
     ),
     "posterior": Row(
         "engine.posterior:POSTERIOR",
-        "the default of `restore`; with --samples, the mean of posterior samples",
+        "as `restore` does by default; with --samples, the mean of random restorations",
         commands=("denoise", "uncertainty"),
     ),
     "conditional": Row(
         "engine.conditional:CONDITIONAL",
-        "conditional DDPM: generates the image from noise, given the input (DDPM microscopy)",
+        "conditional DDPM: generates the image from noise, guided by the input (DDPM microscopy)",
         commands=("denoise", "uncertainty"),
     ),
     "forward-backward": Row(
@@ -113,12 +115,12 @@ METHODS: dict[str, Row] = {
     ),
     "mixing": Row(
         "engine.baikal:MIXING",
-        "the same, mixed with the noised input after every step (Baikal)",
+        "as forward-backward, but mixes in the noised input after every step (Baikal)",
         commands=("denoise",),
     ),
     "repaint": Row(
         "engine.baikal:REPAINT",
-        "mixing that repeats each interval of steps (Baikal)",
+        "as mixing, but repeats each interval of steps (Baikal)",
         commands=("denoise",),
     ),
 }
@@ -130,20 +132,22 @@ def methods(command: str) -> dict[str, Row]:
 
 
 CALIBRATORS: dict[str, Row] = {
-    "analytic": Row("engine.calibrators:AnalyticCalibrator", "noise level of the intensity model"),
+    "analytic": Row(
+        "engine.calibrators:AnalyticCalibrator", "from the noise model fitted to the image"
+    ),
     "network": Row(
         "engine.calibrators:NetworkCalibrator",
-        "trained calibrator network (RSCD)",
+        "with a trained network (RSCD)",
         task="calibrator",
     ),
     "nonparametric": Row(
         "engine.calibrators:NonparametricCalibrator",
-        "eigenvalues of image patches (Chen et al. 2015)",
+        "from the eigenvalues of image patches (Chen et al. 2015)",
     ),
 }
 
 INTERPOLATIONS: dict[str, Row] = {
-    "nearest": Row("volumes.interpolation:nearest", "the nearest plane"),
+    "nearest": Row("volumes.interpolation:nearest", "copies the nearest plane"),
     "linear": Row("volumes.interpolation:linear", "linear between two planes"),
     "cubic": Row(
         "volumes.interpolation:cubic", "cubic convolution through four planes (Keys 1981)"
@@ -183,7 +187,7 @@ METRICS: dict[str, Row] = {
     "pearson": Row("evaluation.metrics.paired:PEARSON", "correlation of the pixels", kind="paired"),
     "lpips": Row(
         "evaluation.metrics.features:LPIPS",
-        "perceptual distance; needs --alexnet weights",
+        "perceptual distance; needs weights, see --alexnet",
         kind="paired",
     ),
     "resolution": Row(
@@ -193,12 +197,12 @@ METRICS: dict[str, Row] = {
     ),
     "resolution-ratio": Row(
         "evaluation.metrics.decorrelation:RESOLUTION_RATIO",
-        "the same over the target's resolution (DDPM microscopy)",
+        "resolution of the prediction over that of the target (DDPM microscopy)",
         kind="paired",
     ),
     "coverage": Row(
         "evaluation.metrics.uncertainty:COVERAGE",
-        "share of targets in lower..upper",
+        "share of target pixels within lower..upper",
         kind="uncertainty",
     ),
     "width": Row(
@@ -206,27 +210,27 @@ METRICS: dict[str, Row] = {
     ),
     "interval-score": Row(
         "evaluation.metrics.uncertainty:INTERVAL_SCORE",
-        "score of width and misses (Gneiting, Raftery 2007)",
+        "width of lower..upper plus a penalty for misses (Gneiting, Raftery 2007)",
         kind="uncertainty",
     ),
     "spearman": Row(
         "evaluation.metrics.uncertainty:SPEARMAN",
-        "rank correlation of std and error",
+        "rank correlation of standard deviation and error",
         kind="uncertainty",
     ),
     "partial-spearman": Row(
         "evaluation.metrics.uncertainty:PARTIAL_SPEARMAN",
-        "the same at fixed intensity",
+        "the same at equal intensity",
         kind="uncertainty",
     ),
     "ause": Row(
         "evaluation.metrics.uncertainty:AUSE",
-        "area between sparsification curve and oracle",
+        "area between the sparsification curve and the ideal one",
         kind="uncertainty",
     ),
     "fid": Row(
         "evaluation.metrics.features:FID",
-        "Frechet inception distance to --reference; needs --inception",
+        "Frechet inception distance to --reference; needs weights, see --inception",
         kind="set",
     ),
     "slice-fid": Row(

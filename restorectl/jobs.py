@@ -28,7 +28,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Compute:
-    """How to compute; device, precision and seed can change pixels, tile and batch cannot."""
+    """How to compute; device, precision and seed can change pixels, batch cannot."""
 
     device: str = "auto"
     precision: str = "auto"

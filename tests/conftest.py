@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import command
+
 
 def pytest_report_header() -> str:
     """Versions from the installed metadata: importing torch here would cost every run a second."""
@@ -28,3 +30,12 @@ def real_data() -> Path:
     if not Path(folder, "pairs").is_dir():
         pytest.skip(f"RESTORECTL_DATA: {folder} holds no folder pairs/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forking():
+    """Runs of the command start quickly: they are forked."""
+    command.forking = True
+    yield
+    if command.server.cache_info().currsize:
+        command.server().close()

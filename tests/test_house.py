@@ -1,6 +1,7 @@
 """The layout is the architecture: imports go down the folders, and files import in no circle."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ MODULES = {
 }
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Every name that a file imports anywhere, also inside functions and for type checking."""
     names = set()

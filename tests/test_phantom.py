@@ -42,6 +42,7 @@ def test_committed_files_are_small() -> None:
     assert sum(p.stat().st_size for p in files) < 1_000_000
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         make_data.write(tmp_path / folder)

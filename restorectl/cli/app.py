@@ -1,4 +1,4 @@
-"""The command line: mounts the commands and holds the one error boundary."""
+"""The command line: its commands, and the one place where errors become messages."""
 
 import io
 import os
@@ -24,14 +24,14 @@ from restorectl.cli.progress import tell_end
 from restorectl.errors import RestorectlError
 
 EPILOG = (
-    "Exit codes: 0 all done · 1 unexpected error · 2 usage · 3 some files failed (the others are"
-    " done and listed) · 4 no input matched · 5 weights · 6 quality gate not met · 73 disk full ·"
-    " 75 another run holds the output folder · 130/143 interrupted."
+    "Exit codes: 0 all done · 1 unexpected error · 2 invalid options · 3 some files failed, the"
+    " others are done · 4 no input found · 5 a model is missing or wrong · 6 quality gate not met ·"
+    " 73 disk full · 75 another run uses the output folder · 130/143 interrupted."
 )
 
 app = typer.Typer(
     name="restorectl",
-    help="Restore microscopy images with diffusion models. An input is never modified.",
+    help="Restore microscopy images with diffusion models. Input files are never modified.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -40,7 +40,7 @@ app = typer.Typer(
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM: unwinds, so that temporary files go and the manifest is written."""
+    """SIGINT or SIGTERM; raised so that temporary files are removed and the manifest is written."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -79,13 +79,13 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Entry point: errors of the tool become one line and an exit code, bugs keep a traceback."""
+    """Entry point: our errors become one line and an exit code, bugs keep their traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     if not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR"):
-        # typer takes GITHUB_ACTIONS for a terminal, and would write escape codes into files
+        # with GITHUB_ACTIONS set, typer would write escape codes into files
         os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")
-    for stream in (sys.stdout, sys.stderr):  # file names may be no UTF-8
+    for stream in (sys.stdout, sys.stderr):  # file names may not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -96,6 +96,6 @@ def main() -> None:
     except Interrupted as stop:
         tell_end("interrupted", stop.exit_code)
         sys.exit(stop.exit_code)
-    except BrokenPipeError:  # the reader of our stdout has gone, as in `| head`
+    except BrokenPipeError:  # the reader of stdout has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

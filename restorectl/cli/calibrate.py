@@ -17,7 +17,7 @@ from restorectl.jobs import CalibrateJob, Files, TrainJob
 if TYPE_CHECKING:
     from restorectl.restoration.calibrate import ChannelRow, PreparedCalibration
 
-FIT = "A calibrator of your own"
+FIT = "Training your own calibrator"
 HEADER = (
     *("file", "channel", "windows", "sigma", "steps", "min", "max", "noise", "gain"),
     *("correlation", "warnings"),
@@ -25,7 +25,7 @@ HEADER = (
 
 
 def all_or_count(option: str, text: str) -> int | None:
-    """`all` as None, else a positive number. Raises UsageError."""
+    """Parse `all` to None, or a positive whole number. Raises UsageError."""
     return None if text == "all" else opt.count(option, text, "all")
 
 
@@ -35,44 +35,49 @@ def calibrate(
     inputs: tuple[str, ...] = opt.INPUTS,
     method: str | None = option(
         None,
-        f"What measures. {opt.explained(CALIBRATORS)}. Default: network with --weights or --fit,"
-        " else analytic.",
+        f"How noise is measured. {opt.explained(CALIBRATORS)}. Default: network with --weights or"
+        " --fit, otherwise analytic.",
         choices=CALIBRATORS,
     ),
     weights: str | None = option(
-        None, "Weights of the network. Default: calibrator.", "-w", metavar=opt.MODEL
+        None, "Model of the method network. Default: calibrator.", "-w", metavar=opt.MODEL
     ),
-    schedule: str = option("rscd", "The diffusion whose steps count.", choices=opt.SCHEDULES),
+    schedule: str = option(
+        "rscd", "Noise schedule whose steps are counted.", choices=opt.SCHEDULES
+    ),
     windows: int | None = option(
         "64",
-        "Windows of 256 px measured of each channel, evenly spread.",
+        "Number of windows of 256 px measured in each channel, evenly spread.",
         parse=all_or_count,
         metavar="N|all",
     ),
-    csv: str | None = option(None, "Write one row a window.", panel=opt.OUTPUT, metavar="FILE"),
+    csv: str | None = option(
+        None, "Write a table with one row per window.", panel=opt.OUTPUT, metavar="FILE"
+    ),
     plot: str | None = option(
         None,
-        "Draw how often each number of steps is needed, and the T' to train a prior for.",
+        "Draw how many windows need how many steps, and T', the number of steps to train a prior"
+        " for.",
         panel=opt.OUTPUT,
         metavar="FILE.png",
     ),
     fit: str | None = option(
         None,
-        "First train a calibrator on these images of high quality; then measure with it.",
+        "First train a calibrator on the high-quality images in this folder, then measure with it.",
         panel=FIT,
         metavar="HQ_DIR",
     ),
     output: str | None = option(
-        None, "Where --fit writes its weights.", "-o", panel=FIT, metavar="FILE.safetensors"
+        None, "Weights file that --fit writes.", "-o", panel=FIT, metavar="FILE.safetensors"
     ),
     overrides: tuple[str, ...] = option(
         (),
-        "Change the recipe of --fit, e.g. optimiser.steps=2000.",
+        "Change a value in the recipe of --fit, e.g. optimiser.steps=2000.",
         *("-s", "--set"),
         panel=FIT,
         metavar="KEY=VALUE",
     ),
-    resume: bool = option(False, "Go on with an interrupted --fit.", panel=FIT),
+    resume: bool = option(False, "Continue an interrupted --fit.", panel=FIT),
     camera: opt.Camera,
     axes: str | None = opt.AXES,
     channels: tuple[int, ...] | None = opt.CHANNELS,
@@ -83,12 +88,12 @@ def calibrate(
     json_lines: bool = opt.JSON,
     quiet: bool = opt.QUIET,
 ) -> None:
-    """Tell how noisy images are, and how many steps of diffusion that is.
+    """Measure how noisy images are, and how many diffusion steps that corresponds to.
 
     Example: restorectl calibrate data/ --csv windows.csv
     """
     if fit is None and (overrides or resume):
-        raise UsageError("--set and --resume belong to --fit HQ_DIR")
+        raise UsageError("--set and --resume: work only together with --fit HQ_DIR")
     if (fit is None) != (output is None):
         raise UsageError("--fit HQ_DIR and -o FILE.safetensors go together")
     method = _method(method, weights, fit is not None)
@@ -115,7 +120,7 @@ def calibrate(
             plot=plot,
             weights_from=models,
         )
-        prepared = task.prepare(job)  # what cannot be done is refused before hours of training
+        prepared = task.prepare(job)  # refuse invalid options before hours of training
     if fit is not None and output is not None:
         from restorectl.training.train import run
 
@@ -135,13 +140,13 @@ def calibrate(
 
 
 def _method(method: str | None, weights: str | None, fitted: bool) -> str:
-    """What measures. Raises UsageError for options that do not go together."""
+    """How noise is measured. Raises UsageError for options that cannot be combined."""
     if fitted and weights is not None:
-        raise UsageError("--fit makes the weights that are used: leave --weights out")
+        raise UsageError("--fit makes its own weights: leave out --weights")
     if not fitted and weights is None:
         return method or "analytic"
     if method not in (None, "network"):
-        raise UsageError(f"--method {method} has no weights: leave out --weights and --fit")
+        raise UsageError(f"--method {method} uses no weights: leave out --weights and --fit")
     return "network"
 
 
@@ -156,8 +161,8 @@ def _measure(prepared: "PreparedCalibration", json_lines: bool, quiet: bool) -> 
         sys.stdout.flush()
     if not quiet and summary.t_max is not None:
         report.note(
-            f"T' = {summary.t_max}: {COVERED:.0%} of {summary.windows} windows need no more steps"
-            f" of the schedule {prepared.job.schedule}"
+            f"T' = {summary.t_max}: {COVERED:.0%} of the {summary.windows} windows need at most"
+            f" {summary.t_max} steps of the schedule {prepared.job.schedule}"
         )
     return report.exit_code()
 

@@ -8,11 +8,11 @@ from restorectl.cli.options import option
 from restorectl.errors import UsageError
 from restorectl.jobs import DenoiseJob
 
-MIXING = "Baikal (forward-backward, mixing, repaint)"
+MIXING = "Methods of Baikal (forward-backward, mixing, repaint)"
 
 
 def two_weights(option: str, text: str) -> tuple[float, float]:
-    """Two numbers from 0 to 1. Raises UsageError."""
+    """Parse two numbers from 0 to 1. Raises UsageError."""
     try:
         first, last = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -33,69 +33,71 @@ def denoise(
     weights: str | None = opt.OWN_WEIGHTS,
     preset: str = option(
         "restorectl",
-        "restorectl: what measured best in few steps · paper: as published.",
+        "restorectl: the settings that measured best with few steps · paper: as published.",
         choices=("restorectl", "paper"),
     ),
-    samples: int = option(1, "Restorations that are averaged, in the input's units.", metavar="N"),
+    samples: int = option(1, "Number of restorations to average.", metavar="N"),
     steps: int | None = option(
-        "auto", "Network calls of one pass over a window.", parse=opt.automatic, metavar="auto|N"
+        "auto", "Network calls per tile and restoration.", parse=opt.automatic, metavar="auto|N"
     ),
     strength: float = opt.STRENGTH,
     guide: str | None = option(
         None,
-        "Another method's predictions of the same images, named like them: mixed in, or started"
-        " from, in place of the noisy image.",
+        "Folder with another method's results for the same images, with equal names: to start from,"
+        " or to mix in, instead of the noisy image.",
         metavar="DIR",
     ),
     eta: float | None = option(
-        None, "0: deterministic steps, 1: ancestral ones (DDPM).", min=0.0, max=1.0
+        None, "Randomness of the steps: 0 none, 1 as in DDPM.", min=0.0, max=1.0
     ),
     variance: str | None = option(
         None,
-        "posterior: of the noise in stochastic steps; analytic is Bao et al. 2022.",
+        "For the method posterior: variance of the noise in random steps; analytic as in Bao et al."
+        " 2022.",
         choices=opt.VARIANCES,
     ),
     start_step: float | None = option(
         None,
-        "Step t' of the linear schedule (1000 steps) that the image is taken to. Default: from the"
-        " image's noise level.",
+        "Step t' of the linear schedule (1000 steps) at which to start. Default: from the image's"
+        " noise level.",
         panel=MIXING,
         metavar="T",
     ),
     ahead: float | None = option(
-        None, "t' as this factor on the image's noise level.", panel=MIXING, min=1.0
+        None, "Start at this multiple of the image's noise level.", panel=MIXING, min=1.0
     ),
     mix: str | None = option(
         None,
-        "How the weight of the image falls.",
+        "How the weight of the image decreases over the steps.",
         panel=MIXING,
         choices=("constant", "linear", "cosine", "exponential"),
     ),
     mix_weights: tuple[float, float] | None = option(
         None,
-        "Weight of the image at t' and at the mixing stop, each in [0, 1].",
+        "Weight of the image at t' and at the last step with mixing, each from 0 to 1.",
         panel=MIXING,
         parse=two_weights,
         metavar="FIRST,LAST",
     ),
     mix_stop: float | None = option(
-        None, "Below this step nothing is mixed in.", panel=MIXING, metavar="T", min=0
+        None, "Stop mixing below this step.", panel=MIXING, metavar="T", min=0
     ),
     mix_noise: str | None = option(
         None,
-        "Noise of the image that is mixed in: new at every step, or the same one.",
+        "Noise added to the image before mixing: new in every step, or always the same.",
         panel=MIXING,
         choices=("independent", "shared"),
     ),
     interval: int | None = option(
-        None, "Steps that are repeated together.", panel=MIXING, metavar="U"
+        None, "Number of steps that are repeated together.", panel=MIXING, metavar="U"
     ),
     repeats: int | None = option(
-        None, "How often each interval is taken.", panel=MIXING, metavar="R"
+        None, "How many times each interval is run.", panel=MIXING, metavar="R"
     ),
     renoise: str | None = option(
         None,
-        "Between repeats: none takes the state as it is, repaint adds the noise again.",
+        "Between repeats: none goes on from the result, repaint adds the noise of the interval"
+        " again.",
         panel=MIXING,
         choices=("none", "repaint"),
     ),
@@ -106,7 +108,7 @@ def denoise(
     models: opt.Models,
     shared: opt.Shared,
 ) -> None:
-    """Denoise images by a method of choice: samplers on the prior, or the conditional DDPM.
+    """Denoise images with a choice of published methods; can average several restorations.
 
     Example: restorectl denoise data/ -o denoised/ --method mixing
     """

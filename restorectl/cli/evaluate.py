@@ -20,36 +20,41 @@ if TYPE_CHECKING:
 SCORING, UNPAIRED, GATES = "Scoring", "Without pairs", "Quality gates"
 STUDY, DOWNSTREAM = "Blind preference study", "Downstream checks"
 STDOUT = "-"
-FAILED = InputError.exit_code  # some files were not done
+FAILED = InputError.exit_code  # some files failed
 
 
 @dataclass(frozen=True)
 class Downstream:
-    """What is looked at besides the scores: what changes for who works on with the images."""
+    """Checks besides the scores: whether restoration changes the results of later analysis."""
 
     segment: bool = option(
-        False, "Count objects in input, prediction and target.", panel=DOWNSTREAM
+        False, "Count and match the objects in input, prediction and target.", panel=DOWNSTREAM
     )
     classifier: str | None = option(
         None,
-        "An exported classifier: what it says before and after. Needs --labels and --trust.",
+        "Compare the answers of a classifier, an exported program, before and after restoration."
+        " Needs --labels and --trust.",
         panel=DOWNSTREAM,
         metavar="FILE.pt2",
     )
     labels: str | None = option(
-        None, "name,label of each file.", panel=DOWNSTREAM, metavar="FILE.csv"
+        None, "Table with name,label of each file.", panel=DOWNSTREAM, metavar="FILE.csv"
     )
     classes: tuple[str, ...] = option(
         (),
-        "Names of the classifier's outputs in order. Default: the labels, sorted.",
+        "Names of the classifier's outputs, in order. Default: the labels in alphabetical order.",
         panel=DOWNSTREAM,
         parse=opt.names,
         metavar="a,b",
     )
-    trust: bool = option(False, "The classifier may run: it is a program.", panel=DOWNSTREAM)
+    trust: bool = option(
+        False,
+        "Allow the classifier to run; it is a program.",
+        panel=DOWNSTREAM,
+    )
 
     def check(self, inputs: str | None) -> None:
-        """Raises UsageError for what would stop the checks after all files were scored."""
+        """Raises UsageError for errors that would otherwise appear only after the scoring."""
         from restorectl.evaluation import downstream
 
         if self.segment:
@@ -59,7 +64,7 @@ class Downstream:
             downstream.classified_by(self.classifier, self.labels, self.trust, folder)
 
     def results(self, comparison: "Comparison") -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Each check that was asked for, by its key in the JSON."""
+        """Run each requested check; yields its key in the JSON and its result."""
         from restorectl.evaluation import downstream
 
         if self.segment:
@@ -79,12 +84,15 @@ class Outputs:
 
     json_lines: bool = option(
         False,
-        "Every score in full precision as JSON on stdout, in place of the tables.",
+        "Print all scores in full precision as JSON, instead of the tables.",
         "--json",
         panel=opt.OUTPUT,
     )
     csv: str | None = option(
-        None, "Write one row a prediction.", panel=opt.OUTPUT, metavar="FILE|-"
+        None,
+        "Write a table with one row per prediction; -: to standard output.",
+        panel=opt.OUTPUT,
+        metavar="FILE|-",
     )
     report: str | None = option(
         None, "Write a report with figures.", panel=opt.OUTPUT, metavar="FILE.html"
@@ -100,30 +108,33 @@ def evaluate(
     *,
     predictions: tuple[str, ...] = argument(
         (),
-        "A folder for each method, or files; folders that `uncertainty` wrote are recognised.",
+        "One folder per method, or files. Folders written by `uncertainty` are recognised.",
         "PRED...",
     ),
     target: str | None = option(
-        None, "The true images, matched by relative path (or its stem).", metavar="DIR|FILE"
+        None,
+        "The true images, matched by relative path, with or without the suffix.",
+        metavar="DIR|FILE",
     ),
     metrics: tuple[str, ...] | None = option(
         None,
-        "What is computed, for each plane, then averaged over the planes of a file. Default:"
-        " mae,nrmse,psnr,ssim,pearson, and what fits the other options. " + opt.explained(METRICS),
+        "Scores to compute, for each plane, then averaged over the planes of a file. Default:"
+        " mae,nrmse,psnr,ssim,pearson, and those that belong to the other options. "
+        + opt.explained(METRICS),
         panel=SCORING,
         parse=opt.names,
         metavar="a,b,c",
     ),
     data_range: float | None = option(
         None,
-        "Grey levels from black to white for PSNR, SSIM, LPIPS. Default: of each target, 255 where"
-        " it has 8 bits, else its largest minus its smallest value.",
+        "Grey levels from black to white for PSNR, SSIM and LPIPS. Default: 255 for targets of 8"
+        " bits, otherwise the largest minus the smallest value of each target.",
         panel=SCORING,
     ),
     scale: str = option(
         "none",
-        "Fit each channel of a prediction to its target first: affine, by least squares;"
-        " percentile, the 0.1 and 99.9 percentiles.",
+        "First fit each channel of a prediction to its target. affine: by least squares;"
+        " percentile: by the 0.1 and 99.9 percentiles.",
         panel=SCORING,
         choices=("none", "affine", "percentile"),
     ),
@@ -133,46 +144,48 @@ def evaluate(
         panel=SCORING,
         choices=("none", "max", "mean"),
     ),
-    by: str | None = option(None, "Also a score for each depth.", panel=SCORING, choices=("z",)),
+    by: str | None = option(None, "Also score each depth.", panel=SCORING, choices=("z",)),
     average: bool = option(
         False,
-        "PRED are folders of samples, or one folder of such folders: score the mean of the first"
-        " 1, 2, 3 ...",
+        "PRED are folders of samples, or one folder of such folders: score the mean of the first 1,"
+        " 2, 3, ... samples.",
         panel=SCORING,
     ),
     interval: float = option(
-        0.9, "Nominal share of pixels in STEM_lower..STEM_upper.", panel=SCORING
+        0.9,
+        "Share of pixels that should lie within STEM_lower..STEM_upper.",
+        panel=SCORING,
     ),
-    alexnet: str = option(
-        "alexnet-lpips", "Weights for lpips.", panel=SCORING, metavar="NAME|FILE"
-    ),
+    alexnet: str = option("alexnet-lpips", "Model for lpips.", panel=SCORING, metavar="NAME|FILE"),
     reference: str | None = option(
         None,
-        "Images of high quality, of other fields, for the Frechet distances. Networks see each"
-        " file from its 0.1 to its 99.9 percentile or, where it is given, from 0 to --data-range.",
+        "High-quality images of other fields, for the Frechet distances. Networks see each file"
+        " scaled from its 0.1 to its 99.9 percentile or, if given, from 0 to --data-range.",
         panel=UNPAIRED,
         metavar="HQ_DIR",
     ),
     inception: str = option(
-        "inception-fid", "Weights for fid, slice-fid.", panel=UNPAIRED, metavar="NAME|FILE"
+        "inception-fid", "Model for fid and slice-fid.", panel=UNPAIRED, metavar="NAME|FILE"
     ),
     fail_under: tuple[str, ...] = option(
         (),
-        "Exit 6 if the median of any method is under N, e.g. psnr=30. May be repeated.",
+        "Exit with code 6 if the median of any method is below N, e.g. psnr=30. Can be repeated.",
         panel=GATES,
         metavar="METRIC=N",
     ),
     fail_over: tuple[str, ...] = option(
-        (), "The same for over N, e.g. mae=5.", panel=GATES, metavar="METRIC=N"
+        (), "The same for medians above N, e.g. mae=5.", panel=GATES, metavar="METRIC=N"
     ),
     preference: str | None = option(
         None,
-        "Write a page on which people choose between methods blindly; needs --input.",
+        "Write a web page on which people compare the methods blindly; needs --input.",
         panel=STUDY,
         metavar="FILE.html",
     ),
     preference_results: bool = option(
-        False, "PRED are the JSON files of such studies: show shares and agreement.", panel=STUDY
+        False,
+        "PRED are answers saved from such pages (JSON): show preferences and agreement.",
+        panel=STUDY,
     ),
     checks: Downstream,
     axes: str | None = opt.AXES,
@@ -190,12 +203,12 @@ def evaluate(
     models: opt.Models,
     quiet: bool = opt.QUIET,
 ) -> None:
-    """Score restored images against true ones, compare methods, gate on quality.
+    """Compare restored images with true ones: scores, tests between methods, quality gates.
 
     Example: restorectl evaluate restored/ other/ --target clean/ --fail-under psnr=30
     """
     if outputs.json_lines and outputs.csv == STDOUT:
-        raise UsageError("--json and --csv -: only one can have standard output")
+        raise UsageError("--json and --csv -: only one of them can write to standard output")
     if checks.classifier is not None and checks.labels is None:
         raise UsageError("--classifier: needs --labels FILE.csv")
     if preference_results:
@@ -232,7 +245,7 @@ def evaluate(
 def _score(
     job: EvaluateJob, limits: Sequence["Gate"], outputs: Outputs, checks: Downstream, quiet: bool
 ) -> int:
-    """Score, show, write; returns the exit code. Raises GateError."""
+    """Score the images and write all results; returns the exit code. Raises GateError."""
     from restorectl.cli import tables
     from restorectl.evaluation import comparison as results
     from restorectl.evaluation.evaluate import prepare, run
@@ -278,7 +291,7 @@ def _study(path: str, predictions: Sequence[str], inputs: str | None, seed: int)
 
 
 def _preference_results(files: Sequence[str], as_json: bool) -> int:
-    """Show what the answers say; returns the exit code."""
+    """Show the results of a study; returns the exit code."""
     from restorectl.cli import tables
     from restorectl.evaluation import comparison, study
 

@@ -1,8 +1,8 @@
-"""What an option of the command line is, and the options that several commands share.
+"""How options of the command line are declared, and the options that several commands share.
 
-`option` declares one: its default, its help, its names, its panel, and how what was typed becomes
-the value of a job. `command` makes a command of a function whose parameters are options or groups
-of options; a group is a frozen dataclass, most of them the very part of the job that they fill.
+`option` declares one option: its default, help, names and panel, and how its text is converted to a
+value of the job. `command` converts a function to a command; each parameter is an option or a group
+of options. A group is a frozen dataclass, usually the part of the job that it fills.
 """
 
 import inspect
@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from rich.markup import escape
 
 from restorectl.catalog import CALIBRATORS, Row
 from restorectl.cli.progress import Terminal, reporting
@@ -21,7 +22,7 @@ from restorectl.errors import UsageError
 from restorectl.jobs import Compute, Files, NoiseOptions, WeightsOptions
 
 FILES, COMPUTE, OUTPUT, MODELS = "Files", "Computation", "Reporting", "Models"
-NOISE, UNATTENDED = "Noise of the camera", "Unattended runs"
+NOISE, UNATTENDED = "Camera noise", "Unattended runs"
 MODEL = "NAME|FILE|hf://..."  # how a model is named
 SCHEDULES = ("rscd", "cosine", "cosine200", "linear")
 VARIANCES = ("analytic", "ancestral")
@@ -30,11 +31,11 @@ VARIANCES = ("analytic", "ancestral")
 # ---- declaring -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Option:
-    """How one parameter of a command is typed and explained."""
+    """How the user gives one parameter of a command, and its help."""
 
-    default: Any  # ... = must be given
+    default: Any  # ... = required
     help: str
-    names: tuple[str, ...]  # without a long one: --parameter-name besides
+    names: tuple[str, ...]  # if none is long, --parameter-name is added
     panel: str | None
     choices: tuple[str, ...]  # empty = any value of the parameter's type
     parse: Callable[[str, str], Any] | None  # (option, text) -> value; raises UsageError
@@ -42,7 +43,7 @@ class Option:
     is_argument: bool = False
 
     def typed(self, name: str, kind: Any) -> inspect.Parameter:
-        """The parameter, whose values are of type `kind`, as typer takes it from the user."""
+        """The parameter as typer needs it; `kind`: the type of its values."""
         if self.parse is not None:
             kind = str
         elif get_origin(kind) is tuple:
@@ -55,7 +56,8 @@ class Option:
         )
         declared = typer.Argument if self.is_argument else typer.Option
         names = () if self.is_argument else self._names(name)
-        info = declared(*names, help=self.help, rich_help_panel=self.panel, **self.shown)
+        help = escape(self.help)  # rich would take [@revision] for markup
+        info = declared(*names, help=help, rich_help_panel=self.panel, **self.shown)
         return inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -64,7 +66,7 @@ class Option:
         )
 
     def value(self, name: str, given: Any) -> Any:
-        """What typer hands over, as the job takes it. Raises UsageError."""
+        """Convert the value from typer to that of the job. Raises UsageError."""
         if given is None:
             return self.default
         if self.choices:
@@ -92,17 +94,17 @@ def option(
     parse: Callable[[str, str], Any] | None = None,
     **shown: Any,
 ) -> Any:
-    """An option, to stand as the default of a parameter of a command or of a group's field."""
+    """Declare an option, as the default of a command's parameter or of a group's field."""
     return Option(default, help, names, panel, tuple(choices), parse, shown)
 
 
 def argument(default: Any, help: str, metavar: str) -> Any:
-    """The same for what is typed without an option's name."""
+    """Declare a positional argument in the same way."""
     return Option(default, help, (), None, (), None, {"metavar": metavar}, is_argument=True)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` as typer takes it: an option for each parameter, and each field of its groups."""
+    """Convert a function for typer: one option per parameter and per field of a group."""
     declared: dict[str, tuple[Any, Any]] = {}  # an Option and the type of its values
     groups = {}
     for name, each in inspect.signature(function).parameters.items():
@@ -126,54 +128,56 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def explained(table: Mapping[str, Row]) -> str:
-    """The help lines of a catalog table, in one."""
+    """The help of all rows of a catalog table, in one text."""
     return " · ".join(f"{name}: {row.help}" for name, row in table.items())
 
 
-# ---- what is typed as text -----------------------------------------------------------------------
+# ---- parsing text --------------------------------------------------------------------------------
 def automatic(option: str, text: str) -> int | None:
-    """`auto` as None, else a positive number. Raises UsageError."""
+    """Parse `auto` to None, or a positive whole number. Raises UsageError."""
     return None if text == "auto" else count(option, text, "auto")
 
 
 def count(option: str, text: str, word: str) -> int:
-    """A positive number, where `word` could stand instead. Raises UsageError."""
+    """Parse a positive whole number; `word`: what else the option takes. Raises UsageError."""
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"{option} {text}: use {word} or a whole number of at least 1")
     return int(text)
 
 
 def names(_option: str, text: str) -> tuple[str, ...]:
-    """Names between commas."""
+    """Parse names separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
-    """Whole numbers between commas. Raises UsageError."""
+    """Parse whole numbers separated by commas. Raises UsageError."""
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError as error:
-        raise UsageError(f"{option} {text}: use numbers such as 0,2") from error
+        raise UsageError(f"{option} {text}: use whole numbers and commas, e.g. 0,2") from error
 
 
 def size(option: str, text: str) -> int:
-    """`5G`, `300M` or a number as bytes; K, M, G and T are powers of 1024. Raises UsageError."""
+    """Parse 5G, 300M or a number to bytes; K, M, G, T are powers of 1024. Raises UsageError."""
     number, power = text.upper().removesuffix("B").removesuffix("I"), 0
     if number[-1:] in ("K", "M", "G", "T"):
         number, power = number[:-1], "KMGT".index(number[-1]) + 1
     try:
         value = float(number)
     except ValueError as error:
-        raise UsageError(f"{option} {text}: use bytes, or a size such as 500M or 5G") from error
+        raise UsageError(
+            f"{option} {text}: use a number of bytes, or a size such as 500M or 5G"
+        ) from error
     if not 0 <= value < float("inf"):
         raise UsageError(f"{option} {text}: must be at least 0")
     return int(value * 1024**power)
 
 
 def shard(text: str | None, inputs: tuple[str, ...], files_from: str | None) -> tuple[int, int]:
-    """--shard as (I, N); None = the task of a SLURM array. Raises UsageError.
+    """Parse --shard I/N to (I, N); None = the number of the SLURM array task. Raises UsageError.
 
-    An array that hands each task one image of its own shares nothing.
+    If each task of an array gets a single image, there is nothing to divide.
     """
     environment = os.environ
     if text is None:
@@ -183,12 +187,14 @@ def shard(text: str | None, inputs: tuple[str, ...], files_from: str | None) -> 
         names = ("ID", "MIN", "STEP", "COUNT")
         values = [environment.get(f"SLURM_ARRAY_TASK_{name}", "1") for name in names]
         if not all(value.isdecimal() for value in values):
-            raise UsageError("SLURM_ARRAY_TASK_ID: is no number here: use --shard I/N")
+            raise UsageError(
+                "SLURM_ARRAY_TASK_ID, _MIN, _STEP or _COUNT is not a number: use --shard I/N"
+            )
         task, first, step, count = map(int, values)
         index, rest = divmod(task - first, max(step, 1))
         if rest or not 0 <= index < count:
             raise UsageError(
-                f"SLURM_ARRAY_TASK_ID {task}: does not count the {count} tasks of its array:"
+                f"SLURM_ARRAY_TASK_ID {task}: does not fit an array of {count} tasks:"
                 " use --array 1-N, or --shard I/N"
             )
         return index + 1, count
@@ -200,50 +206,63 @@ def shard(text: str | None, inputs: tuple[str, ...], files_from: str | None) -> 
 
 
 # ---- options of several commands -----------------------------------------------------------------
-INPUTS = argument((), "Images, or folders that are searched recursively.", "INPUTS...")
+INPUTS = argument((), "Images, or folders (searched with their subfolders).", "INPUTS...")
 RESULTS = option(
     ...,
-    "Folder (made if needed; inputs keep their relative paths and names) or, for one input, an"
-    " image file.",
+    "Output folder, created if needed; files keep their names and relative paths. A single input"
+    " can also have an image file as output.",
     *("-o", "--output"),
     metavar="OUT",
 )
-WEIGHTS_HELP = "Model: its name, a file, or hf://org/name[@revision]/file.safetensors."
+WEIGHTS_HELP = (
+    "The model: a name that `restorectl weights list` shows, a file, or"
+    " hf://org/name[@revision]/file.safetensors."
+)
 OWN_WEIGHTS = option(
     None,
-    f"{WEIGHTS_HELP} Default: the embedded one, `conditional` for what is called so, else `prior`.",
+    f"{WEIGHTS_HELP} Default: conditional for the method of that name, otherwise prior.",
     "-w",
     metavar=MODEL,
 )
-STRENGTH = option(1.0, "Factor on the noise level that is removed.", min=0.0, max=10.0)
-PATTERN = option(None, "Take only names like this from folders, e.g. '*.tif'.", panel=FILES)
+STRENGTH = option(
+    1.0, "Factor on the noise level: below 1 removes less, above 1 more.", min=0.0, max=10.0
+)
+PATTERN = option(
+    None, "In folders, use only files with names like this, e.g. '*.tif'.", panel=FILES
+)
 FILES_FROM = option(
     None,
-    "Read further inputs from a file or standard input, one a line (or NUL-separated).",
+    "Read more inputs from a file or from standard input (-), one path per line or separated by"
+    " NUL.",
     panel=FILES,
     metavar="FILE|-",
 )
 AXES = option(
     None,
-    "What the file's dimensions are, e.g. ZYX, where the file does not say."
-    " Letters: T C Z Y X, S = colour samples.",
+    "The dimensions of the images in order, e.g. ZYX, if the files do not record them. Letters:"
+    " T time, C channel, Z, Y, X, S colour sample.",
     panel=FILES,
 )
 CHANNELS = option(
     None,
-    "Restore only these channels, counted from 0; others are copied unchanged.",
+    "Process only these channels, counted from 0; the others are copied unchanged.",
     panel=FILES,
     parse=numbers,
     metavar="0,2",
 )
-DEVICE = option("auto", "Where to compute.", panel=COMPUTE, metavar="auto|cpu|cuda[:N]|mps")
-SEED = option(0, "Seed of stochastic samplers.", panel=COMPUTE)
-JSON = option(False, "One JSON line a file on stdout.", "--json", panel=OUTPUT)
-QUIET = option(False, "Print nothing but errors.", "-q", panel=OUTPUT)
+DEVICE = option(
+    "auto",
+    "Processor; auto: a CUDA GPU if there is one.",
+    panel=COMPUTE,
+    metavar="auto|cpu|cuda[:N]|mps",
+)
+SEED = option(0, "Seed of the random numbers.", panel=COMPUTE)
+JSON = option(False, "Print one line of JSON per file on standard output.", "--json", panel=OUTPUT)
+QUIET = option(False, "Print only errors.", "-q", panel=OUTPUT)
 
 
 def weights_option(default: str) -> Any:
-    """-w of a command whose model has a name of its own."""
+    """-w of a command that has one default model."""
     return option(default, WEIGHTS_HELP, "-w", metavar=MODEL)
 
 
@@ -254,13 +273,13 @@ class Machine(Compute):
     device: str = DEVICE
     precision: str = option(
         "auto",
-        "auto: bf16 where the device multiplies it fast, else fp32.",
+        "Number format in the network; auto: bf16 if the processor is fast with it, else fp32.",
         panel=COMPUTE,
         choices=("auto", "bf16", "fp32"),
     )
     batch: int | None = option(
         "auto",
-        "Most tiles in one network call. Only memory and speed depend on it.",
+        "Largest number of tiles in a network call. Affects memory and speed, not the result.",
         panel=COMPUTE,
         parse=automatic,
         metavar="auto|N",
@@ -274,42 +293,46 @@ class Models(WeightsOptions):
 
     registry: str | None = option(
         None,
-        "Further models by name, over those of the package. Also: RESTORECTL_WEIGHTS=FILE.",
+        "Your own models by name, in addition to the packaged ones; equal names replace them. Can"
+        " also be set as RESTORECTL_WEIGHTS=FILE.",
         panel=MODELS,
         metavar="FILE.yaml",
     )
-    offline: bool = option(False, "Never use the network: models must be here.", panel=MODELS)
+    offline: bool = option(
+        False, "Never use the network; models must be on this machine already.", panel=MODELS
+    )
 
 
 @dataclass(frozen=True)
 class Camera(NoiseOptions):
-    """The noise of the image."""
+    """The noise of the camera."""
 
     kind: str = option(
         "auto",
-        "auto estimates the noise from the image; none removes nothing.",
+        "Noise model. auto: estimated from the image; none: the image has no noise and stays as it"
+        " is.",
         "--noise",
         panel=NOISE,
         choices=("auto", "gaussian", "poisson-gaussian", "none"),
     )
-    gain: float | None = option(None, "Grey levels for each photo-electron.", panel=NOISE)
-    offset: float | None = option(None, "Grey level without light.", panel=NOISE)
+    gain: float | None = option(None, "Grey levels per photo-electron.", panel=NOISE)
+    offset: float | None = option(None, "Grey level in the dark.", panel=NOISE)
     read_noise: float | None = option(
-        None, "Standard deviation without light, grey levels.", panel=NOISE
+        None, "Standard deviation of the noise in the dark, in grey levels.", panel=NOISE
     )
 
 
 CALIBRATOR = option(
     "analytic",
-    "What decides the level to start from. " + explained(CALIBRATORS),
+    "How the noise level to start from is measured. " + explained(CALIBRATORS),
     choices=CALIBRATORS,
 )
-CALIBRATOR_WEIGHTS = option("calibrator", "Weights of the network calibrator.", metavar=MODEL)
+CALIBRATOR_WEIGHTS = option("calibrator", "Model of --calibrator network.", metavar=MODEL)
 
 
 @dataclass(frozen=True)
 class Shared:
-    """The options of every command that makes images of images."""
+    """The options of all commands that turn images into images."""
 
     axes: str | None = AXES
     channels: tuple[int, ...] | None = CHANNELS
@@ -317,60 +340,66 @@ class Shared:
     files_from: str | None = FILES_FROM
     shard: str | None = option(
         None,
-        "Work on the I-th of N parts of the files. Default: the task of a SLURM array, else all.",
+        "Process only part I of N of the files. Default: the part of this SLURM array task, or"
+        " all.",
         panel=FILES,
         metavar="I/N",
     )
-    overwrite: bool = option(False, "Also replace files we did not write.", panel=FILES)
+    overwrite: bool = option(
+        False, "Also replace existing files that restorectl did not write.", panel=FILES
+    )
     min_age: float = option(
         0.0,
-        "Leave inputs that were changed more lately than this for a later run.",
+        "Leave inputs that changed less than this long ago for a later run.",
         panel=UNATTENDED,
         metavar="SECONDS",
         min=0.0,
     )
     defer_for: float = option(
         3600.0,
-        "An incomplete input is left for a later run while it is younger than this; then it has"
-        " failed.",
+        "Leave incomplete inputs that changed less than this long ago for a later run; older ones"
+        " count as failed.",
         panel=UNATTENDED,
         metavar="SECONDS",
         min=0.0,
     )
     min_free: int = option(
         "0",
-        "Keep so much of the outputs' disk free, e.g. 5G; else stop with exit code 73.",
+        "Disk space to keep free in the output folder, e.g. 5G; the run stops with exit code 73"
+        " rather than use it.",
         panel=UNATTENDED,
         parse=size,
         metavar="SIZE",
     )
     max_failures: int | None = option(
-        None, "Stop when N files have failed.", panel=UNATTENDED, metavar="N", min=1
+        None, "Stop after N files have failed.", panel=UNATTENDED, metavar="N", min=1
     )
-    fail_fast: bool = option(False, "The same with N = 1.", panel=UNATTENDED)
-    dry_run: bool = option(False, "Say what would be done, write nothing.", "-n", panel=OUTPUT)
+    fail_fast: bool = option(False, "Stop after the first file that fails.", panel=UNATTENDED)
+    dry_run: bool = option(
+        False, "Show what would be done, without writing anything.", "-n", panel=OUTPUT
+    )
     probe: bool = option(
-        False, "With --dry-run: time one window, and say how long the run takes.", panel=OUTPUT
+        False, "With --dry-run: time an excerpt, and estimate how long the run takes.", panel=OUTPUT
     )
     json_lines: bool = JSON
     quiet: bool = QUIET
     log_format: str = option(
         "text",
-        "Of the messages on stderr; json: one line each.",
+        "Format of the messages on standard error; json: one JSON object per line.",
         panel=OUTPUT,
         choices=("text", "json"),
     )
     manifest: str | None = option(
         None,
-        "Write what was done to each file, and how, as JSON.",
+        "Write a JSON record of what was done to each file, and how.",
         panel=OUTPUT,
         metavar="FILE.json",
     )
 
     def files(self, inputs: tuple[str, ...], output: str) -> Files:
-        """Which files, and where to. Raises UsageError."""
+        """The job's input and output files. Raises UsageError."""
         if self.probe and not self.dry_run:
-            raise UsageError("--probe: goes with --dry-run")
+            raise UsageError("--probe: works only together with --dry-run")
         return Files(
             inputs=inputs,
             output=output,
@@ -390,7 +419,7 @@ class Shared:
         )
 
     def reporting(self) -> AbstractContextManager[Terminal]:
-        """What shows the run, and the exit code at its end."""
+        """Shows the run on the terminal or as JSON, and holds its exit code."""
         return reporting(
             quiet=self.quiet,
             json_lines=self.json_lines,

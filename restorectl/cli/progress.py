@@ -1,4 +1,4 @@
-"""Progress and results: rich bars on a terminal, a plain line a file elsewhere, JSON on request.
+"""Progress and results: bars on a terminal, otherwise one line per file; JSON on request.
 
 Messages go to stderr, data (--json, the plan of --dry-run) to stdout.
 """
@@ -35,10 +35,11 @@ COLOUR = {
     "deferred": "yellow",
     "failed": "red",
 }
-# Fields of jobs and settings whose options are called otherwise than by their own names
+# Fields of jobs and settings whose option has another name
 OPTIONS = {
+    "checkpoint_kind": "--as",
     "first": "--mix-weights",
-    "kind": "--as",
+    "kind": "--noise",
     "last": "--mix-weights",
     "output": "-o",
     "partner": "--input",
@@ -51,14 +52,14 @@ COLUMNS = ("status", "shape", "axes", "dtype", "windows", "calls", "bytes", "mem
 
 @dataclass
 class Terminal:
-    """Implements tasks.outcome.Report."""
+    """Implements batch.outcome.Report."""
 
     console: Console
     quiet: bool
     json_lines: bool
     bars: Progress | None
     json_log: bool = False  # JSON lines on stderr in place of text
-    plan: bool = False  # what is told is a plan: every file matters, done or not
+    plan: bool = False  # of --dry-run: a table of all files at the end
     outcomes: list["Outcome"] = field(default_factory=list)
     total: TaskID | None = None
     current: TaskID | None = None
@@ -78,7 +79,7 @@ class Terminal:
             self.bars.advance(self.current, pixels)
 
     def done(self, outcome: "Outcome") -> None:
-        outcome.message = worded(outcome.message)  # here, so that a manifest says the same
+        outcome.message = worded(outcome.message)  # here, so that the manifest has the same words
         outcome.warnings = [worded(text) for text in outcome.warnings]
         self.outcomes.append(outcome)
         if self.bars is not None:
@@ -116,7 +117,7 @@ class Terminal:
         )
 
     def note(self, text: str) -> None:
-        """A message that belongs to no file."""
+        """A message about the run as a whole."""
         if self.quiet:
             return
         text = worded(text)
@@ -146,7 +147,7 @@ class Terminal:
 
 
 def data(text: str) -> None:
-    """Write to stdout. A reader that has gone, as in `| head`, wants no more: the work goes on."""
+    """Write to stdout. If its reader has gone, as in `| head`, the work still goes on."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -163,7 +164,7 @@ def log(event: str, level: str, **values: Any) -> None:
 
 
 def tell_end(message: str, exit_code: int) -> None:
-    """What ended the program, in the form that the command line asked for."""
+    """Print the error that ends the program, as text or JSON as `--log-format` says."""
     given, message = " ".join(sys.argv), worded(message)
     if "--log-format json" in given or "--log-format=json" in given:
         log("end", "error", message=message, exit_code=exit_code)
@@ -172,17 +173,17 @@ def tell_end(message: str, exit_code: int) -> None:
 
 
 def worded(text: str) -> str:
-    """A message from below with the options of the command line for the fields of a job."""
+    """Replace job fields in backticks by their command-line options."""
     return re.sub(r"`([a-z_]+)`", lambda m: OPTIONS.get(m[1], "--" + m[1].replace("_", "-")), text)
 
 
 def printable(text: str) -> str:
-    """One line without control characters, which file names may hold."""
+    """Escape control characters, which file names may contain."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def plan_table(outcomes: Sequence["Outcome"]) -> str:
-    """Aligned columns; input, output and reason, the free texts, come last."""
+    """The plan of --dry-run as aligned columns; file names and messages come last."""
     lines: list[tuple[str, ...]] = [(*COLUMNS, "file")]
     for outcome in outcomes:
         found = outcome.details
@@ -204,13 +205,17 @@ def plan_table(outcomes: Sequence["Outcome"]) -> str:
 
 
 def totals(outcomes: Sequence["Outcome"]) -> str:
-    """What all planned files take together."""
+    """The work for all planned files together."""
     planned = [outcome.details for outcome in outcomes if outcome.status == "planned"]
     windows, size = (sum(each[name] for each in planned) for name in ("windows", "bytes"))
     calls, seconds = ([each.get(name) for each in planned] for name in ("calls", "seconds"))
     known = [n for n in calls if n is not None]
     text = f"{windows} windows, {sum(known)} network calls"
-    text += f", {len(calls) - len(known)} files decide theirs" if len(known) < len(calls) else ""
+    text += (
+        f", {len(calls) - len(known)} files decide during the run"
+        if len(known) < len(calls)
+        else ""
+    )
     text += f", {size / 1e6:.1f} MB of outputs"
     text += f", peak memory {max(each['memory'] for each in planned) / 1e6:.0f} MB"
     if None in seconds:
@@ -222,7 +227,7 @@ def totals(outcomes: Sequence["Outcome"]) -> str:
 def reporting(
     *, quiet: bool, json_lines: bool, json_log: bool = False, plan: bool = False
 ) -> Iterator[Terminal]:
-    """A report for one run; the summary is printed when all files were gone through."""
+    """Shows one run; prints the summary at its end."""
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     bars = None
     if console.is_terminal and not (quiet or json_log):

@@ -16,35 +16,41 @@ def restore(
     output: str = opt.RESULTS,
     inputs: tuple[str, ...] = opt.INPUTS,
     weights: str = opt.weights_option("prior"),
-    sampler: str = option("ddim", opt.explained(methods("restore")), choices=methods("restore")),
+    sampler: str = option(
+        "ddim",
+        "Method of restoration. " + opt.explained(methods("restore")),
+        choices=methods("restore"),
+    ),
     steps: int | None = option(
         "auto",
-        "Network calls for each window; rscd counts its own.",
+        "Network calls per tile; the sampler rscd decides for itself.",
         parse=opt.automatic,
         metavar="auto|N",
     ),
     strength: float = opt.STRENGTH,
     level: str = option(
         "image",
-        "image: one noise level for the whole image · map: a smooth map of levels, where they"
-        " differ by more than half over the image; fine texture can be taken for noise.",
+        "image: one noise level for the whole image · map: a smooth map of noise levels, if they"
+        " differ by more than half within the image; it can mistake fine texture for noise.",
         choices=("image", "map"),
     ),
     preset: str = option(
         "restorectl",
-        "paper: Algorithm 1 as printed · official: the published code's loop.",
+        "restorectl: our own settings · paper: Algorithm 1 as printed · official: as in the"
+        " published code.",
         panel=RSCD,
         choices=("restorectl", "paper", "official"),
     ),
     recalibrate: int | None = option(
         None,
-        "Steps between two calibrations, 0 = calibrate once. Default: the preset's, 10.",
+        "Steps after which the noise level is measured again; 0: never. Default: as in the preset,"
+        " 10.",
         panel=RSCD,
         min=0,
     ),
     schedule: str | None = option(
         None,
-        "Whose single steps are taken. Default: the preset's.",
+        "Noise schedule whose steps are taken. Default: as in the preset.",
         panel=RSCD,
         choices=opt.SCHEDULES,
     ),
@@ -56,12 +62,13 @@ def restore(
     shared: opt.Shared,
     step_map: str | None = option(
         None,
-        "Also write STEM_steps.tif there: the steps of diffusion that were left, by place.",
+        "Also write a map of the noise, in diffusion steps, to this folder: STEM_steps.tif, one"
+        " pixel for 64 x 64 of the image.",
         panel=opt.OUTPUT,
         metavar="DIR",
     ),
 ) -> None:
-    """Restore images: remove the noise that the image model finds, keep dtype and metadata.
+    """Remove noise from images; data type and metadata stay the same.
 
     Example: restorectl restore data/ -o restored/
     """

@@ -13,7 +13,7 @@ SAMPLERS = methods("superres3d")
 
 
 def spacing_numbers(option: str, text: str) -> tuple[float, float, float]:
-    """Micrometres in z, y and x. Raises UsageError."""
+    """Parse micrometres in z, y and x. Raises UsageError."""
     found = [number(option, part) for part in text.split(",")]
     if len(found) != 3:
         raise UsageError(f"{option} {text}: use three numbers, Z,Y,X, such as 1,0.25,0.25")
@@ -21,12 +21,12 @@ def spacing_numbers(option: str, text: str) -> tuple[float, float, float]:
 
 
 def share(option: str, text: str) -> float | None:
-    """`auto` as None, else a number. Raises UsageError."""
+    """Parse `auto` to None, or a number. Raises UsageError."""
     return None if text == "auto" else number(option, text)
 
 
 def number(option: str, text: str) -> float:
-    """Raises UsageError."""
+    """Parse a number. Raises UsageError."""
     try:
         return float(text)
     except ValueError as error:
@@ -41,49 +41,52 @@ def superres3d(
     weights: str = opt.weights_option("slices"),
     method: str = option(
         "diffusion",
-        "diffusion, or plain interpolation: " + opt.explained(INTERPOLATIONS),
+        "diffusion: with a model · " + opt.explained(INTERPOLATIONS),
         choices=("diffusion", *INTERPOLATIONS),
     ),
     factor: int | None = option(
         "auto",
-        "Planes for each observed one, 2 to 8. auto: what makes the file's spacing isotropic.",
+        "Planes of the result per recorded plane, 2 to 8. auto: as many as make the spacing"
+        " isotropic.",
         panel=STACK,
         parse=opt.automatic,
         metavar="auto|N",
     ),
     spacing: tuple[float, float, float] | None = option(
         None,
-        "Micrometres between planes, rows and columns, where the file does not say.",
+        "Micrometres between planes, rows and columns, if the file does not record them.",
         panel=STACK,
         parse=spacing_numbers,
         metavar="Z,Y,X",
     ),
     keep_observed: bool = option(
         True,
-        "Observed planes come back bit by bit, also under --smooth.",
+        "Leave recorded planes exactly as they are, also with --smooth.",
         "--keep-observed/--no-keep-observed",
         panel=STACK,
     ),
     smooth: bool = option(
-        False, "3x3x3 Gaussian of 0.5 px at the end (MSDSR; helps at factor 8).", panel=STACK
+        False,
+        "Smooth the result with a 3x3x3 Gaussian of 0.5 px (MSDSR; helps at factor 8).",
+        panel=STACK,
     ),
     sweeps: str = option(
         "both",
-        "Slices that are restored: XZ and YZ averaged, or one of them.",
+        "Slices to restore: XZ, YZ, or both, averaged.",
         panel=MODEL,
         choices=("both", "xz", "yz"),
     ),
     anchor: str = option(
         "auto",
-        "Interpolation that the model adds to. auto leaves out observed planes and takes the one"
-        " that predicts them better.",
+        "Interpolation that the model corrects. auto: the one that better predicts recorded planes"
+        " that are left out as a test.",
         panel=MODEL,
         choices=("auto", "linear", "cubic"),
     ),
     strength: float | None = option(
         "auto",
-        "Share of the model in the result, the rest is cubic interpolation. auto: what predicts"
-        " left-out planes best; 1 with --anchor linear.",
+        "Share of the model in the result; the rest is cubic interpolation. auto: the share that"
+        " best predicts planes left out as a test, or 1 with --anchor linear.",
         panel=MODEL,
         parse=share,
         metavar="auto|0..1",
@@ -91,15 +94,15 @@ def superres3d(
     sampler: str = option("ddim", opt.explained(SAMPLERS), panel=MODEL, choices=SAMPLERS),
     steps: int | None = option(
         "auto",
-        "Network calls for each slice: 1 is the best estimate, 8 and more draw full detail.",
+        "Network calls per slice: 1 gives the best estimate, 8 or more give full detail.",
         panel=MODEL,
         parse=opt.automatic,
         metavar="auto|N",
     ),
-    samples: int = option(1, "Restorations that are averaged.", panel=MODEL, min=1),
+    samples: int = option(1, "Number of restorations to average.", panel=MODEL, min=1),
     slice_noise: str = option(
         "shared",
-        "Random numbers of neighbouring slices. " + opt.explained(SLICE_NOISE),
+        "Random numbers in neighbouring slices. " + opt.explained(SLICE_NOISE),
         panel=MODEL,
         choices=SLICE_NOISE,
     ),
@@ -107,12 +110,14 @@ def superres3d(
     models: opt.Models,
     shared: opt.Shared,
     preview: bool = option(
-        False, "Also write STEM_preview.png: XY, XZ and YZ before and after.", panel=opt.OUTPUT
+        False,
+        "Also write STEM_preview.png: XY, XZ and YZ views before and after.",
+        panel=opt.OUTPUT,
     ),
 ) -> None:
-    """Make stacks isotropic: restore the planes between the observed ones.
+    """Make stacks isotropic: restore the planes between the recorded ones.
 
-    N planes at factor f become (N - 1) f + 1, with the new spacing in the file.
+    N planes become (N - 1) * factor + 1, and the file records the new spacing.
 
     Example: restorectl superres3d stacks/ -o isotropic/ --spacing 1,0.25,0.25
     """

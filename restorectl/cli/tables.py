@@ -1,6 +1,6 @@
-"""The tables of `evaluate` on standard output: one a metric, or one of all for a single method.
+"""The tables of `evaluate` on standard output: one per metric, or one in all for a single method.
 
-What `evaluate` prints of downstream checks and of preference studies; failures go to stderr.
+Also the tables of downstream checks and preference studies; failures go to stderr.
 """
 
 import sys
@@ -23,7 +23,7 @@ MARKS = {0: "best", 1: "second"}
 
 
 def show(comparison: "Comparison") -> None:
-    """Everything that was scored; the data range and the scale stand above the tables."""
+    """Print all scores, below the data range and the scale."""
     from restorectl.evaluation.comparison import summaries
 
     console = _console()
@@ -41,7 +41,7 @@ def show(comparison: "Comparison") -> None:
 
 
 def rows(title: str, header: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
-    """A plain table of other results."""
+    """Print a plain table."""
     console = _console()
     table = _table(console, title, header)
     for line in lines:
@@ -52,7 +52,7 @@ def rows(title: str, header: Sequence[str], lines: Sequence[Sequence[Any]]) -> N
 def _console() -> Console:
     console = Console(force_terminal=sys.stdout.isatty(), highlight=False)
     if not console.is_terminal:
-        console.width = 1000  # nothing is cut where it is read by programs
+        console.width = 1000  # programs read this: cut nothing
     return console
 
 
@@ -60,7 +60,7 @@ def _table(console: Console, title: str, header: Sequence[str]) -> Table:
     console.print()
     console.print(title, markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    narrow = console.is_terminal  # there a name breaks before its bracket or its method
+    narrow = console.is_terminal  # break names before a bracket or a method
     for index, name in enumerate(header):
         if narrow:
             name = name.replace(" (", "\n(").replace("against ", "against\n")
@@ -69,7 +69,7 @@ def _table(console: Console, title: str, header: Sequence[str]) -> Table:
 
 
 def _styled(console: Console, text: str, place: int, among: int) -> str:
-    """Best bold, second underlined; as they are off a terminal and where there is no other."""
+    """Best bold, second underlined; plain off a terminal or if there is only one."""
     shown = escape(text)
     if not console.is_terminal or among < 2 or place not in STYLES:
         return shown
@@ -129,7 +129,7 @@ def _single(
 def _compared(
     console: Console, comparison: "Comparison", metric: str, found: Mapping[str, "Summary"]
 ) -> None:
-    """Methods as rows; p of the median test against the best, or the first where none is."""
+    """One row per method; p of the median test against the best, or the first if unranked."""
     from restorectl.evaluation.comparison import median_tests, ranking
 
     better = comparison.better[metric]
@@ -155,7 +155,7 @@ def _compared(
 
 
 def _sets(console: Console, comparison: "Comparison") -> None:
-    """Distances to the reference, which belong to no single file."""
+    """Distances of each method's images to the reference."""
     from restorectl.evaluation.comparison import ranking
 
     names = dict.fromkeys(name for found in comparison.sets.values() for name in found)
@@ -195,7 +195,7 @@ OUTCOMES = ("correct", "wrong", "undecided")
 
 
 def segmented(found: Mapping[str, Any]) -> None:
-    """Objects of input, prediction and target, of all files together."""
+    """Print the objects in input, prediction and target, of all files together."""
     lines = [
         [method, kind, *(_cell(kinds[kind].get(name)) for name in COUNTED)]
         for method, kinds in found["methods"].items()
@@ -206,7 +206,7 @@ def segmented(found: Mapping[str, Any]) -> None:
 
 
 def confused(found: Mapping[str, Any]) -> None:
-    """Classes before and after restoration, and how outcomes change."""
+    """Print the classes before and after restoration, and how outcomes change."""
     classes = found["classes"]
     for method, each in found["methods"].items():
         lines = [
@@ -223,7 +223,7 @@ CHECKS = {"segment": segmented, "confusion": confused}  # by their keys in the J
 
 
 def preferred(found: Mapping[str, Any]) -> None:
-    """Shares with their 95 % intervals, and how far raters agree."""
+    """Print preferences with 95 % intervals, and the agreement of raters."""
     lines = [
         [
             *(method, each["comparisons"]),
@@ -242,14 +242,14 @@ def preferred(found: Mapping[str, Any]) -> None:
         ]
         for pair in found["pairs"]
     ]
-    rows("each two methods", ["methods", "comparisons", "preferred", "95 %"], pairs)
+    rows("pairs of methods", ["methods", "comparisons", "preferred", "95 %"], pairs)
     agreement = list(_agreement(found["agreement"]))
     if agreement:
         rows("agreement", ["question", "raters", "tasks", "percent", "kappa"], agreement)
 
 
 def failures(found: Mapping[str, Any]) -> int:
-    """Name them; returns how many there are."""
+    """Print failures to stderr; returns their number."""
     for line in found["failures"]:
         sys.stderr.write(f"restorectl: {worded(line)}\n")
     return len(found["failures"])

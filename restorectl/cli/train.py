@@ -1,4 +1,4 @@
-"""`restorectl train`: options -> job -> training; losses and time left on the way."""
+"""`restorectl train`: options -> job -> training; shows the losses and the time left."""
 
 import json
 import os
@@ -27,35 +27,42 @@ SECONDS = 10.0  # between plain lines
 @opt.command
 def train(
     *,
-    recipe: str = argument(..., "Bundled recipe by name, or a YAML file.", "RECIPE"),
-    data: str = option(..., "Folder of images, searched recursively.", metavar="DIR"),
-    output: str = option(..., "Weights to write.", "-o", metavar="FILE.safetensors"),
+    recipe: str = argument(..., "Name of a bundled recipe, or a YAML file.", "RECIPE"),
+    data: str = option(..., "Folder of images, with its subfolders.", metavar="DIR"),
+    output: str = option(..., "Weights file to write.", "-o", metavar="FILE.safetensors"),
     overrides: tuple[str, ...] = option(
-        (), "Change the recipe, e.g. optimiser.lr=1e-4.", *("-s", "--set"), metavar="KEY=VALUE"
+        (),
+        "Change a value in the recipe, e.g. optimiser.lr=1e-4.",
+        *("-s", "--set"),
+        metavar="KEY=VALUE",
     ),
-    resume: bool = option(False, "Go on from the last checkpoint of this output."),
-    init: str | None = option(None, "Weights to start from.", metavar=opt.MODEL),
+    resume: bool = option(False, "Continue from the last checkpoint of this output."),
+    init: str | None = option(
+        None, "Model to start from. Default: as in the recipe.", metavar=opt.MODEL
+    ),
     select_hq: str | None = option(
         None,
-        "Train only on patches that a classifier takes for those of this folder.",
+        "Train only on patches that look like those in this folder, as a small classifier judges.",
         metavar="POSITIVES",
     ),
     partner: str | None = option(
         None,
-        "Train on pairs: noisy images with the names of the clean ones below --data.",
+        "Train on pairs: folder of noisy images, with the same names as the clean ones in --data.",
         "--input",
         metavar="DIR",
     ),
     register: str | None = option(
-        None, "Align the clean images of pairs with the noisy ones.", metavar="rigid|affine"
+        None, "Align each clean image with its noisy one.", metavar="rigid|affine"
     ),
     axes: str | None = opt.AXES,
     models: opt.Models,
     device: str = opt.DEVICE,
-    json_lines: bool = option(False, "One JSON line a step on stdout.", "--json"),
+    json_lines: bool = option(
+        False, "Print one line of JSON per step on standard output.", "--json"
+    ),
     quiet: bool = opt.QUIET,
 ) -> None:
-    """Train weights on images of high quality; checkpoints are written on the way.
+    """Train or fine-tune a model on your own images; can be interrupted and resumed.
 
     Example: restorectl train finetune --data clean/ -o mine.safetensors
 
@@ -85,7 +92,7 @@ def train(
 
 @dataclass
 class View:
-    """A TrainingReport: a bar on a terminal, a line now and then elsewhere."""
+    """Implements training.train.TrainingReport: a bar on a terminal, else a line now and then."""
 
     console: Console
     quiet: bool
@@ -95,7 +102,7 @@ class View:
     steps: int = 0
     batch: int = 0
     start: float = 0.0
-    first: int = 0  # steps that were done before this run
+    first: int = 0  # steps done before this run
     shown: float = 0.0
     loss: float | None = None  # running mean
     validation: float | None = None
@@ -148,7 +155,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def viewing(quiet: bool, json_lines: bool) -> Iterator[View]:
-    """The view of one run; of several processes only the first speaks."""
+    """Shows one run; of several processes only the first prints."""
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     quiet = quiet or os.environ.get("RANK", "0") != "0"
     json_lines = json_lines and os.environ.get("RANK", "0") == "0"

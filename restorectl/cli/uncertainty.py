@@ -17,7 +17,7 @@ def uncertainty(
     *,
     output: str = option(
         ...,
-        "Folder (made if needed) of the maps STEM_mean.tif, _std, _entropy, _lower, _upper and"
+        "Folder, created if needed, for the maps STEM_mean.tif, _std, _entropy, _lower, _upper and"
         " STEM_overview.png; with --calibrate, a YAML file.",
         "-o",
         metavar="OUT",
@@ -25,40 +25,41 @@ def uncertainty(
     inputs: tuple[str, ...] = opt.INPUTS,
     source: str = option(
         "posterior",
-        "posterior: draws from the unconditional prior, given the image · conditional: the"
-        " conditional DDPM.",
+        "Where restorations come from. posterior: random samples of the model prior, given the"
+        " image · conditional: random samples of the conditional DDPM.",
         choices=methods("uncertainty"),
     ),
     weights: str | None = opt.OWN_WEIGHTS,
-    samples: int = option(15, "Restorations of each image, 2 or more.", metavar="N"),
+    samples: int = option(15, "Restorations per image, at least 2.", metavar="N"),
     steps: int | None = option(
-        "auto", "Network calls of one sample; auto: 10.", parse=opt.automatic, metavar="auto|N"
+        "auto", "Network calls per restoration; auto: 10.", parse=opt.automatic, metavar="auto|N"
     ),
     variance: str = option(
         "analytic",
-        "posterior: of the noise in each step; analytic adds what x0 is uncertain by, without"
-        " which few steps have too little spread.",
+        "For posterior: variance of the noise in each step. analytic includes the uncertainty of"
+        " the clean image; without it, few steps give too little spread.",
         choices=opt.VARIANCES,
     ),
     interval: float = option(
-        0.9, "Share of pixels whose true value lies inside.", panel=BARS, metavar="P"
+        0.9, "Share of pixels whose true value should lie inside.", panel=BARS, metavar="P"
     ),
     calibration: str = option(
         "auto",
-        "How much wider than the samples the truth lies; auto: what comes with the weights.",
+        "How much to widen the error bars, as measured by --calibrate; auto: the file that comes"
+        " with the model.",
         panel=BARS,
         metavar="auto|none|FILE.yaml",
     ),
     calibrate: str | None = option(
         None,
-        "Do not write maps: measure the error on images named like the inputs in this folder,"
-        " their truth, and write a calibration to OUT.",
+        "Instead of maps, write a calibration to OUT, measured with the true images in this folder,"
+        " which are named like the inputs.",
         panel=BARS,
         metavar="DIR",
     ),
     scale: str = option(
         "none",
-        "With --calibrate, how the truth is first fitted to the restoration; affine where"
+        "With --calibrate: how true images are first fitted to the restorations; affine if"
         " exposures differ in gain or offset.",
         panel=BARS,
         choices=("none", "affine"),
@@ -70,7 +71,7 @@ def uncertainty(
     models: opt.Models,
     shared: opt.Shared,
 ) -> None:
-    """Restore each image many times: the mean, how far the restorations differ, and error bars.
+    """Restore each image many times: write the mean, the spread, and error bars for each pixel.
 
     Example: restorectl uncertainty data/ -o maps/ --samples 15
     """

@@ -1,4 +1,4 @@
-"""`restorectl weights`: what models there are, where they lie, and whether they are intact."""
+"""`restorectl weights`: lists, downloads, verifies, locates, imports and exports models."""
 
 import json
 import sys
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from restorectl.weights.registry import ModelRow, ModelStatus
 
 app = typer.Typer(
-    help="List, pull, verify, locate, import and export models.",
+    help="List, download, verify, locate, import and export models.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 IMPORTS = ("rscd", "msdsr", "inception-fid", "alexnet-lpips")  # rows of weights.published.PUBLISHED
-NAMES = argument((), "Models: names, files or hf://...", "NAME...")
-NAME = argument(..., "Model: a name, a file or hf://...", "NAME")
-JSON = option(False, "One JSON line a model on stdout.", "--json")
+NAMES = argument((), "Names of models, files or hf:// addresses.", "NAME...")
+NAME = argument(..., "Name of a model, a file or an hf:// address.", "NAME")
+JSON = option(False, "Print one line of JSON per model on standard output.", "--json")
 
 
 @app.command("list")
 @opt.command
 def show(*, models: opt.Models, json_lines: bool = JSON) -> None:
-    """The models known by name, and whether they are here. Never uses the network."""
+    """List the models by name, and whether they are on this machine. Never uses the network."""
     from restorectl.weights.registry import listed
 
     (_json if json_lines else _table)(listed(models))
@@ -52,7 +52,7 @@ def pull(
     json_lines: bool = JSON,
     quiet: bool = opt.QUIET,
 ) -> None:
-    """Bring models into the cache, and check them.
+    """Download models into the cache, and verify them.
 
     Example, on a machine with internet: restorectl weights pull --all
     """
@@ -65,7 +65,7 @@ def pull(
 @app.command()
 @opt.command
 def verify(*, names: tuple[str, ...] = NAMES, models: opt.Models, json_lines: bool = JSON) -> None:
-    """Hash again what is here; exit code 5 if a file is not what the registry says.
+    """Check the models on this machine; exit code 5 if one differs from the registry.
 
     Never uses the network.
     """
@@ -77,7 +77,7 @@ def verify(*, names: tuple[str, ...] = NAMES, models: opt.Models, json_lines: bo
 @app.command()
 @opt.command
 def path(*, name: str = NAME, models: opt.Models) -> None:
-    """Where a model lies on this machine, for scripts. Never uses the network."""
+    """Print the path of a model on this machine, for scripts. Never uses the network."""
     from restorectl.weights.registry import locate
 
     typer.echo(str(locate(name, models)))
@@ -88,11 +88,11 @@ def path(*, name: str = NAME, models: opt.Models) -> None:
 def export(
     *,
     name: str = NAME,
-    hub: Path = option(..., "New folder to write.", metavar="DIR"),
+    hub: Path = option(..., "Folder to write, new or empty.", metavar="DIR"),
     models: opt.Models,
     quiet: bool = opt.QUIET,
 ) -> None:
-    """Write a folder for upload to a hub: the weights, their card and their registry block."""
+    """Write a folder to upload to a hub: weights, model card and registry entry."""
     from restorectl.weights.export import export as run
 
     with _bars(quiet) as bars:
@@ -105,13 +105,15 @@ def export(
 @opt.command
 def take(
     *,
-    files: tuple[Path, ...] = argument(..., "Published checkpoint.", "FILE"),
-    kind: str = option(..., f"What it is: {', '.join(IMPORTS)}.", "--as", metavar="KIND"),
-    output: Path = option(..., "File to write.", "-o", metavar="OUT.safetensors"),
-    overwrite: bool = option(False, "Replace OUT."),
+    files: tuple[Path, ...] = argument(
+        ..., "Published checkpoint; alexnet-lpips takes two files.", "FILE..."
+    ),
+    kind: str = option(..., f"Kind of checkpoint: {', '.join(IMPORTS)}.", "--as", metavar="KIND"),
+    output: Path = option(..., "Weights file to write.", "-o", metavar="OUT.safetensors"),
+    overwrite: bool = option(False, "Replace an existing output."),
     json_lines: bool = JSON,
 ) -> None:
-    """Make a weights file of a published checkpoint. No code in the checkpoint is run.
+    """Convert a published checkpoint to a weights file. Code in it is never run.
 
     Example: restorectl weights import d17986ac.ckpt --as msdsr -o msdsr.safetensors
     """
@@ -128,7 +130,7 @@ def take(
 
 
 def _finish(results: Iterable["ModelStatus"], lines: bool) -> None:
-    """Print each result as it comes; raise at the end if one is wrong."""
+    """Print each result at once; raise at the end if one is wrong."""
     wrong = []
     for result in results:
         if lines:
@@ -164,7 +166,7 @@ def _table(rows: list["ModelRow"]) -> None:
 
 
 class _Bar:
-    """Implements weights.hub.TransferProgress with a rich bar a file."""
+    """Implements weights.hub.TransferProgress, with one bar per file."""
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars

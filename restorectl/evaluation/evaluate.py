@@ -141,7 +141,8 @@ def _load_network(metric: str, network: MetricNetwork, job: EvaluateJob) -> Any:
             raise
         raise WeightsError(
             f"{metric} cannot be computed: {error}; make a file of the published weights with"
-            f" restorectl weights import `kind` {network.weights} and name it with {network.option}"
+            f" restorectl weights import `checkpoint_kind` {network.weights} and name it with"
+            f" {network.option}"
         ) from error
     return network.make(weights.card, weights.tensors, job.device)
 

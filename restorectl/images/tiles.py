@@ -1,7 +1,7 @@
 """Cuts a plane into tiles: the pixels that the network reads, and the core that is kept.
 
 A tile is a core with a halo around it; padding is added only at the image's borders. The grid
-depends on the plane's size alone, so `tile` and `batch` do not change results.
+depends on the plane's size alone, so `batch` does not change results.
 """
 
 from collections.abc import Iterator, Sequence

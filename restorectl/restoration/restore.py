@@ -9,6 +9,7 @@ from restorectl.batch import inputs
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
+from restorectl.errors import UsageError
 from restorectl.jobs import RestoreJob
 from restorectl.restoration import step_map
 from restorectl.restoration.planes import Planes
@@ -20,10 +21,7 @@ SCHEDULE = "rscd"  # schedule whose steps a step map shows by default
 def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     """Restore all images of the job. Raises for errors that stop the run, reports the others."""
     method: Method = catalog.METHODS[job.sampler].load()
-    numbers: dict[str, Any] = {"every": job.recalibrate, "schedule": job.schedule}
-    given = {k: v for k, v in numbers.items() if v is not None and method.has(k)}
-    preset = job.preset if job.preset in method.presets else "restorectl"
-    settings = method.settings(preset, job.sampler, **given)
+    settings = _settings(job, method)
     place = step_map.folder(job.step_map, job.files.inputs) if job.step_map else None
     schedule = job.schedule or SCHEDULE
 
@@ -42,3 +40,23 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     if place is not None:
         extra = step_map.writer(step_map.StepCounter(restorer.calibrator, schedule), job.noise)
     return run(job.files, Planes("restore", restorer, own, extra), pairs, missing, report)
+
+
+def _settings(job: RestoreJob, method: Method) -> Any:
+    """The preset's settings with the job's own numbers.
+
+    Raises UsageError for a value that only the step-calibrated loop uses, with another sampler.
+    """
+    for name, value in {
+        "preset": None if job.preset in method.presets else job.preset,
+        "recalibrate": job.recalibrate,
+        "schedule": None if job.step_map else job.schedule,  # a step map has a schedule too
+    }.items():
+        if value is not None and not method.has("every"):
+            raise UsageError(
+                f"`{name}` {value} has no effect with `sampler` {job.sampler}: leave it out, or"
+                " use `sampler` rscd"
+            )
+    numbers = {"every": job.recalibrate, "schedule": job.schedule}
+    given = {k: v for k, v in numbers.items() if v is not None and method.has(k)}
+    return method.settings(job.preset, job.sampler, **given)

@@ -67,7 +67,7 @@ def export(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise UsageError(f"--hub {folder}: is not empty: choose a new folder")
+            raise UsageError(f"`hub` {folder}: is not empty: choose a new folder")
     except OSError as error:
         raise output_error(error, folder) from error
     weights = load(name, options=options, progress=progress)

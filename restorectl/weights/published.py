@@ -53,15 +53,17 @@ class ImportedWeights:
 
 
 def import_checkpoint(
-    files: Sequence[Path], kind: str, output: Path, overwrite: bool = False
+    files: Sequence[Path], checkpoint_kind: str, output: Path, overwrite: bool = False
 ) -> ImportedWeights:
-    """Write a weights file from the files of a published model; `kind`: a key of PUBLISHED.
+    """Write a weights file from the files of a published model.
+
+    checkpoint_kind: a key of PUBLISHED.
 
     float16 and float32 tensors keep their type, others become float32. Raises UsageError for an
     unknown kind or a wrong output name, WeightsError for files that do not match the kind.
     """
-    if kind not in PUBLISHED:
-        raise UsageError(f"`kind` {kind}: choose {', '.join(PUBLISHED)}")
+    if checkpoint_kind not in PUBLISHED:
+        raise UsageError(f"`checkpoint_kind` {checkpoint_kind}: choose {', '.join(PUBLISHED)}")
     if output.suffix != ".safetensors":
         raise UsageError(f"{output}: the output must be named *.safetensors")
     if output.exists() and not overwrite:
@@ -72,14 +74,14 @@ def import_checkpoint(
     for path in files:
         found |= _read_checkpoint(path)
     try:
-        card, tensors = convert(kind, found)
+        card, tensors = convert(checkpoint_kind, found)
     except WeightsError as error:
         raise WeightsError(
-            f"{', '.join(map(str, files))}: not a checkpoint of kind '{kind}': {error}"
+            f"{', '.join(map(str, files))}: not a checkpoint of kind '{checkpoint_kind}': {error}"
         ) from error
     training = {
-        "imported": kind,
-        "source": PUBLISHED[kind].source,
+        "imported": checkpoint_kind,
+        "source": PUBLISHED[checkpoint_kind].source,
         "files": {path.name: file_sha256(path) for path in files},
     }
     kept = (torch.float16, torch.float32)
@@ -91,7 +93,7 @@ def import_checkpoint(
         save_file(plain, part, {KEY: replace(card, name=output.stem, training=training).to_json()})
     return ImportedWeights(
         path=str(output),
-        kind=kind,
+        kind=checkpoint_kind,
         network=card.network,
         tensors=len(tensors),
         parameters=sum(int(t.numel()) for t in tensors.values()),

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.chaos.folders import digests, fill
-from tests.chaos.server import Server
+from tests.server import Server
 
 FIGURES = pytest.StashKey()
 
@@ -30,7 +30,7 @@ def figure(request):
 
 @pytest.fixture(scope="session")
 def server():
-    made = Server()
+    made = Server(with_model=True)
     yield made
     made.close()
 

@@ -16,7 +16,7 @@ from tests.chaos.folders import digests, fill, image, leftovers
 
 pytestmark = pytest.mark.slow
 
-CHAINS, KILLS = 20, 5  # kills between an empty folder and a complete one, one in each run
+CHAINS, KILLS = 10, 10  # kills between an empty folder and a complete one, one in each run
 PAIRS = 50
 
 

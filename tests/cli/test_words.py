@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import typer.main
+from typer.testing import CliRunner
 
 from restorectl.cli.app import app
 from restorectl.cli.progress import worded
@@ -54,3 +55,9 @@ def test_words():
     assert worded("use `axes` ZYX or `min_free`") == "use --axes ZYX or --min-free"
     assert worded("`start` 3: below `first`") == "--start-step 3: below --mix-weights"
     assert worded("another `output`") == "another -o"
+    assert worded("`kind` none, `checkpoint_kind` rscd") == "--noise none, --as rscd"
+
+
+def test_brackets_in_help_are_no_markup():
+    shown = CliRunner().invoke(app, ["restore", "--help"], env={"COLUMNS": "300"}).output
+    assert "hf://org/name[@revision]/file.safetensors" in shown

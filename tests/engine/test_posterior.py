@@ -41,6 +41,7 @@ def draws(settings, count):
     return np.array(samples), clean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [8, 15, 50])
 def test_intervals_of_the_variance_corrected_rule_cover(count):
     samples, clean = draws(posterior.PosteriorSettings(steps=6), count)

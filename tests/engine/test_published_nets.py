@@ -129,6 +129,7 @@ def test_training_edm2_normalises_the_stored_weights():
     torch.testing.assert_close(weight.square().mean((1, 2, 3)), torch.ones(8), rtol=5e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_inception_is_what_its_tables_say():
     net = randomised(catalog.NETWORKS["inception"].load()())
     for name, value in net.named_parameters():

@@ -291,10 +291,13 @@ def test_lpips_with_weights_of_the_user(data, tmp_path):
     )
     near, far, same = (found.column(m, "lpips")[0] for m in found.methods)
     assert same == 0 < near < far
-    with pytest.raises(WeightsError, match=r"weights import `kind` alexnet-lpips.*`alexnet`"):
+    with pytest.raises(
+        WeightsError, match=r"weights import `checkpoint_kind` alexnet-lpips.*`alexnet`"
+    ):
         evaluated(data / "fine", **options)
 
 
+@pytest.mark.slow
 def test_fid_and_slice_fid(tmp_path):
     weights = random_weights(tmp_path / "inception.safetensors", "inception", "features")
     rng = np.random.default_rng(0)

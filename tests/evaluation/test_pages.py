@@ -13,6 +13,8 @@ from restorectl.evaluation import report
 from restorectl.evaluation.study import results, study
 from tests.pages import METHODS, NAMES, comparison, images
 
+pytestmark = pytest.mark.slow
+
 WAIT = 20.0  # seconds until something that should happen has not
 
 

@@ -120,6 +120,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     assert precious.read_text() == "data"
 
 
+@pytest.mark.slow
 def test_many_at_once_are_one_after_the_other(tmp_path: Path) -> None:
     """Eight processes fight for a folder: never two in the guarded part."""
     script = (

@@ -14,8 +14,6 @@ from restorectl.errors import IncompleteError, InputError
 from restorectl.images.image import open_image, read_provenance
 from restorectl.images.raster import SIGNATURE, chunk, read_chunks
 
-pytestmark = pytest.mark.slow
-
 RNG = np.random.default_rng(1)
 STACK = RNG.integers(0, 4000, (6, 40, 50)).astype(np.uint16)
 FLAT = RNG.integers(0, 255, (64, 80, 3)).astype(np.uint8)
@@ -57,6 +55,7 @@ def axes_for(name: str) -> str | None:
     return "ZYX" if name in ("plain.tif", "chain.tif") else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_cut_anywhere(tmp_path: Path, name: str) -> None:
     """Every length short of the whole is refused as incomplete, unless only padding is missing."""
@@ -189,6 +188,7 @@ def test_directories_in_a_circle(tmp_path: Path) -> None:
         open_image(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_damaged_bytes_never_crash(tmp_path: Path, name: str) -> None:
     """One random byte changed: an image, or one line that says what is wrong."""

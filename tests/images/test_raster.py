@@ -209,6 +209,7 @@ def test_png_to_tiff_and_back(tmp_path: Path) -> None:
     verify_image(tmp_path / "d.tif", real)
 
 
+@pytest.mark.slow
 def test_large_images_do_not_alarm_pillow(tmp_path: Path) -> None:
     header = Header("YX", (9500, 9500), np.dtype("u1"), format="png")
     plane = np.zeros((9500, 9500), np.uint8)

@@ -31,13 +31,13 @@ def weights(tmp_path_factory):
         tifffile.imwrite(path, image, imagej=True, metadata={"axes": "CYX"})
     settings = (
         "network.config={c_in: 2, c_out: 2, channels: [16, 24], blocks: 1, embedding: 32}",
-        "optimiser.steps=500",
+        "optimiser.steps=400",
         "optimiser.batch=16",
         "optimiser.micro_batch=16",
         "optimiser.ema=0.98",
         "optimiser.warmup=20",
         "optimiser.lr=1e-2",
-        "data.crop=[48]",
+        "data.crop=[32]",
         "validation.every=0",
     )
     out = folder / "srh.safetensors"

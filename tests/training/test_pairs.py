@@ -95,6 +95,7 @@ def test_stacks_with_channels(folders):
     assert np.corrcoef(crops.pixels[0, 0].ravel(), crops.pixels[1, 0].ravel())[0, 1] < 0.7
 
 
+@pytest.mark.slow
 def test_what_does_not_match_is_left_out_and_named(folders):
     fill(
         folders,

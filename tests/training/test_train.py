@@ -18,8 +18,6 @@ from restorectl.training import checkpoint
 from restorectl.training.train import run
 from restorectl.weights import file as weights_io
 
-pytestmark = pytest.mark.slow
-
 TINY_PRIOR = (
     "network.config={channels: [8, 8], blocks: 1, embedding: 8}",
     "data.crop=16",
@@ -129,6 +127,7 @@ def test_ablations(data, tmp_path, recipe):
     assert card.sigma_max < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["prior", "calibrator"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(data, tmp_path, recipe):
     whole = train(recipe, data, tmp_path / "whole.safetensors")
@@ -168,9 +167,11 @@ def test_resume_refuses_another_run(data, tmp_path):
         train("prior", data, output, resume=True)
 
 
+@pytest.mark.slow
 def test_initial_weights(data, tmp_path):
     first = tmp_path / "first.safetensors"
     longer = ("optimiser.steps=60", "optimiser.warmup=5", "optimiser.lr=0.03", "optimiser.ema=0.8")
+    longer += ("optimiser.micro_batch=8",)
     train("prior", data, first, *longer, "validation.every=60")
     overrides = [o for o in TINY_PRIOR if not o.startswith("network")]
     report = Memory()
@@ -222,6 +223,7 @@ def test_refusals(data, tmp_path, recipe, output, override, error, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(data, tmp_path):
     """torchrun with gloo against a plain run of the same global batch, through the command line."""
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
@@ -258,6 +260,7 @@ def test_processes_must_share_the_batch_evenly(data, tmp_path, monkeypatch):
         train("prior", data, tmp_path / "p.safetensors")
 
 
+@pytest.mark.slow
 def test_selecting_patches_of_high_quality(data, tmp_path):
     """Positives are smooth; of the data, one image is smooth and one is noise."""
     good, mixed = tmp_path / "good", tmp_path / "mixed"

@@ -18,8 +18,6 @@ from restorectl.weights import file as weights_io
 from tests import command, phantom
 from tests.training.test_train import Memory
 
-pytestmark = pytest.mark.slow
-
 TINY = (
     "data.crop=16",
     "optimiser.batch=8",
@@ -113,6 +111,7 @@ def test_zero_columns_leave_the_function_as_it_was(prior):
     assert torch.equal(wide["stem.weight"][:, 12], tensors["stem.weight"][:, 4])
 
 
+@pytest.mark.slow
 def test_the_released_weights_are_those_of_the_lowest_error(folders, tmp_path):
     """A run that goes wrong on the way: the file holds the weights of before."""
     output = tmp_path / "c.safetensors"
@@ -131,6 +130,7 @@ def test_the_released_weights_are_those_of_the_lowest_error(folders, tmp_path):
     assert not any(k.startswith("best.") for k in load_file(checkpoint.resume_path(plain)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [False, True])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(folders, tmp_path, pairs):
     recipe = "conditional-pairs" if pairs else "conditional"
@@ -177,6 +177,7 @@ def test_a_checkpoint_of_an_older_recipe_goes_on(folders, tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_on_pairs_learns_to_look_at_the_input(folders, tmp_path):
     """In one call from pure noise only the input tells what the image shows."""
     output = tmp_path / "c.safetensors"
@@ -229,6 +230,7 @@ def test_a_network_of_other_channels_is_not_widened(folders, prior, tmp_path):
         train("conditional", folders, tmp_path / "c.safetensors", net, init=str(prior), pairs=False)
 
 
+@pytest.mark.slow
 def test_the_command_takes_pairs_and_names_what_it_leaves_out(folders, tmp_path):
     output = tmp_path / "c.safetensors"
     clean, noisy = tmp_path / "clean", tmp_path / "noisy"

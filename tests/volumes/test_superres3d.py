@@ -107,6 +107,7 @@ def test_observed_planes_come_back_bit_by_bit(tmp_path, options):
     assert np.array_equal(read(path)[::4], pixels)
 
 
+@pytest.mark.slow
 def test_pixels_parametrisation_and_the_one_step_baseline(tmp_path):
     for name in ("slices", "ms-unet"):
         card = replace(RESIDUAL, config=CONFIG | {"c_in": 1}, anchors="", objective=name)
@@ -273,6 +274,7 @@ def test_where_cubic_rings_the_network_is_taken(tmp_path):
     assert mix["cubic_over_linear_db"] < 0
 
 
+@pytest.mark.slow
 def test_windows_of_a_fixed_size_and_joint_channels(tmp_path):
     """The kind of network of MSDSR: two channels make three, 16 px, noise predicted."""
     small = {"width": 32, "mults": [1, 2], "attention": [], "blocks": 1}
@@ -303,6 +305,7 @@ def test_windows_of_a_fixed_size_and_joint_channels(tmp_path):
     assert "2 channels jointly" in outcome.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 def test_tiles_leave_no_seams(steps, monkeypatch):
     """The embedded network in tiles of 96 px answers as in one of 320 px, noise included."""

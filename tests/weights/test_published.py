@@ -68,6 +68,7 @@ def test_the_command_line_names_the_kinds():
     assert tuple(PUBLISHED) == IMPORTS
 
 
+@pytest.mark.slow
 def test_the_published_rscd_is_recognised_at_its_full_size():
     found = {name: weightless(shape) for name, shape in shapes("convnext").items()}
     card, tensors = convert("rscd", found)
@@ -80,6 +81,7 @@ def test_the_published_rscd_is_recognised_at_its_full_size():
     assert card.sigma_max == pytest.approx(0.3188 / 0.898361**0.5, rel=1e-3)  # T' = 200
 
 
+@pytest.mark.slow
 def test_the_published_msdsr_is_recognised_at_its_full_size():
     published = shapes("adm")
     assert len({name.replace(".", "") for name in published}) == 368  # no two become one
@@ -224,6 +226,7 @@ def test_the_metric_networks_come_from_their_official_layout(tmp_path):
         published.import_checkpoint(files[:1], "alexnet-lpips", out, overwrite=True)
 
 
+@pytest.mark.slow
 def test_an_imported_model_restores_a_plain_tiff_of_its_channels(tmp_path):
     source, out = tmp_path / "unet.pt", tmp_path / "rscd.safetensors"
     torch.save(state("convnext", SMALL_RSCD), source)

@@ -1,6 +1,6 @@
-"""A process that has loaded torch and the model once, and forks a real `restorectl` on request.
+"""A process that has loaded torch, and on request the model, and forks a real `restorectl`.
 
-`python -m tests.chaos.server` reads a JSON request a line and answers with a line: {"argv", "cwd",
+`python -m tests.server` reads a JSON request a line and answers with a line: {"argv", "cwd",
 "env", "out", "err"} starts a run and answers its process id, {"wait": pid} answers its exit code,
 negative for the signal that ended it.
 """
@@ -15,15 +15,15 @@ import sys
 import traceback
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 class Server:
-    """The test's side."""
+    """The test's side. with_model: the packaged prior is loaded too, once for all runs."""
 
-    def __init__(self):
+    def __init__(self, with_model=False):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.server"],
+            [sys.executable, "-m", "tests.server", *(["model"] if with_model else [])],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -36,10 +36,11 @@ class Server:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, *argv, cwd, out="/dev/null", err="/dev/null", **env):
-        """Begin a run; returns its process id."""
+    def start(self, *argv, cwd, out="/dev/null", err="/dev/null", env=None, **more):
+        """Begin a run with the variables `env`, by default our own, and `more`; its process id."""
         words = [str(word) for word in argv]
-        return self._ask(argv=words, cwd=str(cwd), out=str(out), err=str(err), env=env)
+        variables = dict(os.environ if env is None else env) | more
+        return self._ask(argv=words, cwd=str(cwd), out=str(out), err=str(err), env=variables)
 
     def wait(self, pid):
         return self._ask(wait=pid)
@@ -48,10 +49,10 @@ class Server:
         """The most memory that a run has held so far, in bytes."""
         return self._ask(peak=True)
 
-    def run(self, *argv, cwd, err=None, **env):
+    def run(self, *argv, cwd, err=None, **more):
         """A whole run: (exit code, what it wrote to stderr)."""
         err = err or Path(cwd, ".stderr")
-        code = self.wait(self.start(*argv, cwd=cwd, err=err, **env))
+        code = self.wait(self.start(*argv, cwd=cwd, err=err, **more))
         return code, err.read_text(errors="backslashreplace")
 
     def close(self):
@@ -60,18 +61,24 @@ class Server:
         self.process.wait(10)
 
 
-def serve():
+def serve(with_model):
     import torch
+    from typer.testing import CliRunner
 
-    from restorectl.cli import app
-    from restorectl.engine import denoiser
-    from restorectl.jobs import WeightsOptions
-    from restorectl.restoration import restore, restorer  # noqa: F401 (loaded for the forks)
+    from restorectl.cli import app, options
+    from restorectl.engine import runner
+    from restorectl.evaluation import evaluate  # noqa: F401 (loaded for the forks)
+    from restorectl.restoration import calibrate, restore, restorer, uncertainty  # noqa: F401
+    from restorectl.training import train  # noqa: F401
+    from restorectl.volumes import superres3d  # noqa: F401
 
     torch.set_num_threads(1)
-    restorer.load = functools.cache(restorer.load)
-    warm = restorer.load("prior", "prior", WeightsOptions())
-    denoiser.build(warm.card, dict(warm.tensors))
+    CliRunner().invoke(app.app, ["restore", "-o", "."])  # typer loads the rest when it parses
+    if with_model:
+        restorer.load = functools.cache(restorer.load)
+        warm = restorer.load("prior", "prior", options.Models(registry=None, offline=False))
+        build, built = runner.build, runner.build(warm.card, dict(warm.tensors))
+        runner.build = lambda card, tensors: built if card is warm.card else build(card, tensors)
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -95,6 +102,7 @@ def _become(main, request):
             os.dup2(os.open(request[key], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(request["cwd"])
+        os.environ.clear()
         os.environ.update(request["env"])
         sys.argv = ["restorectl", *request["argv"]]
         main()
@@ -111,4 +119,4 @@ def _become(main, request):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve()
+    serve("model" in sys.argv[1:])
