@@ -78,6 +78,7 @@ class RestoreJob(SamplingJob):
     schedule: str | None = None  # discrete schedule of the rscd sampler; None = the preset's
     step_map: str | None = None  # folder for maps of the diffusion steps at each place
     level: str = "image"  # image: one noise level; map: a smooth map of noise levels
+    orientations: int = 1  # 8: the mean over four rotations, each also mirrored
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class DenoiseJob(SamplingJob):
     method: str = "posterior"  # row of catalog.METHODS
     preset: str = "restorectl"
     settings: Mapping[str, Any] = field(default_factory=dict)  # override the preset's
+    orientations: int = 1  # 8: the mean over four rotations, each also mirrored
     guide: str | None = None  # folder of another method's results, named like the inputs
 
 

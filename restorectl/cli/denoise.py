@@ -40,6 +40,7 @@ def denoise(
     steps: int | None = option(
         "auto", "Network calls per tile and restoration.", parse=opt.automatic, metavar="auto|N"
     ),
+    orientations: int = opt.ORIENTATIONS,
     strength: float = opt.STRENGTH,
     guide: str | None = option(
         None,
@@ -142,6 +143,7 @@ def denoise(
         preset=preset,
         settings={name: value for name, value in settings.items() if value is not None},
         guide=guide,
+        orientations=orientations,
     )
     with shared.reporting() as report:
         from restorectl.restoration.denoise import denoise as run

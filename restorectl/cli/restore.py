@@ -34,6 +34,7 @@ def restore(
         " differ by more than half within the image; it can mistake fine texture for noise.",
         choices=("image", "map"),
     ),
+    orientations: int = opt.ORIENTATIONS,
     preset: str = option(
         "restorectl",
         "restorectl: our own settings · paper: Algorithm 1 as printed · official: as in the"
@@ -88,6 +89,7 @@ def restore(
         schedule=schedule,
         step_map=step_map,
         level=level,
+        orientations=orientations,
     )
     with shared.reporting() as report:
         from restorectl.restoration.restore import restore as run

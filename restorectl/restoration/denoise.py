@@ -33,5 +33,5 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
             for pair, name in zip(pairs, names, strict=True)
         ]
     own = {"method": job.method, "settings": asdict(settings), "guide": bool(job.guide)}
-    work = Planes("denoise", load_restorer(job, method, settings), own)
-    return run(job.files, work, pairs, missing, report)
+    restorer = load_restorer(job, method, settings, orientations=job.orientations)
+    return run(job.files, Planes("denoise", restorer, own), pairs, missing, report)

@@ -70,6 +70,8 @@ class Planes:
             "axes": job.files.axes,
             "channels": job.files.channels,
         }
+        if restorer.orientations > 1:  # records of before this option know nothing of it
+            parameters["orientations"] = restorer.orientations
         used = {role: (w.card.name, w.sha256) for role, w in restorer.used.items()}
         return Origin(self.command, parameters, used, str(restorer.runner.device))
 

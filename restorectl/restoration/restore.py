@@ -30,7 +30,9 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
         return names if place is None else (*names, step_map.target(place, relative))
 
     pairs, missing = inputs.resolve(job.files, naming)
-    restorer = load_restorer(job, method, settings, job.level if method.maps else "image")
+    restorer = load_restorer(
+        job, method, settings, job.level if method.maps else "image", job.orientations
+    )
     own = {
         "sampler": job.sampler,
         "loop": asdict(settings) or None,

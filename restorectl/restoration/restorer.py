@@ -13,6 +13,7 @@ import numpy as np
 from restorectl import catalog
 from restorectl.engine.card import Card
 from restorectl.engine.noise_field import NoiseField, Site
+from restorectl.engine.orientations import ALL, run_turned
 from restorectl.engine.runner import Runner, make_runner, pick_device
 from restorectl.engine.samplers import Calibrator, Decided, Method, Problem, Sampler
 from restorectl.errors import UsageError
@@ -71,13 +72,14 @@ class Restorer:
     calibrator: Calibrator
     used: Mapping[str, Weights]  # by role
     level: str = "image"  # image: one level; map: a smooth map where the noise varies
+    orientations: int = 1  # in which each sample is restored, 1 or 8; all of them are reduced
     reduction: Reduction = MEAN
 
     @property
     def calls_per_tile(self) -> int | None:
         """Network calls per tile; None = depends on the image."""
         each = self.sampler.calls(self.job.steps)
-        return None if each is None else each * self.job.samples
+        return None if each is None else each * self.job.samples * self.orientations
 
     def grid(
         self, shape: tuple[int, int], core: int = tiles.CORE, halo: int = tiles.HALO
@@ -100,30 +102,36 @@ class Restorer:
     def restore(self, batch: Batch, decided: Decided) -> np.ndarray:
         """Restore tiles: (B, products, C, H, W) float32 in input units."""
         samples = (
-            np.stack([batch.inverse(x) for x in self._x0(batch, decided, k)])
+            np.stack([batch.inverse(x) for x in self._x0(batch, decided, k, orientation)])
             for k in range(self.job.samples)
+            for orientation in range(self.orientations)
         )
         return self.reduction.combine(samples, batch)
 
-    def _x0(self, batch: Batch, decided: Decided, sample: int) -> np.ndarray:
+    def _x0(self, batch: Batch, decided: Decided, sample: int, orientation: int) -> np.ndarray:
         """One restoration (B, C_net, H, W); with a level map, blended from several levels."""
         if decided["sigma"] <= 0:
             return batch.x
         if "log_levels" not in decided:
-            return self._at(1.0, batch, decided, sample)
+            return self._at(1.0, batch, decided, sample, orientation)
         size = (batch.x.shape[2], batch.x.shape[3])
         maps = [level_map.at(decided, top, left, size) for _, top, left in batch.sites]
         x0 = np.zeros_like(batch.x)
         for factor, weights in level_map.ladder(maps):
-            x0 += np.stack(weights)[:, None] * self._at(factor, batch, decided, sample)
+            restored = self._at(factor, batch, decided, sample, orientation)
+            x0 += np.stack(weights)[:, None] * restored
         return x0
 
-    def _at(self, factor: float, batch: Batch, decided: Decided, sample: int) -> np.ndarray:
+    def _at(
+        self, factor: float, batch: Batch, decided: Decided, sample: int, orientation: int
+    ) -> np.ndarray:
         """x0 (B, C_net, H, W), starting at `factor` times the image's noise level."""
         level = min(decided["sigma"] * factor, self.card.sigma_max)
         sigma = np.full(len(batch.x), level, np.float32)
         problem = self._problem(batch, sigma, sample)
-        return self.runner.sample(lambda part: self.sampler.run(part, decided), problem)
+        return self.runner.sample(
+            lambda part: run_turned(self.sampler, part, decided, orientation), problem
+        )
 
     def _problem(self, batch: Batch, sigma: np.ndarray, sample: int) -> Problem:
         return self.runner.problem(
@@ -139,11 +147,17 @@ class Restorer:
 
 
 def load_restorer(
-    job: SamplingJob, method: Method, settings: Any, level: str = "image"
+    job: SamplingJob,
+    method: Method,
+    settings: Any,
+    level: str = "image",
+    orientations: int = 1,
 ) -> Restorer:
     """Load the models of a job. Raises UsageError, WeightsError."""
     if job.steps is not None and job.steps < 1:
         raise UsageError(f"`steps` {job.steps}: must be at least 1")
+    if orientations not in (1, ALL):
+        raise UsageError(f"`orientations` {orientations}: must be 1 or {ALL}")
     weights = load(job.weights or method.task, method.task, job.weights_from)
     method.check(settings, weights.card.sigma_max)
     runner = make_runner(weights.card, weights.tensors, job.compute)
@@ -158,6 +172,7 @@ def load_restorer(
         calibrator,
         {method.task: weights} | used,
         level,
+        orientations,
     )
 
 
