@@ -15,6 +15,7 @@ class Files:
     files_from: str | None = None  # file with one path per line; "-" is standard input
     shard: tuple[int, int] = (1, 1)  # (I, N): process the I-th of N parts
     overwrite: bool = False  # also replace files that restorectl did not write
+    keep_old: bool = False  # keep outputs of an earlier version whose pixels would differ today
     axes: str | None = None
     channels: tuple[int, ...] | None = None  # channels to restore, None = all; others are copied
     dry_run: bool = False

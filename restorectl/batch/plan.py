@@ -133,6 +133,7 @@ class Item:
     stamps: dict[Path, Stamp] = field(default_factory=dict)  # of every input, before reading
     planned: Planned | None = None
     hashes: Hashes | None = None  # None = not needed yet
+    old: bool = False  # its outputs are as wanted, but for the revision of what made them
 
     @property
     def todo(self) -> bool:
@@ -166,8 +167,11 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
                 outcome.status = "deferred"
                 outcome.message = f"{path}: {age}: too young for `min_age`"
                 return item
-        if _up_to_date(files, work, item):
-            outcome.status, outcome.message = "skipped", "up to date"
+        records = _made_alike(files, work, item)
+        item.old = any(record.get("revision") != provenance.REVISION for record in records)
+        if records and (files.keep_old or not item.old):
+            outcome.status = "skipped"
+            outcome.message = "kept, of an earlier version" if item.old else "up to date"
             return item
         held = format_of(pair.source).held_when_open(pair.source)
         _require_memory(pair.source, held, memory, "save the image as TIFF, which is read in parts")
@@ -188,19 +192,23 @@ def _require_memory(path: Path, taken: int, memory: int | None, remedy: str) -> 
         )
 
 
-def _up_to_date(files: Files, work: Work, item: Item) -> bool:
-    """Whether every target exists, is complete and is what this run would write."""
-    records = [found.record if found else None for found in refuse_foreign(files, item.pair)]
-    made_alike = all(
-        record is not None
-        and "input" in record
-        and matches(record, work.origin.record(record["input"]))
-        for record in records
-    )
-    if not made_alike:
-        return False
+def _made_alike(files: Files, work: Work, item: Item) -> list[Record]:
+    """The records of the targets if all are complete and made as this run would, else none.
+
+    Their revisions may differ.
+    """
+    records = [
+        found.record
+        for found in refuse_foreign(files, item.pair)
+        if found is not None
+        and found.record is not None
+        and "input" in found.record
+        and matches(found.record, work.origin.record(found.record["input"]))
+    ]
+    if len(records) < len(item.pair.targets):
+        return []
     item.hashes = hashes(item.pair)
-    return all(record is not None and record["input"] == item.hashes for record in records)
+    return records if all(record["input"] == item.hashes for record in records) else []
 
 
 def refuse_foreign(files: Files, pair: Pair) -> list[Existing | None]:

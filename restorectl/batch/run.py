@@ -91,6 +91,7 @@ def _all(
     for number, pair in enumerate(pairs, first):
         items.append(plan.examine(files, work, pair, memory))
         outcomes[number] = items[-1].outcome
+    _tell_old(files, items, report)
     plan.require_room(files, items)
     failures = first
     for number, item in enumerate(items):
@@ -107,6 +108,15 @@ def _all(
             if not item.todo:  # todo: interrupted before it was finished
                 report.done(item.outcome)
         failures += item.outcome.status == "failed"
+
+
+def _tell_old(files: Files, items: Sequence[Item], report: Report) -> None:
+    """Say what becomes of outputs that an earlier version made, whose pixels differ today."""
+    count = sum(item.old for item in items)
+    if count:
+        outputs = "1 output" if count == 1 else f"{count} outputs"
+        fate = "kept" if files.keep_old else "made again: to keep them, use `keep_old`"
+        report.note(f"{outputs} of an earlier version {fate}")
 
 
 def _one(files: Files, work: Work, item: Item, report: Report) -> None:
@@ -183,6 +193,7 @@ def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) ->
                 None if pace is None else round(pace * item.planned.windows, 2)
             )
         report.done(item.outcome)
+    _tell_old(files, items, report)
     try:
         plan.require_room(files, items)
     except (DiskFullError, OutputError) as error:

@@ -324,7 +324,7 @@ class Camera(NoiseOptions):
 
 ORIENTATIONS = option(
     1,
-    "8: restore the image in four rotations, each also mirrored, and average: about 0.1 dB better,"
+    "8: the mean over four rotations of the image, each also mirrored; about 0.1 dB better, for"
     " eight times the network calls.",
     metavar="1|8",
 )
@@ -353,6 +353,12 @@ class Shared:
     )
     overwrite: bool = option(
         False, "Also replace existing files that restorectl did not write.", panel=FILES
+    )
+    keep_old: bool = option(
+        False,
+        "Keep outputs of an earlier version of restorectl. By default they are made again if pixels"
+        " have changed since.",
+        panel=FILES,
     )
     min_age: float = option(
         0.0,
@@ -413,6 +419,7 @@ class Shared:
             files_from=self.files_from,
             shard=shard(self.shard, inputs, self.files_from),
             overwrite=self.overwrite,
+            keep_old=self.keep_old,
             axes=self.axes,
             channels=self.channels,
             dry_run=self.dry_run,

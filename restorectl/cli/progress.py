@@ -134,7 +134,9 @@ class Terminal:
         if not text or self.quiet:
             return
         if counts["skipped"] == len(self.outcomes):
-            text = f"nothing to do: {text}, every output is up to date"
+            text = f"nothing to do: {text}"
+            if all(outcome.message == "up to date" for outcome in self.outcomes):
+                text += ", every output is up to date"
         if self.plan and counts["planned"]:
             text += f": {totals(self.outcomes)}"
         if self.json_log:

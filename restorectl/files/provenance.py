@@ -11,7 +11,12 @@ from typing import Any
 
 from restorectl import __version__
 
-# The version is recorded but not compared: after an upgrade, outputs stay up to date.
+# What this version does to pixels. Raised by one with every entry of CHANGELOG.md that is marked
+# **(changes output)**: outputs that were made before are then made again.
+REVISION = 3
+
+# The version is recorded but not compared: after an upgrade that leaves REVISION as it is, outputs
+# stay up to date. The revision is compared by batch/plan.py, because users may keep old outputs.
 _COMPARED = ("command", "parameters", "weights", "input")
 
 
@@ -39,6 +44,7 @@ def record(
     made = {
         "tool": "restorectl",
         "version": __version__,
+        "revision": REVISION,
         "command": command,
         "parameters": dict(parameters),
         "weights": {"name": weights, "sha256": weights_sha256},
@@ -54,7 +60,10 @@ def dumps(made: Mapping[str, Any]) -> str:
 
 
 def matches(recorded: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> bool:
-    """Whether the record of an output (None = it has none) matches the expected record."""
+    """Whether the record of an output (None = it has none) matches the expected record.
+
+    The revision is not compared.
+    """
     if recorded is None:
         return False
     wanted = json.loads(dumps(expected))

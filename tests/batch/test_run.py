@@ -16,7 +16,7 @@ from restorectl.batch import inputs, run
 from restorectl.batch.outcome import Silent
 from restorectl.batch.plan import Origin, Planned
 from restorectl.errors import BusyError, DiskFullError, OutputError, UsageError
-from restorectl.files import lock, machine
+from restorectl.files import lock, machine, provenance
 from restorectl.files.atomic import part_path
 from restorectl.images.image import read_provenance, write_image
 from restorectl.jobs import Files
@@ -139,6 +139,40 @@ def test_exactly_what_changed_is_redone(folder, change, redone):
     assert {Path(name).name for name in work.written} == redone
     if not more and change != "input":
         assert content(out) == before
+
+
+@pytest.mark.parametrize("revision", [provenance.REVISION - 1, None])
+def test_what_an_earlier_revision_made_is_made_again_unless_it_is_kept(
+    folder, monkeypatch, revision
+):
+    with monkeypatch.context() as before:
+        before.setattr(provenance, "REVISION", revision)
+        go(settings(folder, pattern="[abd].*"))
+    old = content(folder / "out")
+    fresh = dict.fromkeys(("c.tif", "e.png"), "done")
+    kept, _, report = go(settings(folder, keep_old=True))
+    assert kept == dict.fromkeys(ALL, "skipped") | fresh
+    assert report.notes == ["3 outputs of an earlier version kept"]
+    assert {name: bytes_ for name, bytes_ in content(folder / "out").items() if name in old} == old
+    shutil.copy(folder / "in/a.tif", folder / "in/b.tif")
+    statuses, _, report = go(settings(folder, keep_old=True))  # b.tif is of another input now
+    assert {name for name, status in statuses.items() if status == "done"} == {"b.tif"}
+    assert report.notes == ["2 outputs of an earlier version kept"]
+    again, _, report = go(settings(folder))
+    assert {name for name, status in again.items() if status == "done"} == {"a.tif", "d.png"}
+    (told,) = report.notes
+    assert told.startswith("2 outputs of an earlier version made again")
+    assert read_provenance(folder / "out/a.tif")["revision"] == provenance.REVISION
+    statuses, _, report = go(settings(folder))
+    assert (statuses, report.notes) == (dict.fromkeys(ALL, "skipped"), [])
+
+
+def test_an_old_output_made_with_other_options_is_not_kept(folder, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(provenance, "REVISION", 0)
+        go(settings(folder))
+    statuses, _, report = go(settings(folder, keep_old=True), strength=0.9)
+    assert (statuses, report.notes) == (dict.fromkeys(ALL, "done"), [])
 
 
 def test_a_foreign_file_is_left_alone(folder):

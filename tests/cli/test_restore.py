@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from restorectl.images.image import open_image, read_provenance
+from restorectl.images.image import open_image, read_provenance, write_image
 from tests.command import run
 
 pytestmark = pytest.mark.slow
@@ -109,6 +109,37 @@ def test_running_again_does_nothing_and_a_change_redoes_exactly_that_file(tmp_pa
     assert digest(out)["nuclei.tif"] == before["nuclei.tif"]
     assert digest(out)["filaments.png"] != before["filaments.png"]
     assert "2 done" in run("restore", source, "-o", out, "--strength", "0.9").stderr
+
+
+def test_outputs_of_an_earlier_version_are_made_again_or_kept(tmp_path):
+    """One output of an older revision, one of before there were revisions."""
+    command = ("restore", DATA / "noisy/nuclei.tif", DATA / "noisy/filaments.png")
+    command += ("-o", tmp_path / "out")
+    assert run(*command).returncode == 0
+    made = digest(tmp_path / "out")
+    for name, revision in (("nuclei.tif", {"revision": 1}), ("filaments.png", {})):
+        path = tmp_path / "out" / name
+        record = {k: v for k, v in read_provenance(path).items() if k != "revision"} | revision
+        with open_image(path) as image:
+            planes = [image.read(plane) for plane in image.header.planes]
+            write_image(path, image.header.for_target(path), planes, provenance=record)
+    old = digest(tmp_path / "out")
+    assert all(old[name] != made[name] for name in made)
+    for words in (("--keep-old", "-n"), ("--keep-old",)):
+        kept = run(*command, *words)
+        assert kept.stderr.splitlines() == [
+            "2 outputs of an earlier version kept",
+            "nothing to do: 2 skipped",
+        ]
+        assert digest(tmp_path / "out") == old
+    planned, again = run(*command, "-n"), run(*command)
+    for done, words in ((planned, "2 planned"), (again, "2 done")):
+        assert "2 outputs of an earlier version made again: to keep them, use --keep-old" in (
+            done.stderr
+        )
+        assert words in done.stderr
+    assert digest(tmp_path / "out") == made
+    assert "every output is up to date" in run(*command, "--keep-old").stderr
 
 
 def test_a_foreign_file_is_never_overwritten_without_overwrite(tmp_path):

@@ -1,10 +1,11 @@
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from restorectl.files.provenance import dumps, file_sha256, matches, record
+from restorectl.files.provenance import REVISION, dumps, file_sha256, matches, record
 
 
 def made(**changes: Any) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def test_equal_records_are_equal_bytes() -> None:
 
 def test_a_record_matches_what_would_be_made_again() -> None:
     assert matches(made(), made())
-    assert matches(made() | {"version": "0.0.0"}, made())
+    assert matches(made() | {"version": "0.0.0", "revision": 0}, made())
     assert not matches(None, made())
     assert not matches({}, made())
     for change in (
@@ -45,3 +46,15 @@ def test_a_record_matches_what_would_be_made_again() -> None:
 def test_only_what_json_can_hold() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         made(parameters={"noise": float("nan")})
+
+
+def test_every_entry_that_changes_output_raised_the_revision() -> None:
+    """Merged or moved entries keep their marks: a revision is never lowered."""
+    text = (Path(__file__).parents[2] / "CHANGELOG.md").read_text("utf-8")
+    marked = [
+        entry
+        for entry in re.split(r"\n(?=- |\n|#)", text)
+        if entry.startswith("- ") and entry.split()[-2:] == ["**(changes", "output)**."]
+    ]
+    assert len(marked) == REVISION, "set REVISION to the number of entries that change output"
+    assert made()["revision"] == REVISION
