@@ -45,6 +45,7 @@ class NoiseOptions:
     gain: float | None = None
     offset: float | None = None
     read_noise: float | None = None
+    destripe: str = "auto"  # auto: remove offsets of rows and columns, periodic patterns; off
 
 
 @dataclass(frozen=True)

@@ -320,6 +320,12 @@ class Camera(NoiseOptions):
     read_noise: float | None = option(
         None, "Standard deviation of the noise in the dark, in grey levels.", panel=NOISE
     )
+    destripe: str = option(
+        "auto",
+        "auto removes offsets that whole rows or columns share, and periodic electrical patterns.",
+        panel=NOISE,
+        choices=("auto", "off"),
+    )
 
 
 ORIENTATIONS = option(

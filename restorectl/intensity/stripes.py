@@ -36,7 +36,7 @@ _AGREE = 0.5  # least correlation of the two halves of the lines, in each of two
 _CERTAIN = 5.0  # standard errors of that correlation
 _VISIBLE = 0.1  # least standard deviation of the offsets, in that of the noise of a pixel
 _FLANK = 1  # lines on either side that keep theirs too
-_OUTLIER = 4.0  # robust standard deviations; such lines keep their values
+_OUTLIER = 4.5  # robust standard deviations; such lines keep their values
 
 _WAVY = 0.05  # least root mean square of a wave, in the same
 _PEAK = 40.0  # power of a wave's frequency bin, relative to the bins around it
@@ -60,6 +60,11 @@ class Wave:
     def amplitude(self) -> float:
         return float(np.hypot(self.cosine, self.sine))
 
+    @property
+    def period(self) -> float:
+        """Pixels from crest to crest."""
+        return float(1 / np.hypot(self.fy, self.fx))
+
     def at(self, rows: NDArray[Any], columns: NDArray[Any]) -> Plane:
         """(Y, X) float32 values at these row and column numbers."""
         turn = 2j * np.pi
@@ -80,17 +85,30 @@ class Stripes:
     def __bool__(self) -> bool:
         return bool(self.rows.size or self.columns.size or self.waves)
 
+    def __add__(self, other: "Stripes") -> "Stripes":
+        rows = self.rows + other.rows if self.rows.size and other.rows.size else None
+        columns = self.columns + other.columns if self.columns.size and other.columns.size else None
+        return Stripes(
+            np.concatenate([self.rows, other.rows]) if rows is None else rows,
+            np.concatenate([self.columns, other.columns]) if columns is None else columns,
+            self.waves + other.waves,
+        )
+
+
+NONE = Stripes(np.zeros(0, np.float32), np.zeros(0, np.float32))
+
 
 def find(planes: Sequence[NDArray[Any]]) -> Stripes:
     """The stripes that planes (Y, X) of equal shape have in common; of one plane: its own.
 
     Finite values in input units, any real dtype. The time does not grow with the length of lines.
     """
-    mean = planes[0] if len(planes) == 1 else np.mean(np.stack(planes), axis=0, dtype=np.float32)
-    waves = _waves(mean)
+    if not planes:
+        return NONE
+    waves = _waves(np.asarray(sum(plane.astype(np.float32) for plane in planes)) / len(planes))
     if waves:
-        nothing = np.zeros(0, np.float32)
-        planes = [remove(plane, Stripes(nothing, nothing, waves)) for plane in planes]
+        found = Stripes(NONE.rows, NONE.columns, waves)
+        planes = [remove(plane, found) for plane in planes]
     return Stripes(_offsets([plane.T for plane in planes]), _offsets(planes), waves)
 
 
@@ -115,9 +133,9 @@ def _offsets(planes: Sequence[NDArray[Any]]) -> Plane:
 
     The halves of the segments must agree and, of several planes, those of the planes.
     """
-    nothing, (height, width) = np.zeros(0, np.float32), planes[0].shape
+    height, width = planes[0].shape
     if height < _SEGMENTS * _SHORTEST or width < _FEWEST:
-        return nothing
+        return NONE.rows
     noise = float(np.median([_noise(plane) for plane in planes]))
     lines = np.stack([_profiles(plane) for plane in planes])  # (planes, segments, X)
     splits = [[lines[:, k::2].mean((0, 1)) for k in range(2)]]
@@ -128,9 +146,9 @@ def _offsets(planes: Sequence[NDArray[Any]]) -> Plane:
     power = min(middle[1], finest[1])
     agree = min(middle[0], finest[0]) > max(_AGREE, _CERTAIN / np.sqrt(width / 4))
     if not agree or power < 0.5 * middle[1] or power < (_VISIBLE * noise) ** 2:
-        return nothing
+        return NONE.rows
     found = _filtered(lines.reshape(-1, width), (middle[0] + finest[0]) / 2)
-    return found.astype(np.float32) if found.any() else nothing
+    return found.astype(np.float32) if found.any() else NONE.rows
 
 
 def _noise(plane: NDArray[Any]) -> float:
@@ -283,7 +301,8 @@ def _peaks(windowed: Plane) -> Plane:
     fy = np.abs(fft.fftfreq(windowed.shape[0]))[:, None]
     fx = np.arange(power.shape[1]) / windowed.shape[1]
     ratio[np.hypot(fy, fx) < _SLOWEST] = -np.inf
-    return np.exp(np.minimum(ratio - 0.577, 60)).astype(np.float32)  # mean log of an exponential
+    # The mean log of an exponentially distributed power is that of its mean, less 0.577.
+    return np.asarray(np.exp(np.minimum(ratio - 0.577, 60)), np.float32)
 
 
 def _refined(windowed: Plane, fy: float, fx: float) -> tuple[float, float]:

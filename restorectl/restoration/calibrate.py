@@ -20,7 +20,7 @@ from restorectl.images.header import Header
 from restorectl.images.image import Image, is_image_name, open_image
 from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import CalibrateJob
-from restorectl.restoration import channels, step_map
+from restorectl.restoration import channels, destripe, step_map
 from restorectl.restoration.restorer import load_calibrator
 from restorectl.restoration.step_map import Level, Picked, StepCounter
 
@@ -168,9 +168,10 @@ def _one(
 ) -> list[tuple[ChannelRow, list[Level]]]:
     """Measure all channels of one image. Raises InputError."""
     measured = []
-    with open_image(path, axes=job.files.axes) as image:
-        header = image.header
+    with open_image(path, axes=job.files.axes) as source:
+        header = source.header
         chosen = header.chosen(job.files.channels, path)
+        image = destripe.destriped(source, chosen, job.noise)
         picked = {c: sampled(header, c, job.windows) for c in chosen}
         progress.report.file(progress.name, sum(map(len, picked.values())))
         fitted = {}
@@ -191,6 +192,7 @@ def _one(
     for row, _ in measured:
         where = f"channel {row.channel}: " if len(measured) > 1 else ""
         outcome.warnings += [where + text for text in row.warnings]
+    destripe.describe(outcome, image)
     return measured
 
 

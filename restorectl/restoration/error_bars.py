@@ -12,7 +12,7 @@ from restorectl.errors import InputError, RestorectlError, UsageError
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
 from restorectl.jobs import UncertaintyJob
-from restorectl.restoration import channels, intervals
+from restorectl.restoration import channels, destripe, intervals
 from restorectl.restoration.intervals import Calibration, Pixels
 from restorectl.restoration.planes import restored_planes
 from restorectl.restoration.restorer import Restorer
@@ -97,6 +97,7 @@ def _sampled_pixels(
     """Yield the sampled pixels of each plane."""
     header = image.header
     chosen = header.chosen(restorer.job.files.channels, image.path)
+    image = destripe.destriped(image, chosen, restorer.job.noise)
     groups = channels.fit_groups(image, chosen, restorer)
     member = {c: (group, k) for group in groups for k, c in enumerate(group.channels)}
     every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))

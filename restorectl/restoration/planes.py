@@ -21,7 +21,7 @@ from restorectl.errors import InputError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, create_image, open_image, to_dtype, verify_image
-from restorectl.restoration import channels
+from restorectl.restoration import channels, destripe
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.restorer import Batch, Restorer
 
@@ -119,6 +119,7 @@ class Planes:
             if pair.guide is not None:
                 guide = stack.enter_context(open_image(pair.guide))
                 guide.header.require_same_shape(guide.path, header, image.path)
+            image = destripe.destriped(image, chosen, restorer.job.noise)
             groups = channels.fit_groups(image, chosen, restorer)
             channels.describe(outcome, groups, restorer.card.sigma_max)
             writers = [
@@ -128,6 +129,7 @@ class Planes:
             for products in restored_planes(restorer, image, groups, report.advance, guide):
                 for writer, plane in zip(writers, products, strict=True):
                     writer.put(plane)
+            destripe.describe(outcome, image)
         for part, made in zip(parts, headers, strict=False):
             verify_image(part, made)
         if self.extra is not None:
@@ -191,7 +193,7 @@ def _restore(
                 hints[plane] = guide.read(plane)
             maps = restorer.reduction.products - 1
             made = [np.empty(pixels[plane].shape, np.float32) for _ in range(maps)]
-            ready[plane] = (np.empty_like(pixels[plane]), *made)
+            ready[plane] = (np.empty(pixels[plane].shape, image.header.dtype), *made)
         for tile in grid:
             batches[group.channels, tile.shape].append((group, list(planes), tile))
     for (_, shape), places in batches.items():
