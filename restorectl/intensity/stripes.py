@@ -137,26 +137,34 @@ def _offsets(planes: Sequence[NDArray[Any]]) -> Plane:
     if height < _SEGMENTS * _SHORTEST or width < _FEWEST:
         return NONE.rows
     noise = float(np.median([_noise(plane) for plane in planes]))
-    lines = np.stack([_profiles(plane) for plane in planes])  # (planes, segments, X)
-    splits = [[lines[:, k::2].mean((0, 1)) for k in range(2)]]
+    lines = np.concatenate([_profiles(plane) for plane in planes])  # (planes * segments, X)
+    stand_out, profile = _profile(lines)
+    if stand_out.mean() > 0.5:
+        return NONE.rows
+    kept = np.flatnonzero(~stand_out)
+    level = np.stack([np.interp(np.arange(width), kept, line[kept]) for line in lines])
+    level = level.reshape(len(planes), _SEGMENTS, width)
+    splits = [[level[:, k::2].mean((0, 1)) for k in range(2)]]
     if len(planes) > 1:
-        splits.append([lines[k::2].mean((0, 1)) for k in range(2)])
+        splits.append([level[k::2].mean((0, 1)) for k in range(2)])
     middle = min(_agreement(halves, 0.25, 0.375) for halves in splits)
     finest = min(_agreement(halves, 0.375, 0.5) for halves in splits)
     power = min(middle[1], finest[1])
     agree = min(middle[0], finest[0]) > max(_AGREE, _CERTAIN / np.sqrt(width / 4))
     if not agree or power < 0.5 * middle[1] or power < (_VISIBLE * noise) ** 2:
         return NONE.rows
-    found = _filtered(lines.reshape(-1, width), (middle[0] + finest[0]) / 2)
-    return found.astype(np.float32) if found.any() else NONE.rows
+    gain = middle[0] + finest[0]
+    found = _filtered(np.interp(np.arange(width), kept, profile[kept]), gain / (1 + gain / 2))
+    found[stand_out] = 0
+    return found.astype(np.float32)
 
 
 def _noise(plane: NDArray[Any]) -> float:
-    """Standard deviation of the noise of a pixel, in input units, rounding included."""
+    """Standard deviation of the noise of a pixel in input units; the rounding step, if larger."""
     lines = np.asarray(plane[:: max(1, plane.size // 262144)], np.float32)
     steps = np.diff(lines, axis=1)
     spread = 1.4826 * float(np.median(np.abs(steps - np.median(steps)))) / np.sqrt(2)
-    return float(np.hypot(spread, _rounding(lines) / np.sqrt(12)))
+    return float(max(spread, _rounding(lines)))
 
 
 def _rounding(values: Plane) -> float:
@@ -215,35 +223,37 @@ def _agreement(halves: Sequence[Floats], low: float, high: float) -> tuple[float
     return correlation, correlation * spread[0] * spread[1] / (2 * (high - low))
 
 
-def _filtered(lines: Floats, correlation: float) -> Floats:
-    """The offsets (X,), from the profiles of segments or planes (n, X).
+def _profile(lines: Floats) -> tuple[NDArray[np.bool_], Floats]:
+    """Which columns stand out, and the profile (X,) of all segments together (n, X).
 
     Structure is bright and short more often than dark or long: the darker segments count.
     """
     width = lines.shape[1]
     index, stand_out = np.arange(width), np.zeros(width, bool)
-    inner = slice(len(lines) // 8, len(lines) // 2)
     for _ in range(3):
         kept = np.flatnonzero(~stand_out)
         bridged = np.stack([np.interp(index, kept, line[kept]) for line in lines])
         slow = ndimage.gaussian_filter1d(bridged, 6, mode="nearest")
-        fine = np.sort(lines - slow, axis=0)[inner].mean(0)
+        fine = np.sort(lines - slow, axis=0)[len(lines) // 8 : len(lines) // 2].mean(0)
         fine -= np.median(fine)
         far = np.abs(fine) > _OUTLIER * 1.4826 * np.median(np.abs(fine[kept]))
         stand_out = ndimage.binary_dilation(far, iterations=_FLANK)
         if stand_out.mean() > 0.5:
-            return np.zeros(width)
-    kept, profile = np.flatnonzero(~stand_out), fine + slow.mean(0)
-    wave = fft.dct(np.interp(index, kept, profile[kept]), norm="ortho")
-    sums = np.concatenate([[0.0], np.cumsum(wave**2)])
+            break
+    return stand_out, fine + slow.mean(0)
+
+
+def _filtered(profile: Floats, share: float) -> Floats:
+    """The offsets in a profile (X,); share: of its finest variations that come from offsets."""
+    width = len(profile)
+    wave = fft.dct(profile, norm="ortho")
+    index, sums = np.arange(width), np.concatenate([[0.0], np.cumsum(wave**2)])
     below, above = (0.7 * index).astype(int), np.minimum((1.4 * index).astype(int) + 1, width)
     around = (sums[above] - sums[below]) / (above - below)  # power within half an octave
     white = (sums[width] - sums[width // 2]) / (width - width // 2)  # of offsets and noise
-    gain = 2 * correlation / (1 + correlation) / np.maximum(1, around / white - 0.5)
+    gain = share / np.maximum(1, around / white - 0.5)
     gain[:4] = 0
-    offsets = fft.idct(gain * wave, norm="ortho")
-    offsets[stand_out] = 0
-    return np.asarray(offsets)
+    return np.asarray(fft.idct(gain * wave, norm="ortho"))
 
 
 # ---- waves ---------------------------------------------------------------------------------------
