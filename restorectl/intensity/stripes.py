@@ -34,11 +34,12 @@ _DARK = 0.3  # quantile
 _BIWEIGHT = 4.685  # Tukey's constant: 95 % efficient for Gaussian noise
 _AGREE = 0.5  # least correlation of the two halves of the lines, in each of two bands
 _CERTAIN = 5.0  # standard errors of that correlation
-_VISIBLE = 0.1  # least standard deviation of the offsets, in that of the noise of a pixel
+_OFFSETS = 0.1  # least standard deviation of offsets, in that of the noise of a pixel
+_FAINT = 0.001  # the same in the range of the pixels
 _FLANK = 1  # lines on either side that keep theirs too
 _OUTLIER = 4.5  # robust standard deviations; such lines keep their values
 
-_WAVY = 0.05  # least root mean square of a wave, in the same
+_WAVY = 0.05  # least root mean square of a wave, in the noise of a pixel
 _PEAK = 40.0  # power of a wave's frequency bin, relative to the bins around it
 _WAVES = 8  # most waves, and most peaks that are examined in vain
 _SLOWEST = 0.06  # cycles per pixel; slower waves may be structure
@@ -136,7 +137,7 @@ def _offsets(planes: Sequence[NDArray[Any]]) -> Plane:
     height, width = planes[0].shape
     if height < _SEGMENTS * _SHORTEST or width < _FEWEST:
         return NONE.rows
-    noise = float(np.median([_noise(plane) for plane in planes]))
+    least = float(np.median([_visible(plane, _OFFSETS) for plane in planes]))
     lines = np.concatenate([_profiles(plane) for plane in planes])  # (planes * segments, X)
     stand_out, profile = _profile(lines)
     if stand_out.mean() > 0.5:
@@ -151,7 +152,8 @@ def _offsets(planes: Sequence[NDArray[Any]]) -> Plane:
     finest = min(_agreement(halves, 0.375, 0.5) for halves in splits)
     power = min(middle[1], finest[1])
     agree = min(middle[0], finest[0]) > max(_AGREE, _CERTAIN / np.sqrt(width / 4))
-    if not agree or power < 0.5 * middle[1] or power < (_VISIBLE * noise) ** 2:
+    white = finest[1] > middle[1] * np.exp(-4 * np.sqrt(16 / width))  # four standard errors
+    if not agree or not white or power <= least**2:
         return NONE.rows
     gain = middle[0] + finest[0]
     found = _filtered(np.interp(np.arange(width), kept, profile[kept]), gain / (1 + gain / 2))
@@ -159,12 +161,15 @@ def _offsets(planes: Sequence[NDArray[Any]]) -> Plane:
     return found.astype(np.float32)
 
 
-def _noise(plane: NDArray[Any]) -> float:
-    """Standard deviation of the noise of a pixel in input units; the rounding step, if larger."""
+def _visible(plane: NDArray[Any], share: float) -> float:
+    """The least standard deviation of what is removed: this share of the noise of a pixel.
+
+    At least as much of the rounding step, and 1/1000 of the range of the pixels.
+    """
     lines = np.asarray(plane[:: max(1, plane.size // 262144)], np.float32)
-    steps = np.diff(lines, axis=1)
-    spread = 1.4826 * float(np.median(np.abs(steps - np.median(steps)))) / np.sqrt(2)
-    return float(max(spread, _rounding(lines)))
+    noise = _spread(np.diff(lines, axis=1)) / np.sqrt(2)
+    low, high = np.percentile(lines, (0.1, 99.9))
+    return float(max(share * noise, share * _rounding(lines), _FAINT * (high - low)))
 
 
 def _rounding(values: Plane) -> float:
@@ -208,7 +213,7 @@ def _smoothed(parts: Plane) -> Plane:
 def _agreement(halves: Sequence[Floats], low: float, high: float) -> tuple[float, float]:
     """Correlation of two profiles (X,) in a band of frequencies, and common power.
 
-    From signs and median absolute deviations, so that a few lines do not matter. The power is the
+    From signs and clipped standard deviations, so that a few lines do not matter. The power is the
     variance that white offsets of this strength have in all bands together.
     """
     width = len(halves[0])
@@ -219,8 +224,14 @@ def _agreement(halves: Sequence[Floats], low: float, high: float) -> tuple[float
     )
     same = float(np.mean(np.sign(one) == np.sign(other)))
     correlation = float(np.sin(np.pi * (same - 0.5)))
-    spread = [1.4826 * float(np.median(np.abs(half - np.median(half)))) for half in (one, other)]
+    spread = [_clipped_std(half) for half in (one, other)]
     return correlation, correlation * spread[0] * spread[1] / (2 * (high - low))
+
+
+def _clipped_std(values: Floats) -> float:
+    """Standard deviation of values clipped at three robust standard deviations around 0."""
+    limit = 3 * 1.4826 * float(np.median(np.abs(values)))
+    return float(np.sqrt(np.mean(np.clip(values, -limit, limit) ** 2)))
 
 
 def _profile(lines: Floats) -> tuple[NDArray[np.bool_], Floats]:
@@ -259,8 +270,7 @@ def _filtered(profile: Floats, share: float) -> Floats:
 # ---- waves ---------------------------------------------------------------------------------------
 def _waves(plane: NDArray[Any]) -> tuple[Wave, ...]:
     """The waves of a plane (Y, X), strongest first."""
-    noise = _noise(plane) if min(plane.shape) >= _FEWEST else 0.0
-    if noise <= 0:
+    if min(plane.shape) < _FEWEST or (least := _visible(plane, _WAVY)) <= 0:
         return ()
     tops = [(n - min(n, _LARGEST)) // 2 for n in plane.shape]
     middle = plane[tuple(slice(top, top + _LARGEST) for top in tops)].astype(np.float32)
@@ -279,7 +289,7 @@ def _waves(plane: NDArray[Any]) -> tuple[Wave, ...]:
             break
         bin_y, bin_x = fft.fftfreq(rest.shape[0])[y], x / rest.shape[1]
         wave = _fitted(plane, limits, _refined(rest * window, bin_y, bin_x), found)
-        if wave is None or wave.amplitude < np.sqrt(2) * _WAVY * noise:
+        if wave is None or wave.amplitude < np.sqrt(2) * least:
             tried.append((y, x))
             continue
         found.append(wave)

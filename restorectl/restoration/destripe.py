@@ -38,7 +38,8 @@ class Destriped(Image):
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         """See `Image`. Pixels at the ends of an integer range are clipped, and stay."""
-        raw, found = self.source.read(plane, rows, cols), self._stripes(plane)
+        raw = self.source.read(plane, rows, cols)
+        found = self._stripes(plane, raw if rows == cols == ALL else None)
         if not found:
             return raw
         clean = stripes.remove(raw, found, rows, cols)
@@ -47,15 +48,19 @@ class Destriped(Image):
             clean = np.where((raw == ends.min) | (raw == ends.max), raw, clean)
         return clean.astype(np.float32, copy=False)
 
-    def _stripes(self, plane: Plane) -> Stripes:
-        """All stripes of a plane; those of a channel that is copied are not looked for."""
+    def _stripes(self, plane: Plane, pixels: Array | None) -> Stripes:
+        """All stripes of a plane; pixels: the whole plane, if it was read.
+
+        Those of a channel that is copied are not looked for.
+        """
         channel = plane[1]
         if channel not in self.channels:
             return NONE
         if channel not in self._common:
             self._common[channel] = self._shared(channel)
         if plane not in self._found:
-            common, pixels = self._common[channel], self.source.read(plane)
+            common = self._common[channel]
+            pixels = self.source.read(plane) if pixels is None else pixels
             rest = stripes.remove(pixels, common) if common else pixels
             own = stripes.find([rest]) if np.isfinite(rest).all() else NONE
             self._found[plane] = common + own
