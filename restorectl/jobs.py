@@ -79,7 +79,7 @@ class RestoreJob(SamplingJob):
     recalibrate: int | None = None  # steps between calibrations, 0 = off; None = the preset's
     schedule: str | None = None  # discrete schedule of the rscd sampler; None = the preset's
     step_map: str | None = None  # folder for maps of the diffusion steps at each place
-    level: str = "image"  # image: one noise level; map: a smooth map of noise levels
+    level: str = "auto"  # image: one noise level; map: a smooth map; auto: a map if it is needed
     orientations: int = 1  # 8: the mean over four rotations, each also mirrored
 
 

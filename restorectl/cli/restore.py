@@ -29,10 +29,11 @@ def restore(
     ),
     strength: float = opt.STRENGTH,
     level: str = option(
-        "image",
+        "auto",
         "image: one noise level for the whole image · map: a smooth map of noise levels, if they"
-        " differ by more than half within the image; it can mistake fine texture for noise.",
-        choices=("image", "map"),
+        " differ by more than a third within the image; it can mistake fine texture for noise ·"
+        " auto: a map if noise alone can be the reason.",
+        choices=("auto", "image", "map"),
     ),
     orientations: int = opt.ORIENTATIONS,
     preset: str = option(

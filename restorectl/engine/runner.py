@@ -103,6 +103,14 @@ class Runner:
                 raise EngineError("the network's output is not finite, even in fp32")
         return x0
 
+    @torch.inference_mode()
+    def clean(self, tiles: np.ndarray, level: float) -> np.ndarray:
+        """Denoise tiles (B, H, W) in [-1, 1] at one level, to learn about them; not in `calls`."""
+        calls, x = self.calls, torch.from_numpy(tiles)[:, None].to(self.device)
+        x0 = self.denoise(x, torch.full((len(tiles),), level, device=self.device))
+        self.calls = calls
+        return np.asarray(x0[:, 0].cpu().numpy())
+
     def _evaluate(
         self, denoiser: Denoiser, x: Tensor, sigma: Tensor, condition: Tensor | None
     ) -> Tensor:

@@ -15,7 +15,7 @@ limited to what short-range correlation can explain: a steeper rise from band to
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ Kind = Literal["poisson-gaussian", "gaussian", "none"]
 
 KINDS = ("auto", "poisson-gaussian", "gaussian", "none")
 _SIDE = 1448  # px; at most 2 Mpx are used
+BELIEVED = 0.5  # a gain of less belief gives no warning about photons
 _MIN_BLOCKS = 16
 _MAX_MISFIT = 0.25
 _CORRELATED = 0.25
@@ -69,7 +70,9 @@ class NoiseModel:
     correlated: whether `correlation` exceeds 0.25.
     photons_median: median number of photons (equivalents of the gain) per pixel; inf if gain is 0.
     low_count_fraction: share of the image below 3 photons, with incomplete stabilisation.
-    good: whether the fit is reliable; if not, `warnings` says why.
+    uneven: whether the level varies over a plane.
+    belief: 0 to 1, how far the estimate can be believed; 1 for values that are known.
+    reasons: why it is less than 1.
     """
 
     kind: Kind
@@ -81,8 +84,40 @@ class NoiseModel:
     correlated: bool
     photons_median: float
     low_count_fraction: float
-    good: bool
+    belief: float
+    uneven: bool = False
+    reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def told(
+        self, level: float, *, shared: bool, uneven: bool, belief: float, reasons: Sequence[str]
+    ) -> "NoiseModel":
+        """The same noise at another level. Doubts are multiplied; their reasons are warned of.
+
+        A warning about photons rests on the gain: it goes if the gain is not believed. So does one
+        about correlation if no noise is shared.
+        """
+        belief *= self.belief
+        kept = [
+            text
+            for text in self.warnings
+            if (shared or text != self._shared()) and (belief >= BELIEVED or text != self._dim())
+        ]
+        return replace(
+            self,
+            level=level,
+            correlated=shared and self.correlated,
+            uneven=uneven,
+            belief=belief,
+            reasons=(*self.reasons, *reasons),
+            warnings=(*kept, *reasons),
+        )
+
+    def _shared(self) -> str:
+        return f"noise is correlated between pixels ({self.correlation:.2f} at distance 1)"
+
+    def _dim(self) -> str:
+        return f"{self.low_count_fraction:.0%} of the image has fewer than 3 photons per pixel"
 
 
 def estimate(
@@ -126,8 +161,9 @@ def estimate(
 def _noise_free(warning: str = "") -> NoiseModel:
     """A model without noise, by choice or (with a warning) because none could be estimated."""
     warnings = (warning,) if warning else ()
+    belief = 0.0 if warning else 1.0
     return NoiseModel(
-        "none", 0.0, 0.0, 0.0, 0.0, 0.0, False, float("inf"), 0.0, not warnings, warnings
+        "none", 0.0, 0.0, 0.0, 0.0, 0.0, False, float("inf"), 0.0, belief, False, warnings, warnings
     )
 
 
@@ -378,16 +414,12 @@ def _model(
 ) -> NoiseModel:
     """Assemble the model and its warnings. relative_level: std of lowest / of all frequencies."""
     gain, offset, read_noise = parameters
-    warnings = []
+    reasons = []
     if misfit > _MAX_MISFIT:
-        warnings.append(f"noise variance is not linear in the signal (misfit {misfit:.0%})")
-    if correlation > _CORRELATED:
-        warnings.append(f"noise is correlated between pixels ({correlation:.2f} at distance 1)")
+        reasons.append(f"noise variance is not linear in the signal (misfit {misfit:.0%})")
     photons = np.maximum(means - offset, 0.0) / gain if gain > 0 else np.full(1, np.inf)
     low = float(np.mean(photons < 3.0))
-    if low > 0.5:
-        warnings.append(f"{low:.0%} of the image has fewer than 3 photons per pixel")
-    return NoiseModel(
+    model = NoiseModel(
         kind="poisson-gaussian" if gain > 0 else "gaussian",
         gain=gain,
         offset=offset,
@@ -397,9 +429,12 @@ def _model(
         correlated=correlation > _CORRELATED,
         photons_median=float(np.median(photons)),
         low_count_fraction=low,
-        good=misfit <= _MAX_MISFIT,
-        warnings=tuple(warnings),
+        belief=float(np.clip(_MAX_MISFIT / max(misfit, 1e-9), 0.0, 1.0)),
+        reasons=tuple(reasons),
     )
+    shared = [model._shared()] if model.correlated else []
+    dim = [model._dim()] if low > 0.5 else []
+    return replace(model, warnings=(*reasons, *shared, *dim))
 
 
 def _whitened_std(photons: Floats, read: float) -> float:

@@ -85,8 +85,16 @@ def fit(
     """
     floats = [np.asarray(p, dtype=np.float32) for p in planes]
     model = estimate(floats, kind=noise, gain=gain, offset=offset, read_noise=read_noise)
+    return scaled(floats, model)
+
+
+def scaled(planes: Sequence[NDArray[Any]], model: NoiseModel) -> Intensity:
+    """The intensity model of a channel with this noise, from sampled regions (Y, X).
+
+    Raises InputError for constant images.
+    """
     sample = np.concatenate(
-        [p.ravel()[:: max(1, p.size * len(floats) // 1_000_000)] for p in floats]
+        [p.ravel()[:: max(1, p.size * len(planes) // 1_000_000)] for p in planes]
     )
     z = _whiten(sample, model)
     low, high = (float(v) for v in np.percentile(z, _PERCENTILES))

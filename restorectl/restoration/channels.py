@@ -7,16 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from restorectl.batch.outcome import Outcome
-from restorectl.engine.calibrators import level_of
 from restorectl.engine.card import Card
-from restorectl.engine.samplers import Calibrator, Decided
+from restorectl.engine.samplers import Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
 from restorectl.images.blocks import sampled, sampled_pixels, spread
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
 from restorectl.jobs import NoiseOptions
-from restorectl.restoration import level_map
+from restorectl.restoration import evidence, level_map
 from restorectl.restoration.restorer import Batch, Restorer
 
 PILOT = 256  # px, side of a sampled tile
@@ -137,8 +136,7 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
         model = _model(image, members, restorer)
         pilot = sampled_tiles(image, members, model, restorer)
         decided = restorer.decide(pilot)
-        if restorer.level == "map" and decided["sigma"] > 0:
-            decided |= _level_map(image, members, model, restorer.calibrator, decided["sigma"])
+        decided |= _level_map(image, members, model, restorer)
         groups.append(ChannelGroup(members, model, pilot.scale, decided))
     return groups
 
@@ -146,7 +144,11 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
 def _model(image: Image, members: Sequence[int], restorer: Restorer) -> Model:
     noise, card = restorer.job.noise, restorer.card
     if card.value_range == "whitened":
-        return Whitened(tuple(fit(image, c, noise) for c in members))
+        fitted = tuple(fit(image, c, noise) for c in members)
+        if card.channels > 1:
+            return Whitened(fitted)
+        blocks = sampled_pixels(image, members[0])
+        return Whitened((evidence.believed(fitted[0], blocks, noise, restorer.runner.clean),))
     if noise.kind == "none":
         return Ranged(card, 0.0)
     gaussian = replace(noise, kind="gaussian")
@@ -198,33 +200,17 @@ def _scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.
     return np.stack([model.inverse(end)[:, 0, 0] for end in ends])
 
 
-def _level_map(
-    image: Image, members: Sequence[int], model: Model, calibrator: Calibrator, level: float
-) -> Decided:
-    """Entries of `Decided` with a map of the noise level; empty if the level hardly varies."""
-    times, _, depth, height, width = image.header.canonical_shape
-    rows, cols = level_map.places(height), level_map.places(width)
-    if len(rows) * len(cols) == 1:
+def _level_map(image: Image, members: Sequence[int], model: Model, restorer: Restorer) -> Decided:
+    """Entries of `Decided` with a map of the noise level; empty if one level fits the planes."""
+    if restorer.level == "image" or not isinstance(model, Whitened) or len(members) > 1:
         return {}
-    planes = [(t, z) for t in range(times) for z in range(depth)]
-    planes = [planes[i] for i in spread(len(planes), min(3, len(planes)))]
-    levels = np.zeros((len(planes), len(rows), len(cols)))
-    for place in np.ndindex(*levels.shape):
-        t, z = planes[place[0]]
-        area = _around(rows[place[1]], height), _around(cols[place[2]], width)
-        raw = [image.read((t, c, z), *area).astype(np.float32) for c in members]
-        x = model.forward(np.stack(raw))
-        levels[place] = np.sqrt(np.mean([level_of(calibrator, plane) ** 2 for plane in x]))
-    relative = level_map.fit(levels * whitening.INFLATION, level)
-    if relative is None:
+    (intensity,) = model.models
+    sure = restorer.level == "auto"
+    if intensity.sigma <= 0 or (sure and not intensity.noise.uneven):
         return {}
-    return {"rows": rows, "cols": cols, "log_levels": np.round(relative, 4).tolist()}
-
-
-def _around(centre: float, length: int) -> slice:
-    """At most PILOT px around a centre."""
-    start = max(0, min(round(centre) - PILOT // 2, length - PILOT))
-    return slice(start, min(start + PILOT, length))
+    times, _, depth, *_ = image.header.canonical_shape
+    plane = image.read((times // 2, members[0], depth // 2)).astype(np.float32)
+    return level_map.measured(plane, intensity, restorer.runner.clean, sure=sure)
 
 
 def describe(outcome: Outcome, groups: Sequence[ChannelGroup], sigma_max: float) -> None:

@@ -33,5 +33,6 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
             for pair, name in zip(pairs, names, strict=True)
         ]
     own = {"method": job.method, "settings": asdict(settings), "guide": bool(job.guide)}
-    restorer = load_restorer(job, method, settings, orientations=job.orientations)
+    level = "auto" if method.maps else "image"
+    restorer = load_restorer(job, method, settings, level, job.orientations)
     return run(job.files, Planes("denoise", restorer, own), pairs, missing, report)

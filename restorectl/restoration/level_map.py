@@ -1,44 +1,63 @@
 """Level map: a smooth map of the noise level, for images whose noise varies from place to place.
 
-Noise levels measured on a coarse grid, relative to the image's level, are interpolated in the
-logarithm. A denoiser takes one level per tile, so tiles are restored at several levels of a fixed
-ladder and blended pixel by pixel: the result depends on the map alone and has no seams.
+Noise levels measured in cells of a plane (see `evidence`), relative to the image's level, are
+interpolated in the logarithm. A denoiser takes one level per tile, so tiles are restored at several
+levels of a fixed ladder and blended pixel by pixel: the result depends on the map alone and has no
+seams.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from restorectl.engine.samplers import Decided
+from restorectl.intensity.whitening import Intensity
+from restorectl.restoration.evidence import CELL, Denoise, Witness
 
-PARTS = 8  # most places of the grid per axis
-LEAST = 256  # px, smallest distance of places
-VARIES = 1.5  # largest / smallest level: a lower ratio is estimation scatter (to 1.4 on FMD)
-TRUSTED = 3.0  # a level off the median by more than this factor is replaced by the median
+PARTS = 4  # most tiles along an axis
+TILE, LARGEST = 256, 512  # px, sides of the tiles
+RAISED = 1.4  # told level relative to the image's: above the noise nearly everywhere
+TRUSTED = 3.0  # levels are limited to this factor around the image's
+SMOOTH = 0.7  # cells, of the Gaussian that evens out the scatter of single cells
 RUNG = 0.5 * np.log(2)  # log sigma between two levels of the ladder
 
 
-def places(length: int) -> list[float]:
-    """Centres (px) of the grid's places along an axis of `length` px."""
-    count = max(1, min(PARTS, length // LEAST))
-    return [(k + 0.5) * length / count for k in range(count)]
+def measured(plane: np.ndarray, model: Intensity, denoise: Denoise, *, sure: bool) -> Decided:
+    """Entries of `Decided` with the map of a plane (Y, X) in input units; empty if it is even.
 
-
-def fit(levels: np.ndarray, image_level: float) -> np.ndarray | None:
-    """Noise levels (planes, rows, cols), 0 = unknown -> log of level / image_level.
-
-    Returns (rows, cols) float64, or None if one level fits the whole image.
+    sure: also empty if fine texture may be the reason, see `Witness.cells`.
     """
-    known = np.where(levels > 0, levels, np.nan)
-    if not np.isfinite(known).any():
-        return None
-    middle = np.nanmedian(known)
-    logs = np.log(np.where(np.isfinite(known), known, middle) / middle)
-    relative = np.median(logs, axis=0)
-    relative[np.abs(relative) > np.log(TRUSTED)] = 0.0
-    if relative.max() - relative.min() < np.log(VARIES):
-        return None
-    return np.asarray(relative + np.log(middle / image_level))
+    starts, sides = [], []
+    for length in plane.shape:
+        parts = max(1, min(PARTS, length // TILE))
+        side = min(length // parts, LARGEST) // CELL * CELL
+        starts.append([round((k + 0.5) * length / parts - side / 2) for k in range(parts)])
+        sides.append(side)
+    if min(sides) == 0:
+        return {}
+    tiles = np.stack(
+        [
+            model.forward(plane[top : top + sides[0], left : left + sides[1]])
+            for top in starts[0]
+            for left in starts[1]
+        ]
+    )
+    numbers = np.random.default_rng(0).standard_normal(tiles.shape, np.float32)
+    level = model.noise.level
+    found = Witness(tiles, numbers, model, denoise).cells(RAISED * level, sure=sure)
+    if found is None:
+        return {}
+    shape = len(starts[0]), len(starts[1]), *found.shape[1:]
+    grid = found.reshape(shape).transpose(0, 2, 1, 3)
+    logs = np.clip(np.log(grid / level), -np.log(TRUSTED), np.log(TRUSTED))
+    logs = logs.reshape(shape[0] * shape[2], shape[1] * shape[3])
+    logs = ndimage.gaussian_filter(logs, SMOOTH, mode="nearest")
+    rows, cols = (
+        [start + (k + 0.5) * CELL for start in each for k in range(side // CELL)]
+        for each, side in zip(starts, sides, strict=True)
+    )
+    return {"rows": rows, "cols": cols, "log_levels": np.round(logs, 4).tolist()}
 
 
 def at(decided: Decided, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:

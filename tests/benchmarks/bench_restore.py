@@ -67,7 +67,7 @@ def main() -> None:
                     row += [affine_psnr(best, clean), psnr(best, clean)]
                 row += [affine_psnr(restored, clean), psnr(restored, clean)]
                 row += [f"{restored.mean() / noisy.mean():.4f}", noise["level"]]
-                row += ["good" if noise["good"] else "poor", made[f"{field}_noisy_{k}"]["calls"]]
+                row += [noise["belief"], made[f"{field}_noisy_{k}"]["calls"]]
                 rows.append(row)
                 trends[f"{field} {k}"] = photometry(noisy, restored)
     header = ["field", "noisy affine", "absolute"]

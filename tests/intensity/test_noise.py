@@ -58,7 +58,7 @@ def test_poisson_gaussian_is_recovered(peak: float, gain: float) -> None:
     assert model.gain == pytest.approx(gain, rel=0.1)
     assert model.level == pytest.approx(true_level(model, peak, gain), rel=0.1)
     assert not model.correlated
-    assert model.good
+    assert model.belief == 1
     assert model.photons_median == pytest.approx(np.median(scene()) * peak, rel=0.3, abs=2)
 
 
@@ -137,7 +137,7 @@ def test_known_values_win() -> None:
 
 def test_none_removes_nothing() -> None:
     model = noise.estimate([camera(50.0)], kind="none")
-    assert (model.kind, model.level, model.good) == ("none", 0.0, True)
+    assert (model.kind, model.level, model.belief) == ("none", 0.0, 1)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, np.nan, np.inf])
