@@ -1,6 +1,12 @@
-"""Noise model, value range and noise level of each channel, from a sample of its pixels."""
+"""Noise model, value range and noise level of each channel, from a sample of its pixels.
 
-from collections.abc import Sequence
+The planes of a channel share them unless their noise differs.
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -12,11 +18,12 @@ from restorectl.engine.card import Card
 from restorectl.engine.samplers import Calibrator, Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
-from restorectl.images.blocks import sampled, sampled_pixels, spread
+from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread
+from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
 from restorectl.jobs import NoiseOptions
-from restorectl.restoration import level_map
+from restorectl.restoration import level_map, plane_noise
 from restorectl.restoration.restorer import Batch, Restorer
 
 PILOT = 256  # px, side of a sampled tile
@@ -53,13 +60,32 @@ class ChannelGroup:
     model: Model
     scale: np.ndarray  # (2, C) float32, input values that map to 0 and 255 in 8 bit
     decided: Decided
+    planes: Planes = None
+    noise: float = 0.0  # its standard deviation at the sample's median, in input units
 
 
-def fit(image: Image, channel: int, noise: NoiseOptions) -> whitening.Intensity:
+def by_plane(header: Header, groups: Iterable[ChannelGroup]) -> dict[Plane, ChannelGroup]:
+    """The group of each plane; planes of other channels are missing."""
+    return {
+        (t, c, z): group
+        for group in groups
+        for c in group.channels
+        for t, z in group.planes or _all_planes(header)
+    }
+
+
+def _all_planes(header: Header) -> Iterator[tuple[int, int]]:
+    times, _, depth, *_ = header.canonical_shape
+    return itertools.product(range(times), range(depth))
+
+
+def fit(
+    image: Image, channel: int, noise: NoiseOptions, planes: Planes = None
+) -> whitening.Intensity:
     """Fit the intensity model of one channel to blocks spread over its planes."""
     try:
         return whitening.fit(
-            sampled_pixels(image, channel),
+            sampled_pixels(image, channel, planes),
             noise=noise.kind,
             gain=noise.gain,
             offset=noise.offset,
@@ -67,6 +93,26 @@ def fit(image: Image, channel: int, noise: NoiseOptions) -> whitening.Intensity:
         )
     except InputError as error:
         raise InputError(f"{image.path}: channel {channel}: {error}") from error
+
+
+def fit_alike(
+    image: Image, members: Sequence[int], noise: NoiseOptions
+) -> list[tuple[Planes, tuple[whitening.Intensity, ...]]]:
+    """Fit the channels' models to all planes or, if their noise differs, to each group of planes.
+
+    A plane's model then equals that of the same plane alone, if no other plane has its noise.
+    """
+    pooled = tuple(fit(image, c, noise) for c in members)
+    if None not in (noise.gain, noise.offset, noise.read_noise):
+        return [(None, pooled)]
+    numbers = [plane_noise.alike(image, c, m) for c, m in zip(members, pooled, strict=True)]
+    groups: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
+    for place in _all_planes(image.header):
+        groups[tuple(int(number[place]) for number in numbers)].append(place)
+    if len(groups) == 1:
+        return [(None, pooled)]
+    parts = [frozenset(places) for places in groups.values()]
+    return [(part, tuple(fit(image, c, noise, part) for c in members)) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -121,7 +167,7 @@ class Ranged:
 
 
 def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
-    """Group the channels; fit each group's model and decide its noise level on sampled tiles.
+    """Group channels and planes; fit each group's model, decide its noise level on sampled tiles.
 
     Raises InputError if the number of channels does not fit weights for several channels.
     """
@@ -134,19 +180,34 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
     groups = []
     for part in tiles.chunks(chosen, together):
         members = tuple(part)
-        model = _model(image, members, restorer)
-        pilot = sampled_tiles(image, members, model, restorer)
-        decided = restorer.decide(pilot)
-        if restorer.level == "map" and decided["sigma"] > 0:
-            decided |= _level_map(image, members, model, restorer.calibrator, decided["sigma"])
-        groups.append(ChannelGroup(members, model, pilot.scale, decided))
+        if restorer.card.value_range == "whitened":
+            fitted = fit_alike(image, members, restorer.job.noise)
+            models = [(planes, Whitened(each)) for planes, each in fitted]
+            found = [_group(image, members, planes, m, restorer) for planes, m in models]
+        else:
+            found = [_group(image, members, None, _ranged(image, members, restorer), restorer)]
+        scales = np.stack([group.scale for group in found])
+        scale = np.stack([scales[:, 0].min(0), scales[:, 1].max(0)])  # one for all planes
+        groups += [replace(group, scale=scale) for group in found]
     return groups
 
 
-def _model(image: Image, members: Sequence[int], restorer: Restorer) -> Model:
+def _group(
+    image: Image, members: tuple[int, ...], planes: Planes, model: Model, restorer: Restorer
+) -> ChannelGroup:
+    """Decide on sampled tiles what the tiles of these channels and planes share."""
+    pilot = sampled_tiles(image, members, planes, model, restorer)
+    decided = restorer.decide(pilot)
+    if restorer.level == "map" and decided["sigma"] > 0:
+        level = decided["sigma"]
+        decided |= _level_map(image, members, planes, model, restorer.calibrator, level)
+    middle = np.median(pilot.measured, axis=(0, 2, 3))[:, None, None]
+    noise = float(model.noise_std(middle).max())
+    return ChannelGroup(members, model, pilot.scale, decided, planes, noise)
+
+
+def _ranged(image: Image, members: Sequence[int], restorer: Restorer) -> Ranged:
     noise, card = restorer.job.noise, restorer.card
-    if card.value_range == "whitened":
-        return Whitened(tuple(fit(image, c, noise) for c in members))
     if noise.kind == "none":
         return Ranged(card, 0.0)
     gaussian = replace(noise, kind="gaussian")
@@ -155,9 +216,11 @@ def _model(image: Image, members: Sequence[int], restorer: Restorer) -> Model:
     return Ranged(card, max(m.read_noise * m.level for m in levels) * scale)
 
 
-def sampled_tiles(image: Image, members: Sequence[int], model: Model, restorer: Restorer) -> Batch:
+def sampled_tiles(
+    image: Image, members: Sequence[int], planes: Planes, model: Model, restorer: Restorer
+) -> Batch:
     """Up to PILOTS tiles of equal size, from the middle of sampled blocks."""
-    blocks = sampled(image.header.canonical_shape, members[0])
+    blocks = sampled(image.header.canonical_shape, members[0], planes)
     picked = [blocks[i] for i in spread(len(blocks), min(PILOTS, len(blocks)))]
     measured, sites = [], []
     for (t, first, z), rows, cols in picked:
@@ -165,8 +228,8 @@ def sampled_tiles(image: Image, members: Sequence[int], model: Model, restorer: 
         left, width = _middle(cols)
         area = slice(top, top + height), slice(left, left + width)
         tile = restorer.grid((height, width), PILOT, 0)[0]
-        planes = [image.read((t, c, z), *area).astype(np.float32) for c in members]
-        measured.append(np.stack([tile.pad(plane[tile.read]) for plane in planes]))
+        pixels = [image.read((t, c, z), *area).astype(np.float32) for c in members]
+        measured.append(np.stack([tile.pad(each[tile.read]) for each in pixels]))
         sites.append(((t, first, z), top, left))
     return Batch(
         np.stack([model.forward(raw) for raw in measured]),  # (B, C_net, H, W) float32
@@ -199,14 +262,19 @@ def _scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.
 
 
 def _level_map(
-    image: Image, members: Sequence[int], model: Model, calibrator: Calibrator, level: float
+    image: Image,
+    members: Sequence[int],
+    only: Planes,
+    model: Model,
+    calibrator: Calibrator,
+    level: float,
 ) -> Decided:
     """Entries of `Decided` with a map of the noise level; empty if the level hardly varies."""
-    times, _, depth, height, width = image.header.canonical_shape
+    height, width = image.header.canonical_shape[3:]
     rows, cols = level_map.places(height), level_map.places(width)
     if len(rows) * len(cols) == 1:
         return {}
-    planes = [(t, z) for t in range(times) for z in range(depth)]
+    planes = sorted(only or _all_planes(image.header))
     planes = [planes[i] for i in spread(len(planes), min(3, len(planes)))]
     levels = np.zeros((len(planes), len(rows), len(cols)))
     for place in np.ndindex(*levels.shape):
@@ -227,18 +295,75 @@ def _around(centre: float, length: int) -> slice:
     return slice(start, min(start + PILOT, length))
 
 
-def describe(outcome: Outcome, groups: Sequence[ChannelGroup], sigma_max: float) -> None:
-    """Add the models, decisions and warnings to the outcome."""
-    noise, decided = {}, {}
+def describe(
+    outcome: Outcome, header: Header, groups: Sequence[ChannelGroup], sigma_max: float
+) -> None:
+    """Add the models, decisions and warnings to the outcome.
+
+    Where the noise differs between planes, models and decisions are lists with an entry for each
+    group of planes, and the first of several alike warnings stands for all.
+    """
+    noise: dict[str, Any] = {}
+    decided: dict[str, Any] = {}
+    together: dict[str, list[ChannelGroup]] = defaultdict(list)
     for group in groups:
-        name = "+".join(map(str, group.channels))
-        noise[name] = group.model.describe()
-        decided[name] = group.decided
-        where = f"channel {name}: " if len(groups) > 1 else ""
-        outcome.warnings += [where + text for text in group.model.warnings()]
-        if group.decided["sigma"] > sigma_max:
-            outcome.warnings.append(
-                f"{where}noise level {group.decided['sigma']:.2f} is above the weights'"
-                f" training range (up to {sigma_max:.2f}): some noise will remain"
-            )
+        together["+".join(map(str, group.channels))].append(group)
+    for name, parts in together.items():
+        where = f"channel {name}: " if len(together) > 1 else ""
+        if len(parts) == 1:
+            noise[name], decided[name] = parts[0].model.describe(), parts[0].decided
+            outcome.warnings += [where + text for text in _warnings(parts[0], sigma_max)]
+            continue
+        shown = [(planes_text(header, part.planes), part) for part in parts]
+        noise[name] = [{"planes": planes, **part.model.describe()} for planes, part in shown]
+        decided[name] = [{"planes": planes, **part.decided} for planes, part in shown]
+        told: dict[str, str] = {}
+        for planes, part in shown:
+            for text in _warnings(part, sigma_max):
+                told.setdefault(re.sub(r"[\d.]+", "", text), f"{where}{planes}: {text}")
+        outcome.warnings += [where + differing([part.noise for part in parts]), *told.values()]
     outcome.details["noise"], outcome.details["method"] = noise, decided
+
+
+def _warnings(group: ChannelGroup, sigma_max: float) -> list[str]:
+    texts = list(group.model.warnings())
+    if (sigma := group.decided["sigma"]) > sigma_max:
+        texts.append(
+            f"noise level {sigma:.2f} is above the weights' training range (up to"
+            f" {sigma_max:.2f}): some noise will remain"
+        )
+    return texts
+
+
+def differing(noise: Sequence[float]) -> str:
+    """The warning that groups of planes have different noise; its standard deviations."""
+    low, high = min(noise), max(noise)
+    return (
+        f"noise differs between planes (sigma {low:.3g} to {high:.3g}): each is restored with its"
+        " own"
+    )
+
+
+def planes_text(header: Header, planes: Planes) -> str:
+    """Planes in words, such as `z 0-3, 7` or `t 0-11 z 5`."""
+    times, _, depth, *_ = header.canonical_shape
+    of_time: dict[int, list[int]] = defaultdict(list)
+    for t, z in sorted(planes or _all_planes(header)):
+        of_time[t].append(z)
+    alike: dict[str, list[int]] = defaultdict(list)  # times whose z are the same
+    for t, depths in of_time.items():
+        alike[f"z {_ranges(depths)}" if depth > 1 else ""].append(t)
+    if times == 1:
+        return next(iter(alike))
+    return "; ".join(f"t {_ranges(ts)} {depths}".rstrip() for depths, ts in alike.items())
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as `0-3, 7`."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in runs)
