@@ -201,14 +201,15 @@ def _one(
     return measured
 
 
-def _described(header: Header, parts: Sequence[Part]) -> Any:
-    """The model of a channel, or a list with the model of each group of planes."""
+def _described(header: Header, parts: Sequence[Part]) -> dict[str, Any]:
+    """The model of a channel, or that of each group of planes."""
     if len(parts) == 1:
         return parts[0][1][0].describe()
-    return [
+    models = [
         {"planes": channels.planes_text(header, planes), **model.describe()}
         for planes, (model,) in parts
     ]
+    return {"groups": models}
 
 
 def _row(

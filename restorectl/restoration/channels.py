@@ -180,12 +180,9 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
     groups = []
     for part in tiles.chunks(chosen, together):
         members = tuple(part)
-        if restorer.card.value_range == "whitened":
-            fitted = fit_alike(image, members, restorer.job.noise)
-            models = [(planes, Whitened(each)) for planes, each in fitted]
-            found = [_group(image, members, planes, m, restorer) for planes, m in models]
-        else:
-            found = [_group(image, members, None, _ranged(image, members, restorer), restorer)]
+        whitened = restorer.card.value_range == "whitened"
+        alike = fit_alike(image, members, restorer.job.noise) if whitened else [(None, ())]
+        found = [_group(image, members, planes, fitted, restorer) for planes, fitted in alike]
         scales = np.stack([group.scale for group in found])
         scale = np.stack([scales[:, 0].min(0), scales[:, 1].max(0)])  # one for all planes
         groups += [replace(group, scale=scale) for group in found]
@@ -193,9 +190,14 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
 
 
 def _group(
-    image: Image, members: tuple[int, ...], planes: Planes, model: Model, restorer: Restorer
+    image: Image,
+    members: tuple[int, ...],
+    planes: Planes,
+    fitted: tuple[whitening.Intensity, ...],
+    restorer: Restorer,
 ) -> ChannelGroup:
     """Decide on sampled tiles what the tiles of these channels and planes share."""
+    model: Model = Whitened(fitted) if fitted else _ranged(image, members, restorer)
     pilot = sampled_tiles(image, members, planes, model, restorer)
     decided = restorer.decide(pilot)
     if restorer.level == "map" and decided["sigma"] > 0:
@@ -300,8 +302,8 @@ def describe(
 ) -> None:
     """Add the models, decisions and warnings to the outcome.
 
-    Where the noise differs between planes, models and decisions are lists with an entry for each
-    group of planes, and the first of several alike warnings stands for all.
+    Where the noise differs between planes, both are told for each group of planes, and the first
+    of several alike warnings stands for all.
     """
     noise: dict[str, Any] = {}
     decided: dict[str, Any] = {}
@@ -315,8 +317,9 @@ def describe(
             outcome.warnings += [where + text for text in _warnings(parts[0], sigma_max)]
             continue
         shown = [(planes_text(header, part.planes), part) for part in parts]
-        noise[name] = [{"planes": planes, **part.model.describe()} for planes, part in shown]
-        decided[name] = [{"planes": planes, **part.decided} for planes, part in shown]
+        models = [{"planes": planes, **part.model.describe()} for planes, part in shown]
+        noise[name] = {"groups": models}
+        decided[name] = {"groups": [{"planes": planes, **part.decided} for planes, part in shown]}
         told: dict[str, str] = {}
         for planes, part in shown:
             for text in _warnings(part, sigma_max):
