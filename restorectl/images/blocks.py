@@ -1,5 +1,7 @@
 """Selects the pixels that an intensity model is fitted to, spread over a channel's planes."""
 
+import itertools
+
 import numpy as np
 
 from restorectl.images.header import Plane
@@ -8,21 +10,24 @@ from restorectl.images.image import Array, Image
 BLOCK = 512  # px, side of a block
 BUDGET = 4 << 20  # px, most pixels sampled
 
+Planes = frozenset[tuple[int, int]] | None  # (t, z) of each plane of a channel; None = all
 
-def sampled_pixels(image: Image, channel: int) -> list[Array]:
+
+def sampled_pixels(image: Image, channel: int, planes: Planes = None) -> list[Array]:
     """The sampled blocks of one channel, each (Y, X) of the image's dtype."""
-    return [image.read(*block) for block in sampled(image.header.canonical_shape, channel)]
+    return [image.read(*block) for block in sampled(image.header.canonical_shape, channel, planes)]
 
 
 def sampled(
-    shape: tuple[int, int, int, int, int], channel: int
+    shape: tuple[int, int, int, int, int], channel: int, only: Planes = None
 ) -> list[tuple[Plane, slice, slice]]:
     """Blocks (plane, rows, cols) with at most BUDGET pixels of a (T, C, Z, Y, X) image.
 
-    Depends on the shape alone, so shards and repeated runs fit the same model.
+    Depends on the shape and the planes alone, so shards and repeated runs fit the same model.
     """
     times, _, depth, height, width = shape
-    planes = [(t, channel, z) for t in range(times) for z in range(depth)]
+    places = itertools.product(range(times), range(depth)) if only is None else sorted(only)
+    planes = [(t, channel, z) for t, z in places]
     per_plane = min(height, BLOCK) * min(width, BLOCK)
     corners = [(top, left) for top in _starts(height) for left in _starts(width)]
     room = max(1, BUDGET // per_plane)

@@ -1,10 +1,13 @@
 """`calibrate`: the noise level of image windows, and the diffusion steps it corresponds to."""
 
 import csv
+import itertools
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +18,7 @@ from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, OutputError, RestorectlError, UsageError
 from restorectl.files.atomic import replacing
 from restorectl.images import pictures
-from restorectl.images.blocks import spread
+from restorectl.images.blocks import Planes, spread
 from restorectl.images.header import Header
 from restorectl.images.image import Image, is_image_name, open_image
 from restorectl.intensity.whitening import Intensity
@@ -23,6 +26,8 @@ from restorectl.jobs import CalibrateJob
 from restorectl.restoration import channels, destripe, step_map
 from restorectl.restoration.restorer import load_calibrator
 from restorectl.restoration.step_map import Level, Picked, StepCounter
+
+Part = tuple[Planes, tuple[Intensity, ...]]  # planes that share a model, and the model
 
 BIN = 10  # steps: histogram bin width; T' is rounded up to a multiple of it
 COVERED = 0.99  # share of the windows for which T' is enough
@@ -174,18 +179,18 @@ def _one(
         image = destripe.destriped(source, chosen, job.noise)
         picked = {c: sampled(header, c, job.windows) for c in chosen}
         progress.report.file(progress.name, sum(map(len, picked.values())))
-        fitted = {}
+        described = {}
         for c in chosen:
-            fitted[c] = channels.fit(image, c, job.noise)
-            found = step_map.levels(image, fitted[c], picked[c], counter)
-            measured.append(_row(image, c, fitted[c], list(progress.over(found))))
+            parts = channels.fit_alike(image, (c,), job.noise)
+            described[str(c)] = _described(header, parts)
+            measured.append(_row(image, c, parts, picked[c], counter, progress))
     outcome.details.update(
         axes=header.axes,
         shape=list(header.shape),
         dtype=str(header.dtype),
         method=job.method,
         schedule=job.schedule,
-        noise={str(c): model.describe() for c, model in fitted.items()},
+        noise=described,
         channels=[asdict(row) for row, _ in measured],
     )
     outcome.calls = sum(row.windows for row, _ in measured) if job.method == "network" else 0
@@ -196,9 +201,38 @@ def _one(
     return measured
 
 
+def _described(header: Header, parts: Sequence[Part]) -> dict[str, Any]:
+    """The model of a channel, or that of each group of planes."""
+    if len(parts) == 1:
+        return parts[0][1][0].describe()
+    models = [
+        {"planes": channels.planes_text(header, planes), **model.describe()}
+        for planes, (model,) in parts
+    ]
+    return {"groups": models}
+
+
 def _row(
-    image: Image, channel: int, model: Intensity, found: list[Level]
+    image: Image,
+    channel: int,
+    parts: Sequence[Part],
+    picked: Sequence[Picked],
+    counter: StepCounter,
+    progress: _Progress,
 ) -> tuple[ChannelRow, list[Level]]:
+    """Measure one channel. Where planes differ, the row has medians over their models."""
+    part_of = {place: k for k, (planes, _) in enumerate(parts) for place in planes or ()}
+    found: list[Level] = []
+    std: dict[int, list[float]] = defaultdict(list)
+    for k, same in itertools.groupby(picked, lambda pick: part_of.get(pick[0][::2], 0)):
+        part = list(progress.over(step_map.levels(image, parts[k][1][0], list(same), counter)))
+        found += part
+        std[k] += [level.std for level in part]
+    models = [parts[k][1][0].noise for k in std]
+    warnings = dict.fromkeys(text for model in models for text in model.warnings)
+    if len(std) > 1:
+        differ = channels.differing([float(np.median(each)) for each in std.values()])
+        warnings = {differ: None} | warnings
     steps = [level.steps for level in found]
     relative = [level.relative for level in found if level.relative is not None]
     names = image.header.channels
@@ -213,10 +247,10 @@ def _row(
         steps_max=max(steps),
         relative=float(np.median(relative)) if relative else None,
         std=float(np.median([level.std for level in found])),
-        noise=model.noise.kind,
-        gain=model.noise.gain,
-        correlation=model.noise.correlation,
-        warnings=model.noise.warnings,
+        noise=Counter(model.kind for model in models).most_common(1)[0][0],
+        gain=float(np.median([model.gain for model in models])),
+        correlation=float(np.median([model.correlation for model in models])),
+        warnings=tuple(warnings),
     )
     return row, found
 

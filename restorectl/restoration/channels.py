@@ -1,6 +1,12 @@
-"""Noise model, value range and noise level of each channel, from a sample of its pixels."""
+"""Noise model, value range and noise level of each channel, from a sample of its pixels.
 
-from collections.abc import Sequence
+The planes of a channel share them unless their noise differs.
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -11,11 +17,12 @@ from restorectl.engine.card import Card
 from restorectl.engine.samplers import Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
-from restorectl.images.blocks import sampled, sampled_pixels, spread
+from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread
+from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
 from restorectl.jobs import NoiseOptions
-from restorectl.restoration import evidence, level_map
+from restorectl.restoration import evidence, level_map, plane_noise
 from restorectl.restoration.restorer import Batch, Restorer
 
 PILOT = 256  # px, side of a sampled tile
@@ -52,13 +59,32 @@ class ChannelGroup:
     model: Model
     scale: np.ndarray  # (2, C) float32, input values that map to 0 and 255 in 8 bit
     decided: Decided
+    planes: Planes = None
+    noise: float = 0.0  # its standard deviation at the sample's median, in input units
 
 
-def fit(image: Image, channel: int, noise: NoiseOptions) -> whitening.Intensity:
+def by_plane(header: Header, groups: Iterable[ChannelGroup]) -> dict[Plane, ChannelGroup]:
+    """The group of each plane; planes of other channels are missing."""
+    return {
+        (t, c, z): group
+        for group in groups
+        for c in group.channels
+        for t, z in group.planes or _all_planes(header)
+    }
+
+
+def _all_planes(header: Header) -> Iterator[tuple[int, int]]:
+    times, _, depth, *_ = header.canonical_shape
+    return itertools.product(range(times), range(depth))
+
+
+def fit(
+    image: Image, channel: int, noise: NoiseOptions, planes: Planes = None
+) -> whitening.Intensity:
     """Fit the intensity model of one channel to blocks spread over its planes."""
     try:
         return whitening.fit(
-            sampled_pixels(image, channel),
+            sampled_pixels(image, channel, planes),
             noise=noise.kind,
             gain=noise.gain,
             offset=noise.offset,
@@ -66,6 +92,26 @@ def fit(image: Image, channel: int, noise: NoiseOptions) -> whitening.Intensity:
         )
     except InputError as error:
         raise InputError(f"{image.path}: channel {channel}: {error}") from error
+
+
+def fit_alike(
+    image: Image, members: Sequence[int], noise: NoiseOptions
+) -> list[tuple[Planes, tuple[whitening.Intensity, ...]]]:
+    """Fit the channels' models to all planes or, if their noise differs, to each group of planes.
+
+    A plane's model then equals that of the same plane alone, if no other plane has its noise.
+    """
+    pooled = tuple(fit(image, c, noise) for c in members)
+    if None not in (noise.gain, noise.offset, noise.read_noise):
+        return [(None, pooled)]
+    numbers = [plane_noise.alike(image, c, m) for c, m in zip(members, pooled, strict=True)]
+    groups: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
+    for place in _all_planes(image.header):
+        groups[tuple(int(number[place]) for number in numbers)].append(place)
+    if len(groups) == 1:
+        return [(None, pooled)]
+    parts = [frozenset(places) for places in groups.values()]
+    return [(part, tuple(fit(image, c, noise, part) for c in members)) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -120,7 +166,7 @@ class Ranged:
 
 
 def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
-    """Group the channels; fit each group's model and decide its noise level on sampled tiles.
+    """Group channels and planes; fit each group's model, decide its noise level on sampled tiles.
 
     Raises InputError if the number of channels does not fit weights for several channels.
     """
@@ -133,22 +179,41 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
     groups = []
     for part in tiles.chunks(chosen, together):
         members = tuple(part)
-        model = _model(image, members, restorer)
-        pilot = sampled_tiles(image, members, model, restorer)
-        decided = restorer.decide(pilot)
-        decided |= _level_map(image, members, model, restorer)
-        groups.append(ChannelGroup(members, model, pilot.scale, decided))
+        whitened = restorer.card.value_range == "whitened"
+        alike = fit_alike(image, members, restorer.job.noise) if whitened else [(None, ())]
+        found = [_group(image, members, planes, fitted, restorer) for planes, fitted in alike]
+        scales = np.stack([group.scale for group in found])
+        scale = np.stack([scales[:, 0].min(0), scales[:, 1].max(0)])  # one for all planes
+        groups += [replace(group, scale=scale) for group in found]
     return groups
 
 
-def _model(image: Image, members: Sequence[int], restorer: Restorer) -> Model:
+def _group(
+    image: Image,
+    members: tuple[int, ...],
+    planes: Planes,
+    fitted: tuple[whitening.Intensity, ...],
+    restorer: Restorer,
+) -> ChannelGroup:
+    """Decide on sampled tiles what the tiles of these channels and planes share."""
+    if not fitted:
+        model: Model = _ranged(image, members, restorer)
+    else:
+        if len(fitted) == 1:
+            blocks = sampled_pixels(image, members[0], planes)
+            noise = restorer.job.noise
+            fitted = (evidence.believed(fitted[0], blocks, noise, restorer.runner.clean),)
+        model = Whitened(fitted)
+    pilot = sampled_tiles(image, members, planes, model, restorer)
+    decided = restorer.decide(pilot)
+    decided |= _level_map(image, members, planes, model, restorer)
+    middle = np.median(pilot.measured, axis=(0, 2, 3))[:, None, None]
+    deviation = float(model.noise_std(middle).max())
+    return ChannelGroup(members, model, pilot.scale, decided, planes, deviation)
+
+
+def _ranged(image: Image, members: Sequence[int], restorer: Restorer) -> Ranged:
     noise, card = restorer.job.noise, restorer.card
-    if card.value_range == "whitened":
-        fitted = tuple(fit(image, c, noise) for c in members)
-        if card.channels > 1:
-            return Whitened(fitted)
-        blocks = sampled_pixels(image, members[0])
-        return Whitened((evidence.believed(fitted[0], blocks, noise, restorer.runner.clean),))
     if noise.kind == "none":
         return Ranged(card, 0.0)
     gaussian = replace(noise, kind="gaussian")
@@ -157,9 +222,11 @@ def _model(image: Image, members: Sequence[int], restorer: Restorer) -> Model:
     return Ranged(card, max(m.read_noise * m.level for m in levels) * scale)
 
 
-def sampled_tiles(image: Image, members: Sequence[int], model: Model, restorer: Restorer) -> Batch:
+def sampled_tiles(
+    image: Image, members: Sequence[int], planes: Planes, model: Model, restorer: Restorer
+) -> Batch:
     """Up to PILOTS tiles of equal size, from the middle of sampled blocks."""
-    blocks = sampled(image.header.canonical_shape, members[0])
+    blocks = sampled(image.header.canonical_shape, members[0], planes)
     picked = [blocks[i] for i in spread(len(blocks), min(PILOTS, len(blocks)))]
     measured, sites = [], []
     for (t, first, z), rows, cols in picked:
@@ -167,8 +234,8 @@ def sampled_tiles(image: Image, members: Sequence[int], model: Model, restorer: 
         left, width = _middle(cols)
         area = slice(top, top + height), slice(left, left + width)
         tile = restorer.grid((height, width), PILOT, 0)[0]
-        planes = [image.read((t, c, z), *area).astype(np.float32) for c in members]
-        measured.append(np.stack([tile.pad(plane[tile.read]) for plane in planes]))
+        pixels = [image.read((t, c, z), *area).astype(np.float32) for c in members]
+        measured.append(np.stack([tile.pad(each[tile.read]) for each in pixels]))
         sites.append(((t, first, z), top, left))
     return Batch(
         np.stack([model.forward(raw) for raw in measured]),  # (B, C_net, H, W) float32
@@ -200,7 +267,9 @@ def _scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.
     return np.stack([model.inverse(end)[:, 0, 0] for end in ends])
 
 
-def _level_map(image: Image, members: Sequence[int], model: Model, restorer: Restorer) -> Decided:
+def _level_map(
+    image: Image, members: Sequence[int], planes: Planes, model: Model, restorer: Restorer
+) -> Decided:
     """Entries of `Decided` with a map of the noise level; empty if one level fits the planes."""
     if restorer.level == "image" or not isinstance(model, Whitened) or len(members) > 1:
         return {}
@@ -208,23 +277,82 @@ def _level_map(image: Image, members: Sequence[int], model: Model, restorer: Res
     sure = restorer.level == "auto"
     if intensity.sigma <= 0 or (sure and not intensity.noise.uneven):
         return {}
-    times, _, depth, *_ = image.header.canonical_shape
-    plane = image.read((times // 2, members[0], depth // 2)).astype(np.float32)
+    places = sorted(planes or _all_planes(image.header))
+    t, z = places[len(places) // 2]
+    plane = image.read((t, members[0], z)).astype(np.float32)
     return level_map.measured(plane, intensity, restorer.runner.clean, sure=sure)
 
 
-def describe(outcome: Outcome, groups: Sequence[ChannelGroup], sigma_max: float) -> None:
-    """Add the models, decisions and warnings to the outcome."""
-    noise, decided = {}, {}
+def describe(
+    outcome: Outcome, header: Header, groups: Sequence[ChannelGroup], sigma_max: float
+) -> None:
+    """Add the models, decisions and warnings to the outcome.
+
+    Where the noise differs between planes, both are told for each group of planes, and the first
+    of several alike warnings stands for all.
+    """
+    noise: dict[str, Any] = {}
+    decided: dict[str, Any] = {}
+    together: dict[str, list[ChannelGroup]] = defaultdict(list)
     for group in groups:
-        name = "+".join(map(str, group.channels))
-        noise[name] = group.model.describe()
-        decided[name] = group.decided
-        where = f"channel {name}: " if len(groups) > 1 else ""
-        outcome.warnings += [where + text for text in group.model.warnings()]
-        if group.decided["sigma"] > sigma_max:
-            outcome.warnings.append(
-                f"{where}noise level {group.decided['sigma']:.2f} is above the weights'"
-                f" training range (up to {sigma_max:.2f}): some noise will remain"
-            )
+        together["+".join(map(str, group.channels))].append(group)
+    for name, parts in together.items():
+        where = f"channel {name}: " if len(together) > 1 else ""
+        if len(parts) == 1:
+            noise[name], decided[name] = parts[0].model.describe(), parts[0].decided
+            outcome.warnings += [where + text for text in _warnings(parts[0], sigma_max)]
+            continue
+        shown = [(planes_text(header, part.planes), part) for part in parts]
+        models = [{"planes": planes, **part.model.describe()} for planes, part in shown]
+        noise[name] = {"groups": models}
+        decided[name] = {"groups": [{"planes": planes, **part.decided} for planes, part in shown]}
+        told: dict[str, str] = {}
+        for planes, part in shown:
+            for text in _warnings(part, sigma_max):
+                told.setdefault(re.sub(r"[\d.]+", "", text), f"{where}{planes}: {text}")
+        outcome.warnings += [where + differing([part.noise for part in parts]), *told.values()]
     outcome.details["noise"], outcome.details["method"] = noise, decided
+
+
+def _warnings(group: ChannelGroup, sigma_max: float) -> list[str]:
+    texts = list(group.model.warnings())
+    if (sigma := group.decided["sigma"]) > sigma_max:
+        texts.append(
+            f"noise level {sigma:.2f} is above the weights' training range (up to"
+            f" {sigma_max:.2f}): some noise will remain"
+        )
+    return texts
+
+
+def differing(noise: Sequence[float]) -> str:
+    """The warning that groups of planes have different noise; its standard deviations."""
+    low, high = min(noise), max(noise)
+    return (
+        f"noise differs between planes (sigma {low:.3g} to {high:.3g}): each is restored with its"
+        " own"
+    )
+
+
+def planes_text(header: Header, planes: Planes) -> str:
+    """Planes in words, such as `z 0-3, 7` or `t 0-11 z 5`."""
+    times, _, depth, *_ = header.canonical_shape
+    of_time: dict[int, list[int]] = defaultdict(list)
+    for t, z in sorted(planes or _all_planes(header)):
+        of_time[t].append(z)
+    alike: dict[str, list[int]] = defaultdict(list)  # times whose z are the same
+    for t, depths in of_time.items():
+        alike[f"z {_ranges(depths)}" if depth > 1 else ""].append(t)
+    if times == 1:
+        return next(iter(alike))
+    return "; ".join(f"t {_ranges(ts)} {depths}".rstrip() for depths, ts in alike.items())
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as `0-3, 7`."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in runs)

@@ -99,16 +99,16 @@ def _sampled_pixels(
     chosen = header.chosen(restorer.job.files.channels, image.path)
     image = destripe.destriped(image, chosen, restorer.job.noise)
     groups = channels.fit_groups(image, chosen, restorer)
-    member = {c: (group, k) for group in groups for k, c in enumerate(group.channels)}
+    group_of = channels.by_plane(header, groups)
     every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))
     every = max(1, every // PIXELS)
     products = restored_planes(restorer, image, groups, report.advance)
     for plane, (_, std, _, low, high) in zip(header.planes, products, strict=True):
-        if plane[1] in member:
+        if plane in group_of:
             mean = (low + high) / 2  # not rounded, unlike the first product
-            group, k = member[plane[1]]
+            group = group_of[plane]
             planes = np.repeat(mean[None], len(group.channels), 0)
-            noise = group.model.noise_std(planes)[k]
+            noise = group.model.noise_std(planes)[group.channels.index(plane[1])]
             truth = _read(clean, plane)
             yield tuple(  # type: ignore[misc]
                 each.ravel()[::every].astype(np.float64) for each in (truth, mean, std, noise)

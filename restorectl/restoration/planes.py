@@ -121,7 +121,7 @@ class Planes:
                 guide.header.require_same_shape(guide.path, header, image.path)
             image = destripe.destriped(image, chosen, restorer.job.noise)
             groups = channels.fit_groups(image, chosen, restorer)
-            channels.describe(outcome, groups, restorer.card.sigma_max)
+            channels.describe(outcome, header, groups, restorer.card.sigma_max)
             writers = [
                 stack.enter_context(create_image(part, made, provenance=record))
                 for part, made in zip(parts, headers, strict=False)
@@ -157,18 +157,19 @@ def restored_planes(
     together stay in memory until it is their turn in the file.
     """
     height, width = image.header.canonical_shape[3:]
-    group_of = {c: group for group in groups for c in group.channels}
+    group_of = channels.by_plane(image.header, groups)
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
     for planes in tiles.chunks(image.header.planes, max(1, PLANE_PIXELS // (height * width))):
         together: dict[tuple[Plane, ...], ChannelGroup] = {}  # planes to restore together
         for t, c, z in planes:
-            if c not in group_of:  # copied; its maps are NaN
+            if (t, c, z) not in group_of:  # copied; its maps are NaN
                 unknown = np.full((height, width), np.nan, np.float32)
                 maps = [unknown] * (restorer.reduction.products - 1)
                 ready[t, c, z] = (image.read((t, c, z)), *maps)
                 advance(height * width)
             elif (t, c, z) not in ready:
-                together[tuple((t, each, z) for each in group_of[c].channels)] = group_of[c]
+                group = group_of[t, c, z]
+                together[tuple((t, each, z) for each in group.channels)] = group
         _restore(restorer, image, guide, together, ready, advance)
         yield from (ready.pop(plane) for plane in planes)
 
@@ -195,8 +196,8 @@ def _restore(
             made = [np.empty(pixels[plane].shape, np.float32) for _ in range(maps)]
             ready[plane] = (np.empty(pixels[plane].shape, image.header.dtype), *made)
         for tile in grid:
-            batches[group.channels, tile.shape].append((group, list(planes), tile))
-    for (_, shape), places in batches.items():
+            batches[group.channels, group.planes, tile.shape].append((group, list(planes), tile))
+    for (*_, shape), places in batches.items():
         for part in tiles.chunks(places, tiles_together(restorer.job.compute, shape)):
             group = part[0][0]
             answers = restorer.restore(_batch(group, part, pixels, hints), group.decided)

@@ -134,16 +134,21 @@ def writer(counter: StepCounter, noise: NoiseOptions) -> Extra:
         image: Image, groups: Sequence[ChannelGroup], _: Sequence[Path], part: Path, record: Record
     ) -> Told:
         header, windows = map_header(image.header), grid(image.header)
-        chosen = [c for group in groups for c in group.channels]
-        models = {c: channels.fit(image, c, noise) for c in chosen}
+        group_of = channels.by_plane(image.header, groups)
+        models = {
+            (c, group.planes): channels.fit(image, c, noise, group.planes)
+            for group in groups
+            for c in group.channels
+        }
 
         def planes() -> Iterator[np.ndarray]:
             for plane in header.planes:
-                if plane[1] not in models:
+                if plane not in group_of:
                     yield np.full(header.canonical_shape[3:], np.nan, np.float32)
                     continue
                 picked = [(plane, window) for window in windows]
-                found = levels(image, models[plane[1]], picked, counter)
+                model = models[plane[1], group_of[plane].planes]
+                found = levels(image, model, picked, counter)
                 yield interpolated(list(found), image.header)
 
         write_image(part, header, planes(), provenance=record)

@@ -136,9 +136,9 @@ def overview(
     axes = "".join(a for a in image.header.axes if a in "YX" or image.header.size(a) > 1)
     maps = dict(zip(PRODUCTS, (open_image(path, axes=axes) for path in parts), strict=True))
     try:
-        chosen = [(c, group.scale[:, k]) for group in groups for k, c in enumerate(group.channels)]
-        summary = {str(c): _sums(image, maps, c, scale) for c, scale in chosen}
-        _draw(image, maps, chosen[0][0], part, record)
+        scales = {c: group.scale[:, k] for group in groups for k, c in enumerate(group.channels)}
+        summary = {str(c): _sums(image, maps, c, scale) for c, scale in scales.items()}
+        _draw(image, maps, next(iter(scales)), part, record)
     finally:
         for each in maps.values():
             each.close()
