@@ -45,6 +45,7 @@ def followed(monkeypatch):
     command_line.app.registered_commands[:] = commands
 
 
+@pytest.mark.slow
 def test_a_sampler(followed, tmp_path):
     from restorectl.restoration.restore import restore
 

@@ -26,7 +26,8 @@ STEP = [
 QUICK = {  # options that only cut what a command takes
     "train": [word for setting in STEP for word in ("-s", setting)],
     "uncertainty": ["--samples", "2", "--steps", "1", "--pattern", "[fn]*"],
-    "denoise": ["--steps", "2", "--pattern", "[fn]*"],
+    "denoise": ["--steps", "2", "--pattern", "n*"],
+    "superres3d": ["--sweeps", "xz"],
 }
 
 

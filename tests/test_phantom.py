@@ -29,6 +29,7 @@ def test_committed_names_are_those_of_make_data(side: str) -> None:
     assert relative(make_data.DATA / side) == set(make_data.FILES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(make_data.FILES))
 def test_committed_pixels_are_those_of_make_data(name: str) -> None:
     for side, expected in zip(SIDES, made()[name], strict=True):

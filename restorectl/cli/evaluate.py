@@ -214,7 +214,7 @@ def evaluate(
     if preference_results:
         raise typer.Exit(_preference_results(predictions, outputs.json_lines))
     if preference is not None:
-        _study(preference, predictions, inputs, seed)
+        _study(preference, predictions, inputs, seed, axes)
         if target is None and reference is None and metrics is None:
             return
     from restorectl.evaluation.comparison import gates
@@ -280,14 +280,16 @@ def _score(
     return FAILED if failed else view.exit_code()
 
 
-def _study(path: str, predictions: Sequence[str], inputs: str | None, seed: int) -> None:
+def _study(
+    path: str, predictions: Sequence[str], inputs: str | None, seed: int, axes: str | None
+) -> None:
     from restorectl.evaluation.comparison import check_target
     from restorectl.evaluation.study import study
 
     check_target("--preference", path)
     if inputs is None:
         raise UsageError("--preference: needs --input DIR, the unrestored images")
-    study(path, predictions, inputs, seed)
+    study(path, predictions, inputs, seed, axes)
 
 
 def _preference_results(files: Sequence[str], as_json: bool) -> int:

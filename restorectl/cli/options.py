@@ -220,7 +220,7 @@ WEIGHTS_HELP = (
 )
 OWN_WEIGHTS = option(
     None,
-    f"{WEIGHTS_HELP} Default: conditional for the method of that name, otherwise prior.",
+    f"{WEIGHTS_HELP} Default: conditional if that is chosen, otherwise prior.",
     "-w",
     metavar=MODEL,
 )

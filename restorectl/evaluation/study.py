@@ -46,13 +46,15 @@ class StudyTask:
     note: str  # shown to raters, such as the plane
 
 
-def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
+def study(
+    path: str, folders: Sequence[str], inputs: str, seed: int, axes: str | None = None
+) -> None:
     """Write a self-contained page that compares every two folders on every image that both have.
 
     Files belong together by relative path without suffix; STEM_mean of an uncertainty set stands
     for STEM; a stack is shown by its middle plane. `seed` decides the order of the tasks and of A
-    and B; equal arguments and images give equal bytes. The page's first screen lists the files that
-    cannot be shown.
+    and B; equal arguments and images give equal bytes. `axes` are those of all images, if the files
+    do not record them. The page's first screen lists the files that cannot be shown.
 
     Raises UsageError for fewer than two folders, NoInputError if no image is in the inputs and in
     two folders, OutputError, DiskFullError.
@@ -75,7 +77,7 @@ def study(path: str, folders: Sequence[str], inputs: str, seed: int) -> None:
             notes.append(f"{stem}: fewer than two restorations, left out")
             continue
         try:
-            tasks += _tasks(stem, sources[name], have, seed)
+            tasks += _tasks(stem, sources[name], have, seed, axes)
         except InputError as error:
             notes.append(f"left out: {error}")
     if not tasks:
@@ -95,10 +97,10 @@ def _labels(folders: Sequence[str]) -> list[str]:
 
 
 def _tasks(
-    stem: str, source: Path, have: Mapping[str, Path], seed: int
+    stem: str, source: Path, have: Mapping[str, Path], seed: int, axes: str | None
 ) -> Iterator[tuple[str, StudyTask]]:
     """The tasks of one image, each with a sort key made of the seed. Raises InputError."""
-    pictures, note = _pictures(source, have)
+    pictures, note = _pictures(source, have, axes)
     for pair in combinations(have, 2):
         digest = hashlib.sha256(json.dumps([seed, stem, sorted(pair)]).encode()).hexdigest()
         one, two = sorted(pair) if int(digest[:2], 16) % 2 else sorted(pair, reverse=True)
@@ -106,15 +108,17 @@ def _tasks(
         yield digest[2:], StudyTask(stem, (one, two), pictures[""], sides, note)
 
 
-def _pictures(source: Path, have: Mapping[str, Path]) -> tuple[dict[str, bytes], str]:
+def _pictures(
+    source: Path, have: Mapping[str, Path], axes: str | None
+) -> tuple[dict[str, bytes], str]:
     """PNG pictures of the same crop by method ("" is the input), and a note on what they show.
 
     Raises InputError.
     """
-    read = {name: load(path) for name, path in {"": source, **have}.items()}
+    read = {name: load(path, axes) for name, path in {"": source, **have}.items()}
     for made in read.values():
         made.header.require_same_shape(made.path, read[""].header, source)
-    every = shown_planes(read[""].pixels.shape, colours(source))
+    every = shown_planes(read[""].pixels.shape, colours(source, axes))
     plane = every[len(every) // 2]
     seen = {name: plane.of(i.pixels).astype(np.float64) for name, i in read.items()}  # (Y, X, K)
     rows, cols = interesting_crop(np.mean([seen[m].mean(axis=-1) for m in have], axis=0), PANEL)

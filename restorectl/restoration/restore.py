@@ -30,9 +30,7 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
         return names if place is None else (*names, step_map.target(place, relative))
 
     pairs, missing = inputs.resolve(job.files, naming)
-    restorer = load_restorer(
-        job, method, settings, job.level if method.maps else "image", job.orientations
-    )
+    restorer = load_restorer(job, method, settings, job.level, job.orientations)
     own = {
         "sampler": job.sampler,
         "loop": asdict(settings) or None,
@@ -47,8 +45,14 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
 def _settings(job: RestoreJob, method: Method) -> Any:
     """The preset's settings with the job's own numbers.
 
-    Raises UsageError for a value that only the step-calibrated loop uses, with another sampler.
+    Raises UsageError for a value that only the step-calibrated loop uses, with another sampler, and
+    for a map of noise levels with that loop.
     """
+    if job.level == "map" and not method.maps:
+        raise UsageError(
+            f"`level` map has no effect with `sampler` {job.sampler}: leave it out, or use another"
+            " `sampler`"
+        )
     for name, value in {
         "preset": None if job.preset in method.presets else job.preset,
         "recalibrate": job.recalibrate,

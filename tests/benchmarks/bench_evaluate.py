@@ -58,7 +58,7 @@ def measure(folder: Path) -> tuple[float, float, float]:
 
 def main(pairs: int) -> None:
     rows: list[list[object]] = []
-    for count in (max(pairs // 10, 1), pairs):
+    for count in sorted({max(pairs // 10, 1), pairs}):
         with tempfile.TemporaryDirectory() as name:
             make(Path(name), count)
             rows.append([f"{count} pairs of 512x512", *measure(Path(name))])

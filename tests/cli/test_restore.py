@@ -158,7 +158,7 @@ def test_a_foreign_file_is_never_overwritten_without_overwrite(tmp_path):
 def mosaic(tmp_path_factory):
     """A plane of two windows, one above the other."""
     nuclei = tifffile.imread(DATA / "noisy/nuclei.tif")
-    image = np.tile(nuclei, (4, 2))[:800, :264]
+    image = np.tile(nuclei, (4, 2))[:800, :136]
     path = tmp_path_factory.mktemp("mosaic") / "mosaic.tif"
     tifffile.imwrite(path, image)
     return path

@@ -20,6 +20,7 @@ from tests.chaos.folders import fill
 from tests.readme import README
 
 FOUND = re.search(r"^## On a server\n(.*?)(?=^## )", README.read_text("utf-8"), re.M | re.S)
+IMAGES = 2
 pytestmark = [
     pytest.mark.skipif(FOUND is None, reason="README.md has no section 'On a server'"),
     pytest.mark.slow,
@@ -37,7 +38,7 @@ CODES = {
 @pytest.fixture
 def place(tmp_path):
     """A folder with `data/acquired` and a program `restorectl` in `bin`."""
-    fill(tmp_path / "data" / "acquired", 4)
+    fill(tmp_path / "data" / "acquired", IMAGES)
     program = tmp_path / "bin" / "restorectl"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m restorectl "$@"\n')
@@ -68,22 +69,23 @@ def test_the_cron_line(place):
     young = shell(place, line)
     assert (young.returncode, young.stdout, young.stderr) == (0, "", "")
     counts = json.loads((place / "data/restored.json").read_text())["counts"]
-    assert counts["deferred"] == 4
+    assert counts["deferred"] == IMAGES
     for path in (place / "data/acquired").iterdir():
         os.utime(path, (10**9, 10**9))
     for _ in range(2):
         done = shell(place, line)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     counts = json.loads((place / "data/restored.json").read_text())["counts"]
-    assert counts["skipped"] == 4
-    assert len(images(place)) == 4
+    assert counts["skipped"] == IMAGES
+    assert len(images(place)) == IMAGES
 
 
 def test_the_dry_run(place):
     done = shell(place, BLOCKS["sh"])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\nplanned ") == 4
-    assert re.search(r"4 network calls, .* MB of outputs, peak memory \d+ MB, \d+ s", done.stderr)
+    assert done.stdout.count("\nplanned ") == IMAGES
+    told = rf"{IMAGES} network calls, .* MB of outputs, peak memory \d+ MB, \d+ s"
+    assert re.search(told, done.stderr)
     assert not (place / "data/restored").exists()
 
 
@@ -103,10 +105,10 @@ def test_the_slurm_array(place):
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         made = json.loads((place / f"data/restored.{task}.json").read_text())
         seen += [each["source"] for each in made["files"]]
-        if len(seen) == 4:
+        if len(seen) == IMAGES:
             break
-    assert len(set(seen)) == 4
-    assert len(images(place)) == 4
+    assert len(set(seen)) == IMAGES
+    assert len(images(place)) == IMAGES
 
 
 def test_the_table_has_every_exit_code():

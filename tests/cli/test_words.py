@@ -1,6 +1,7 @@
 """Below the command line a message names fields of jobs; the command line says its options."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -26,8 +27,10 @@ def options():
     return found
 
 
+@functools.cache
 def messages():
     """(file, text) of all strings below cli/ that are not docstrings."""
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.relative_to(PACKAGE).parts[0] in OF_THE_COMMAND_LINE or path.name == MODEL_CARD:
             continue
@@ -36,7 +39,8 @@ def messages():
         for node in ast.walk(tree):
             is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
             if is_text and id(node) not in said:
-                yield path.relative_to(PACKAGE), node.value
+                found.append((path.relative_to(PACKAGE), node.value))
+    return found
 
 
 def test_no_option_is_named_below_the_command_line():

@@ -71,6 +71,7 @@ def test_second_order_beats_first_order():
     assert errors[0] < errors[1] / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", ["beta-tilde", "beta"])
 def test_ancestral_steps_draw_from_the_posterior(variance):
     sigma = torch.full((1,), 1.0, dtype=torch.float64)

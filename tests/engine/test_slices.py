@@ -159,6 +159,7 @@ def test_regular_grids_and_random_rows_keep_as_many_rows_as_said():
     assert not all(seen[0])
 
 
+@pytest.mark.slow
 def test_baselines_learn():
     generator = torch.Generator().manual_seed(0)
     for name, c_in, channels in (("ms-unet", 1, 1), ("e2e-unet", 2, 3)):

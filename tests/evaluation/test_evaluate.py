@@ -245,6 +245,7 @@ def test_gates(data):
             gates([wrong], [])
 
 
+@pytest.mark.slow
 def test_the_frechet_distance_of_the_prior(data, tmp_path):
     found, _ = evaluated(data / "rough", data / "fine", reference=str(data / "clean"))
     near, far = (found.sets[m]["frechet-prior"] for m in ("fine", "rough"))

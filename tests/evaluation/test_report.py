@@ -93,6 +93,15 @@ def test_the_page_is_whole_escaped_and_asks_for_nothing(root, tmp_path):
         assert heading in shown
 
 
+@pytest.mark.parametrize(("names", "told"), [(NAMES, None), (NAMES[:1], "1 image scored")])
+def test_scored_images_are_counted(tmp_path, names, told):
+    images(tmp_path, names)
+    made = comparison(tmp_path, names, METHODS if told is None else METHODS[:1])
+    evaluate_report.write(str(tmp_path / "r.html"), made)
+    told = told or f"{len(names) * len(METHODS)} images scored"
+    assert f"<summary>{told}</summary>" in (tmp_path / "r.html").read_text("utf-8")
+
+
 def test_equal_inputs_give_equal_bytes_wherever_they_lie(root, tmp_path):
     images(tmp_path / "again")
     evaluate_report.write(str(tmp_path / "1.html"), comparison(root))

@@ -23,9 +23,9 @@ def root(tmp_path_factory):
     return folder
 
 
-def page(root, tmp_path, seed=0, methods=("m0", "m1", "m2"), name="s.html"):
+def page(root, tmp_path, seed=0, methods=("m0", "m1", "m2"), name="s.html", axes=None):
     path = tmp_path / name
-    study(str(path), [str(root / m) for m in methods], str(root / "input"), seed)
+    study(str(path), [str(root / m) for m in methods], str(root / "input"), seed, axes)
     text = path.read_text("utf-8")
     data = text.split('id="data">')[1].split("</script>")[0]
     return text, json.loads(data)
@@ -86,15 +86,20 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is_asked(root, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_notes_name_fields_in_plain_words(root, tmp_path):
+def test_axes_that_are_not_recorded_are_asked_for_in_plain_words(root, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(root, copy)
-    for folder in ("input", "m0", "m1"):  # a stack in depth or in time: its axes are not recorded
+    for folder in ("input", "m0", "m1"):  # a stack in depth or in time
+        (copy / folder).mkdir(parents=True)
+        shutil.copy(root / folder / "three.tif", copy / folder)
         write(copy / folder / "two.tif", np.zeros((5, 8, 8), np.uint8), metadata=None)
     _, data = page(copy, tmp_path, methods=("m0", "m1"))
     (note,) = data["notes"]
     assert "use axes ZYX" in note
     assert "`" not in note
+    (copy / "input/three.tif").unlink()
+    _, data = page(copy, tmp_path, methods=("m0", "m1"), axes="ZYX")
+    assert [task["note"] for task in data["tasks"]] == ["plane z 3 of 5"]
+    assert data["notes"] == []
 
 
 def test_uncertainty_sets_stand_for_their_means(root, tmp_path):

@@ -12,6 +12,7 @@ from restorectl.images.image import to_dtype
 sizes = st.integers(1, 400)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(sizes, sizes, st.sampled_from([1, 4, 8]), st.sampled_from([32, 64, 100]), st.integers(0, 40))
 def test_cover_read_crop_write_is_the_identity(height, width, stride, core, halo):

@@ -1,5 +1,7 @@
 """Blind noise estimation on images whose noise is known."""
 
+import functools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from restorectl.intensity import anscombe, noise
 SIZE = 384
 
 
+@functools.cache
 def scene(seed: int = 0, size: int = SIZE) -> NDArray[np.float64]:
     """Smooth blobs and filaments on a dark ground, 0 to 1, nothing finer than 3 px."""
     rng = np.random.default_rng(seed)

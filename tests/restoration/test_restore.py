@@ -1,4 +1,4 @@
-"""Options of `restore` that only its step-calibrated sampler uses."""
+"""Options of `restore` that have an effect only with, or without, its step-calibrated sampler."""
 
 import pytest
 
@@ -28,6 +28,11 @@ def test_options_of_rscd_are_refused_with_another_sampler(options):
 def test_they_are_taken_with_rscd(options):
     with pytest.raises(NoInputError, match="no inputs"):
         restore(RestoreJob(Files((), "out"), sampler="rscd", **options), Silent())
+
+
+def test_a_map_of_noise_levels_is_refused_with_rscd():
+    with pytest.raises(UsageError, match="`level` map has no effect with `sampler` rscd"):
+        restore(RestoreJob(Files((), "out"), sampler="rscd", level="map"), Silent())
 
 
 def test_a_step_map_has_a_schedule_with_any_sampler():

@@ -152,6 +152,7 @@ def test_steps_are_interpolated_between_the_centres_of_windows():
     assert (np.diff(image, axis=1) >= 0).all()
 
 
+@pytest.mark.slow
 def test_a_map_shows_where_the_noise_is(tmp_path):
     sigma = np.where(np.arange(1024) < 512, 5.0, 20.0)
     tifffile.imwrite(

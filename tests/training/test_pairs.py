@@ -76,6 +76,7 @@ def test_a_pair_is_read_on_one_scale(folders):
     )
 
 
+@pytest.mark.slow
 def test_stacks_with_channels(folders):
     planes = [[exposures(10 * z + c) for c in range(2)] for z in range(2)]
     noisy, clean = (np.array([[p[k] for p in row] for row in planes]) for k in (0, 1))

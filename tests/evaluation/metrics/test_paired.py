@@ -143,6 +143,7 @@ def compute(name, prediction, target, data_range=255.0):
     return METRICS[name].load().compute(prediction, target, data_range)
 
 
+@lru_cache
 def made(kind, seed, shape=(200, 233)):
     """(prediction, target): a blurred, noisy phantom and the phantom, 8-bit values."""
     clean = phantom.scene(kind, shape, seed)
