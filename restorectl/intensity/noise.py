@@ -70,6 +70,7 @@ class NoiseModel:
     correlated: whether `correlation` exceeds 0.25.
     photons_median: median number of photons (equivalents of the gain) per pixel; inf if gain is 0.
     low_count_fraction: share of the image below 3 photons, with incomplete stabilisation.
+    along: correlation of neighbouring pixels along y and x, if measured.
     uneven: whether the level varies over a plane.
     belief: 0 to 1, how far the estimate can be believed; 1 for values that are known.
     reasons: why it is less than 1.
@@ -85,36 +86,50 @@ class NoiseModel:
     photons_median: float
     low_count_fraction: float
     belief: float
+    along: tuple[float, float] | None = None
     uneven: bool = False
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def told(
-        self, level: float, *, shared: bool, uneven: bool, belief: float, reasons: Sequence[str]
+        self,
+        level: float,
+        *,
+        along: tuple[float, float] | None,
+        uneven: bool,
+        belief: float,
+        reasons: Sequence[str],
     ) -> "NoiseModel":
         """The same noise at another level. Doubts are multiplied; their reasons are warned of.
 
-        A warning about photons rests on the gain: it goes if the gain is not believed. So does one
-        about correlation if no noise is shared.
+        along: correlation of neighbouring pixels along y and x; None if they share no noise. A
+        warning about photons rests on the gain: it goes if the gain is not believed.
         """
         belief *= self.belief
         kept = [
             text
             for text in self.warnings
-            if (shared or text != self._shared()) and (belief >= BELIEVED or text != self._dim())
+            if text != self._shared() and (belief >= BELIEVED or text != self._dim())
         ]
-        return replace(
+        told = replace(
             self,
             level=level,
-            correlated=shared and self.correlated,
+            correlation=0.0 if along is None else sum(along) / 2,
+            correlated=along is not None,
+            along=along,
             uneven=uneven,
             belief=belief,
             reasons=(*self.reasons, *reasons),
-            warnings=(*kept, *reasons),
         )
+        return replace(told, warnings=(*kept, *([told._shared()] if along else []), *reasons))
 
     def _shared(self) -> str:
-        return f"noise is correlated between pixels ({self.correlation:.2f} at distance 1)"
+        if self.along is None:
+            return f"noise is correlated between pixels ({self.correlation:.2f} at distance 1)"
+        down, across = self.along
+        return (
+            f"neighbouring pixels share noise: correlation {across:.2f} along x, {down:.2f} along y"
+        )
 
     def _dim(self) -> str:
         return f"{self.low_count_fraction:.0%} of the image has fewer than 3 photons per pixel"
@@ -163,7 +178,18 @@ def _noise_free(warning: str = "") -> NoiseModel:
     warnings = (warning,) if warning else ()
     belief = 0.0 if warning else 1.0
     return NoiseModel(
-        "none", 0.0, 0.0, 0.0, 0.0, 0.0, False, float("inf"), 0.0, belief, False, warnings, warnings
+        "none",
+        gain=0.0,
+        offset=0.0,
+        read_noise=0.0,
+        level=0.0,
+        correlation=0.0,
+        correlated=False,
+        photons_median=float("inf"),
+        low_count_fraction=0.0,
+        belief=belief,
+        reasons=warnings,
+        warnings=warnings,
     )
 
 

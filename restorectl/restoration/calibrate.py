@@ -14,6 +14,7 @@ import numpy as np
 from restorectl.batch import inputs
 from restorectl.batch.inputs import Missing
 from restorectl.batch.outcome import Outcome, Report
+from restorectl.engine.runner import Runner, make_runner
 from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, OutputError, RestorectlError, UsageError
 from restorectl.files.atomic import replacing
@@ -22,10 +23,11 @@ from restorectl.images.blocks import Planes, spread
 from restorectl.images.header import Header
 from restorectl.images.image import Image, is_image_name, open_image
 from restorectl.intensity.whitening import Intensity
-from restorectl.jobs import CalibrateJob
+from restorectl.jobs import CalibrateJob, Compute
 from restorectl.restoration import channels, destripe, step_map
 from restorectl.restoration.restorer import load_calibrator
 from restorectl.restoration.step_map import Level, Picked, StepCounter
+from restorectl.weights.file import load
 
 Part = tuple[Planes, tuple[Intensity, ...]]  # planes that share a model, and the model
 
@@ -102,6 +104,8 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     job = ready.job
     calibrator, _ = load_calibrator(job.method, job.weights, job.weights_from, job.device)
     counter = StepCounter(calibrator, job.schedule)
+    weights = load("prior", "prior", job.weights_from)
+    prior = make_runner(weights.card, weights.tensors, Compute(job.device))
     rows: list[ChannelRow] = []
     found: list[tuple[ChannelRow, Level]] = []
     report.begin(len(ready.images) + len(ready.missing))
@@ -111,7 +115,7 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
         start, outcome = time.monotonic(), Outcome(str(path), "", "done")
         progress = _Progress(report, str(relative))
         try:
-            for row, measured in _one(job, path, counter, outcome, progress):
+            for row, measured in _one(job, path, counter, prior, outcome, progress):
                 rows.append(row)
                 found += ((row, level) for level in measured)
         except RestorectlError as error:
@@ -169,7 +173,12 @@ class _Progress:
 
 
 def _one(
-    job: CalibrateJob, path: Path, counter: StepCounter, outcome: Outcome, progress: _Progress
+    job: CalibrateJob,
+    path: Path,
+    counter: StepCounter,
+    prior: Runner,
+    outcome: Outcome,
+    progress: _Progress,
 ) -> list[tuple[ChannelRow, list[Level]]]:
     """Measure all channels of one image. Raises InputError."""
     measured = []
@@ -181,7 +190,10 @@ def _one(
         progress.report.file(progress.name, sum(map(len, picked.values())))
         described = {}
         for c in chosen:
-            parts = channels.fit_alike(image, (c,), job.noise)
+            parts = [
+                (planes, (channels.believed(image, c, planes, model, job.noise, prior),))
+                for planes, (model,) in channels.fit_alike(image, (c,), job.noise)
+            ]
             described[str(c)] = _described(header, parts)
             measured.append(_row(image, c, parts, picked[c], counter, progress))
     outcome.details.update(

@@ -14,6 +14,7 @@ import numpy as np
 
 from restorectl.batch.outcome import Outcome
 from restorectl.engine.card import Card
+from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
@@ -114,6 +115,19 @@ def fit_alike(
     return [(part, tuple(fit(image, c, noise, part) for c in members)) for part in parts]
 
 
+def believed(
+    image: Image,
+    channel: int,
+    planes: Planes,
+    model: whitening.Intensity,
+    noise: NoiseOptions,
+    prior: Runner,
+) -> whitening.Intensity:
+    """The model of a channel with a noise level that the prior agrees with, see `evidence`."""
+    blocks = sampled_pixels(image, channel, planes)
+    return evidence.believed(model, blocks, noise, prior.clean)
+
+
 @dataclass(frozen=True)
 class Whitened:
     """Each channel with its own intensity model; the highest noise level counts."""
@@ -200,9 +214,8 @@ def _group(
         model: Model = _ranged(image, members, restorer)
     else:
         if len(fitted) == 1:
-            blocks = sampled_pixels(image, members[0], planes)
-            noise = restorer.job.noise
-            fitted = (evidence.believed(fitted[0], blocks, noise, restorer.runner.clean),)
+            noise, runner = restorer.job.noise, restorer.runner
+            fitted = (believed(image, members[0], planes, fitted[0], noise, runner),)
         model = Whitened(fitted)
     pilot = sampled_tiles(image, members, planes, model, restorer)
     decided = restorer.decide(pilot)

@@ -67,7 +67,8 @@ class Response:
     white: level of white noise that explains the highest frequencies of the residual, in blocks
     with little structure. middle: the same of middle frequencies, everywhere. residual: its RMS.
     explained: residual relative to that of white noise of the told level. left: standard deviation
-    of block means of the denoised tiles. skewness: of the residual at middle frequencies.
+    of block means of the denoised tiles. skewness: of the residual at middle frequencies. along:
+    correlation of neighbouring pixels of the residual along y and x.
     """
 
     level: float
@@ -77,6 +78,7 @@ class Response:
     explained: float
     left: float
     skewness: float
+    along: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ class Verdict:
     """The noise level (whitened units) and how far it can be believed.
 
     shared: whether neighbouring pixels share noise, so that the level exceeds that of white noise.
+    along: then the correlation of neighbouring pixels along y and x.
     uneven: whether the level varies over a plane. belief: 0 to 1. reasons: why it is less than 1.
     """
 
     level: float
     shared: bool = False
+    along: tuple[float, float] | None = None
     uneven: bool = False
     belief: float = 1.0
     reasons: tuple[str, ...] = ()
@@ -142,6 +146,7 @@ class Witness:
             float(np.sqrt(square / max(due, 1e-3 * level**2))),
             float(np.std(_means(clean, WIDE))) * self.unit,
             float(stats.skew(middle, axis=None)),
+            (_correlation(removed, 1), _correlation(removed, 2)),
         )
 
     def cells(self, level: float, *, sure: bool = True) -> Floats | None:
@@ -216,7 +221,7 @@ def believed(
             )
         noise = noise.told(
             1.0 if rescale else verdict.level,
-            shared=verdict.shared,
+            along=verdict.along,
             uneven=verdict.uneven,
             belief=verdict.belief,
             reasons=verdict.reasons,
@@ -299,7 +304,13 @@ def _correlated(witness: Witness, first: Response, white: float) -> Verdict | No
     # structure stands out (FMD widefield; simulated kernels at 10 and 100 photons).
     top = blind * float(np.clip((0.7 * blind / white) ** 0.3, 1.0, 1.4))
     share = float(np.clip(1.6 - first.left / blind, 0.0, 1.0))
-    return Verdict(between ** (1 - share) * top**share, shared=True, belief=0.6)
+    return Verdict(between ** (1 - share) * top**share, True, first.along, belief=0.6)
+
+
+def _correlation(tiles: Floats, axis: int) -> float:
+    """Correlation of pixels with their next neighbours along an axis."""
+    pairs = np.moveaxis(tiles, axis, 0)
+    return float(np.corrcoef(pairs[1:].ravel(), pairs[:-1].ravel())[0, 1])
 
 
 def _band(tiles: Floats) -> Floats:
