@@ -17,7 +17,7 @@ Where the evidence conflicts, the smaller level wins.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage, stats
@@ -103,13 +103,14 @@ class Witness:
     """Sampled tiles of one channel and the prior that is asked about them.
 
     tiles, noise: (B, H, W) float32, in [-1, 1] and standard normal. model: the channel's intensity
-    model, whose noise estimate is in question.
+    model, whose noise estimate is in question. answers: what was found at told levels so far.
     """
 
     tiles: Floats
     noise: Floats
     model: Intensity
     denoise: Denoise
+    answers: dict[float, tuple[Floats, Floats, Floats]] = field(default_factory=dict)
 
     @property
     def unit(self) -> float:
@@ -118,6 +119,8 @@ class Witness:
 
     def residual(self, level: float) -> float:
         """RMS of what is removed when `level` is told, whitened units."""
+        if level in self.answers:
+            return float(np.sqrt(np.mean(np.square(self.answers[level][1], dtype=np.float64))))
         removed = self.tiles - self.denoise(self.tiles, level / self.unit)
         return float(np.sqrt(np.mean(np.square(removed, dtype=np.float64)))) * self.unit
 
@@ -178,11 +181,15 @@ class Witness:
 
     def _told(self, level: float) -> tuple[Floats, Floats, Floats]:
         """Denoised tiles [-1, 1], what was removed and what would be of white noise, whitened."""
+        if level in self.answers:
+            return self.answers[level]
         added = np.float32(ADDED * level / self.unit)
         clean = self.denoise(self.tiles, level / self.unit)
         again = self.denoise(self.tiles + added * self.noise, level / self.unit)
         removed = (self.tiles - clean) * np.float32(self.unit)
-        return clean, removed, (self.noise - (again - clean) / added) * np.float32(level)
+        expected = (self.noise - (again - clean) / added) * np.float32(level)
+        self.answers[level] = clean, removed, expected
+        return clean, removed, expected
 
     def _stabilised(self, clean: Floats) -> Floats:
         """Variance of whitened noise at each pixel: less than 1 below some 3 photons."""
@@ -252,7 +259,7 @@ def _tiles(blocks: Sequence[Floats], model: Intensity) -> Floats:
 
 
 def weigh(witness: Witness) -> Verdict:
-    """Judge the noise estimate of the witness's model: 6 to some 30 calls for each tile."""
+    """Judge the noise estimate of the witness's model: 5 to some 30 calls for each tile."""
     blind = witness.model.noise.level
     if witness.cells(RUNG * blind) is not None:
         return Verdict(blind, uneven=True)
@@ -275,7 +282,7 @@ def weigh(witness: Witness) -> Verdict:
 
 def _slope(below: float, above: float) -> float:
     """d log residual / d log level between told levels one rung apart."""
-    return float(np.log(above / below) / np.log(RUNG))
+    return float(np.log(max(above, 1e-30) / max(below, 1e-30)) / np.log(RUNG))
 
 
 def _lowered(verdict: Verdict, slope: float) -> Verdict:
