@@ -44,7 +44,7 @@ def alike(image: Image, channel: int, model: Intensity) -> np.ndarray:
         return found.astype(int)
     pixels = (rows.stop - rows.start) * (cols.stop - cols.start)
     scatter = SCATTER * SIDE / np.sqrt(pixels)
-    nearest = np.abs(np.subtract.outer(np.arange(len(planes)), known)).argmin(1)
+    nearest = np.rint(np.interp(np.arange(len(planes)), known, np.arange(len(known)))).astype(int)
     deviation = _deviation(levels[known])[nearest].reshape(times, depth)
     smooth = _smooth(deviation, scatter)
     if np.ptp(smooth) <= max(AGREE, 2.5 * scatter):
