@@ -127,9 +127,7 @@ class NoiseModel:
         if self.along is None:
             return f"noise is correlated between pixels ({self.correlation:.2f} at distance 1)"
         down, across = self.along
-        return (
-            f"neighbouring pixels share noise: correlation {across:.2f} along x, {down:.2f} along y"
-        )
+        return f"noise is correlated between pixels ({across:.2f} along x, {down:.2f} along y)"
 
     def _dim(self) -> str:
         return f"{self.low_count_fraction:.0%} of the image has fewer than 3 photons per pixel"

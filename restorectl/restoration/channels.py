@@ -213,7 +213,7 @@ def _group(
     if not fitted:
         model: Model = _ranged(image, members, restorer)
     else:
-        if len(fitted) == 1 and not restorer.card.window:
+        if len(fitted) == 1 and restorer.card.task == "prior" and not restorer.card.window:
             noise, runner = restorer.job.noise, restorer.runner
             fitted = (believed(image, members[0], planes, fitted[0], noise, runner),)
         model = Whitened(fitted)
