@@ -44,11 +44,12 @@ STABLE = 0.36  # whitened variance below which counts are too low to judge a blo
 PLATEAU = 0.85
 LOWERED = 0.75
 # A level on the edge of the plateau, where 5 % less costs decibels, is raised (5-photon images).
-EDGE = (0.4, 0.125)
+EDGE, DIM = (0.4, 0.125), 10.0  # slopes below and above; photons
 # Correlated noise, not texture (FMD widefield, simulated kernels; puncta, filaments, actin):
 LEFT = 0.3  # block means still vary by this share of the level
 EXPLAINED = 0.6  # residual / what white noise of the level between white and blind would leave
 SKEWNESS = 0.3
+CONTRASTS = (0.6, 1.6, 3.0, 6.0)  # of what is left to the blind level
 COLOURED = 1.2  # level at middle frequencies, relative to the white level
 FLAT = 0.6  # slope at the blind level
 # Noise that varies over a plane: 90 % / 10 % quantile of the cells' levels, whiteness of the
@@ -275,7 +276,8 @@ def weigh(witness: Witness) -> Verdict:
         return _lowered(Verdict(white, belief=0.6), slope)
     above = witness.residual(RUNG * blind), witness.residual(RUNG**2 * blind)
     slopes = _slope(first.residual, above[0]), _slope(*above)
-    if white > blind and slopes[0] > EDGE[0] and slopes[1] < EDGE[1]:
+    dim = witness.model.noise.photons_median < DIM
+    if dim and white > blind and slopes[0] > EDGE[0] and slopes[1] < EDGE[1]:
         return Verdict(max(blind, white / INFLATION))
     return _lowered(Verdict(blind), slopes[1])
 
@@ -310,8 +312,9 @@ def _correlated(witness: Witness, first: Response, white: float) -> Verdict | No
     # Coloured noise needs more than its own level where it hides the structure, less where
     # structure stands out (FMD widefield; simulated kernels at 10 and 100 photons).
     top = blind * float(np.clip((0.7 * blind / white) ** 0.3, 1.0, 1.4))
-    share = float(np.clip(1.6 - first.left / blind, 0.0, 1.0))
-    return Verdict(between ** (1 - share) * top**share, True, first.along, belief=0.6)
+    contrast = first.left / blind
+    level = np.exp(np.interp(contrast, CONTRASTS, np.log([top, between, between, white])))
+    return Verdict(float(level), True, first.along, belief=0.6)
 
 
 def _correlation(tiles: Floats, axis: int) -> float:
