@@ -46,6 +46,8 @@ class NoiseOptions:
     offset: float | None = None
     read_noise: float | None = None
     destripe: str = "auto"  # auto: remove offsets of rows and columns, periodic patterns; off
+    invalid: str = "auto"  # pixels that are no measurements: auto, none, or their value
+    hot_pixels: str = "auto"  # auto: repair hot and dead pixels, rows and columns; keep
 
 
 @dataclass(frozen=True)

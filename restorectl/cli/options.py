@@ -326,6 +326,20 @@ class Camera(NoiseOptions):
         panel=NOISE,
         choices=("auto", "off"),
     )
+    invalid: str = option(
+        "auto",
+        "Pixels that are no measurements: left out of all fits and copied unchanged. auto: constant"
+        " areas with a sharp edge (borders, masks, scale bars), saturated areas, NaN; VALUE: pixels"
+        " of this value, and NaN.",
+        panel=NOISE,
+        metavar="auto|none|VALUE",
+    )
+    hot_pixels: str = option(
+        "auto",
+        "auto repairs hot and dead pixels, rows and columns; keep treats them as measured.",
+        panel=NOISE,
+        choices=("auto", "keep"),
+    )
 
 
 ORIENTATIONS = option(

@@ -1,6 +1,7 @@
 """Selects the pixels that an intensity model is fitted to, spread over a channel's planes."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,8 +15,44 @@ Planes = frozenset[tuple[int, int]] | None  # (t, z) of each plane of a channel;
 
 
 def sampled_pixels(image: Image, channel: int, planes: Planes = None) -> list[Array]:
-    """The sampled blocks of one channel, each (Y, X) of the image's dtype."""
-    return [image.read(*block) for block in sampled(image.header.canonical_shape, channel, planes)]
+    """The sampled blocks of one channel, each (Y, X) of the image's dtype.
+
+    A block with pixels that are copied is float32 with NaN in their place. Where all these blocks
+    are constant, others are searched.
+    """
+    shape = image.header.canonical_shape
+    found = [_block(image, *block) for block in sampled(shape, channel, planes)]
+    if any(map(varied, found)):
+        return found
+    others = (_block(image, *block) for block in every(shape, channel, planes))
+    most = max(1, BUDGET // found[0].size)
+    return list(itertools.islice(filter(varied, others), most)) or found
+
+
+def _block(image: Image, plane: Plane, rows: slice, cols: slice) -> Array:
+    pixels, kept = image.read(plane, rows, cols), image.kept(plane)
+    if kept is not None and kept[0][rows, cols].any():
+        return np.where(kept[0][rows, cols], np.float32(np.nan), pixels)
+    return pixels
+
+
+def varied(pixels: Array) -> bool:
+    """Whether there are two different numbers."""
+    numbers = pixels[~np.isnan(pixels)] if pixels.dtype.kind == "f" else pixels
+    return numbers.size > 0 and bool(numbers.min() != numbers.max())
+
+
+def every(
+    shape: tuple[int, int, int, int, int], channel: int, only: Planes = None
+) -> Iterator[tuple[Plane, slice, slice]]:
+    """All blocks (plane, rows, cols) of a channel of a (T, C, Z, Y, X) image."""
+    times, _, depth, height, width = shape
+    places = itertools.product(range(times), range(depth)) if only is None else sorted(only)
+    for t, z in places:
+        for top in range(0, height, BLOCK):
+            for left in range(0, width, BLOCK):
+                rows, cols = slice(top, top + BLOCK), slice(left, left + BLOCK)
+                yield (t, channel, z), rows, cols
 
 
 def sampled(

@@ -44,6 +44,17 @@ class Image(ABC):
         Raises InputError if the pixels cannot be decoded, IncompleteError if they are cut off.
         """
 
+    def invalid(self, plane: Plane) -> Array | None:
+        """Where a plane's pixels are known to be no measurements, (Y, X) bool; None = nowhere."""
+        return None
+
+    def kept(self, plane: Plane) -> tuple[Array, Array] | None:
+        """The invalid pixels that are copied: where (Y, X) bool, and their values (n,) in order.
+
+        None = nowhere.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None: ...
 

@@ -143,10 +143,10 @@ def estimate(
 ) -> NoiseModel:
     """Estimate the noise of one channel from sampled regions.
 
-    planes: arrays (Y, X) in input units; up to 2 Mpx are used. kind: auto, poisson-gaussian,
-    gaussian (variance does not depend on the signal), none (nothing to remove). gain, offset,
-    read_noise: known values in input units replace estimates. Raises InputError for non-finite or
-    constant images, UsageError for invalid options.
+    planes: arrays (Y, X) in input units, NaN = no measurement; up to 2 Mpx are used. kind: auto,
+    poisson-gaussian, gaussian (variance does not depend on the signal), none (nothing to remove).
+    gain, offset, read_noise: known values in input units replace estimates. Raises InputError for
+    infinite or constant images, UsageError for invalid options.
     """
     _check_options(kind, gain, read_noise)
     chosen = _chosen_planes(planes)
@@ -162,7 +162,7 @@ def estimate(
     slope, intercept, misfit = _fit_line(bins, blocks, flat)
     spectrum = _spectrum(bins.ratios)
     per_pixel = float(spectrum @ _BAND_SIZES / _BAND_SIZES.sum())
-    floor = float(min(np.percentile(p, 0.1) for p in chosen))
+    floor = float(min(np.nanpercentile(p, 0.1) for p in chosen))
     known = (0.0 if flat else gain, offset, read_noise)
     found = _solve((slope * per_pixel, intercept * per_pixel), floor, bins, known)
     if found[0] <= 0 and found[2] <= 0:
@@ -201,8 +201,12 @@ def _check_options(kind: str, gain: float | None, read_noise: float | None) -> N
 
 
 def _chosen_planes(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
-    """Evenly spaced planes of about 2 Mpx in all, float32; InputError for invalid pixels."""
-    planes = [p for p in planes if p.size]
+    """Evenly spaced planes of about 2 Mpx in all, float32, constant ones only if all are.
+
+    Raises InputError if all numbers are equal, or infinite.
+    """
+    planes = [p for p in planes if not np.isnan(p).all()]
+    planes = [p for p in planes if np.nanmin(p) != np.nanmax(p)] or planes
     if not planes:
         raise InputError("image has no pixels")
     wanted = max(1, _SIDE**2 // max(p.size for p in planes))
@@ -211,9 +215,12 @@ def _chosen_planes(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.fl
     for p in (planes[round(i)] for i in spread.tolist()):
         y, x = (max(0, (n - _SIDE) // 2) for n in p.shape)
         out.append(np.asarray(p[y : y + _SIDE, x : x + _SIDE], dtype=np.float32))
-    if not all(np.isfinite(p).all() for p in out):
-        raise InputError("image has NaN or infinite pixels: replace them first")
-    if min(float(p.min()) for p in out) == max(float(p.max()) for p in out):
+    if any(np.isinf(p).any() for p in out):
+        raise InputError("image has infinite pixels: replace them first")
+    out = [p for p in out if not np.isnan(p).all()]
+    if not out:
+        raise InputError("image has no pixels")
+    if min(float(np.nanmin(p)) for p in out) == max(float(np.nanmax(p)) for p in out):
         raise InputError("image is constant: nothing to restore")
     return out
 
@@ -237,9 +244,10 @@ class BlockPowers:
 def _measure_blocks(planes: Sequence[NDArray[np.float32]]) -> BlockPowers:
     """Cut planes (Y, X) into blocks, without flat (padded) and saturated ones."""
     values = np.concatenate([p.ravel()[:: max(1, p.size // 65536)] for p in planes])
+    values = values[~np.isnan(values)]
     levels = np.unique(values)
     step = float(np.diff(levels).min()) if 1 < len(levels) < len(values) // 4 else 0.0
-    highest = max(float(p.max()) for p in planes)
+    highest = max(float(np.nanmax(p)) for p in planes)
     pixels = sum(p.size for p in planes)
     saturated = sum(int((p == highest).sum()) for p in planes) > max(1e-4 * pixels, 4)
     small = pixels < 200_000  # if small, use four shifted grids
@@ -271,19 +279,31 @@ def _usable_blocks(plane: NDArray[np.float32], top: float) -> Floats:
     # A partly flat block next to a flat one is the edge of a padded, masked or clipped area.
     part = (block == lowest[..., None, None]).mean((2, 3)) > 0.1
     edge = part & (_mean_of_neighbours(flat_block[..., None].astype(np.float64))[..., 0] > 0)
-    usable = (highest < top) & ~flat_block & ~edge
+    usable = (highest < top) & ~flat_block & ~edge & np.isfinite(around).all(-1)
     return np.asarray(np.concatenate([mean[..., None], around, bands], -1)[usable])
 
 
 def _mean_of_neighbours(values: Floats) -> Floats:
-    """Mean of the eight neighbours of each block, (rows, cols, n) -> the same."""
+    """Mean of the eight neighbours of each block, (rows, cols, n) -> the same.
+
+    Neighbours with NaN do not count; NaN where all have it.
+    """
+    known = np.isfinite(values).all(-1, keepdims=True)
+    total = _sum_of_neighbours(np.where(known, values, np.zeros(1)))
+    if known.all():
+        return total / 8.0
+    count = _sum_of_neighbours(known.astype(np.float64))
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
+def _sum_of_neighbours(values: Floats) -> Floats:
     rows, cols = values.shape[:2]
     padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    total = -values
+    total = np.asarray(-values)
     for i in range(3):
         for j in range(3):
             total = total + padded[i : i + rows, j : j + cols]
-    return np.asarray(total / 8.0)
+    return np.asarray(total)
 
 
 @dataclass(frozen=True)

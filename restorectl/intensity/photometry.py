@@ -11,19 +11,33 @@ import numpy as np
 
 SIGMA = 12.0  # px, of the Gaussian whose low-pass content is kept from the input
 CELL = 4  # px, side of the cells in which residuals are averaged first
+FAR = 1e-3  # weight of valid pixels below which the residual is not continued
 REACH = 12  # cells; radius of the kernel, within the tile's halo
 
 
-def keep_local_mean(measured: np.ndarray, restored: np.ndarray) -> np.ndarray:
+def keep_local_mean(
+    measured: np.ndarray, restored: np.ndarray, valid: np.ndarray | None = None
+) -> np.ndarray:
     """restored + lowpass(measured - restored): two (..., Y, X) float32 -> the same.
 
-    Sides are multiples of CELL.
+    valid: (..., Y, X) bool, pixels that are measured: others have no influence (normalised
+    convolution); None = all. Sides are multiples of CELL.
     """
-    *outer, rows, cols = measured.shape
-    cells = (measured - restored).reshape(*outer, rows // CELL, CELL, cols // CELL, CELL)
-    cells = cells.mean((-3, -1))
-    smooth: np.ndarray = _smoother(rows) @ cells @ _smoother(cols).T
-    return np.asarray(restored + smooth)
+    rows, cols = measured.shape[-2:]
+    down, across = _smoother(rows), _smoother(cols).T
+    if valid is None or valid.all():
+        smooth: np.ndarray = down @ _cells(measured - restored) @ across
+        return np.asarray(restored + smooth)
+    residual = np.where(valid, measured - restored, np.float32(0))
+    weight = down @ _cells(valid.astype(np.float32)) @ across
+    smooth = down @ _cells(residual) @ across / np.maximum(weight, np.float32(FAR))
+    return np.asarray(restored + smooth, np.float32)
+
+
+def _cells(values: np.ndarray) -> np.ndarray:
+    """Means over cells, (..., Y, X) -> (..., Y / CELL, X / CELL)."""
+    *outer, rows, cols = values.shape
+    return np.asarray(values.reshape(*outer, rows // CELL, CELL, cols // CELL, CELL).mean((-3, -1)))
 
 
 @lru_cache(maxsize=32)

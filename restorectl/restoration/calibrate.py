@@ -24,7 +24,7 @@ from restorectl.images.header import Header
 from restorectl.images.image import Image, is_image_name, open_image
 from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import CalibrateJob, Compute
-from restorectl.restoration import channels, destripe, step_map
+from restorectl.restoration import channels, destripe, masked, step_map
 from restorectl.restoration.restorer import load_calibrator
 from restorectl.restoration.step_map import Level, Picked, StepCounter
 from restorectl.weights.file import load
@@ -185,11 +185,12 @@ def _one(
     with open_image(path, axes=job.files.axes) as source:
         header = source.header
         chosen = header.chosen(job.files.channels, path)
-        image = destripe.destriped(source, chosen, job.noise)
+        known = masked.masked(source, chosen, job.noise)
+        image = destripe.destriped(known, chosen, job.noise)
         picked = {c: sampled(header, c, job.windows) for c in chosen}
         progress.report.file(progress.name, sum(map(len, picked.values())))
         described = {}
-        for c in chosen:
+        for c in (c for c in chosen if channels.varies(image, c)):
             parts = [
                 (planes, (channels.believed(image, c, planes, model, job.noise, prior),))
                 for planes, (model,) in channels.fit_alike(image, (c,), job.noise)
@@ -207,9 +208,10 @@ def _one(
     )
     outcome.calls = sum(row.windows for row, _ in measured) if job.method == "network" else 0
     for row, _ in measured:
-        where = f"channel {row.channel}: " if len(measured) > 1 else ""
+        where = f"channel {row.channel}: " if len(chosen) > 1 else ""
         outcome.warnings += [where + text for text in row.warnings]
     destripe.describe(outcome, image)
+    masked.describe(outcome, known)
     return measured
 
 

@@ -18,7 +18,7 @@ from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
-from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread
+from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread, varied
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
@@ -182,6 +182,7 @@ class Ranged:
 def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
     """Group channels and planes; fit each group's model, decide its noise level on sampled tiles.
 
+    Channels that are constant have no group, unless they are restored together with others.
     Raises InputError if the number of channels does not fit weights for several channels.
     """
     together = restorer.card.channels
@@ -191,7 +192,8 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
             f" {len(chosen)}: choose them with `channels`"
         )
     groups = []
-    for part in tiles.chunks(chosen, together):
+    varied = [c for c in chosen if varies(image, c)]
+    for part in tiles.chunks(varied if together == 1 else chosen, together):
         members = tuple(part)
         whitened = restorer.card.value_range == "whitened"
         alike = fit_alike(image, members, restorer.job.noise) if whitened else [(None, ())]
@@ -200,6 +202,19 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
         scale = np.stack([scales[:, 0].min(0), scales[:, 1].max(0)])  # one for all planes
         groups += [replace(group, scale=scale) for group in found]
     return groups
+
+
+def varies(image: Image, channel: int) -> bool:
+    """Whether any plane of a channel has two different valid pixels."""
+    if any(map(varied, sampled_pixels(image, channel))):
+        return True
+    for plane in image.header.planes:
+        if plane[1] != channel:
+            continue
+        kept, pixels = image.kept(plane), image.read(plane)
+        if varied(pixels if kept is None else pixels[~kept[0]]):
+            return True
+    return False
 
 
 def _group(

@@ -48,6 +48,14 @@ class Destriped(Image):
             clean = np.where((raw == ends.min) | (raw == ends.max), raw, clean)
         return clean.astype(np.float32, copy=False)
 
+    def invalid(self, plane: Plane) -> Array | None:
+        """See `Image`."""
+        return self.source.invalid(plane)
+
+    def kept(self, plane: Plane) -> tuple[Array, Array] | None:
+        """See `Image`."""
+        return self.source.kept(plane)
+
     def _stripes(self, plane: Plane, pixels: Array | None) -> Stripes:
         """All stripes of a plane; pixels: the whole plane, if it was read.
 

@@ -12,7 +12,7 @@ from restorectl.errors import InputError, RestorectlError, UsageError
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
 from restorectl.jobs import UncertaintyJob
-from restorectl.restoration import channels, destripe, intervals
+from restorectl.restoration import channels, destripe, intervals, masked
 from restorectl.restoration.intervals import Calibration, Pixels
 from restorectl.restoration.planes import restored_planes
 from restorectl.restoration.restorer import Restorer
@@ -97,6 +97,7 @@ def _sampled_pixels(
     """Yield the sampled pixels of each plane."""
     header = image.header
     chosen = header.chosen(restorer.job.files.channels, image.path)
+    image = masked.masked(image, chosen, restorer.job.noise)
     image = destripe.destriped(image, chosen, restorer.job.noise)
     groups = channels.fit_groups(image, chosen, restorer)
     group_of = channels.by_plane(header, groups)

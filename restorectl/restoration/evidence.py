@@ -23,6 +23,7 @@ import numpy as np
 from scipy import ndimage, stats
 
 from restorectl.intensity import anscombe
+from restorectl.intensity.invalid import fill
 from restorectl.intensity.noise import estimate
 from restorectl.intensity.whitening import INFLATION, Intensity, scaled
 from restorectl.jobs import NoiseOptions
@@ -57,6 +58,7 @@ FLAT = 0.6  # slope at the blind level
 UNEVEN, WHITE, FOLLOWS = 1.35, 0.93, 0.6
 FEWEST = 16  # cells
 TILE, LEAST = 192, 32  # px, sides of the sampled tiles
+STRIDE = 32  # px between places where a tile with fewer invalid pixels is looked for
 TILES = 4
 PLACES = ((0.0, 1 / 3), (1 / 3, 1.0), (2 / 3, 0.0), (1.0, 2 / 3))  # of the tiles in their blocks
 
@@ -255,8 +257,38 @@ def _tiles(blocks: Sequence[Floats], model: Intensity) -> Floats:
             round(down * (block.shape[0] - height)),
             round(across * (block.shape[1] - width)),
         )
-        found.append(model.forward(block[top : top + height, left : left + width]))
+        found.append(model.forward(_valid_part(blocks, block, (top, left), (height, width))))
     return np.stack(found)
+
+
+def _valid_part(
+    blocks: Sequence[Floats], block: Floats, corner: tuple[int, int], size: tuple[int, int]
+) -> Floats:
+    """A tile of a block or, if it holds NaN, the nearest with fewest, filled in."""
+
+    def cut(block: Floats, top: int, left: int) -> Floats:
+        return np.asarray(block[top : top + size[0], left : left + size[1]])
+
+    tile = cut(block, *corner)
+    if not np.isnan(tile).any():
+        return tile
+    places = [
+        (other, top, left)
+        for other in (block, *(each for each in blocks if each is not block))
+        for top in sorted({*range(0, other.shape[0] - size[0] + 1, STRIDE), corner[0]})
+        for left in sorted({*range(0, other.shape[1] - size[1] + 1, STRIDE), corner[1]})
+        if top + size[0] <= other.shape[0] and left + size[1] <= other.shape[1]
+    ]
+    missing = [
+        (
+            float(np.isnan(cut(other, top, left)).mean()),
+            other is not block,
+            abs(top - corner[0]) + abs(left - corner[1]),
+        )
+        for other, top, left in places
+    ]
+    tile = cut(*places[missing.index(min(missing))])
+    return fill(tile, np.isnan(tile))
 
 
 def weigh(witness: Witness) -> Verdict:

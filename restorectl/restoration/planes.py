@@ -21,7 +21,7 @@ from restorectl.errors import InputError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, create_image, open_image, to_dtype, verify_image
-from restorectl.restoration import channels, destripe
+from restorectl.restoration import channels, destripe, masked
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.restorer import Batch, Restorer
 
@@ -119,7 +119,8 @@ class Planes:
             if pair.guide is not None:
                 guide = stack.enter_context(open_image(pair.guide))
                 guide.header.require_same_shape(guide.path, header, image.path)
-            image = destripe.destriped(image, chosen, restorer.job.noise)
+            known = masked.masked(image, chosen, restorer.job.noise)
+            image = destripe.destriped(known, chosen, restorer.job.noise)
             groups = channels.fit_groups(image, chosen, restorer)
             channels.describe(outcome, header, groups, restorer.card.sigma_max)
             writers = [
@@ -130,6 +131,7 @@ class Planes:
                 for writer, plane in zip(writers, products, strict=True):
                     writer.put(plane)
             destripe.describe(outcome, image)
+            masked.describe(outcome, known)
         for part, made in zip(parts, headers, strict=False):
             verify_image(part, made)
         if self.extra is not None:
@@ -165,13 +167,24 @@ def restored_planes(
             if (t, c, z) not in group_of:  # copied; its maps are NaN
                 unknown = np.full((height, width), np.nan, np.float32)
                 maps = [unknown] * (restorer.reduction.products - 1)
-                ready[t, c, z] = (image.read((t, c, z)), *maps)
+                ready[t, c, z] = (copied(image, (t, c, z)), *maps)
                 advance(height * width)
             elif (t, c, z) not in ready:
                 group = group_of[t, c, z]
                 together[tuple((t, each, z) for each in group.channels)] = group
         _restore(restorer, image, guide, together, ready, advance)
-        yield from (ready.pop(plane) for plane in planes)
+        for plane in planes:
+            products = ready.pop(plane)
+            if (kept := image.kept(plane)) is not None:
+                where, values = kept
+                products[0][where] = values
+            yield products
+
+
+def copied(image: Image, plane: Plane) -> np.ndarray:
+    """The pixels of a plane of a channel that is not restored, (Y, X) of the image's dtype."""
+    kept = image.kept(plane)
+    return image.read(plane) if kept is None else kept[1].reshape(kept[0].shape)
 
 
 def _restore(
@@ -197,10 +210,11 @@ def _restore(
             ready[plane] = (np.empty(pixels[plane].shape, image.header.dtype), *made)
         for tile in grid:
             batches[group.channels, group.planes, tile.shape].append((group, list(planes), tile))
+    invalid = {p: found for p in pixels if (found := image.invalid(p)) is not None}
     for (*_, shape), places in batches.items():
         for part in tiles.chunks(places, tiles_together(restorer.job.compute, shape)):
             group = part[0][0]
-            answers = restorer.restore(_batch(group, part, pixels, hints), group.decided)
+            answers = restorer.restore(_batch(group, part, pixels, hints, invalid), group.decided)
             for (_, places_planes, tile), products in zip(part, answers, strict=True):
                 cores = tile.crop(products)  # (products, C, h, w)
                 for plane, values in zip(places_planes, cores.swapaxes(0, 1), strict=True):
@@ -209,7 +223,9 @@ def _restore(
                 advance(cores[0].size)
 
 
-def _batch(group: ChannelGroup, places: Sequence[Place], pixels: Pixels, hints: Pixels) -> Batch:
+def _batch(
+    group: ChannelGroup, places: Sequence[Place], pixels: Pixels, hints: Pixels, invalid: Pixels
+) -> Batch:
     """Cut and whiten tiles of one channel group."""
     model = group.model
     measured = np.stack([_cut(pixels, place) for place in places])  # (B, C, H, W) float32
@@ -222,7 +238,17 @@ def _batch(group: ChannelGroup, places: Sequence[Place], pixels: Pixels, hints: 
         model.noise_std,
         group.scale,
         np.stack([model.forward(_cut(hints, place)) for place in places]) if hints else None,
+        np.stack([_valid(invalid, place) for place in places]) if invalid else None,
     )
+
+
+def _valid(invalid: Pixels, place: Place) -> np.ndarray:
+    """(C, H, W) bool of one tile: the measured pixels."""
+    _, planes, tile = place
+    height, width = tile.rows[1] - tile.rows[0], tile.cols[1] - tile.cols[0]
+    every = np.ones((height, width), bool)
+    parts = [~invalid[p][tile.read] if p in invalid else every for p in planes]
+    return np.stack([tile.pad(part) for part in parts])
 
 
 def _cut(pixels: Pixels, place: Place) -> np.ndarray:

@@ -39,6 +39,7 @@ class Batch:
     noise_std: Callable[[np.ndarray], np.ndarray]  # clean (C, Y, X) -> its noise, input units
     scale: np.ndarray  # (2, C) float32, input values that map to 0 and 255 in 8 bit
     guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's result
+    valid: np.ndarray | None = None  # (B, C, H, W) bool, measured pixels; None = all
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _mean(samples: Samples, batch: Batch) -> np.ndarray:
     for sample in samples:
         total += sample
         count += 1
-    return keep_local_mean(batch.measured, total / np.float32(count))[:, None]
+    return keep_local_mean(batch.measured, total / np.float32(count), batch.valid)[:, None]
 
 
 MEAN = Reduction(1, _mean)

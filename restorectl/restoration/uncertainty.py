@@ -83,7 +83,7 @@ def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
     def combine(samples: Samples, batch: Batch) -> np.ndarray:
         low, high = batch.scale[..., None, None]  # (C, 1, 1) each
         found = intervals.gather(samples, low, high)
-        mean = keep_local_mean(batch.measured, found.mean)
+        mean = keep_local_mean(batch.measured, found.mean, batch.valid)
         if calibration is None:
             half = intervals.uncalibrated(found.std, found.count, interval)
         else:
@@ -138,7 +138,7 @@ def overview(
     try:
         scales = {c: group.scale[:, k] for group in groups for k, c in enumerate(group.channels)}
         summary = {str(c): _sums(image, maps, c, scale) for c, scale in scales.items()}
-        _draw(image, maps, next(iter(scales)), part, record)
+        _draw(image, maps, next(iter(scales), 0), part, record)
     finally:
         for each in maps.values():
             each.close()
@@ -167,6 +167,8 @@ def _sums(
         totals["entropy"] += float(read["entropy"].mean())
         totals["width"] += float((read["upper"] - read["lower"]).mean())
         residual = image.read(plane) - read["mean"]
+        if (kept := image.kept(plane)) is not None:
+            residual[kept[0]] = 0.0
         residual -= residual.mean()
         for a, b in ((residual[1:], residual[:-1]), (residual[:, 1:], residual[:, :-1])):
             products += float((a * b).sum())
@@ -181,6 +183,7 @@ def _draw(image: Image, maps: dict[str, Image], channel: int, part: Path, record
     planes = [plane for plane in image.header.planes if plane[1] == channel]
     middle: Plane = planes[len(planes) // 2]
     shown: dict[str, Any] = {name: thumbnail(each.read(middle)) for name, each in maps.items()}
+    shown = {name: np.nan_to_num(pixels) for name, pixels in shown.items()}  # copied: no maps
     low, high = np.percentile(shown["mean"], SHOWN)
     input_, width = thumbnail(image.read(middle)), shown["upper"] - shown["lower"]
     panels = [

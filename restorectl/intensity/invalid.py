@@ -1,0 +1,204 @@
+"""Finds the pixels of a plane that are no measurements, and fills them in.
+
+Kept as they are: NaN and infinity; constant areas with a sharp edge, such as the border after a
+rotation, a mask or a scale bar; saturated areas. Repaired: hot and dead pixels, rows and columns.
+
+A dark background of zeros (a camera clipped at 0, photon counting) is measured, though constant in
+places. It gives itself away: zeros go on beyond the connected area, single photons lie in it, or
+the signal rises from zero as slowly as the microscope blurs. At the edge of a mask the signal is at
+once as high as farther away, and farther from the constant than noise reaches.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Bools = NDArray[np.bool_]
+
+RUN = 24  # px, equal pixels in a row or column that may be a dead one
+LEAST = 25  # px of a constant area
+EDGE = 2  # px, distance to which the edge of an area reaches
+BAND = 5  # px, distance to which its neighbourhood reaches
+SIDE = np.ones((3, 3), bool)
+BEYOND = 0.05  # share of the neighbourhood that has the constant's value
+RISE = 0.6  # signal at the edge / in the neighbourhood; 0.5 and less for a blurred edge
+JUMP = 3.0  # difference between constant and edge, in standard deviations and in grey levels
+RAGGED = 0.7  # pixels of the neighbourhood / of the edge; about 1.5 at a straight edge
+SEVERAL = 200  # most areas of one value that are looked at, largest first
+VALUES = 30  # most values of constant areas, most frequent first
+BINS = 32  # of the medians around a pixel, to compare hot and dead pixels with their like
+OUTLYING = 4.0  # times the 99 % quantile of the deviations in a bin
+BLUR = 0.25  # a hot pixel's neighbours have less of its excess than any blurred point's
+FOLD = 16  # px, depth of the valid pixels that are mirrored into an area
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """Invalid pixels of a plane, (Y, X) bool each. kept: stay as they are; repaired: restored."""
+
+    kept: Bools
+    repaired: Bools
+
+    @property
+    def any(self) -> Bools:
+        return self.kept | self.repaired
+
+
+def find(plane: np.ndarray, which: str | float = "auto", *, hot: bool = True) -> Invalid:
+    """The invalid pixels of a whole plane (Y, X), any real dtype.
+
+    which: auto; a value, which then is the only invalid one, with NaN and infinity; or none. hot:
+    look for hot and dead pixels, rows and columns, unless the plane holds NaN that counts as
+    measured. All pixels of a plane without two different numbers are kept.
+    """
+    kept = ~np.isfinite(plane)
+    numbers = plane[~kept]
+    repaired = np.zeros_like(kept)
+    if not numbers.size or numbers.min() == numbers.max():
+        return Invalid(np.ones_like(kept), repaired)
+    if which == "none" and kept.any():
+        return Invalid(np.zeros_like(kept), repaired)
+    if isinstance(which, float):
+        kept |= plane == which
+    if which == "auto" or hot:
+        found, lines = _constant_areas(np.where(kept, numbers.min(), plane), kept)
+        if which == "auto":
+            kept |= found
+        if hot:
+            repaired |= lines
+    if hot and not (kept | repaired).all():
+        repaired |= _hot(plane, kept | repaired)
+    return Invalid(kept, repaired & ~kept)
+
+
+# ---- constant areas ------------------------------------------------------------------------------
+def _constant_areas(plane: np.ndarray, unknown: Bools) -> tuple[Bools, Bools]:
+    """Masked or saturated areas, and dead or hot lines."""
+    kept, lines = np.zeros_like(unknown), np.zeros_like(unknown)
+    core = _flat(plane, (3, 3)) | _flat(plane, (RUN, 1)) | _flat(plane, (1, RUN))
+    core &= ~unknown
+    values, counts = np.unique(plane[core], return_counts=True)
+    top = _ceiling(plane)
+    for value in values[np.argsort(-counts, kind="stable")[:VALUES]]:
+        number, _ = ndimage.label((plane == value) & ~unknown, SIDE)
+        sizes = np.bincount(number.ravel())
+        has_core = np.unique(number[core & (plane == value)])
+        large = has_core[(has_core > 0) & (sizes[has_core] >= min(LEAST, RUN))]
+        large = large[np.argsort(-sizes[large], kind="stable")[:SEVERAL]]
+        boxes = ndimage.find_objects(number)
+        for k in large:
+            box = _around(boxes[k - 1], plane.shape)
+            area = number[box] == k
+            line = _is_line(boxes[k - 1], area, plane.shape)
+            if value == top or _is_mask(plane[box], area, unknown[box], line):
+                (lines if line else kept)[box] |= area
+    return kept, lines
+
+
+def _flat(plane: np.ndarray, size: tuple[int, int]) -> Bools:
+    """Centres of windows of equal pixels."""
+    lowest = ndimage.minimum_filter(plane, size, mode="nearest")
+    return np.asarray(lowest == ndimage.maximum_filter(plane, size, mode="nearest"))
+
+
+def _ceiling(plane: np.ndarray) -> float | None:
+    """The value of saturated pixels: the end of the integer range, if any pixel has it."""
+    if plane.dtype.kind not in "iu":
+        return None
+    top = np.iinfo(plane.dtype).max
+    return top if plane.max() == top else None
+
+
+def _around(box: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    rows, cols = (
+        slice(max(0, side.start - BAND - 1), min(length, side.stop + BAND + 1))
+        for side, length in zip(box, shape, strict=True)
+    )
+    return rows, cols
+
+
+def _is_line(box: tuple[slice, slice], area: Bools, shape: tuple[int, ...]) -> bool:
+    """Whether an area is a straight line, at most 2 px wide, that ends at the plane's border."""
+    sides = [side.stop - side.start for side in box]
+    long = int(np.argmax(sides))
+    at_border = box[long].start == 0 or box[long].stop == shape[long]
+    return min(sides) <= 2 and at_border and int(area.sum()) >= 0.9 * sides[0] * sides[1]
+
+
+def _is_mask(plane: np.ndarray, area: Bools, unknown: Bools, line: bool) -> bool:
+    """Whether a constant area has the sharp edge of a mask, see above."""
+    distance = ndimage.distance_transform_edt(~area)
+    others = ~area & ~unknown
+    edge = others & (distance <= EDGE)
+    band = others & (distance > EDGE) & (distance <= BAND)
+    if not edge.any():
+        return True
+    if band.sum() < RAGGED * edge.sum():
+        return False
+    value = float(plane[area][0])
+    near, far = (plane[part].astype(np.float64) - value for part in (edge, band))
+    sign = 1.0 if np.median(near) >= 0 else -1.0
+    near, far = sign * near, sign * far
+    steps = np.abs(np.diff(plane.astype(np.float64), axis=1))[others[:, 1:] & others[:, :-1]]
+    noise = float(np.median(steps)) * 1.4826 / np.sqrt(2) if steps.size else 0.0
+    unit = 1.0 if plane.dtype.kind in "iu" else 0.0
+    jump = float(np.median(near))
+    beyond = float(np.mean(far == 0))
+    rises = jump >= RISE * float(np.median(far))
+    return bool(rises and beyond <= BEYOND and jump > JUMP * max(noise, unit))
+
+
+# ---- hot and dead pixels -------------------------------------------------------------------------
+def _hot(plane: np.ndarray, known: Bools) -> Bools:
+    """Single pixels that differ from all neighbours by more than noise and blurred points do."""
+    numbers = fill(plane, known)
+    ring = SIDE.copy()
+    ring[1, 1] = False
+    middle = ndimage.median_filter(numbers, footprint=ring, mode="mirror")
+    found = np.zeros_like(known)
+    unit = 1.0 if plane.dtype.kind in "iu" else 0.0
+    edges = np.unique(np.quantile(middle, np.linspace(0, 1, BINS + 1)[1:-1]))
+    place = np.searchsorted(edges, middle)
+    for sign in (1.0, -1.0):
+        excess = sign * (numbers - middle)
+        around = ndimage.maximum_filter(sign * numbers, footprint=ring, mode="mirror")
+        around = np.maximum(around - sign * middle, 0)
+        limit = np.zeros(len(edges) + 1)
+        for k in range(len(limit)):
+            usual = excess[(place == k) & (excess > 0) & ~known]
+            limit[k] = OUTLYING * np.quantile(usual, 0.99) + 3 * unit if usual.size else np.inf
+        found |= (excess > limit[place]) & (around < BLUR * excess)
+    return np.asarray(found & ~known)
+
+
+# ---- filling -------------------------------------------------------------------------------------
+def fill(plane: np.ndarray, invalid: Bools) -> NDArray[np.float32]:
+    """The plane (Y, X) as float32 with invalid pixels filled in.
+
+    Thin parts get the mean of the valid pixels around, areas the mirrored pixels beyond their edge,
+    so that noise and texture go on as beyond the border of an image.
+    """
+    out = np.where(invalid, 0, plane).astype(np.float32)
+    if not invalid.any() or invalid.all():
+        return out
+    distance, nearest = ndimage.distance_transform_edt(invalid, return_indices=True)
+    rows, cols = np.nonzero(invalid)
+    deep = distance[rows, cols]
+    near_row, near_col = nearest[0][rows, cols], nearest[1][rows, cols]
+    folded = FOLD - np.abs(FOLD - deep % (2 * FOLD))  # 0 to FOLD and back
+    row = np.rint(near_row + (near_row - rows) * folded / deep).astype(int)
+    col = np.rint(near_col + (near_col - cols) * folded / deep).astype(int)
+    inside = (row >= 0) & (row < plane.shape[0]) & (col >= 0) & (col < plane.shape[1])
+    row, col = np.where(inside, row, near_row), np.where(inside, col, near_col)
+    usable = ~invalid[row, col]
+    row, col = np.where(usable, row, near_row), np.where(usable, col, near_col)
+    mirrored = out[row, col]
+    valid = ~invalid
+    weight = ndimage.gaussian_filter(valid.astype(np.float32), 1.0, truncate=3.0, mode="mirror")
+    smooth = ndimage.gaussian_filter(out, 1.0, truncate=3.0, mode="mirror")
+    thin = ~ndimage.binary_opening(invalid, SIDE)[rows, cols]
+    mean = smooth[rows, cols] / np.maximum(weight[rows, cols], 1e-6)
+    out[rows, cols] = np.where(thin & (weight[rows, cols] > 1e-3), mean, mirrored)
+    return out

@@ -1,0 +1,156 @@
+"""Reads an image with its invalid pixels filled in, and knows where they are.
+
+Found on whole planes, so results do not depend on tiles, batches or the order of reading.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from restorectl.batch.outcome import Outcome
+from restorectl.errors import UsageError
+from restorectl.images.header import Plane
+from restorectl.images.image import ALL, Array, Image
+from restorectl.intensity import invalid
+from restorectl.jobs import NoiseOptions
+
+RECENT = 3  # planes that are held in memory,
+HELD = 8 << 20  # px, or more, up to this many pixels
+
+
+@dataclass(frozen=True)
+class FilledPlane:
+    """pixels: (Y, X), as read if none is invalid, else float32 with invalid ones filled in.
+
+    found: the invalid ones; None = none. values: the pixels that are kept, in raster order.
+    """
+
+    pixels: Array
+    found: invalid.Invalid | None
+    values: Array
+
+
+class Masked(Image):
+    """The image with the invalid pixels of its chosen channels filled in.
+
+    which, hot: see `invalid.find`.
+    """
+
+    def __init__(
+        self,
+        source: Image,
+        channels: Sequence[int],
+        *,
+        which: str | float = "auto",
+        hot: bool = True,
+    ) -> None:
+        self.source, self.channels = source, tuple(channels)
+        self.which, self.hot = which, hot
+        self.path, self.header = source.path, source.header
+        self._recent: OrderedDict[Plane, FilledPlane] = OrderedDict()
+        self._counts: dict[Plane, tuple[int, int]] = {}  # kept, repaired
+
+    def close(self) -> None:
+        self.source.close()
+
+    def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
+        """See `Image`; float32 for a plane with invalid pixels."""
+        if plane[1] not in self.channels or self._counts.get(plane) == (0, 0):
+            return self.source.read(plane, rows, cols)
+        return self._filled(plane).pixels[rows, cols]
+
+    def invalid(self, plane: Plane) -> Array | None:
+        """See `Image`."""
+        if plane[1] not in self.channels or self._counts.get(plane) == (0, 0):
+            return None
+        found = self._filled(plane).found
+        return None if found is None else found.any
+
+    def kept(self, plane: Plane) -> tuple[Array, Array] | None:
+        """See `Image`."""
+        if plane[1] not in self.channels or self._counts.get(plane, (1, 0))[0] == 0:
+            return None
+        filled = self._filled(plane)
+        if filled.found is None or not filled.values.size:
+            return None
+        return filled.found.kept, filled.values
+
+    def _filled(self, plane: Plane) -> FilledPlane:
+        if plane not in self._recent:
+            raw = self.source.read(plane)
+            found = invalid.find(raw, self.which, hot=self.hot)
+            counts = int(found.kept.sum()), int(found.repaired.sum())
+            if counts == (0, 0) or (counts[0] == raw.size and np.isfinite(raw).all()):
+                pixels = raw  # a blank plane reads as it is
+            else:
+                pixels = invalid.fill(raw, found.any)
+            none = counts == (0, 0)
+            filled = FilledPlane(pixels, None if none else found, raw[found.kept])
+            self._counts[plane] = counts
+            self._recent[plane] = filled
+            while len(self._recent) > max(RECENT, HELD // raw.size):
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(plane)
+        return self._recent[plane]
+
+    def describe(self) -> dict[str, dict[str, int]]:
+        """Counts of the planes read so far, for each channel with any.
+
+        kept, repaired: invalid pixels; blank_planes: planes that have one value, not in `kept`.
+        """
+        size = self.header.canonical_shape[3] * self.header.canonical_shape[4]
+        told = {}
+        for channel in self.channels:
+            counts = [n for plane, n in sorted(self._counts.items()) if plane[1] == channel]
+            blank = sum(kept == size for kept, _ in counts)
+            kept, repaired = (sum(n[k] for n in counts) for k in (0, 1))
+            if kept or repaired:
+                kept -= blank * size
+                told[str(channel)] = {"kept": kept, "repaired": repaired, "blank_planes": blank}
+        return told
+
+
+def masked(image: Image, channels: Sequence[int], options: NoiseOptions) -> Masked:
+    """The image to restore with invalid pixels filled in. Raises UsageError."""
+    hot = options.hot_pixels == "auto" and options.kind != "none"
+    if options.invalid in ("auto", "none"):
+        return Masked(image, channels, which=options.invalid, hot=hot)
+    try:
+        value = float(options.invalid)
+    except ValueError as error:
+        raise UsageError(f"`invalid` {options.invalid}: use auto, none or a number") from error
+    return Masked(image, channels, which=value, hot=hot)
+
+
+def describe(outcome: Outcome, image: Masked) -> None:
+    """Add counts of invalid pixels to the outcome, and one warning for each channel with any."""
+    found = image.describe()
+    if not found:
+        return
+    outcome.details["invalid"] = found
+    times, several, depth, *_ = image.header.canonical_shape
+    for channel, counts in found.items():
+        constant = counts["blank_planes"] == times * depth
+        where = f"channel {channel}: " if several > 1 else ""
+        outcome.warnings.append(where + ("; ".join(_texts(counts, constant))))
+
+
+def _texts(counts: dict[str, Any], constant: bool) -> list[str]:
+    if constant:
+        return ["constant: nothing to restore, copied as it is"]
+    texts = []
+    if counts["kept"]:
+        texts.append(
+            f"{counts['kept']} pixels are no measurements (constant areas, saturation, NaN): copied"
+            " as they are; `invalid` none restores them"
+        )
+    if counts["blank_planes"]:
+        texts.append(f"{counts['blank_planes']} blank planes are copied as they are")
+    if counts["repaired"]:
+        texts.append(
+            f"{counts['repaired']} hot or dead pixels are repaired; `hot_pixels` keep leaves them"
+        )
+    return texts
