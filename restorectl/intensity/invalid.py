@@ -25,11 +25,15 @@ SIDE = np.ones((3, 3), bool)
 BEYOND = 0.05  # share of the neighbourhood that has the constant's value
 RISE = 0.6  # signal at the edge / in the neighbourhood; 0.5 and less for a blurred edge
 JUMP = 3.0  # difference between constant and edge, in standard deviations and in grey levels
-RAGGED = 0.7  # pixels of the neighbourhood / of the edge; about 1.5 at a straight edge
+NARROW = 0.1  # pixels of the neighbourhood / of the edge; about 1.5 at a straight edge
+HOLE = 6  # px: single photons in a dark background make smaller holes,
+HOLES = (3, 2e-5)  # at least this many, and this share of its area
+ALONG = 0.98  # share of a dead line that has its value
 SEVERAL = 200  # most areas of one value that are looked at, largest first
 VALUES = 30  # most values of constant areas, most frequent first
 BINS = 32  # of the medians around a pixel, to compare hot and dead pixels with their like
 OUTLYING = 4.0  # times the 99 % quantile of the deviations in a bin
+FAR = 8.0  # times the distance of the outer percentiles, 1 and 10 or 90 and 99
 BLUR = 0.25  # a hot pixel's neighbours have less of its excess than any blurred point's
 FOLD = 16  # px, depth of the valid pixels that are mirrored into an area
 
@@ -76,39 +80,60 @@ def find(plane: np.ndarray, which: str | float = "auto", *, hot: bool = True) ->
 # ---- constant areas ------------------------------------------------------------------------------
 def _constant_areas(plane: np.ndarray, unknown: Bools) -> tuple[Bools, Bools]:
     """Masked or saturated areas, and dead or hot lines."""
-    kept, lines = np.zeros_like(unknown), np.zeros_like(unknown)
+    lines = _lines(plane, unknown) | _lines(plane.T, unknown.T).T
+    kept, unknown = np.zeros_like(unknown), unknown | lines
     core = _flat(plane, (3, 3)) | _flat(plane, (RUN, 1)) | _flat(plane, (1, RUN))
     core &= ~unknown
     values, counts = np.unique(plane[core], return_counts=True)
-    top = _ceiling(plane)
+    top = np.iinfo(plane.dtype).max if plane.dtype.kind in "iu" else None
     for value in values[np.argsort(-counts, kind="stable")[:VALUES]]:
-        number, _ = ndimage.label((plane == value) & ~unknown, SIDE)
+        equal = (plane == value) & ~unknown
+        number, _ = ndimage.label(equal, SIDE)
         sizes = np.bincount(number.ravel())
-        has_core = np.unique(number[core & (plane == value)])
-        large = has_core[(has_core > 0) & (sizes[has_core] >= min(LEAST, RUN))]
+        large = np.unique(number[core & equal])
+        large = large[sizes[large] >= LEAST]
         large = large[np.argsort(-sizes[large], kind="stable")[:SEVERAL]]
         boxes = ndimage.find_objects(number)
+        found = []
         for k in large:
             box = _around(boxes[k - 1], plane.shape)
-            area = number[box] == k
-            line = _is_line(boxes[k - 1], area, plane.shape)
-            if value == top or _is_mask(plane[box], area, unknown[box], line):
-                (lines if line else kept)[box] |= area
+            if value == top or _is_mask(plane[box], number[box] == k, unknown[box]):
+                found.append(k)
+        kept |= np.isin(number, found)
+        rest = plane[~kept & ~unknown & ~equal]
+        if found and rest.size and _is_beyond(float(value), rest):
+            kept |= equal
     return kept, lines
+
+
+def _lines(plane: np.ndarray, unknown: Bools) -> Bools:
+    """Dead or hot columns: constant from end to end, 1 or 2 px wide, not at the border."""
+    found = np.zeros_like(unknown)
+    middle = np.median(plane, axis=0)
+    constant = np.mean((plane == middle) | unknown, axis=0) >= ALONG
+    number, _ = ndimage.label(constant)
+    for (cols,) in ndimage.find_objects(number):
+        inside = cols.start > 0 and cols.stop < plane.shape[1]
+        if inside and cols.stop - cols.start <= 2 and plane.shape[0] >= RUN:
+            box = slice(max(0, cols.start - BAND), cols.stop + BAND)
+            line = np.zeros_like(unknown)
+            line[:, cols] = ~unknown[:, cols]
+            if line.any() and _is_mask(plane[:, box], line[:, box], (unknown | constant)[:, box]):
+                found |= line
+    return found
+
+
+def _is_beyond(value: float, rest: np.ndarray) -> bool:
+    """Whether a value lies clearly outside those of the other pixels."""
+    low, high = (float(v) for v in np.percentile(rest, (0.1, 99.9)))
+    reach = max(3.0, 0.1 * (high - low)) if rest.dtype.kind in "iu" else 0.1 * (high - low)
+    return value < low - reach or value > high + reach
 
 
 def _flat(plane: np.ndarray, size: tuple[int, int]) -> Bools:
     """Centres of windows of equal pixels."""
     lowest = ndimage.minimum_filter(plane, size, mode="nearest")
     return np.asarray(lowest == ndimage.maximum_filter(plane, size, mode="nearest"))
-
-
-def _ceiling(plane: np.ndarray) -> float | None:
-    """The value of saturated pixels: the end of the integer range, if any pixel has it."""
-    if plane.dtype.kind not in "iu":
-        return None
-    top = np.iinfo(plane.dtype).max
-    return top if plane.max() == top else None
 
 
 def _around(box: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -119,15 +144,7 @@ def _around(box: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[slice, sl
     return rows, cols
 
 
-def _is_line(box: tuple[slice, slice], area: Bools, shape: tuple[int, ...]) -> bool:
-    """Whether an area is a straight line, at most 2 px wide, that ends at the plane's border."""
-    sides = [side.stop - side.start for side in box]
-    long = int(np.argmax(sides))
-    at_border = box[long].start == 0 or box[long].stop == shape[long]
-    return min(sides) <= 2 and at_border and int(area.sum()) >= 0.9 * sides[0] * sides[1]
-
-
-def _is_mask(plane: np.ndarray, area: Bools, unknown: Bools, line: bool) -> bool:
+def _is_mask(plane: np.ndarray, area: Bools, unknown: Bools) -> bool:
     """Whether a constant area has the sharp edge of a mask, see above."""
     distance = ndimage.distance_transform_edt(~area)
     others = ~area & ~unknown
@@ -135,9 +152,12 @@ def _is_mask(plane: np.ndarray, area: Bools, unknown: Bools, line: bool) -> bool
     band = others & (distance > EDGE) & (distance <= BAND)
     if not edge.any():
         return True
-    if band.sum() < RAGGED * edge.sum():
+    holes = np.bincount(ndimage.label(others)[0].ravel())[1:]
+    if (holes <= HOLE).sum() >= max(HOLES[0], HOLES[1] * area.sum()):
         return False
-    value = float(plane[area][0])
+    if band.sum() < NARROW * edge.sum():
+        band = edge
+    value = float(np.median(plane[area]))
     near, far = (plane[part].astype(np.float64) - value for part in (edge, band))
     sign = 1.0 if np.median(near) >= 0 else -1.0
     near, far = sign * near, sign * far
@@ -158,18 +178,22 @@ def _hot(plane: np.ndarray, known: Bools) -> Bools:
     ring[1, 1] = False
     middle = ndimage.median_filter(numbers, footprint=ring, mode="mirror")
     found = np.zeros_like(known)
+    spread = np.quantile(numbers, (0.01, 0.1, 0.9, 0.99))
+    far = {1.0: spread[3] - spread[2], -1.0: spread[1] - spread[0]}
     unit = 1.0 if plane.dtype.kind in "iu" else 0.0
     edges = np.unique(np.quantile(middle, np.linspace(0, 1, BINS + 1)[1:-1]))
     place = np.searchsorted(edges, middle)
     for sign in (1.0, -1.0):
         excess = sign * (numbers - middle)
-        around = ndimage.maximum_filter(sign * numbers, footprint=ring, mode="mirror")
+        around = ndimage.rank_filter(sign * numbers, -2, footprint=ring, mode="mirror")
         around = np.maximum(around - sign * middle, 0)
         limit = np.zeros(len(edges) + 1)
         for k in range(len(limit)):
             usual = excess[(place == k) & (excess > 0) & ~known]
             limit[k] = OUTLYING * np.quantile(usual, 0.99) + 3 * unit if usual.size else np.inf
-        found |= (excess > limit[place]) & (around < BLUR * excess)
+        end = spread[3] if sign > 0 else spread[0]
+        beyond = sign * (numbers - end) > FAR * far[sign] + 3 * unit
+        found |= ((excess > limit[place]) | (beyond & (far[sign] > 0))) & (around < BLUR * excess)
     return np.asarray(found & ~known)
 
 

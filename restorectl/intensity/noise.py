@@ -16,7 +16,7 @@ limited to what short-range correlation can explain: a steeper rise from band to
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,17 +289,17 @@ def _mean_of_neighbours(values: Floats) -> Floats:
     Neighbours with NaN do not count; NaN where all have it.
     """
     known = np.isfinite(values).all(-1, keepdims=True)
-    total = _sum_of_neighbours(np.where(known, values, np.zeros(1)))
+    total = _sum_of_neighbours(np.asarray(np.where(known, values, 0.0)))
     if known.all():
-        return total / 8.0
+        return np.asarray(total / 8.0)
     count = _sum_of_neighbours(known.astype(np.float64))
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
 
-def _sum_of_neighbours(values: Floats) -> Floats:
+def _sum_of_neighbours(values: Any) -> Any:
     rows, cols = values.shape[:2]
     padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    total = np.asarray(-values)
+    total = -values
     for i in range(3):
         for j in range(3):
             total = total + padded[i : i + rows, j : j + cols]
