@@ -34,7 +34,9 @@ VALUES = 30  # most values of constant areas, most frequent first
 BINS = 32  # of the medians around a pixel, to compare hot and dead pixels with their like
 OUTLYING = 4.0  # times the 99 % quantile of the deviations in a bin
 FAR = 8.0  # times the distance of the outer percentiles, 1 and 10 or 90 and 99
-BLUR = 0.25  # a hot pixel's neighbours have less of its excess than any blurred point's
+VISIBLE = 0.2  # of the distance of the percentiles 1 and 99: a smaller deviation does no harm
+BLUR = 0.15  # of a pixel's excess in the four next to it: less than a point's, blurred by 0.6 px
+RADIUS = 3  # px, distance at which nothing is left of a blurred point
 FOLD = 16  # px, depth of the valid pixels that are mirrored into an area
 
 
@@ -185,26 +187,41 @@ def _hot(plane: np.ndarray, known: Bools) -> Bools:
     place = np.searchsorted(edges, middle)
     for sign in (1.0, -1.0):
         excess = sign * (numbers - middle)
-        around = ndimage.rank_filter(sign * numbers, -2, footprint=ring, mode="mirror")
-        around = np.maximum(around - sign * middle, 0)
         limit = np.zeros(len(edges) + 1)
         for k in range(len(limit)):
             usual = excess[(place == k) & (excess > 0) & ~known]
             limit[k] = OUTLYING * np.quantile(usual, 0.99) + 3 * unit if usual.size else np.inf
         end = spread[3] if sign > 0 else spread[0]
         beyond = sign * (numbers - end) > FAR * far[sign] + 3 * unit
-        found |= ((excess > limit[place]) | (beyond & (far[sign] > 0))) & (around < BLUR * excess)
-    return np.asarray(found & ~known)
+        limit = np.maximum(limit, VISIBLE * (spread[3] - spread[0]))
+        found |= (excess > limit[place]) | (beyond & (far[sign] > 0))
+    found &= ~known
+    found[found] = _are_single(numbers, *np.nonzero(found))
+    return found
+
+
+def _are_single(numbers: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> Bools:
+    """Whether the neighbours have less of each pixel's excess than those of a blurred point."""
+    padded = np.pad(numbers, RADIUS, mode="symmetric")
+    side = np.arange(2 * RADIUS + 1)
+    patch = padded[rows[:, None, None] + side[:, None], cols[:, None, None] + side]
+    outside = np.maximum.outer(abs(side - RADIUS), abs(side - RADIUS)) == RADIUS
+    base = np.median(patch[:, outside], axis=1)
+    next_to = np.add.outer(abs(side - RADIUS), abs(side - RADIUS)) == 1
+    around = np.median(patch[:, next_to], axis=1)
+    excess = numbers[rows, cols] - base
+    return np.asarray(np.sign(excess) * (around - base) < BLUR * abs(excess))
 
 
 # ---- filling -------------------------------------------------------------------------------------
-def fill(plane: np.ndarray, invalid: Bools) -> NDArray[np.float32]:
-    """The plane (Y, X) as float32 with invalid pixels filled in.
+def fill(plane: np.ndarray, invalid: Bools) -> np.ndarray:
+    """The plane (Y, X) as float32, float64 from 32 bits on, with invalid pixels filled in.
 
     Thin parts get the mean of the valid pixels around, areas the mirrored pixels beyond their edge,
     so that noise and texture go on as beyond the border of an image.
     """
-    out = np.where(invalid, 0, plane).astype(np.float32)
+    wide = plane.dtype.itemsize > (4 if plane.dtype.kind == "f" else 2)
+    out = np.where(invalid, 0, plane).astype(np.float64 if wide else np.float32)
     if not invalid.any() or invalid.all():
         return out
     distance, nearest = ndimage.distance_transform_edt(invalid, return_indices=True)
