@@ -62,10 +62,10 @@ def find(plane: np.ndarray, which: str | float = "auto", *, hot: bool = True) ->
     kept = ~np.isfinite(plane)
     numbers = plane[~kept]
     repaired = np.zeros_like(kept)
+    if which == "none" and kept.any():
+        return Invalid(repaired, repaired)
     if not numbers.size or numbers.min() == numbers.max():
         return Invalid(np.ones_like(kept), repaired)
-    if which == "none" and kept.any():
-        return Invalid(np.zeros_like(kept), repaired)
     if isinstance(which, float):
         kept |= plane == which
     if which == "auto" or hot:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from restorectl.batch.outcome import Outcome
-from restorectl.images.blocks import spread
+from restorectl.images.blocks import spread, varied
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
 from restorectl.intensity import stripes
@@ -70,8 +70,8 @@ class Destriped(Image):
             common = self._common[channel]
             pixels = self.source.read(plane) if pixels is None else pixels
             rest = stripes.remove(pixels, common) if common else pixels
-            own = stripes.find([rest]) if np.isfinite(rest).all() else NONE
-            self._found[plane] = common + own
+            own = stripes.find([rest]) if varied(rest) and np.isfinite(rest).all() else NONE
+            self._found[plane] = common + own if varied(pixels) else NONE
         return self._found[plane]
 
     def _shared(self, channel: int) -> Stripes:
@@ -80,7 +80,7 @@ class Destriped(Image):
         if len(planes) == 1:
             return NONE
         pixels = [self.source.read(planes[k]) for k in spread(len(planes), SAMPLED)]
-        return stripes.find([each for each in pixels if np.isfinite(each).all()])
+        return stripes.find([p for p in pixels if np.isfinite(p).all() and varied(p)])
 
     def describe(self) -> dict[int, dict[str, Any]]:
         """Amplitudes of what was removed from the planes read so far, for each channel with any.

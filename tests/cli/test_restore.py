@@ -243,7 +243,6 @@ def test_bad_files_never_stop_the_others(tmp_path):
     (source / "truncated.tif").write_bytes(good[: len(good) // 2])
     (source / "empty.tif").write_bytes(b"")
     (source / "text.tif").write_text("not an image")
-    tifffile.imwrite(source / "constant.tif", np.full((64, 64), 7, np.uint16))
     broken = np.random.default_rng(0).normal(100, 5, (64, 64)).astype(np.float32)
     broken[3, 4] = np.nan
     tifffile.imwrite(source / "nan.tif", broken)
@@ -254,12 +253,13 @@ def test_bad_files_never_stop_the_others(tmp_path):
     (source / "dangling.tif").symlink_to(tmp_path / "nowhere.tif")
     for name in ("truncated.tif", "empty.tif"):  # nobody is still writing them
         os.utime(source / name, (0, 0))
-    done = run("restore", source, tmp_path / "gone.tif", "-o", tmp_path / "out")
+    words = ("-o", tmp_path / "out", "--invalid", "none")
+    done = run("restore", source, tmp_path / "gone.tif", *words)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     failed = [line for line in done.stderr.splitlines() if " failed " in line]
-    assert len(failed) == 9
-    for word in ("constant", "NaN", "--axes", "0 bytes", "no such file", "not an image"):
+    assert len(failed) == 8
+    for word in ("NaN", "--axes", "0 bytes", "no such file", "not an image"):
         assert any(word in line for line in failed), word
     assert all(".tif" in line for line in failed)
     assert images(tmp_path / "out") == ["good.tif"]
