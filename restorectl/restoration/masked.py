@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from restorectl.batch.outcome import Outcome
-from restorectl.errors import UsageError
+from restorectl.errors import InputError, UsageError
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
 from restorectl.intensity import invalid
@@ -57,7 +57,10 @@ class Masked(Image):
         self.source.close()
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
-        """See `Image`; float32 for a plane with invalid pixels."""
+        """See `Image`; float32 for a plane with invalid pixels.
+
+        Raises InputError for NaN and infinity that count as measured.
+        """
         if plane[1] not in self.channels or self._counts.get(plane) == (0, 0):
             return self.source.read(plane, rows, cols)
         return self._filled(plane).pixels[rows, cols]
@@ -81,6 +84,11 @@ class Masked(Image):
     def _filled(self, plane: Plane) -> FilledPlane:
         if plane not in self._recent:
             raw = self.source.read(plane)
+            if self.which == "none" and not np.isfinite(raw).all():
+                raise InputError(
+                    f"{self.path}: plane t,c,z = {plane} contains NaN or infinity: replace them"
+                    " first, or use `invalid` auto"
+                )
             found = invalid.find(raw, self.which, hot=self.hot)
             counts = int(found.kept.sum()), int(found.repaired.sum())
             if counts == (0, 0) or (counts[0] == raw.size and np.isfinite(raw).all()):
