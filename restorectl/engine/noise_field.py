@@ -98,7 +98,7 @@ def _even(generator: np.random.Generator) -> np.ndarray:
     rows, cols = np.indices((BLOCK, BLOCK))
     value = np.zeros((BLOCK, BLOCK), np.int64)  # digits of base 4, the first counts most
     for k in range(LEVELS):
-        # In a square of 2^(k+1) px the four pixels of equal digits, one in each quarter, get 0 to 3.
+        # The four pixels of a square of 2^(k+1) px with equal digits, one a quarter, get 0 to 3.
         square = (rows >> (k + 1)) * (BLOCK >> (k + 1)) + (cols >> (k + 1))
         quarter = (rows >> k & 1) * 2 + (cols >> k & 1)
         order = generator.integers(len(ORDERS), size=BLOCK * BLOCK // 4)[square * 4**k + value]
