@@ -7,6 +7,7 @@ mean of the result / mean of the input in uint8, in uint16 and as floats, and th
 floats relative to that of the input. The three ratios have to lie between 0.97 and 1.03.
 """
 
+import itertools
 import json
 import sys
 import tempfile
@@ -35,21 +36,32 @@ def scenes() -> dict[str, np.ndarray]:
 
 
 def main(means: list[float]) -> None:
-    rows: list[list[object]] = []
+    light, counts = scenes(), {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, light in scenes().items():
-            for mean in means:
-                counts = np.random.default_rng(1).poisson(mean * light)
-                row: list[object] = [name, f"{mean:g}"]
-                for kind, dtype in (("uint8", "same"), ("uint16", "same"), ("uint16", "float32")):
-                    source, out = Path(folder, f"{kind}.tif"), Path(folder, f"{kind}_{dtype}.tif")
-                    tifffile.imwrite(source, counts.astype(kind))
-                    done = run("restore", source, "-o", out, "--dtype", dtype, "--json", check=0)
-                    result = tifffile.imread(out).astype(float)
-                    row.append(f"{result.mean() / counts.mean():.4f}")
-                told = json.loads(done.stdout)["details"]["noise"]["0"]["noise"]
-                errors = [np.sqrt(np.mean((x - mean * light) ** 2)) for x in (result, counts)]
-                rows.append([*row, errors[0] / errors[1], str(told["photon_counts"]).lower()])
+        source = Path(folder, "in")
+        source.mkdir()
+        for name, mean in itertools.product(light, means):
+            counts[name, mean] = np.random.default_rng(1).poisson(mean * light[name])
+            for kind in ("uint8", "uint16"):
+                tifffile.imwrite(
+                    source / f"{name}_{mean}_{kind}.tif", counts[name, mean].astype(kind)
+                )
+        photons = {}
+        for dtype, pattern in (("same", "*.tif"), ("float32", "*uint16.tif")):
+            words = ("--dtype", dtype, "--pattern", pattern, "--json")
+            done = run("restore", source, "-o", Path(folder, dtype), *words, check=0, timeout=3600)
+            for told in map(json.loads, done.stdout.splitlines()):
+                noise = told["details"]["noise"]["0"]["noise"]
+                photons[Path(told["source"]).name] = noise["photon_counts"]
+        rows: list[list[object]] = []
+        for (name, mean), image in counts.items():
+            row: list[object] = [name, f"{mean:g}"]
+            for kind, dtype in (("uint8", "same"), ("uint16", "same"), ("uint16", "float32")):
+                file = f"{name}_{mean}_{kind}.tif"
+                result = tifffile.imread(Path(folder, dtype, file)).astype(float)
+                row.append(f"{result.mean() / image.mean():.4f}")
+            errors = [np.sqrt(np.mean((x - mean * light[name]) ** 2)) for x in (result, image)]
+            rows.append([*row, errors[0] / errors[1], "yes" if photons[file] else "no"])
     print("mean out / mean in")
     table(["scene", "mean", "uint8", "uint16", "float32", "error", "photon counts"], rows)
 
