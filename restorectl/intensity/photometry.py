@@ -14,16 +14,28 @@ CELL = 4  # px, side of the cells in which residuals are averaged first
 REACH = 12  # cells; radius of the kernel, within the tile's halo
 
 
-def keep_local_mean(measured: np.ndarray, restored: np.ndarray) -> np.ndarray:
+def keep_local_mean(
+    measured: np.ndarray, restored: np.ndarray, floor: float | None = None
+) -> np.ndarray:
     """restored + lowpass(measured - restored): two (..., Y, X) float32 -> the same.
 
-    Sides are multiples of CELL.
+    Sides are multiples of CELL. floor: the smallest value that the output can hold, where the
+    restoration may be darker. Clipping that later would brighten dark regions; so it is clipped
+    here, and where the local mean is then too high, the excess is taken away in proportion to the
+    height above the floor: no value falls below.
     """
-    *outer, rows, cols = measured.shape
-    cells = (measured - restored).reshape(*outer, rows // CELL, CELL, cols // CELL, CELL)
-    cells = cells.mean((-3, -1))
-    smooth: np.ndarray = _smoother(rows) @ cells @ _smoother(cols).T
-    return np.asarray(restored + smooth)
+    if floor is None:
+        return np.asarray(restored + _lowpass(measured - restored))
+    height = np.maximum(restored - np.float32(floor), 0)
+    wanted, have = _lowpass(measured - np.float32(floor)), _lowpass(height)
+    share = np.clip(wanted / np.maximum(have, np.float32(1e-12)), 0, 1)
+    return np.asarray(height * share + np.maximum(wanted - have, 0) + np.float32(floor))
+
+
+def _lowpass(values: np.ndarray) -> np.ndarray:
+    *outer, rows, cols = values.shape
+    cells = values.reshape(*outer, rows // CELL, CELL, cols // CELL, CELL).mean((-3, -1))
+    return np.asarray(_smoother(rows) @ cells @ _smoother(cols).T)
 
 
 @lru_cache(maxsize=32)
