@@ -72,6 +72,7 @@ class SamplingJob:
     calibrator: str = "analytic"  # row of catalog.CALIBRATORS
     calibrator_weights: str = "calibrator"
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
+    dtype: str = "same"  # of the restored images: same as the input, or float32
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ def same_name(relative: PurePath) -> tuple[PurePath, ...]:
     return (relative.with_suffix(".png") if relative.suffix.lower() in JPEG else relative,)
 
 
+def as_tiff(relative: PurePath) -> tuple[PurePath, ...]:
+    """One output named like the input; PNG and JPEG, which cannot hold floats, become TIFF."""
+    picture = relative.suffix.lower() in (*JPEG, ".png")
+    return (relative.with_suffix(".tif") if picture else relative,)
+
+
 def resolve(
     files: Files, naming: Naming = same_name, *, folder_only: bool = False
 ) -> tuple[list[Pair], list[Missing]]:

@@ -102,6 +102,7 @@ def denoise(
         panel=MIXING,
         choices=("none", "repaint"),
     ),
+    dtype: str = opt.DTYPE,
     calibrator: str = opt.CALIBRATOR,
     calibrator_weights: str = opt.CALIBRATOR_WEIGHTS,
     camera: opt.Camera,
@@ -144,6 +145,7 @@ def denoise(
         settings={name: value for name, value in settings.items() if value is not None},
         guide=guide,
         orientations=orientations,
+        dtype=dtype,
     )
     with shared.reporting() as report:
         from restorectl.restoration.denoise import denoise as run

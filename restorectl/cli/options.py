@@ -348,6 +348,12 @@ ORIENTATIONS = option(
     " eight times the network calls.",
     metavar="1|8",
 )
+DTYPE = option(
+    "same",
+    "Data type of the results. same: the input's; integers are dithered where noise is below one"
+    " grey level, so that mean intensities stay · float32: not rounded; PNG and JPEG become TIFF.",
+    choices=("same", "float32"),
+)
 CALIBRATOR = option(
     "analytic",
     "How the noise level to start from is measured. " + explained(CALIBRATORS),

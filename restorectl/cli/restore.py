@@ -56,6 +56,7 @@ def restore(
         panel=RSCD,
         choices=opt.SCHEDULES,
     ),
+    dtype: str = opt.DTYPE,
     calibrator: str = opt.CALIBRATOR,
     calibrator_weights: str = opt.CALIBRATOR_WEIGHTS,
     camera: opt.Camera,
@@ -70,7 +71,7 @@ def restore(
         metavar="DIR",
     ),
 ) -> None:
-    """Remove noise from images; data type and metadata stay the same.
+    """Remove noise from images; their metadata stay the same.
 
     Example: restorectl restore data/ -o restored/
     """
@@ -91,6 +92,7 @@ def restore(
         step_map=step_map,
         level=level,
         orientations=orientations,
+        dtype=dtype,
     )
     with shared.reporting() as report:
         from restorectl.restoration.restore import restore as run

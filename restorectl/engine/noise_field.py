@@ -9,6 +9,7 @@ across the slices (MSDSR, Table 3). Sharing noise between neighbours removes the
 training; the rows of catalog.SLICE_NOISE are the ways to share it.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+UNIFORM = -1  # the step of `uniform`; those of `draw` are not negative
 BLOCK = 128  # px; part of the definition of the field: changing it changes results
 
 
@@ -54,6 +56,13 @@ class NoiseField:
         ]
         return torch.from_numpy(np.stack(fields))  # (B, C, h, w) float32
 
+    def uniform(self, site: Site, shape: tuple[int, int]) -> np.ndarray:
+        """Uniform numbers in [0, 1) for a tile, (h, w) float32; independent of what `draw` gives.
+
+        See `_even`: sums over squares are hardly noisy.
+        """
+        return self._window(site, shape, UNIFORM)
+
     def _window(self, site: Site, shape: tuple[int, int], step: int) -> np.ndarray:
         out = np.empty(shape, np.float32)
         height, width = shape
@@ -70,7 +79,33 @@ class NoiseField:
         name = np.array((self.seed, self.sample, *position), np.int64).tobytes()
         key = int.from_bytes(blake2b(name, digest_size=16).digest(), "little")
         generator = np.random.Generator(np.random.Philox(key=key))
+        if position[3] == UNIFORM:
+            return _even(generator)
         return generator.standard_normal((BLOCK, BLOCK), np.float32)
+
+
+ORDERS = np.array(list(itertools.permutations(range(4))))  # (24, 4)
+LEVELS = int(math.log2(BLOCK))
+
+
+def _even(generator: np.random.Generator) -> np.ndarray:
+    """(BLOCK, BLOCK) float32: each number is uniform in [0, 1), squares of them are even.
+
+    Aligned squares of 2, 4, 8, ... BLOCK px have one number in each of as many equal intervals as
+    they have pixels: Bayer's ordered dither (1973) with a random order in every place. Dithering
+    with it moves the error of rounding to the highest frequencies and keeps local means.
+    """
+    rows, cols = np.indices((BLOCK, BLOCK))
+    value = np.zeros((BLOCK, BLOCK), np.int64)  # digits of base 4, the first counts most
+    for k in range(LEVELS):
+        # The four pixels of a square of 2^(k+1) px with equal digits, one a quarter, get 0 to 3.
+        square = (rows >> (k + 1)) * (BLOCK >> (k + 1)) + (cols >> (k + 1))
+        quarter = (rows >> k & 1) * 2 + (cols >> k & 1)
+        order = generator.integers(len(ORDERS), size=BLOCK * BLOCK // 4)[square * 4**k + value]
+        value = value * 4 + ORDERS[order, quarter]
+    rest = 24 - 2 * LEVELS  # bits of float32
+    fine = generator.integers(1 << rest, size=value.shape)
+    return np.asarray((value << rest | fine) * 2.0**-24, np.float32)
 
 
 TURN = math.pi / 32  # rad, from the first slice to the last; pi / 2 = from one field to the other

@@ -55,6 +55,10 @@ class Image(ABC):
         """
         return None
 
+    def zero(self, channel: int) -> float:
+        """The input value that `read` gives as 0; not 0 for images read around a large offset."""
+        return 0.0
+
     @abstractmethod
     def close(self) -> None: ...
 
@@ -277,10 +281,19 @@ def _row_of_suffix(suffix: str) -> Row | None:
     return next((row for row in FORMATS.values() if suffix.lower() in row.suffixes), None)
 
 
-def to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Convert float values in input units to dtype; for integers, clip and round them."""
-    if dtype.kind == "f":
+def to_dtype(values: np.ndarray, dtype: np.dtype, dither: np.ndarray | None = None) -> np.ndarray:
+    """Convert float values in input units to dtype; for integers, clip and round them.
+
+    dither: uniform numbers in [0, 1) of the same shape. A value is then rounded up with the
+    probability of its fraction, so that means are kept where values are finer than one grey level.
+    """
+    if dtype.kind == "f" or values.dtype == dtype:
         return values.astype(dtype)
     info = np.iinfo(dtype)
-    wide = values.astype(np.float64) if info.bits > 16 else values
-    return np.asarray(np.rint(np.clip(wide, info.min, info.max)).astype(dtype))
+    wide = values.astype(np.float64) if info.bits > 16 or dither is not None else values
+    whole = np.rint(wide) if dither is None else np.floor(wide + dither)
+    if info.bits <= 32:
+        return np.asarray(np.clip(whole, info.min, info.max).astype(dtype))
+    top = np.nextafter(float(info.max), 0.0)  # info.max itself is no float64
+    inside = np.clip(whole, info.min, top).astype(dtype)
+    return np.asarray(np.where(whole > top, info.max, inside), dtype)

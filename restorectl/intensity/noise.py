@@ -56,6 +56,10 @@ _UNEQUAL = 0.9
 # Finer at the top, where few blocks determine the slope of the noise variance.
 _QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.975, 0.99)
 
+# Photon counts: variance / mean differs from 1 by less than this, and twice its scatter.
+_AS_COUNTS = 0.1
+_ENOUGH_PHOTONS = 100
+
 _PATCH = 8  # px, side of a patch of the non-parametric estimator
 _PATCH_STEP = 3  # px between patches
 
@@ -74,6 +78,7 @@ class NoiseModel:
     uneven: whether the level varies over a plane.
     belief: 0 to 1, how far the estimate can be believed; 1 for values that are known.
     reasons: why it is less than 1.
+    photon_counts: whether pixels are numbers of photons: gain 1, offset 0, no read noise.
     """
 
     kind: Kind
@@ -90,6 +95,7 @@ class NoiseModel:
     uneven: bool = False
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    photon_counts: bool = False
 
     def told(
         self,
@@ -152,6 +158,10 @@ def estimate(
     chosen = _chosen_planes(planes)
     if kind == "none":
         return _noise_free()
+    if kind != "gaussian" and gain is offset is read_noise is None and _are_counts(chosen):
+        means = np.concatenate([_sums(p) for p in chosen]) / _BLOCK**2
+        counts = _model((1.0, 0.0, 0.0), means, 1.0, 0.0, 0.0)
+        return replace(counts, photon_counts=True)
     blocks = _measure_blocks(chosen)
     if len(blocks.mean) < _MIN_BLOCKS or (bins := _bin_by_intensity(blocks)) is None:
         return _noise_free("too few textured blocks to estimate the noise: treated as clean")
@@ -223,6 +233,36 @@ def _chosen_planes(planes: Sequence[NDArray[np.floating]]) -> list[NDArray[np.fl
     if min(float(np.nanmin(p)) for p in out) == max(float(np.nanmax(p)) for p in out):
         raise InputError("image is constant: nothing to restore")
     return out
+
+
+def _are_counts(planes: Sequence[NDArray[np.float32]]) -> bool:
+    """Whether pixels (Y, X) are photon counts: whole numbers from 0 with variance = mean.
+
+    The variance is that of differences along both axes, which structure hardly adds to; it is
+    compared in quarters of the blocks by brightness, of which the brightest is left out, because
+    structure adds most there.
+    """
+    if min(float(p.min()) for p in planes) != 0:
+        return False
+    if not all(np.array_equal(p, np.rint(p)) for p in planes):
+        return False
+    across = [p[1:] + p[:-1] for p in planes]
+    totals = np.concatenate([_sums(p[:, 1:] + p[:, :-1]) for p in across])  # of four pixels each
+    squares = np.concatenate([_sums(np.diff(np.diff(p, axis=0), axis=1) ** 2) for p in planes])
+    quarters = np.array_split(np.argsort(totals, kind="stable"), 4)[:3]
+    ratios = []
+    for part in (*quarters, np.concatenate(quarters)):
+        light, square = float(totals[part].sum()), float(squares[part].sum())
+        if light / 4 >= _ENOUGH_PHOTONS:
+            ratios.append(abs(square / light - 1) - 2 / np.sqrt(light / 4))
+    return bool(ratios) and max(ratios) < _AS_COUNTS
+
+
+def _sums(plane: NDArray[np.floating]) -> Floats:
+    """Sums over blocks of _BLOCK px, (Y, X) -> (n,)."""
+    rows, cols = plane.shape[0] // _BLOCK, plane.shape[1] // _BLOCK
+    cut = plane[: rows * _BLOCK, : cols * _BLOCK].reshape(rows, _BLOCK, cols, _BLOCK)
+    return np.asarray(cut.sum((1, 3), dtype=np.float64).ravel())
 
 
 # ---- blocks and bins -----------------------------------------------------------------------------

@@ -16,28 +16,39 @@ REACH = 12  # cells; radius of the kernel, within the tile's halo
 
 
 def keep_local_mean(
-    measured: np.ndarray, restored: np.ndarray, valid: np.ndarray | None = None
+    measured: np.ndarray,
+    restored: np.ndarray,
+    floor: float | None = None,
+    valid: np.ndarray | None = None,
 ) -> np.ndarray:
     """restored + lowpass(measured - restored): two (..., Y, X) float32 -> the same.
 
-    valid: (..., Y, X) bool, pixels that are measured: others have no influence (normalised
-    convolution); None = all. Sides are multiples of CELL.
+    Sides are multiples of CELL. floor: the smallest value that the output can hold, where the
+    restoration may be darker. Clipping that later would brighten dark regions; so it is clipped
+    here, and where the local mean is then too high, the excess is taken away in proportion to the
+    height above the floor: no value falls below. valid: (..., Y, X) bool, pixels that are measured:
+    others have no influence; None = all.
     """
-    rows, cols = measured.shape[-2:]
-    down, across = _smoother(rows), _smoother(cols).T
+    if floor is None:
+        return np.asarray(restored + _lowpass(measured - restored, valid))
+    height = np.maximum(restored - np.float32(floor), 0)
+    wanted, have = _lowpass(measured - np.float32(floor), valid), _lowpass(height, valid)
+    share = np.clip(wanted / np.maximum(have, np.float32(1e-12)), 0, 1)
+    return np.asarray(height * share + np.maximum(wanted - have, 0) + np.float32(floor))
+
+
+def _lowpass(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Gaussian of the valid values: a normalised convolution."""
     if valid is None or valid.all():
-        smooth: np.ndarray = down @ _cells(measured - restored) @ across
-        return np.asarray(restored + smooth)
-    residual = np.where(valid, measured - restored, np.float32(0))
-    weight = down @ _cells(valid.astype(np.float32)) @ across
-    smooth = down @ _cells(residual) @ across / np.maximum(weight, np.float32(FAR))
-    return np.asarray(restored + smooth, np.float32)
+        return _smoothed(values)
+    weight = np.maximum(_smoothed(valid.astype(np.float32)), np.float32(FAR))
+    return np.asarray(_smoothed(np.where(valid, values, np.float32(0))) / weight)
 
 
-def _cells(values: np.ndarray) -> np.ndarray:
-    """Means over cells, (..., Y, X) -> (..., Y / CELL, X / CELL)."""
+def _smoothed(values: np.ndarray) -> np.ndarray:
     *outer, rows, cols = values.shape
-    return np.asarray(values.reshape(*outer, rows // CELL, CELL, cols // CELL, CELL).mean((-3, -1)))
+    cells = values.reshape(*outer, rows // CELL, CELL, cols // CELL, CELL).mean((-3, -1))
+    return np.asarray(_smoother(rows) @ cells @ _smoother(cols).T)
 
 
 @lru_cache(maxsize=32)

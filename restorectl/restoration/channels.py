@@ -27,6 +27,9 @@ from restorectl.restoration import evidence, level_map, plane_noise
 from restorectl.restoration.restorer import Batch, Restorer
 
 PILOT = 256  # px, side of a sampled tile
+DARK = 1.0  # percentile of the sample at which noise is compared with a grey level
+NEAR = 16.0  # grey levels
+FINE = 1.0  # grey levels: output with weaker noise is dithered
 PILOTS = 4  # sampled tiles from which a method decides
 
 
@@ -62,6 +65,8 @@ class ChannelGroup:
     decided: Decided
     planes: Planes = None
     noise: float = 0.0  # its standard deviation at the sample's median, in input units
+    dithered: bool = False  # in place of rounded, if the output has whole numbers
+    floor: float | None = None  # the smallest value of the output, if the image is near it
 
 
 def by_plane(header: Header, groups: Iterable[ChannelGroup]) -> dict[Plane, ChannelGroup]:
@@ -88,7 +93,7 @@ def fit(
             sampled_pixels(image, channel, planes),
             noise=noise.kind,
             gain=noise.gain,
-            offset=noise.offset,
+            offset=None if noise.offset is None else noise.offset - image.zero(channel),
             read_noise=noise.read_noise,
         )
     except InputError as error:
@@ -133,6 +138,7 @@ class Whitened:
     """Each channel with its own intensity model; the highest noise level counts."""
 
     models: tuple[whitening.Intensity, ...]
+    zeros: tuple[float, ...]  # see `Image.zero`
 
     @property
     def sigma(self) -> float:
@@ -149,6 +155,8 @@ class Whitened:
 
     def describe(self) -> dict[str, Any]:
         each = [model.describe() for model in self.models]
+        for described, zero in zip(each, self.zeros, strict=True):
+            described["noise"]["offset"] += zero
         return each[0] if len(each) == 1 else {"joint": each}
 
     def warnings(self) -> tuple[str, ...]:
@@ -231,13 +239,29 @@ def _group(
         if len(fitted) == 1 and restorer.card.task == "prior" and not restorer.card.window:
             noise, runner = restorer.job.noise, restorer.runner
             fitted = (believed(image, members[0], planes, fitted[0], noise, runner),)
-        model = Whitened(fitted)
+        model = Whitened(fitted, tuple(map(image.zero, members)))
     pilot = sampled_tiles(image, members, planes, model, restorer)
     decided = restorer.decide(pilot)
     decided |= _level_map(image, members, planes, model, restorer)
     middle = np.median(pilot.measured, axis=(0, 2, 3))[:, None, None]
     deviation = float(model.noise_std(middle).max())
-    return ChannelGroup(members, model, pilot.scale, decided, planes, deviation)
+    dithered, floor = _dithered(restorer.dtype(image.header), pilot, decided)
+    return ChannelGroup(members, model, pilot.scale, decided, planes, deviation, dithered, floor)
+
+
+def _dithered(dtype: np.dtype[Any], pilot: Batch, decided: Decided) -> tuple[bool, float | None]:
+    """Whether the output is dithered, and its smallest value if the image is near it.
+
+    Restored values are finer than one grey level if the noise is weaker than that in the dark: of a
+    camera with a small gain, or of photon counts up to about 4.
+    """
+    if dtype.kind == "f" or decided["sigma"] <= 0:
+        return False, None
+    dark = np.percentile(pilot.measured, DARK, axis=(0, 2, 3))[:, None, None]
+    if pilot.noise_std(dark).min() >= FINE:
+        return False, None
+    lowest = float(np.iinfo(dtype).min)
+    return True, lowest if dark.min() - lowest < NEAR else None
 
 
 def _ranged(image: Image, members: Sequence[int], restorer: Restorer) -> Ranged:
@@ -344,6 +368,10 @@ def describe(
 
 def _warnings(group: ChannelGroup, sigma_max: float) -> list[str]:
     texts = list(group.model.warnings())
+    if group.dithered:
+        texts.append(
+            "values are finer than one grey level: dithered; `dtype` float32 writes them unrounded"
+        )
     if (sigma := group.decided["sigma"]) > sigma_max:
         texts.append(
             f"noise level {sigma:.2f} is above the weights' training range (up to"

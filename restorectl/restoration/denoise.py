@@ -20,7 +20,8 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
     settings = method.settings(job.preset, job.method, **job.settings)
     if job.samples < 1:
         raise UsageError(f"`samples` {job.samples}: must be at least 1")
-    pairs, missing = inputs.resolve(job.files)
+    naming = inputs.same_name if job.dtype == "same" else inputs.as_tiff
+    pairs, missing = inputs.resolve(job.files, naming)
     if job.guide is not None:
         if not method.guided:
             raise UsageError(f"`guide` has no effect with `method` {job.method}: choose another")

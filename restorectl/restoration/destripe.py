@@ -33,6 +33,10 @@ class Destriped(Image):
         self._common: dict[int, Stripes] = {}
         self._found: dict[Plane, Stripes] = {}
 
+    def zero(self, channel: int) -> float:
+        """See `Image`."""
+        return self.source.zero(channel)
+
     def close(self) -> None:
         self.source.close()
 

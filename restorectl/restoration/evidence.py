@@ -211,7 +211,7 @@ def believed(
     blocks: sampled pixels (Y, X) in input units, from which model was fitted. known: values that
     the user gave; a gain that is known is kept, so only the level can change.
     """
-    fixed = known.gain is not None or known.read_noise is not None
+    fixed = known.gain is not None or known.read_noise is not None or model.noise.photon_counts
     for last in (False, True):
         tiles = _tiles(blocks, model)
         if model.sigma <= 0 or not tiles.size:

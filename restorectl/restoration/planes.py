@@ -16,6 +16,7 @@ import numpy as np
 from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.plan import Origin, Planned, Record
+from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.runner import TILE_BYTES, tiles_together
 from restorectl.errors import InputError
 from restorectl.images import tiles
@@ -23,6 +24,7 @@ from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, create_image, open_image, to_dtype, verify_image
 from restorectl.restoration import channels, destripe, masked
 from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.near_zero import near_zero
 from restorectl.restoration.restorer import Batch, Restorer
 
 PLANE_PIXELS = 4 << 20  # pixels of the planes that are processed together
@@ -72,6 +74,8 @@ class Planes:
         }
         if restorer.orientations > 1:  # records of before this option know nothing of it
             parameters["orientations"] = restorer.orientations
+        if job.dtype != "same":
+            parameters["dtype"] = job.dtype
         used = {role: (w.card.name, w.sha256) for role, w in restorer.used.items()}
         return Origin(self.command, parameters, used, str(restorer.runner.device))
 
@@ -119,8 +123,10 @@ class Planes:
             if pair.guide is not None:
                 guide = stack.enter_context(open_image(pair.guide))
                 guide.header.require_same_shape(guide.path, header, image.path)
-            known = masked.masked(image, chosen, restorer.job.noise)
-            image = destripe.destriped(known, chosen, restorer.job.noise)
+            image = known = masked.masked(image, chosen, restorer.job.noise)
+            if restorer.card.value_range == "whitened":
+                image = near_zero(image, chosen, restorer.job.noise)
+            image = destripe.destriped(image, chosen, restorer.job.noise)
             groups = channels.fit_groups(image, chosen, restorer)
             channels.describe(outcome, header, groups, restorer.card.sigma_max)
             writers = [
@@ -142,7 +148,8 @@ class Planes:
     def _headers(self, header: Header, pair: Pair) -> list[Header]:
         """Headers of the products: first an image like the input, then float32 maps."""
         maps = self.restorer.reduction.products - 1
-        kinds = [header, *[header.with_dtype(np.float32)] * maps]
+        same = header.with_dtype(self.restorer.dtype(header))
+        kinds = [same, *[header.with_dtype(np.float32)] * maps]
         return [k.for_target(target) for k, target in zip(kinds, pair.targets, strict=False)]
 
 
@@ -159,6 +166,7 @@ def restored_planes(
     together stay in memory until it is their turn in the file.
     """
     height, width = image.header.canonical_shape[3:]
+    dtype = restorer.dtype(image.header)
     group_of = channels.by_plane(image.header, groups)
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
     for planes in tiles.chunks(image.header.planes, max(1, PLANE_PIXELS // (height * width))):
@@ -167,7 +175,7 @@ def restored_planes(
             if (t, c, z) not in group_of:  # copied; its maps are NaN
                 unknown = np.full((height, width), np.nan, np.float32)
                 maps = [unknown] * (restorer.reduction.products - 1)
-                ready[t, c, z] = (copied(image, (t, c, z)), *maps)
+                ready[t, c, z] = (copied(image, (t, c, z)).astype(dtype, copy=False), *maps)
                 advance(height * width)
             elif (t, c, z) not in ready:
                 group = group_of[t, c, z]
@@ -200,14 +208,15 @@ def _restore(
     hints: dict[Plane, np.ndarray] = {}
     batches: dict[Any, list[Place]] = defaultdict(list)
     grid = restorer.grid(image.header.canonical_shape[3:])
+    dtype = restorer.dtype(image.header)
     for planes, group in together.items():
         for plane in planes:
             pixels[plane] = image.read(plane)
             if guide is not None:
-                hints[plane] = guide.read(plane)
+                hints[plane] = guide.read(plane) - image.zero(plane[1])
             maps = restorer.reduction.products - 1
             made = [np.empty(pixels[plane].shape, np.float32) for _ in range(maps)]
-            ready[plane] = (np.empty(pixels[plane].shape, image.header.dtype), *made)
+            ready[plane] = (np.empty(pixels[plane].shape, dtype), *made)
         for tile in grid:
             batches[group.channels, group.planes, tile.shape].append((group, list(planes), tile))
     invalid = {p: found for p in pixels if (found := image.invalid(p)) is not None}
@@ -218,9 +227,31 @@ def _restore(
             for (_, places_planes, tile), products in zip(part, answers, strict=True):
                 cores = tile.crop(products)  # (products, C, h, w)
                 for plane, values in zip(places_planes, cores.swapaxes(0, 1), strict=True):
-                    for target, core in zip(ready[plane], values, strict=True):
-                        target[tile.core] = to_dtype(core, target.dtype)
+                    if group.decided["sigma"] <= 0:  # there is nothing to remove: copied
+                        values = (pixels[plane][tile.core], *values[1:])
+                    _put(restorer, group, plane, tile, values, image.zero(plane[1]), ready[plane])
                 advance(cores[0].size)
+
+
+def _put(
+    restorer: Restorer,
+    group: ChannelGroup,
+    plane: Plane,
+    tile: tiles.Tile,
+    values: Sequence[np.ndarray],
+    zero: float,
+    targets: Sequence[np.ndarray],
+) -> None:
+    """Convert a tile's products (h, w) to the dtypes of the planes, and put them there."""
+    top, left = (span.start for span in tile.core)
+    numbers = None
+    if group.dithered:
+        field = NoiseField(restorer.job.compute.seed)
+        numbers = field.uniform(Site(plane, top, left), values[0].shape)
+    for k, (target, core) in enumerate(zip(targets, values, strict=True)):
+        if zero and k not in restorer.reduction.widths:
+            core = core.astype(np.float64) + zero
+        target[tile.core] = to_dtype(core, target.dtype, numbers)
 
 
 def _batch(
@@ -238,6 +269,7 @@ def _batch(
         model.noise_std,
         group.scale,
         np.stack([model.forward(_cut(hints, place)) for place in places]) if hints else None,
+        group.floor,
         np.stack([_valid(invalid, place) for place in places]) if invalid else None,
     )
 

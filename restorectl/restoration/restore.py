@@ -26,7 +26,7 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     schedule = job.schedule or SCHEDULE
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
-        names = inputs.same_name(relative)
+        names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
         return names if place is None else (*names, step_map.target(place, relative))
 
     pairs, missing = inputs.resolve(job.files, naming)

@@ -18,7 +18,7 @@ from restorectl.engine.runner import Runner, make_runner, pick_device
 from restorectl.engine.samplers import Calibrator, Decided, Method, Problem, Sampler
 from restorectl.errors import UsageError
 from restorectl.images import tiles
-from restorectl.images.header import Plane
+from restorectl.images.header import Header, Plane
 from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import SamplingJob, WeightsOptions
 from restorectl.restoration import level_map
@@ -39,6 +39,7 @@ class Batch:
     noise_std: Callable[[np.ndarray], np.ndarray]  # clean (C, Y, X) -> its noise, input units
     scale: np.ndarray  # (2, C) float32, input values that map to 0 and 255 in 8 bit
     guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's result
+    floor: float | None = None  # the smallest value of the output; see `keep_local_mean`
     valid: np.ndarray | None = None  # (B, C, H, W) bool, measured pixels; None = all
 
 
@@ -48,6 +49,7 @@ class Reduction:
 
     products: int
     combine: Callable[[Samples, Batch], np.ndarray]  # -> (B, products, C, H, W) float32
+    widths: tuple[int, ...] = ()  # products that are differences of values, not values
 
 
 def _mean(samples: Samples, batch: Batch) -> np.ndarray:
@@ -56,7 +58,8 @@ def _mean(samples: Samples, batch: Batch) -> np.ndarray:
     for sample in samples:
         total += sample
         count += 1
-    return keep_local_mean(batch.measured, total / np.float32(count), batch.valid)[:, None]
+    mean = total / np.float32(count)
+    return keep_local_mean(batch.measured, mean, batch.floor, batch.valid)[:, None]
 
 
 MEAN = Reduction(1, _mean)
@@ -88,6 +91,10 @@ class Restorer:
         """The tiles of a plane (Y, X), in sizes that fit the network."""
         stride = self.runner.denoiser().stride
         return tiles.tile_grid(shape, stride, core, halo, self.card.window)
+
+    def dtype(self, header: Header) -> np.dtype[Any]:
+        """Of the restored image: the input's, or what the job asks for."""
+        return header.dtype if self.job.dtype == "same" else np.dtype(self.job.dtype)
 
     @property
     def weights_sha256(self) -> str:

@@ -83,7 +83,7 @@ def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
     def combine(samples: Samples, batch: Batch) -> np.ndarray:
         low, high = batch.scale[..., None, None]  # (C, 1, 1) each
         found = intervals.gather(samples, low, high)
-        mean = keep_local_mean(batch.measured, found.mean, batch.valid)
+        mean = keep_local_mean(batch.measured, found.mean, batch.floor, batch.valid)
         if calibration is None:
             half = intervals.uncalibrated(found.std, found.count, interval)
         else:
@@ -92,7 +92,7 @@ def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
         maps = (mean, found.std, found.entropy, mean - half, mean + half)
         return np.stack(maps, axis=1).astype(np.float32)  # (B, products, C, H, W)
 
-    return Reduction(len(PRODUCTS), combine)
+    return Reduction(len(PRODUCTS), combine, (PRODUCTS.index("std"), PRODUCTS.index("entropy")))
 
 
 def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Calibration | None:
@@ -185,7 +185,8 @@ def _draw(image: Image, maps: dict[str, Image], channel: int, part: Path, record
     shown: dict[str, Any] = {name: thumbnail(each.read(middle)) for name, each in maps.items()}
     shown = {name: np.nan_to_num(pixels) for name, pixels in shown.items()}  # copied: no maps
     low, high = np.percentile(shown["mean"], SHOWN)
-    input_, width = thumbnail(image.read(middle)), shown["upper"] - shown["lower"]
+    input_ = thumbnail(image.read(middle)) + image.zero(channel)
+    width = shown["upper"] - shown["lower"]
     panels = [
         Panel("input", input_, low, high, heat=False),
         Panel("mean", shown["mean"], low, high, heat=False),

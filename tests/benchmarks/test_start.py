@@ -11,7 +11,9 @@ HERE = Path(__file__).parent
 BENCHMARKS = sorted(path.name for path in HERE.glob("bench_*.py"))
 NO_IMAGES = (1, "set RESTORECTL_DATA to the folder that holds pairs/")
 STARTS = {  # arguments, exit code, and what is said; the others need real images
+    "bench_counts.py": (["0.3"], 0, "mean out / mean in"),
     "bench_evaluate.py": (["1"], 0, "1 pairs of 512x512"),
+    "bench_noise.py": (["clean"], *NO_IMAGES),
     "bench_path.py": (["--version"], 0, "public functions in"),
     "bench_training.py": (["no-such-recipe"], 1, "recipe 'no-such-recipe': no such file"),
     "bench_uncertainty.py": (["real"], *NO_IMAGES),

@@ -1,5 +1,7 @@
 """The noise field depends on where a number is used, and on nothing else."""
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,3 +42,38 @@ def test_numbers_are_standard_normal_and_white():
     for shifted in (field[1:, :], field[:, 1:]):
         same = field[: shifted.shape[0], : shifted.shape[1]]
         assert abs((same * shifted).mean()) < 0.01
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 150), st.integers(1, 150))
+def test_a_window_of_uniform_numbers_is_a_piece_of_the_one_field(top, left, height, width):
+    whole = NoiseField(3).uniform(Site(PLANE, 0, 0), (512, 512))
+    part = NoiseField(3).uniform(Site(PLANE, top, left), (height, width))
+    assert np.array_equal(part, whole[top : top + height, left : left + width])
+
+
+def test_uniform_numbers_are_uniform_at_every_pixel_and_even_over_every_square():
+    site = Site(PLANE, 0, 0)
+    many = np.stack([NoiseField(seed).uniform(site, (128, 128)) for seed in range(64)])
+    assert many.min() >= 0
+    assert many.max() < 1
+    assert many.mean() == pytest.approx(0.5, abs=1e-4)
+    assert (many**2).mean() == pytest.approx(1 / 3, abs=1e-4)
+    at_a_pixel = many.mean(0)  # 64 seeds: no pixel is darker than others
+    assert at_a_pixel.std() == pytest.approx(np.sqrt(1 / 12 / 64), rel=0.05)
+    for side in (2, 4, 16, 128):
+        cut = many.reshape(64, 128 // side, side, 128 // side, side).transpose(0, 1, 3, 2, 4)
+        ranks = np.sort(np.floor(cut.reshape(-1, side**2) * side**2), axis=1)
+        assert np.array_equal(ranks, np.broadcast_to(np.arange(side**2), ranks.shape))
+
+
+def test_uniform_numbers_depend_on_the_plane_the_seed_and_the_place_alone():
+    base = NoiseField(0, 0).uniform(Site(PLANE, 0, 0), (128, 128))
+    others = [
+        NoiseField(1).uniform(Site(PLANE, 0, 0), (128, 128)),
+        NoiseField(0).uniform(Site((1, 1, 2), 0, 0), (128, 128)),
+        NoiseField(0).uniform(Site((0, 2, 2), 0, 0), (128, 128)),
+        NoiseField(0).uniform(Site(PLANE, 0, 128), (128, 128)),
+    ]
+    for other in others:
+        assert abs(np.corrcoef(base.ravel(), other.ravel())[0, 1]) < 0.05

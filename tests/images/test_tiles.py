@@ -99,7 +99,7 @@ def test_all_planes_and_corners_are_used_where_the_budget_allows():
     assert len(sampled((1, 1, 3, 1024, 512), 0)) == 6
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int32"])
 def test_integers_are_clipped_then_rounded(dtype):
     info = np.iinfo(dtype)
     values = np.array([-1e12, -3.2, 0.4, 0.6, 1.5, 2.5, 7e4, 1e12], np.float32)
@@ -111,3 +111,29 @@ def test_floats_pass_unrounded():
     values = np.array([-1.25, 3e5], np.float32)
     assert np.array_equal(to_dtype(values, np.dtype("float32")), values)
     assert to_dtype(values, np.dtype("float64")).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32"])
+@pytest.mark.parametrize("value", [0.0, 0.03, 0.5, 2.25, 7.0, 200.9])
+def test_dither_is_unbiased(dtype, value):
+    """E floor(value + u) = value: the mean over evenly spread u is exact to 10^-5."""
+    numbers = (np.arange(1 << 20) + 0.5) / (1 << 20)
+    found = to_dtype(np.full(numbers.shape, value, np.float32), np.dtype(dtype), numbers)
+    assert found.dtype == dtype
+    assert set(np.unique(found)) <= {int(np.floor(value)), int(np.ceil(value))}
+    assert found.mean(dtype=np.float64) == pytest.approx(value, abs=1e-5)
+
+
+def test_dither_stays_in_the_range_of_the_dtype():
+    numbers = np.full(4, np.float32(1 - 2**-24))
+    values = np.array([-3.0, 255.0, 255.4, 400.0], np.float32)
+    assert to_dtype(values, np.dtype("uint8"), numbers).tolist() == [0, 255, 255, 255]
+
+
+def test_values_of_the_dtype_are_kept_to_the_bit():
+    for dtype in ("uint8", "int64", "uint64", "float64", "float16"):
+        kind = np.dtype(dtype)
+        ends = np.iinfo(kind) if kind.kind in "iu" else np.finfo(kind)
+        values = np.array([ends.min, 1, ends.max], kind)
+        assert to_dtype(values, kind).tobytes() == values.tobytes()
+    assert to_dtype(np.array([1e30]), np.dtype("uint64"))[0] == np.iinfo(np.uint64).max

@@ -90,6 +90,6 @@ def test_the_local_mean_does_not_leak_over_a_border():
     truth = np.full((64, 96), 130, np.float32)
     measured, valid = truth.copy(), np.ones(truth.shape, bool)
     measured[:, :40], valid[:, :40] = 0, False
-    out = keep_local_mean(measured, truth - 3, valid)
+    out = keep_local_mean(measured, truth - 3, valid=valid)
     assert np.abs(out - truth)[valid].max() < 0.01
     assert np.abs(keep_local_mean(measured, truth - 3) - truth)[valid].max() > 30

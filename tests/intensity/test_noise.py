@@ -184,3 +184,30 @@ def test_odd_images_do_not_crash() -> None:
         model = noise.estimate([image])
         assert np.isfinite([model.gain, model.offset, model.read_noise, model.level]).all()
         assert model.gain >= 0
+
+
+@pytest.mark.parametrize("mean", [0.05, 0.3, 1, 3, 30])
+def test_photon_counts_are_recognised(mean):
+    light = scene()
+    counts = np.random.default_rng(1).poisson(mean * light / light.mean())
+    for dtype in (np.uint8, np.float32):
+        found = noise.estimate([counts.clip(0, 255).astype(dtype)])
+        assert found.photon_counts
+        assert (found.gain, found.offset, found.read_noise) == (1, 0, 0)
+    assert not noise.estimate([counts.astype(float)], gain=1.2).photon_counts
+
+
+def test_other_images_are_no_photon_counts():
+    rng, light = np.random.default_rng(2), 20 * scene()
+    counts = rng.poisson(light).astype(float)
+    others = {
+        "gain": 2 * counts,
+        "half": np.floor(counts / 2),
+        "offset": counts + 1,
+        "fractions": counts + 0.5 * (counts > 3),
+        "read noise": np.rint(counts + rng.normal(0, 1.6, counts.shape)).clip(0),
+        "smoothed": np.rint((counts + np.roll(counts, 1, 1)) / 2),
+        "texture": np.rint(light * (1 + 0.9 * (np.indices(light.shape).sum(0) % 2))),
+    }
+    for name, image in others.items():
+        assert not noise.estimate([image]).photon_counts, name

@@ -39,3 +39,30 @@ def test_a_tile_gives_the_whole_image_s_answer():
     for tile in tile_grid((400, 800), 8, 256, HALO):
         part = keep_local_mean(tile.pad(measured[tile.read]), tile.pad(restored[tile.read]))
         np.testing.assert_allclose(tile.crop(part), whole[tile.core], atol=2e-3)
+
+
+@pytest.mark.parametrize("mean", [0.01, 0.05, 0.3, 2.0])
+def test_above_a_floor_the_mean_is_kept_without_values_below_it(mean):
+    """A restoration that scatters around the truth, with many values below 0."""
+    rng = np.random.default_rng(3)
+    truth = mean * smooth((256, 320)) / 50
+    measured = rng.poisson(truth).astype(np.float32)
+    restored = (truth + rng.normal(0, 2 * mean, truth.shape)).astype(np.float32)
+    out = keep_local_mean(measured + 7, restored + 7, 7)
+    assert out.min() >= 7
+    assert (out - 7).mean() == pytest.approx(measured.mean(), rel=0.005)
+    clipped = np.maximum(keep_local_mean(measured, restored), 0)
+    assert clipped.mean() > 1.2 * measured.mean()
+
+
+def test_a_black_region_stays_black_above_a_floor():
+    restored = np.abs(np.random.default_rng(4).normal(0, 1, (256, 256))).astype(np.float32)
+    out = keep_local_mean(np.zeros((256, 256), np.float32), restored, 0)
+    assert not out.any()
+
+
+def test_a_restoration_above_the_floor_is_hardly_changed_by_it():
+    truth = smooth((128, 128))
+    measured = truth + np.random.default_rng(5).normal(0, 3, truth.shape).astype(np.float32)
+    free, bound = keep_local_mean(measured, truth), keep_local_mean(measured, truth, 0)
+    assert np.abs(free - bound).max() < 0.05

@@ -1,0 +1,69 @@
+"""Reads an image around 0: float32 cannot hold small differences of large numbers.
+
+Float32 has 24 bits: near 2^28 its values are 32 apart. So channels whose intensities lie far from
+0, compared with how much they vary, are read as differences from one value, which is added again in
+float64 when the result is converted to its dtype.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from restorectl.images.blocks import sampled_pixels
+from restorectl.images.header import Plane
+from restorectl.images.image import ALL, Array, Image
+from restorectl.jobs import NoiseOptions
+
+FAR = 64.0  # distance from 0, in ranges of the values: beyond it, 6 of float32's 24 bits are lost
+RANGE = (1.0, 99.0)  # percentiles
+
+
+class NearZero(Image):
+    """The image with `zero` of each channel subtracted: those channels are float32."""
+
+    def __init__(self, source: Image, zeros: dict[int, float]) -> None:
+        self.source, self.zeros = source, zeros
+        self.path, self.header = source.path, source.header
+
+    def zero(self, channel: int) -> float:
+        """See `Image`."""
+        return self.zeros.get(channel, 0.0)
+
+    def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
+        """See `Image`."""
+        raw = self.source.read(plane, rows, cols)
+        if plane[1] not in self.zeros:
+            return raw
+        return (raw.astype(np.float64) - self.zeros[plane[1]]).astype(np.float32)
+
+    def invalid(self, plane: Plane) -> Array | None:
+        """See `Image`."""
+        return self.source.invalid(plane)
+
+    def kept(self, plane: Plane) -> tuple[Array, Array] | None:
+        """See `Image`: values of the file."""
+        return self.source.kept(plane)
+
+    def close(self) -> None:
+        self.source.close()
+
+
+def near_zero(image: Image, channels: Sequence[int], noise: NoiseOptions) -> Image:
+    """The image to restore, with each of these channels near 0.
+
+    Up to 16 bits nothing is subtracted, nor where nothing is restored. The value is the rounded
+    median of sampled pixels: it depends neither on tiles nor on single bright or dead pixels.
+    """
+    if image.header.dtype.itemsize < 4 or noise.kind == "none":
+        return image
+    zeros = {}
+    for channel in channels:
+        blocks = sampled_pixels(image, channel)
+        values = np.concatenate([block.ravel()[::4] for block in blocks]).astype(np.float64)
+        values = values[np.isfinite(values)]
+        if not values.size:
+            continue
+        low, middle, high = np.percentile(values, (RANGE[0], 50.0, RANGE[1]))
+        if abs(middle) > FAR * (high - low):
+            zeros[channel] = float(np.rint(middle))
+    return NearZero(image, zeros) if any(zeros.values()) else image
