@@ -59,6 +59,8 @@ def find(plane: np.ndarray, which: str | float = "auto", *, hot: bool = True) ->
     look for hot and dead pixels, rows and columns, unless the plane holds NaN that counts as
     measured. All pixels of a plane without two different numbers are kept.
     """
+    if plane.dtype == np.float16:  # no filter of scipy takes it
+        plane = plane.astype(np.float32)
     kept = ~np.isfinite(plane)
     numbers = plane[~kept]
     repaired = np.zeros_like(kept)

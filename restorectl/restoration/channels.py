@@ -245,20 +245,27 @@ def _group(
     decided |= _level_map(image, members, planes, model, restorer)
     middle = np.median(pilot.measured, axis=(0, 2, 3))[:, None, None]
     deviation = float(model.noise_std(middle).max())
-    dithered, floor = _dithered(restorer.dtype(image.header), pilot, decided)
+    dithered, floor = _dithered(restorer.dtype(image.header), model, pilot, decided)
     return ChannelGroup(members, model, pilot.scale, decided, planes, deviation, dithered, floor)
 
 
-def _dithered(dtype: np.dtype[Any], pilot: Batch, decided: Decided) -> tuple[bool, float | None]:
+def _dithered(
+    dtype: np.dtype[Any], model: Model, pilot: Batch, decided: Decided
+) -> tuple[bool, float | None]:
     """Whether the output is dithered, and its smallest value if the image is near it.
 
     Restored values are finer than one grey level if the noise is weaker than that in the dark: of a
-    camera with a small gain, or of photon counts up to about 4.
+    camera with a small gain, or of photon counts up to about 4. Less than a grey level of light is
+    allowed for, since the read noise of a camera is often estimated as 0.
     """
     if dtype.kind == "f" or decided["sigma"] <= 0:
         return False, None
     dark = np.percentile(pilot.measured, DARK, axis=(0, 2, 3))[:, None, None]
-    if pilot.noise_std(dark).min() >= FINE:
+    light = dark
+    if isinstance(model, Whitened):
+        offsets = [each.noise.offset for each in model.models]
+        light = np.maximum(dark, np.array(offsets)[:, None, None]) + 0.9
+    if model.noise_std(light).min() >= FINE:
         return False, None
     lowest = float(np.iinfo(dtype).min)
     return True, lowest if dark.min() - lowest < NEAR else None
