@@ -2,13 +2,14 @@
 
     python tests/benchmarks/bench_counts.py [MEAN ...]
 
-MEAN: counts per pixel (0.05 0.1 0.3 1 3). For a flat field, smooth blobs and nuclei, 512 x 512:
-mean of the result / mean of the input in uint8, in uint16 and as floats, and the error of the
+MEAN: counts per pixel (0.05 0.1 0.3 1 3). For a flat field, smooth blobs and nuclei, 512 x 512 (or
+SIDE x SIDE of the environment): mean of the result / mean of the input in uint8, in uint16 and as floats, and the error of the
 floats relative to that of the input. The three ratios have to lie between 0.97 and 1.03.
 """
 
 import itertools
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +22,8 @@ from scipy import ndimage
 from tests.phantom import scene
 
 MEANS = (0.05, 0.1, 0.3, 1.0, 3.0)
-SHAPE = (512, 512)
+SIDE = int(os.environ.get("SIDE", "512"))  # px
+SHAPE = (SIDE, SIDE)
 
 
 def scenes() -> dict[str, np.ndarray]:

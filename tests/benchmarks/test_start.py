@@ -13,6 +13,7 @@ NO_IMAGES = (1, "set RESTORECTL_DATA to the folder that holds pairs/")
 STARTS = {  # arguments, exit code, and what is said; the others need real images
     "bench_counts.py": (["0.3"], 0, "mean out / mean in"),
     "bench_evaluate.py": (["1"], 0, "1 pairs of 512x512"),
+    "bench_invalid.py": (["1"], 0, "0 of 1 failed"),
     "bench_noise.py": (["clean"], *NO_IMAGES),
     "bench_path.py": (["--version"], 0, "public functions in"),
     "bench_training.py": (["no-such-recipe"], 1, "recipe 'no-such-recipe': no such file"),
@@ -24,7 +25,7 @@ STARTS = {  # arguments, exit code, and what is said; the others need real image
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_starts(name):
     arguments, code, said = STARTS.get(name, ([], *NO_IMAGES))
-    env = os.environ | {"OMP_NUM_THREADS": "1", "RESTORECTL_DATA": ""}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RESTORECTL_DATA": "", "SIDE": "96"}
     command = [sys.executable, str(HERE / name), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == code, done.stderr
