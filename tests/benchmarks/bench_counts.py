@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_counts.py [MEAN ...]
 
 MEAN: counts per pixel (0.05 0.1 0.3 1 3). For a flat field, smooth blobs and nuclei, 512 x 512 (or
-SIDE x SIDE of the environment): mean of the result / mean of the input in uint8, in uint16 and as floats, and the error of the
-floats relative to that of the input. The three ratios have to lie between 0.97 and 1.03.
+SIDE x SIDE of the environment): mean of the result / mean of the input in uint8, in uint16 and as
+floats, and the error of the floats relative to that of the input. The three ratios have to lie
+between 0.97 and 1.03.
 """
 
 import itertools
