@@ -68,8 +68,12 @@ def _index(sigma: Tensor, table: Schedule | None) -> Tensor:
     return steps.round().clamp(1, table.steps).sub(1).to(sigma)
 
 
+# The lowest level of training (`recipe.Levels.min`). Told less, a network extrapolates without
+# bound: at 0.0006 the embedded prior answers with 1e7. Below it, F is told this, c_out scales it.
+TOLD_FROM = 0.002
+
 TIMES: dict[str, Callable[[Tensor, Schedule | None], Tensor]] = {
-    "log-sigma": lambda sigma, _: sigma.log() / 4,
+    "log-sigma": lambda sigma, _: sigma.clamp_min(TOLD_FROM).log() / 4,
     "alpha-bar": lambda sigma, _: 1 / (1 + sigma**2),
     "index": _index,
 }

@@ -191,10 +191,7 @@ def _one(
         progress.report.file(progress.name, sum(map(len, picked.values())))
         described = {}
         for c in (c for c in chosen if channels.varies(image, c)):
-            parts = [
-                (planes, (channels.believed(image, c, planes, model, job.noise, prior),))
-                for planes, (model,) in channels.fit_alike(image, (c,), job.noise)
-            ]
+            parts = channels.fit_alike(image, (c,), job.noise, prior)
             described[str(c)] = _described(header, parts)
             measured.append(_row(image, c, parts, picked[c], counter, progress))
     outcome.details.update(

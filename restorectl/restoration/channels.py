@@ -101,36 +101,68 @@ def fit(
 
 
 def fit_alike(
-    image: Image, members: Sequence[int], noise: NoiseOptions
+    image: Image, members: Sequence[int], noise: NoiseOptions, prior: Runner | None = None
 ) -> list[tuple[Planes, tuple[whitening.Intensity, ...]]]:
     """Fit the channels' models to all planes or, if their noise differs, to each group of planes.
 
     A plane's model then equals that of the same plane alone, if no other plane has its noise.
+    prior: asked about the noise level of a single channel, see `evidence`.
     """
     pooled = tuple(fit(image, c, noise) for c in members)
-    if None not in (noise.gain, noise.offset, noise.read_noise):
-        return [(None, pooled)]
-    numbers = [plane_noise.alike(image, c, m) for c, m in zip(members, pooled, strict=True)]
+    if None in (noise.gain, noise.offset, noise.read_noise):
+        numbers = [plane_noise.alike(image, c, m) for c, m in zip(members, pooled, strict=True)]
+        parts = _parts(image, *numbers)
+    else:
+        parts = [None]
+    found: list[tuple[Planes, tuple[whitening.Intensity, ...]]] = []
+    for part in parts:
+        models = pooled if part is None else tuple(fit(image, c, noise, part) for c in members)
+        if prior is None:
+            found.append((part, models))
+        else:
+            found += _believed(image, members[0], part, models[0], noise, prior)
+    return found
+
+
+def _parts(image: Image, *numbers: np.ndarray) -> list[Planes]:
+    """Planes (t, z) that have the same numbers, each (T, Z) int; None for all planes."""
     groups: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
     for place in _all_planes(image.header):
         groups[tuple(int(number[place]) for number in numbers)].append(place)
-    if len(groups) == 1:
-        return [(None, pooled)]
-    parts = [frozenset(places) for places in groups.values()]
-    return [(part, tuple(fit(image, c, noise, part) for c in members)) for part in parts]
+    return [None] if len(groups) == 1 else [frozenset(places) for places in groups.values()]
 
 
-def believed(
+def _believed(
     image: Image,
     channel: int,
     planes: Planes,
     model: whitening.Intensity,
     noise: NoiseOptions,
     prior: Runner,
-) -> whitening.Intensity:
-    """The model of a channel with a noise level that the prior agrees with, see `evidence`."""
-    blocks = sampled_pixels(image, channel, planes)
-    return evidence.believed(model, blocks, noise, prior.clean)
+) -> list[tuple[Planes, tuple[whitening.Intensity]]]:
+    """The model of some planes with a noise level that the prior agrees with.
+
+    Texture can hide that planes differ in their noise. So if it was taken for noise, the prior is
+    asked about each plane, and planes that differ are fitted apart.
+    """
+    told = evidence.believed(model, sampled_pixels(image, channel, planes), noise, prior.clean)
+    places = sorted(planes or _all_planes(image.header))
+    if len(places) == 1 or told.noise.belief == model.noise.belief:
+        return [(planes, (told,))]
+    levels = np.full(image.header.canonical_shape[:3:2], np.nan)
+    for t, z in places:
+        blocks = sampled_pixels(image, channel, frozenset({(t, z)}))
+        levels[t, z] = evidence.white_level(told, blocks, prior.clean)
+    parts = _parts(image, plane_noise.grouped(np.log(levels), evidence.SCATTER))
+    if parts == [None]:
+        return [(planes, (told,))]
+    found: list[tuple[Planes, tuple[whitening.Intensity]]] = []
+    for part in (frozenset(places) & part for part in parts if part):
+        if part:
+            blocks = sampled_pixels(image, channel, part)
+            alone = fit(image, channel, noise, part)
+            found.append((part, (evidence.believed(alone, blocks, noise, prior.clean),)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -204,8 +236,10 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
     for part in tiles.chunks(varied if together == 1 else chosen, together):
         members = tuple(part)
         whitened = restorer.card.value_range == "whitened"
-        alike = fit_alike(image, members, restorer.job.noise) if whitened else [(None, ())]
-        found = [_group(image, members, planes, fitted, restorer) for planes, fitted in alike]
+        prior = restorer.card.task == "prior" and not restorer.card.window and together == 1
+        asked = restorer.runner if prior else None
+        fitted = fit_alike(image, members, restorer.job.noise, asked) if whitened else [(None, ())]
+        found = [_group(image, members, planes, models, restorer) for planes, models in fitted]
         scales = np.stack([group.scale for group in found])
         scale = np.stack([scales[:, 0].min(0), scales[:, 1].max(0)])  # one for all planes
         groups += [replace(group, scale=scale) for group in found]
@@ -236,9 +270,6 @@ def _group(
     if not fitted:
         model: Model = _ranged(image, members, restorer)
     else:
-        if len(fitted) == 1 and restorer.card.task == "prior" and not restorer.card.window:
-            noise, runner = restorer.job.noise, restorer.runner
-            fitted = (believed(image, members[0], planes, fitted[0], noise, runner),)
         model = Whitened(fitted, tuple(map(image.zero, members)))
     pilot = sampled_tiles(image, members, planes, model, restorer)
     decided = restorer.decide(pilot)

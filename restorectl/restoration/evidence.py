@@ -57,6 +57,7 @@ FLAT = 0.6  # slope at the blind level
 # highest of them, and rank correlation with structure.
 UNEVEN, WHITE, FOLLOWS = 1.35, 0.93, 0.6
 FEWEST = 16  # cells
+SCATTER = 0.05  # of log levels of single planes
 TILE, LEAST = 192, 32  # px, sides of the sampled tiles
 STRIDE = 32  # px between places where a tile with fewer invalid pixels is looked for
 TILES = 4
@@ -240,6 +241,16 @@ def believed(
         if last or not rescale or verdict.reasons:
             return model
     return model
+
+
+def white_level(model: Intensity, blocks: Sequence[Floats], denoise: Denoise) -> float:
+    """Noise level of some blocks as the prior sees it, in units of the model's; NaN if unknown."""
+    tiles = _tiles(blocks, model)[:2]
+    if not tiles.size:
+        return float("nan")
+    numbers = np.random.default_rng(0).standard_normal(tiles.shape, np.float32)
+    level = Witness(tiles, numbers, model, denoise).respond(model.noise.level).white
+    return level if level > 0 else float("nan")
 
 
 def _tiles(blocks: Sequence[Floats], model: Intensity) -> Floats:

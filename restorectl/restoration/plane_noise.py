@@ -39,19 +39,26 @@ def alike(image: Image, channel: int, model: Intensity) -> np.ndarray:
     rows, cols = (_middle(length) for length in (height, width))
     planes = [(t, channel, z) for t in range(times) for z in range(depth)]
     levels = np.array([_levels(image, plane, rows, cols, model) for plane in planes])
-    known = np.flatnonzero(np.isfinite(levels).all(1))
-    if len(known) < 2:
-        return found.astype(int)
     pixels = (rows.stop - rows.start) * (cols.stop - cols.start)
     scatter = SCATTER * SIDE / np.sqrt(pixels)
-    nearest = np.rint(np.interp(np.arange(len(planes)), known, np.arange(len(known)))).astype(int)
-    deviation = _deviation(levels[known])[nearest].reshape(times, depth)
-    smooth = _smooth(deviation, scatter)
+    return grouped(_deviation(levels).reshape(times, depth), scatter)
+
+
+def grouped(levels: np.ndarray, scatter: float) -> np.ndarray:
+    """Number of each plane's group, (T, Z) int, from log noise levels (T, Z) with this scatter.
+
+    A plane without a level (NaN) is like the nearest one that has one.
+    """
+    known = np.flatnonzero(np.isfinite(levels))
+    if len(known) < 2:
+        return np.zeros(levels.shape, int)
+    nearest = np.rint(np.interp(np.arange(levels.size), known, np.arange(len(known)))).astype(int)
+    smooth = _smooth(levels.ravel()[known][nearest].reshape(levels.shape), scatter)
     if np.ptp(smooth) <= max(AGREE, 2.5 * scatter):
-        return found.astype(int)
+        return np.zeros(levels.shape, int)
     values, place = np.unique(np.round(smooth / ROUNDING), return_inverse=True)
     tree = hierarchy.linkage(values[:, None] * ROUNDING, "complete")
-    return np.asarray(hierarchy.fcluster(tree, FINE, "distance")[place].reshape(times, depth))
+    return np.asarray(hierarchy.fcluster(tree, FINE, "distance")[place].reshape(levels.shape))
 
 
 def _middle(length: int) -> slice:
@@ -84,7 +91,7 @@ def _deviation(levels: np.ndarray) -> np.ndarray:
     Eigenvalues are precise and hardly respond to texture. For correlated noise they are too low by
     a factor that follows its spectrum, so a deviation needs the other estimator's consent.
     """
-    middle = np.median(levels, axis=0)
+    middle = np.nanmedian(levels, axis=0) if np.isfinite(levels).any() else np.zeros(2)
     blocks, eigen = (levels - middle).T
     multiple = 1.0 if middle[1] - middle[0] < CORRELATED else CONFIRMED
     limit = np.where(np.sign(blocks) == np.sign(eigen), multiple * np.abs(blocks), 0.0)

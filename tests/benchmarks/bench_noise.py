@@ -214,21 +214,31 @@ def correlated(folder: Path, seeds: int, before: str | None) -> None:
 
 
 def planes(folder: Path, seeds: int, before: str | None) -> None:
-    truth = 300 + 900 * scene("mixed", (256, 256), 3)
-    sigmas = np.linspace(3, 45, 8)
-    noise = np.random.default_rng(seeds).normal(size=(8, 256, 256))
-    stack = np.clip(np.round(truth + sigmas[:, None, None] * noise), 0, 65535).astype(np.uint16)
-    tifffile.imwrite(folder / "stack.tif", stack, imagej=True, metadata={"axes": "ZYX"})
-    for k, plane in enumerate(stack):
-        tifffile.imwrite(folder / f"plane{k}.tif", plane)
+    scenes = {
+        "cells": scene("mixed", (256, 256), 3),
+        "filaments": filaments(3),
+        "puncta": puncta(3),
+    }
+    sigmas, stacks, truths = np.linspace(3, 45, 8), {}, {}
+    for name, clean in scenes.items():
+        truths[name] = 300 + 900 * clean
+        noise = np.random.default_rng(seeds).normal(size=(8, *clean.shape))
+        stack = np.round(truths[name] + sigmas[:, None, None] * noise)
+        stacks[name] = np.clip(stack, 0, 65535).astype(np.uint16)
+        tifffile.imwrite(
+            folder / f"{name}.tif", stacks[name], imagej=True, metadata={"axes": "ZYX"}
+        )
+        for k, plane in enumerate(stacks[name]):
+            tifffile.imwrite(folder / f"{name}{k}.tif", plane)
     now, was = restored(folder), restored(folder, before=before) if before else {}
     rows = []
-    for k, sigma in enumerate(sigmas):
-        row = [f"{sigma:.0f}", score(stack[k], truth)]
-        row += [score(was["stack"]["image"][k], truth)] if was else []
-        row += [score(now["stack"]["image"][k], truth), score(now[f"plane{k}"]["image"], truth)]
-        rows.append(row)
-    table(["sigma", "input", *(["before"] if was else []), "in the stack", "alone"], rows)
+    for name, truth in truths.items():
+        for k, sigma in enumerate(sigmas):
+            found = [stacks[name][k], *([was[name]["image"][k]] if was else [])]
+            found += [now[name]["image"][k], now[f"{name}{k}"]["image"]]
+            rows.append([name, f"{sigma:.0f}", *(score(each, truth) for each in found)])
+    head = ["phantom", "sigma", "input", *(["before"] if was else []), "in the stack", "alone"]
+    table(head, rows)
 
 
 def known(folder: Path, seeds: int, before: str | None) -> None:

@@ -11,6 +11,8 @@ from restorectl.engine.denoiser import PARAMETRISATIONS, TIMES, Denoiser, build
 from restorectl.engine.nets.unet import UNet
 from restorectl.engine.schedule import schedule
 from restorectl.errors import WeightsError
+from restorectl.weights import file as weights
+from restorectl.weights.registry import find
 
 TINY = {"channels": [8, 16], "blocks": 1, "embedding": 16}
 CARD = Card("tiny", "prior", "unet", TINY)
@@ -51,6 +53,16 @@ def test_times():
     assert TIMES["index"](sigma, table).item() == 33  # step 34, counted from 0
     assert TIMES["alpha-bar"](sigma, None).item() == pytest.approx(0.995494, abs=1e-5)
     assert TIMES["log-sigma"](sigma, None).item() == pytest.approx(sigma.log().item() / 4)
+
+
+def test_hardly_any_noise_changes_hardly_anything():
+    """Far below the levels of training the embedded prior is not asked to extrapolate."""
+    denoise = build(*weights.read(find("prior").obtain()[0]))
+    x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for sigma in (1e-3, 6e-4, 1e-5):
+        with torch.no_grad():
+            moved = (denoise(x, torch.tensor([sigma])) - x).abs().max().item()
+        assert moved < 5 * sigma + 1e-6
 
 
 def test_folded_network_equals_the_weight_normalised_one():

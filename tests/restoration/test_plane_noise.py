@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import tifffile
 
+from restorectl.engine.runner import make_runner
 from restorectl.images.header import Header
 from restorectl.images.image import open_image
-from restorectl.jobs import NoiseOptions
+from restorectl.jobs import Compute, NoiseOptions, WeightsOptions
 from restorectl.restoration import channels, plane_noise
+from restorectl.weights.file import load
 from tests.command import run
 from tests.phantom import scene
+from tests.restoration.test_evidence import filaments
 
 SIDE = 128
 CLEAN = 100 + 800 * scene("mixed", (SIDE, SIDE), 3)
@@ -102,6 +105,20 @@ def test_correlated_noise_differs_only_if_both_estimators_say_so():
     levels[2] = [0.1, -2.0]  # they disagree
     levels[3] = [-0.2, -1.8]
     assert plane_noise._deviation(levels).round(3).tolist() == [0, 0, 0, -0.2, 0, 0]
+
+
+def test_texture_does_not_hide_that_planes_differ(opened):
+    """Dense filaments look like noise of 30 grey levels in both planes; the prior sees 3 and 12."""
+    normal = np.random.default_rng(0).normal(size=(2, 256, 256))
+    planes = 300 + 900 * filaments(3) + np.reshape([3, 12], (-1, 1, 1)) * normal
+    image = opened(np.rint(planes).clip(0).astype(np.uint16))
+    assert len(channels.fit_alike(image, (0,), BLIND)) == 1
+    weights = load("prior", "prior", WeightsOptions())
+    prior = make_runner(weights.card, weights.tensors, Compute())
+    found = channels.fit_alike(image, (0,), BLIND, prior)
+    assert [sorted(part) for part, _ in found] == [[(0, 0)], [(0, 1)]]
+    deviations = [model.noise_std(np.float32(500)) for _, (model,) in found]
+    assert deviations[0] < 8 < deviations[1] < 20
 
 
 def test_planes_are_named_by_their_axes():
