@@ -13,7 +13,8 @@ Jacobian; Ramani, Blu and Unser, IEEE TIP 17(9), 2008). Then
 - noise that neighbouring pixels share leaves more at middle frequencies. So does texture; noise
   alone leaves larger structures visible, has no skewness, and stands on the plateau at its level.
 
-Where the evidence conflicts, the smaller level wins.
+Where the evidence conflicts, the smaller level wins; also that of the eigenvalues of patches
+(`nonparametric_level`), if what is removed at that level is white.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from scipy import ndimage, stats
 
 from restorectl.intensity import anscombe
 from restorectl.intensity.invalid import fill
-from restorectl.intensity.noise import estimate
+from restorectl.intensity.noise import estimate, nonparametric_level
 from restorectl.intensity.whitening import INFLATION, Intensity, scaled
 from restorectl.jobs import NoiseOptions
 
@@ -53,10 +54,14 @@ SKEWNESS = 0.3
 CONTRASTS = (0.6, 1.6, 3.0, 6.0)  # of what is left to the blind level
 COLOURED = 1.2  # level at middle frequencies, relative to the white level
 FLAT = 0.6  # slope at the blind level
+# The eigenvalues' level counts below CLOSE of another and if, told it, the prior removes what
+# alternates from pixel to pixel (white noise -0.04 to -0.2, shared noise -0.03 to 0.5).
+CLOSE, APART = 0.95, -0.03
 # Noise that varies over a plane: 90 % / 10 % quantile of the cells' levels, whiteness of the
 # highest of them, and rank correlation with structure.
 UNEVEN, WHITE, FOLLOWS = 1.35, 0.93, 0.6
 FEWEST = 16  # cells
+DARK = (0.1, 50.0)  # percentiles of the image that bound the offset of a rescaled model
 SCATTER = 0.05  # of log levels of single planes
 TILE, LEAST = 192, 32  # px, sides of the sampled tiles
 STRIDE = 32  # px between places where a tile with fewer invalid pixels is looked for
@@ -213,32 +218,42 @@ def believed(
     the user gave; a gain that is known is kept, so only the level can change.
     """
     fixed = known.gain is not None or known.read_noise is not None or model.noise.photon_counts
+    belief, reasons = 1.0, tuple[str, ...]()
     for last in (False, True):
         tiles = _tiles(blocks, model)
         if model.sigma <= 0 or not tiles.size:
             return model
         noise = model.noise
         numbers = np.random.default_rng(0).standard_normal(tiles.shape, np.float32)
-        verdict = weigh(Witness(tiles, numbers, model, denoise))
+        witness = Witness(tiles, numbers, model, denoise)
+        lowered = Verdict(noise.level)  # once is enough
+        verdict = _bounded(witness, lowered) if reasons else weigh(witness)
+        belief, reasons = min(belief, verdict.belief), reasons or verdict.reasons
         rescale = not (fixed or verdict.shared or verdict.level >= AGREE * noise.level)
         if rescale:
             gain, read = noise.gain * verdict.level**2, noise.read_noise * verdict.level
+            offset = noise.offset
+            if gain > 0:  # texture also moves the offset, at times above the dark pixels
+                dark, middle = np.nanpercentile(np.concatenate([b.ravel() for b in blocks]), DARK)
+                if dark < offset < middle:
+                    gain *= (middle - offset) / (middle - dark)
+                    offset = float(dark)
             noise = estimate(
                 blocks,
                 kind=noise.kind,
                 gain=gain if gain > 0 else None,
-                offset=noise.offset,
+                offset=offset,
                 read_noise=read,
             )
         noise = noise.told(
             1.0 if rescale else verdict.level,
             along=verdict.along,
             uneven=verdict.uneven,
-            belief=verdict.belief,
-            reasons=verdict.reasons,
+            belief=belief if rescale else verdict.belief,
+            reasons=reasons,
         )
         model = scaled(blocks, noise)
-        if last or not rescale or verdict.reasons:
+        if last or not rescale:
             return model
     return model
 
@@ -307,6 +322,25 @@ def weigh(witness: Witness) -> Verdict:
     blind = witness.model.noise.level
     if witness.cells(RUNG * blind) is not None:
         return Verdict(blind, uneven=True)
+    return _bounded(witness, _responded(witness, blind))
+
+
+def _bounded(witness: Witness, verdict: Verdict) -> Verdict:
+    """The verdict with a level of at most that of the smallest eigenvalues, if noise is white.
+
+    They hardly respond to texture, but underestimate noise that pixels share and low counts.
+    """
+    levels = [nonparametric_level(tile) * witness.unit for tile in witness.tiles]
+    smallest = float(np.median(levels))
+    if not LOWEST * verdict.level < smallest < CLOSE * verdict.level:
+        return verdict
+    if witness.model.noise.photons_median < DIM or max(witness.respond(smallest).along) > APART:
+        return verdict
+    return Verdict(smallest, belief=min(verdict.belief, 0.6))
+
+
+def _responded(witness: Witness, blind: float) -> Verdict:
+    """The verdict by what is removed at told levels."""
     first = found = witness.respond(blind)
     white = first.white
     while white < AGREE * found.level and white > LOWEST * blind:
