@@ -177,8 +177,11 @@ def estimate(
     found = _solve((slope * per_pixel, intercept * per_pixel), floor, bins, known)
     if found[0] <= 0 and found[2] <= 0:
         return _noise_free("no noise could be measured: treated as clean")
+    correlation = _correlation(spectrum)
     relative_level = float(np.sqrt(spectrum[3] / per_pixel))
-    return _model(found, blocks.mean, relative_level, _correlation(spectrum), misfit)
+    if None not in (gain, read_noise) and correlation <= _CORRELATED:
+        relative_level = 1.0  # a known camera's noise is white; the rest is texture
+    return _model(found, blocks.mean, relative_level, correlation, misfit)
 
 
 def _noise_free(warning: str = "") -> NoiseModel:
