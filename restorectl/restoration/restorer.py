@@ -96,6 +96,13 @@ class Restorer:
         """Of the restored image: the input's, or what the job asks for."""
         return header.dtype if self.job.dtype == "same" else np.dtype(self.job.dtype)
 
+    def dtypes(self, header: Header) -> list[np.dtype[Any]]:
+        """Of the restored image and of the maps: float64 where float32 cannot hold the values."""
+        exact = np.float32 if np.can_cast(header.dtype, np.float32) else np.float64
+        widths = self.reduction.widths
+        maps = [np.float32 if k in widths else exact for k in range(1, self.reduction.products)]
+        return [self.dtype(header), *map(np.dtype, maps)]
+
     @property
     def weights_sha256(self) -> str:
         return " + ".join(w.sha256 for w in self.used.values())

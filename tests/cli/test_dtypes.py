@@ -19,6 +19,27 @@ def counts(mean, seed=0):
     return np.random.default_rng(seed).poisson(mean * light / light.mean())
 
 
+def noisy(offset, dtype):
+    """(noisy, clean) with noise of standard deviation 17, far from 0."""
+    clean = 1000 * scene("nuclei", SHAPE, 2)
+    made = clean + np.random.default_rng(1).normal(0, 17, SHAPE)
+    return np.rint(made + offset).astype(dtype), clean + offset
+
+
+def test_error_bars_and_levels_are_as_near_zero(written, tmp_path):
+    pixels, clean = noisy(2**28, "uint32")
+    far, near = written(pixels), written((pixels - 2**28 + 200).astype(np.uint16), "near.tif")
+    run("uncertainty", far, "-o", tmp_path / "bars", "--samples", 4, "--steps", 4, check=0)
+    low, high = (tifffile.imread(tmp_path / f"bars/image_{k}.tif") for k in ("lower", "upper"))
+    assert low.dtype == np.float64
+    assert np.mean((low <= clean) & (clean <= high)) > 0.8
+    assert np.median(high - low) < 17
+    done = run("calibrate", far, near, "--json", check=0)
+    one, two = (json.loads(line)["details"] for line in done.stdout.splitlines())
+    assert one["channels"][0]["std"] == pytest.approx(two["channels"][0]["std"], rel=0.1)
+    assert one["channels"][0]["std"] == pytest.approx(17, rel=0.2)
+
+
 @pytest.fixture
 def written(tmp_path):
     def write(pixels, name="image.tif"):

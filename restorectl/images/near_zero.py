@@ -12,7 +12,6 @@ import numpy as np
 from restorectl.images.blocks import sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
-from restorectl.jobs import NoiseOptions
 
 FAR = 64.0  # distance from 0, in ranges of the values: beyond it, 6 of float32's 24 bits are lost
 RANGE = (1.0, 99.0)  # percentiles
@@ -48,13 +47,13 @@ class NearZero(Image):
         self.source.close()
 
 
-def near_zero(image: Image, channels: Sequence[int], noise: NoiseOptions) -> Image:
+def near_zero(image: Image, channels: Sequence[int]) -> Image:
     """The image to restore, with each of these channels near 0.
 
-    Up to 16 bits nothing is subtracted, nor where nothing is restored. The value is the rounded
-    median of sampled pixels: it depends neither on tiles nor on single bright or dead pixels.
+    Up to 16 bits nothing is subtracted. The value is the rounded median of sampled pixels: it
+    depends neither on tiles nor on single bright or dead pixels.
     """
-    if image.header.dtype.itemsize < 4 or noise.kind == "none":
+    if image.header.dtype.itemsize < 4:
         return image
     zeros = {}
     for channel in channels:
