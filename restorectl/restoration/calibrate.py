@@ -19,7 +19,7 @@ from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, OutputError, RestorectlError, UsageError
 from restorectl.files.atomic import replacing
 from restorectl.images import pictures
-from restorectl.images.blocks import Planes, spread
+from restorectl.images.blocks import Planes, spread, varies
 from restorectl.images.header import Header
 from restorectl.images.image import Image, is_image_name, open_image
 from restorectl.intensity.whitening import Intensity
@@ -199,7 +199,7 @@ def _one(
         picked = {c: _mostly_valid(image, sampled(header, c, job.windows)) for c in chosen}
         progress.report.file(progress.name, sum(map(len, picked.values())))
         described = {}
-        for c in (c for c in chosen if channels.varies(image, c)):
+        for c in (c for c in chosen if varies(image, c)):
             parts = channels.fit_alike(image, (c,), job.noise, prior)
             described[str(c)] = _described(header, parts, image.zero(c))
             measured.append(_row(image, c, parts, picked[c], counter, progress))

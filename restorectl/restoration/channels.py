@@ -18,7 +18,7 @@ from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
-from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread, varied
+from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread, varies
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
@@ -244,19 +244,6 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
         scale = np.stack([scales[:, 0].min(0), scales[:, 1].max(0)])  # one for all planes
         groups += [replace(group, scale=scale) for group in found]
     return groups
-
-
-def varies(image: Image, channel: int) -> bool:
-    """Whether any plane of a channel has two different valid pixels."""
-    if any(map(varied, sampled_pixels(image, channel))):
-        return True
-    for plane in image.header.planes:
-        if plane[1] != channel:
-            continue
-        kept, pixels = image.kept(plane), image.read(plane)
-        if varied(pixels if kept is None else pixels[~kept[0]]):
-            return True
-    return False
 
 
 def _group(
