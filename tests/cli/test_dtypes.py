@@ -26,6 +26,35 @@ def noisy(offset, dtype):
     return np.rint(made + offset).astype(dtype), clean + offset
 
 
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [("int64", 0), ("int64", -(2**45)), ("uint64", 2**50)]
+)
+def test_integers_of_64_bits(written, tmp_path, dtype, offset):
+    pixels, clean = noisy(offset, dtype)
+    pixels[:20, :30] = offset - 9000
+    source = written(pixels)
+    for words in ((), ("--noise", "none")):
+        run("restore", source, "-o", tmp_path / "out.tif", *words, check=0)
+        out = tifffile.imread(tmp_path / "out.tif")
+        assert out.dtype == dtype
+        assert np.array_equal(out[:20, :30], pixels[:20, :30])
+        if words:
+            assert np.array_equal(out, pixels)
+            continue
+        error = (out - pixels.dtype.type(offset)).astype(float) - (clean - offset)
+        assert abs(error[20:].mean()) < 1
+        assert error[20:].std() < 8
+        assert len(np.unique(out)) > 500
+
+
+def test_integers_that_no_float_holds_are_refused_before_the_work(written, tmp_path):
+    source = written((noisy(0, "int64")[0] + 2**60).astype(np.uint64))
+    done = run("restore", source, "-o", tmp_path / "out.tif", check=3)
+    assert "integers beyond 2^53" in done.stderr
+    run("restore", source, "-o", tmp_path / "out.tif", "--noise", "none", check=0)
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), tifffile.imread(source))
+
+
 def test_error_bars_and_levels_are_as_near_zero(written, tmp_path):
     pixels, clean = noisy(2**28, "uint32")
     far, near = written(pixels), written((pixels - 2**28 + 200).astype(np.uint16), "near.tif")
