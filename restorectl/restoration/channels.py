@@ -222,8 +222,8 @@ class Ranged:
 def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
     """Group channels and planes; fit each group's model, decide its noise level on sampled tiles.
 
-    Channels that are constant have no group, unless they are restored together with others.
-    Raises InputError if the number of channels does not fit weights for several channels.
+    Channels that are constant have no group, unless they are restored together with others. Raises
+    InputError if the channels do not fit weights for several channels.
     """
     together = restorer.card.channels
     if together > 1 and len(chosen) != together:
@@ -231,11 +231,18 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
             f"{image.path}: these weights restore {together} channels jointly, the image has"
             f" {len(chosen)}: choose them with `channels`"
         )
+    whitened = restorer.card.value_range == "whitened"
     groups = []
     varied = [c for c in chosen if varies(image, c)]
-    for part in tiles.chunks(varied if together == 1 else chosen, together):
+    if together > 1 and whitened and 0 < len(varied) < together:
+        constant = next(c for c in chosen if c not in varied)
+        raise InputError(
+            f"{image.path}: channel {constant} is constant, so it has no noise model, and these"
+            " weights need one for each channel: use weights for single channels"
+        )
+    restored = varied if together == 1 or not varied else chosen
+    for part in tiles.chunks(restored, together):
         members = tuple(part)
-        whitened = restorer.card.value_range == "whitened"
         prior = restorer.card.task == "prior" and not restorer.card.window and together == 1
         asked = restorer.runner if prior else None
         fitted = fit_alike(image, members, restorer.job.noise, asked) if whitened else [(None, ())]
@@ -294,7 +301,7 @@ def _ranged(image: Image, members: Sequence[int], restorer: Restorer) -> Ranged:
     if noise.kind == "none":
         return Ranged(card, 0.0)
     gaussian = replace(noise, kind="gaussian")
-    levels = [fit(image, c, gaussian).noise for c in members]
+    levels = [fit(image, c, gaussian).noise for c in members if varies(image, c)]
     scale = value_range.slope(card.value_range)
     return Ranged(card, max(m.read_noise * m.level for m in levels) * scale)
 
