@@ -83,7 +83,8 @@ def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
     def combine(samples: Samples, batch: Batch) -> np.ndarray:
         low, high = batch.scale[..., None, None]  # (C, 1, 1) each
         found = intervals.gather(samples, low, high)
-        mean = keep_local_mean(batch.measured, found.mean, batch.floor, batch.valid)
+        trusted = batch.trusted(found.mean)
+        mean = keep_local_mean(batch.measured, found.mean, batch.floor, trusted)
         if calibration is None:
             half = intervals.uncalibrated(found.std, found.count, interval)
         else:
