@@ -53,7 +53,7 @@ class Batch:
         brighter = np.maximum(self.measured, restored)
         limit = UNLIKELY * np.stack([self.noise_std(each) for each in brighter])
         likely = (np.abs(self.measured - restored) <= limit) | (limit <= 0)
-        return likely if self.valid is None else likely & self.valid
+        return np.asarray(likely if self.valid is None else likely & self.valid)
 
 
 @dataclass(frozen=True)
