@@ -135,6 +135,9 @@ class SuperresJob:
     slice_noise: str = "shared"  # row of catalog.SLICE_NOISE
     keep_observed: bool = True
     smooth: bool = False
+    invalid: str = "auto"  # pixels that are no measurements: auto, none, or their value
+    hot_pixels: str = "auto"  # auto: repair hot and dead pixels, rows and columns; keep
+    dtype: str = "same"  # of the result: same as the input, or float32
     preview: bool = False
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 

@@ -257,6 +257,20 @@ DEVICE = option(
     metavar="auto|cpu|cuda[:N]|mps",
 )
 SEED = option(0, "Seed of the random numbers.", panel=COMPUTE)
+INVALID = option(
+    "auto",
+    "Pixels that are no measurements: left out of all fits and copied unchanged. auto: constant"
+    " areas with a sharp edge (borders, masks, scale bars), saturated areas, NaN; VALUE: pixels"
+    " of this value, and NaN.",
+    panel=NOISE,
+    metavar="auto|none|VALUE",
+)
+HOT_PIXELS = option(
+    "auto",
+    "auto repairs hot and dead pixels, rows and columns; keep treats them as measured.",
+    panel=NOISE,
+    choices=("auto", "keep"),
+)
 JSON = option(False, "Print one line of JSON per file on standard output.", "--json", panel=OUTPUT)
 QUIET = option(False, "Print only errors.", "-q", panel=OUTPUT)
 
@@ -326,20 +340,8 @@ class Camera(NoiseOptions):
         panel=NOISE,
         choices=("auto", "off"),
     )
-    invalid: str = option(
-        "auto",
-        "Pixels that are no measurements: left out of all fits and copied unchanged. auto: constant"
-        " areas with a sharp edge (borders, masks, scale bars), saturated areas, NaN; VALUE: pixels"
-        " of this value, and NaN.",
-        panel=NOISE,
-        metavar="auto|none|VALUE",
-    )
-    hot_pixels: str = option(
-        "auto",
-        "auto repairs hot and dead pixels, rows and columns; keep treats them as measured.",
-        panel=NOISE,
-        choices=("auto", "keep"),
-    )
+    invalid: str = INVALID
+    hot_pixels: str = HOT_PIXELS
 
 
 ORIENTATIONS = option(

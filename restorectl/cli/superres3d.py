@@ -1,5 +1,7 @@
 """`restorectl superres3d`: options -> job -> volumes -> exit code."""
 
+from dataclasses import replace
+
 import typer
 
 from restorectl.catalog import INTERPOLATIONS, SLICE_NOISE, methods
@@ -61,7 +63,8 @@ def superres3d(
     ),
     keep_observed: bool = option(
         True,
-        "Leave recorded planes exactly as they are, also with --smooth.",
+        "Leave recorded planes exactly as they are (except repaired hot pixels), also with"
+        " --smooth.",
         "--keep-observed/--no-keep-observed",
         panel=STACK,
     ),
@@ -70,6 +73,9 @@ def superres3d(
         "Smooth the result with a 3x3x3 Gaussian of 0.5 px (MSDSR; helps at factor 8).",
         panel=STACK,
     ),
+    invalid: str = replace(opt.INVALID, panel=STACK),
+    hot_pixels: str = replace(opt.HOT_PIXELS, panel=STACK),
+    dtype: str = opt.DTYPE,
     sweeps: str = option(
         "both",
         "Slices to restore: XZ, YZ, or both, averaged.",
@@ -137,6 +143,9 @@ def superres3d(
         slice_noise=slice_noise,
         keep_observed=keep_observed,
         smooth=smooth,
+        invalid=invalid,
+        hot_pixels=hot_pixels,
+        dtype=dtype,
         preview=preview,
         weights_from=models,
     )

@@ -380,8 +380,11 @@ def _judge_uncertainty(
             return {}
         if job.project != "none":
             raise Undefined("uncertainty cannot be scored after `project`")
-        goal = target.pixels.astype(np.float64)
-        judged = UncertaintySet(target=goal, interval=job.interval, **maps)
+        maps["target"] = target.pixels.astype(np.float64)
+        known = ~np.isnan(maps["std"])  # copied pixels have no error bars
+        if not known.any():
+            raise Undefined("no pixel has error bars")
+        judged = UncertaintySet(interval=job.interval, **{k: m[known] for k, m in maps.items()})
         found, best = sparsification(judged)
     except (InputError, Undefined) as error:
         reasons.append(str(error))

@@ -226,7 +226,7 @@ def _uncertainty(
         problems += problem
         if maps is None:
             continue
-        std = _cut(maps["std"], crop).mean(axis=-1) * abs(view.gain)
+        std = np.nan_to_num(_cut(maps["std"], crop).mean(axis=-1) * abs(view.gain))
         shown.append((f"{score.method}: predicted deviation", std))
         shown.append((f"{score.method}: absolute error", np.abs(view.grey - truth.grey)))
     if not shown:

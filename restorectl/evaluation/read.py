@@ -169,10 +169,12 @@ class LoadedImage:
     pixels: Array  # (T, C, Z, Y, X), dtype of the file; float64 if it is a mean of samples
 
 
-def load(path: Path, axes: str | None = None, project: str = "none") -> LoadedImage:
+def load(
+    path: Path, axes: str | None = None, project: str = "none", *, gaps: bool = False
+) -> LoadedImage:
     """All planes of an image, or their projection over z. Red, green and blue become channels.
 
-    Raises InputError, also for NaN or infinite pixels.
+    Raises InputError, also for infinite pixels and, unless gaps, NaN.
     """
     with open_image(path, axes=axes) as image:
         header = image.header
@@ -182,7 +184,7 @@ def load(path: Path, axes: str | None = None, project: str = "none") -> LoadedIm
     if pixels.dtype.kind == "b":
         pixels = pixels.astype(np.uint8)
     if pixels.dtype.kind == "f":
-        bad = pixels.size - int(np.isfinite(pixels).sum())
+        bad = int((np.isinf(pixels) if gaps else ~np.isfinite(pixels)).sum())
         if bad:
             raise InputError(f"{path}: {bad} pixels are NaN or infinite: replace them first")
     header = header.with_dtype(pixels.dtype)
@@ -200,8 +202,8 @@ def volume(path: Path, axes: str | None = None, project: str = "none") -> Array:
 def uncertainty_set(mean: Path, axes: str | None = None) -> dict[str, Array] | None:
     """The pixels of STEM_mean, _std, _lower and _upper by part, as `volume` reads them.
 
-    None for an image that is not the mean of a set. Raises InputError, also for parts of different
-    shapes.
+    Maps are NaN where pixels were copied. None for an image that is not the mean of a set. Raises
+    InputError, also for parts of different shapes.
     """
     maps = uncertainty_maps(mean)
     if maps is None:
@@ -209,7 +211,7 @@ def uncertainty_set(mean: Path, axes: str | None = None) -> dict[str, Array] | N
     first = load(mean, axes)
     found = {"mean": first.pixels.astype(np.float64, copy=False)}
     for part, path in maps.items():
-        image = load(path, axes)
+        image = load(path, axes, gaps=True)
         image.header.require_same_shape(path, first.header, mean)
         found[part] = image.pixels.astype(np.float64, copy=False)
     return found

@@ -289,11 +289,12 @@ def _sampled_set(
 ) -> _SampledSet:
     # Every n-th pixel; n is odd, so that the sample has no period in step with the rows
     stride = -(-target.size // max(1, most)) | 1
-    std, error = (each.ravel()[::stride] for each in (maps["std"], maps["mean"] - target))
+    known = ~np.isnan(maps["std"])  # copied pixels have no error bars
+    std, error = (each[known][::stride] for each in (maps["std"], maps["mean"] - target))
     inside = int(np.sum((maps["lower"] <= target) & (target <= maps["upper"])))
     asked = ((read_provenance(mean) or {}).get("parameters") or {}).get("interval")
     nominal = float(asked) if isinstance(asked, int | float) else None
-    return _SampledSet(std, error, inside, target.size, nominal)
+    return _SampledSet(std, error, inside, int(known.sum()), nominal)
 
 
 def _sparsification(comparison: Comparison, roles: Mapping[str, str]) -> tuple[Chart, ...]:

@@ -42,6 +42,19 @@ def varied(pixels: Array) -> bool:
     return numbers.size > 0 and bool(numbers.min() != numbers.max())
 
 
+def varies(image: Image, channel: int) -> bool:
+    """Whether any plane of a channel has two different valid pixels."""
+    if any(map(varied, sampled_pixels(image, channel))):
+        return True
+    for plane in image.header.planes:
+        if plane[1] != channel:
+            continue
+        kept, pixels = image.kept(plane), image.read(plane)
+        if varied(pixels if kept is None else pixels[~kept[0]]):
+            return True
+    return False
+
+
 def every(
     shape: tuple[int, int, int, int, int], channel: int, only: Planes = None
 ) -> Iterator[tuple[Plane, slice, slice]]:

@@ -28,6 +28,8 @@ JUMP = 3.0  # difference between constant and edge, in standard deviations and i
 NARROW = 0.1  # pixels of the neighbourhood / of the edge; about 1.5 at a straight edge
 HOLE = 6  # px: single photons in a dark background make smaller holes,
 HOLES = (3, 2e-5)  # at least this many, and this share of its area
+STRAY = 0.02  # pixels above a ceiling, such as hot ones / at it
+LEVELS, PILE = 5, 4.0  # grey levels below a ceiling; pixels at it / on the mean one of these
 ALONG = 0.98  # share of a dead line that has its value
 SEVERAL = 200  # most areas of one value that are looked at, largest first
 VALUES = 30  # most values of constant areas, most frequent first
@@ -89,7 +91,7 @@ def _constant_areas(plane: np.ndarray, unknown: Bools) -> tuple[Bools, Bools]:
     core = _flat(plane, (3, 3)) | _flat(plane, (RUN, 1)) | _flat(plane, (1, RUN))
     core &= ~unknown
     values, counts = np.unique(plane[core], return_counts=True)
-    top = np.iinfo(plane.dtype).max if plane.dtype.kind in "iu" else None
+    tops = _ceilings(plane, values, unknown) if plane.dtype.kind in "iu" else set()
     for value in values[np.argsort(-counts, kind="stable")[:VALUES]]:
         equal = (plane == value) & ~unknown
         number, _ = ndimage.label(equal, SIDE)
@@ -101,13 +103,30 @@ def _constant_areas(plane: np.ndarray, unknown: Bools) -> tuple[Bools, Bools]:
         found = []
         for k in large:
             box = _around(boxes[k - 1], plane.shape)
-            if value == top or _is_mask(plane[box], number[box] == k, unknown[box]):
+            if int(value) in tops or _is_mask(plane[box], number[box] == k, unknown[box]):
                 found.append(k)
         kept |= np.isin(number, found)
         rest = plane[~kept & ~unknown & ~equal]
         if found and rest.size and _is_beyond(float(value), rest):
             kept |= equal
     return kept, lines
+
+
+def _ceilings(plane: np.ndarray, values: np.ndarray, unknown: Bools) -> set[int]:
+    """Where values are saturated: the dtype's end, and where those of flat areas pile up and end.
+
+    The latter is the camera's (12 bits in a file of 16). At the brightest spot of an image that is
+    not cut off, grey levels have about equally many pixels; at a ceiling, many more than below it.
+    """
+    found = {int(np.iinfo(plane.dtype).max)}
+    numbers = plane[~unknown]
+    if values.size and values[-1] > numbers.min():
+        top = int(values[-1])
+        at, above = int((numbers == top).sum()), int((numbers > top).sum())
+        below = int(((numbers < top) & (numbers >= max(top - LEVELS, int(numbers.min())))).sum())
+        if above <= STRAY * at and at > PILE * below / LEVELS:
+            found.add(top)
+    return found
 
 
 def _lines(plane: np.ndarray, unknown: Bools) -> Bools:

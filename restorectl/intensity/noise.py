@@ -155,9 +155,9 @@ def estimate(
     infinite or constant images, UsageError for invalid options.
     """
     _check_options(kind, gain, read_noise)
-    chosen = _chosen_planes(planes)
     if kind == "none":
         return _noise_free()
+    chosen = _chosen_planes(planes)
     if kind != "gaussian" and gain is offset is read_noise is None and _are_counts(chosen):
         means = np.concatenate([_sums(p) for p in chosen]) / _BLOCK**2
         counts = _model((1.0, 0.0, 0.0), means, 1.0, 0.0, 0.0)

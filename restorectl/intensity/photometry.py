@@ -26,8 +26,8 @@ def keep_local_mean(
     Sides are multiples of CELL. floor: the smallest value that the output can hold, where the
     restoration may be darker. Clipping that later would brighten dark regions; so it is clipped
     here, and where the local mean is then too high, the excess is taken away in proportion to the
-    height above the floor: no value falls below. valid: (..., Y, X) bool, pixels that are measured:
-    others have no influence; None = all.
+    height above the floor: no value falls below. valid: (..., Y, X) bool, pixels that are measured
+    and that noise can explain: others have no influence; None = all.
     """
     if floor is None:
         return np.asarray(restored + _lowpass(measured - restored, valid))

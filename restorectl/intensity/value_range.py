@@ -142,10 +142,11 @@ class StackRange:
 
 
 def fit_stack_range(blocks: Sequence[NDArray[np.floating]]) -> StackRange:
-    """Fit the range of one channel to sampled regions. Raises InputError for NaN or infinity."""
+    """Fit the range of one channel to sampled regions; NaN is left out. Raises InputError."""
     values = np.concatenate([block.ravel() for block in blocks]).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise InputError("contains NaN or infinity: replace them first")
+    values = values[~np.isnan(values)]
+    if not values.size or not np.isfinite(values).all():
+        raise InputError("contains no numbers, or infinity")
     dark = float(values.min())
     low, high = (float(v) for v in np.sqrt(np.percentile(values, STACK_PERCENTILES) - dark))
     if not high > low:

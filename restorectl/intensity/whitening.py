@@ -97,6 +97,8 @@ def scaled(planes: Sequence[NDArray[Any]], model: NoiseModel) -> Intensity:
         [p.ravel()[:: max(1, p.size * len(planes) // 1_000_000)] for p in planes]
     )
     z = _whiten(sample[~np.isnan(sample)], model)
+    if not z.size:
+        raise InputError("image has no pixels")
     low, high = (float(v) for v in np.percentile(z, _PERCENTILES))
     if model.kind != "none" and high - low < _MIN_RANGE:
         middle = (low + high) / 2.0
@@ -104,6 +106,8 @@ def scaled(planes: Sequence[NDArray[Any]], model: NoiseModel) -> Intensity:
     if not high > low:  # all but a few pixels have one value
         ends = [end(p) for p in planes if not np.isnan(p).all() for end in (np.nanmin, np.nanmax)]
         low, high = (float(end(_whiten(np.array(ends), model))) for end in (np.min, np.max))
+    if not high > low and model.kind == "none":
+        high = low + max(1.0, abs(low))  # far from 0; nothing is restored anyway
     if not high > low:
         raise InputError("image is constant: nothing to restore")
     return Intensity(model, low, high, model.level * 2.0 / (high - low) * INFLATION)

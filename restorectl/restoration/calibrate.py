@@ -19,12 +19,12 @@ from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, OutputError, RestorectlError, UsageError
 from restorectl.files.atomic import replacing
 from restorectl.images import pictures
-from restorectl.images.blocks import Planes, spread
+from restorectl.images.blocks import Planes, spread, varies
 from restorectl.images.header import Header
 from restorectl.images.image import Image, is_image_name, open_image
 from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import CalibrateJob, Compute
-from restorectl.restoration import channels, destripe, masked, step_map
+from restorectl.restoration import channels, cleaned, step_map
 from restorectl.restoration.restorer import load_calibrator
 from restorectl.restoration.step_map import Level, Picked, StepCounter
 from restorectl.weights.file import load
@@ -159,6 +159,16 @@ def sampled(header: Header, channel: int, most: int | None) -> list[Picked]:
     ]
 
 
+def _mostly_valid(image: Image, picked: list[Picked]) -> list[Picked]:
+    """The windows in which at least half of the pixels are measured; all, if there is none."""
+    found = []
+    for plane, window in picked:
+        invalid = image.invalid(plane)
+        if invalid is None or invalid[window.read].mean() <= 0.5:
+            found.append((plane, window))
+    return found or picked
+
+
 @dataclass(frozen=True)
 class _Progress:
     """Reports the progress of one file, in windows."""
@@ -185,14 +195,13 @@ def _one(
     with open_image(path, axes=job.files.axes) as source:
         header = source.header
         chosen = header.chosen(job.files.channels, path)
-        known = masked.masked(source, chosen, job.noise)
-        image = destripe.destriped(known, chosen, job.noise)
-        picked = {c: sampled(header, c, job.windows) for c in chosen}
+        image, known = cleaned.cleaned(source, chosen, job.noise)
+        picked = {c: _mostly_valid(image, sampled(header, c, job.windows)) for c in chosen}
         progress.report.file(progress.name, sum(map(len, picked.values())))
         described = {}
-        for c in (c for c in chosen if channels.varies(image, c)):
+        for c in (c for c in chosen if varies(image, c)):
             parts = channels.fit_alike(image, (c,), job.noise, prior)
-            described[str(c)] = _described(header, parts)
+            described[str(c)] = _described(header, parts, image.zero(c))
             measured.append(_row(image, c, parts, picked[c], counter, progress))
     outcome.details.update(
         axes=header.axes,
@@ -207,20 +216,19 @@ def _one(
     for row, _ in measured:
         where = f"channel {row.channel}: " if len(chosen) > 1 else ""
         outcome.warnings += [where + text for text in row.warnings]
-    destripe.describe(outcome, image)
-    masked.describe(outcome, known)
+    cleaned.describe(outcome, image, known)
     return measured
 
 
-def _described(header: Header, parts: Sequence[Part]) -> dict[str, Any]:
-    """The model of a channel, or that of each group of planes."""
-    if len(parts) == 1:
-        return parts[0][1][0].describe()
+def _described(header: Header, parts: Sequence[Part], zero: float) -> dict[str, Any]:
+    """The model of a channel, or that of each group of planes; zero: see `Image.zero`."""
     models = [
-        {"planes": channels.planes_text(header, planes), **model.describe()}
-        for planes, (model,) in parts
+        (channels.planes_text(header, planes), channels.Whitened(model, (zero,)).describe())
+        for planes, model in parts
     ]
-    return {"groups": models}
+    if len(models) == 1:
+        return models[0][1]
+    return {"groups": [{"planes": planes, **model} for planes, model in models]}
 
 
 def _row(

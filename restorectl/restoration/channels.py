@@ -18,7 +18,7 @@ from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Decided
 from restorectl.errors import InputError
 from restorectl.images import tiles
-from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread, varied
+from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread, varies
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
@@ -222,8 +222,8 @@ class Ranged:
 def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
     """Group channels and planes; fit each group's model, decide its noise level on sampled tiles.
 
-    Channels that are constant have no group, unless they are restored together with others.
-    Raises InputError if the number of channels does not fit weights for several channels.
+    Channels that are constant have no group, unless they are restored together with others. Raises
+    InputError if the channels do not fit weights for several channels.
     """
     together = restorer.card.channels
     if together > 1 and len(chosen) != together:
@@ -231,11 +231,18 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
             f"{image.path}: these weights restore {together} channels jointly, the image has"
             f" {len(chosen)}: choose them with `channels`"
         )
+    whitened = restorer.card.value_range == "whitened"
     groups = []
     varied = [c for c in chosen if varies(image, c)]
-    for part in tiles.chunks(varied if together == 1 else chosen, together):
+    if together > 1 and whitened and 0 < len(varied) < together:
+        constant = next(c for c in chosen if c not in varied)
+        raise InputError(
+            f"{image.path}: channel {constant} is constant, so it has no noise model, and these"
+            " weights need one for each channel: use weights for single channels"
+        )
+    restored = varied if together == 1 or not varied else chosen
+    for part in tiles.chunks(restored, together):
         members = tuple(part)
-        whitened = restorer.card.value_range == "whitened"
         prior = restorer.card.task == "prior" and not restorer.card.window and together == 1
         asked = restorer.runner if prior else None
         fitted = fit_alike(image, members, restorer.job.noise, asked) if whitened else [(None, ())]
@@ -244,19 +251,6 @@ def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[
         scale = np.stack([scales[:, 0].min(0), scales[:, 1].max(0)])  # one for all planes
         groups += [replace(group, scale=scale) for group in found]
     return groups
-
-
-def varies(image: Image, channel: int) -> bool:
-    """Whether any plane of a channel has two different valid pixels."""
-    if any(map(varied, sampled_pixels(image, channel))):
-        return True
-    for plane in image.header.planes:
-        if plane[1] != channel:
-            continue
-        kept, pixels = image.kept(plane), image.read(plane)
-        if varied(pixels if kept is None else pixels[~kept[0]]):
-            return True
-    return False
 
 
 def _group(
@@ -307,7 +301,7 @@ def _ranged(image: Image, members: Sequence[int], restorer: Restorer) -> Ranged:
     if noise.kind == "none":
         return Ranged(card, 0.0)
     gaussian = replace(noise, kind="gaussian")
-    levels = [fit(image, c, gaussian).noise for c in members]
+    levels = [fit(image, c, gaussian).noise for c in members if varies(image, c)]
     scale = value_range.slope(card.value_range)
     return Ranged(card, max(m.read_noise * m.level for m in levels) * scale)
 

@@ -12,7 +12,8 @@ from restorectl.errors import InputError, RestorectlError, UsageError
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
 from restorectl.jobs import UncertaintyJob
-from restorectl.restoration import channels, destripe, intervals, masked
+from restorectl.restoration import channels, intervals
+from restorectl.restoration.cleaned import cleaned
 from restorectl.restoration.intervals import Calibration, Pixels
 from restorectl.restoration.planes import restored_planes
 from restorectl.restoration.restorer import Restorer
@@ -94,11 +95,11 @@ def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report:
 def _sampled_pixels(
     restorer: Restorer, image: Image, clean: Image, report: Report
 ) -> Iterator[Samples]:
-    """Yield the sampled pixels of each plane."""
+    """Yield the sampled measured pixels of each plane, around `Image.zero`."""
     header = image.header
     chosen = header.chosen(restorer.job.files.channels, image.path)
-    image = masked.masked(image, chosen, restorer.job.noise)
-    image = destripe.destriped(image, chosen, restorer.job.noise)
+    whitened = restorer.card.value_range == "whitened"
+    image, _ = cleaned(image, chosen, restorer.job.noise, around_zero=whitened)
     groups = channels.fit_groups(image, chosen, restorer)
     group_of = channels.by_plane(header, groups)
     every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))
@@ -106,13 +107,17 @@ def _sampled_pixels(
     products = restored_planes(restorer, image, groups, report.advance)
     for plane, (_, std, _, low, high) in zip(header.planes, products, strict=True):
         if plane in group_of:
-            mean = (low + high) / 2  # not rounded, unlike the first product
+            zero = image.zero(plane[1])
+            mean = (low + high) / 2 - zero  # not rounded, unlike the first product
             group = group_of[plane]
-            planes = np.repeat(mean[None], len(group.channels), 0)
+            planes = np.repeat(mean[None].astype(np.float32), len(group.channels), 0)
             noise = group.model.noise_std(planes)[group.channels.index(plane[1])]
-            truth = _read(clean, plane)
+            truth = _read(clean, plane) - zero
+            invalid = image.invalid(plane)
+            measured = ... if invalid is None else ~invalid
             yield tuple(  # type: ignore[misc]
-                each.ravel()[::every].astype(np.float64) for each in (truth, mean, std, noise)
+                each[measured].ravel()[::every].astype(np.float64)
+                for each in (truth, mean, std, noise)
             )
 
 

@@ -22,9 +22,8 @@ from restorectl.errors import InputError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, create_image, open_image, to_dtype, verify_image
-from restorectl.restoration import channels, destripe, masked
+from restorectl.restoration import channels, cleaned
 from restorectl.restoration.channels import ChannelGroup
-from restorectl.restoration.near_zero import near_zero
 from restorectl.restoration.restorer import Batch, Restorer
 
 PLANE_PIXELS = 4 << 20  # pixels of the planes that are processed together
@@ -123,10 +122,9 @@ class Planes:
             if pair.guide is not None:
                 guide = stack.enter_context(open_image(pair.guide))
                 guide.header.require_same_shape(guide.path, header, image.path)
-            image = known = masked.masked(image, chosen, restorer.job.noise)
-            if restorer.card.value_range == "whitened":
-                image = near_zero(image, chosen, restorer.job.noise)
-            image = destripe.destriped(image, chosen, restorer.job.noise)
+            whitened = restorer.card.value_range == "whitened"
+            noise = restorer.job.noise
+            image, known = cleaned.cleaned(image, chosen, noise, around_zero=whitened)
             groups = channels.fit_groups(image, chosen, restorer)
             channels.describe(outcome, header, groups, restorer.card.sigma_max)
             writers = [
@@ -136,8 +134,7 @@ class Planes:
             for products in restored_planes(restorer, image, groups, report.advance, guide):
                 for writer, plane in zip(writers, products, strict=True):
                     writer.put(plane)
-            destripe.describe(outcome, image)
-            masked.describe(outcome, known)
+            cleaned.describe(outcome, image, known)
         for part, made in zip(parts, headers, strict=False):
             verify_image(part, made)
         if self.extra is not None:
@@ -146,10 +143,8 @@ class Planes:
             outcome.warnings += told.warnings
 
     def _headers(self, header: Header, pair: Pair) -> list[Header]:
-        """Headers of the products: first an image like the input, then float32 maps."""
-        maps = self.restorer.reduction.products - 1
-        same = header.with_dtype(self.restorer.dtype(header))
-        kinds = [same, *[header.with_dtype(np.float32)] * maps]
+        """Headers of the products: first an image like the input, then maps of floats."""
+        kinds = [header.with_dtype(dtype) for dtype in self.restorer.dtypes(header)]
         return [k.for_target(target) for k, target in zip(kinds, pair.targets, strict=False)]
 
 
@@ -162,19 +157,19 @@ def restored_planes(
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the planes (Y, X) of every product, in the file's order, a few in memory at a time.
 
+    Pixels that are copied are NaN in all maps.
     guide: another method's result, an image of the same shape. Planes of channels that are restored
     together stay in memory until it is their turn in the file.
     """
     height, width = image.header.canonical_shape[3:]
-    dtype = restorer.dtype(image.header)
+    dtype, *of_maps = restorer.dtypes(image.header)
     group_of = channels.by_plane(image.header, groups)
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
     for planes in tiles.chunks(image.header.planes, max(1, PLANE_PIXELS // (height * width))):
         together: dict[tuple[Plane, ...], ChannelGroup] = {}  # planes to restore together
         for t, c, z in planes:
             if (t, c, z) not in group_of:  # copied; its maps are NaN
-                unknown = np.full((height, width), np.nan, np.float32)
-                maps = [unknown] * (restorer.reduction.products - 1)
+                maps = [np.full((height, width), np.nan, each) for each in of_maps]
                 ready[t, c, z] = (copied(image, (t, c, z)).astype(dtype, copy=False), *maps)
                 advance(height * width)
             elif (t, c, z) not in ready:
@@ -185,6 +180,8 @@ def restored_planes(
             products = ready.pop(plane)
             if (kept := image.kept(plane)) is not None:
                 where, values = kept
+                for unknown in products[1:]:
+                    unknown[where] = np.nan
                 products[0][where] = values
             yield products
 
@@ -208,15 +205,13 @@ def _restore(
     hints: dict[Plane, np.ndarray] = {}
     batches: dict[Any, list[Place]] = defaultdict(list)
     grid = restorer.grid(image.header.canonical_shape[3:])
-    dtype = restorer.dtype(image.header)
     for planes, group in together.items():
         for plane in planes:
             pixels[plane] = image.read(plane)
             if guide is not None:
                 hints[plane] = guide.read(plane) - image.zero(plane[1])
-            maps = restorer.reduction.products - 1
-            made = [np.empty(pixels[plane].shape, np.float32) for _ in range(maps)]
-            ready[plane] = (np.empty(pixels[plane].shape, dtype), *made)
+            shape = pixels[plane].shape
+            ready[plane] = tuple(np.empty(shape, d) for d in restorer.dtypes(image.header))
         for tile in grid:
             batches[group.channels, group.planes, tile.shape].append((group, list(planes), tile))
     invalid = {p: found for p in pixels if (found := image.invalid(p)) is not None}

@@ -24,6 +24,8 @@ from restorectl.jobs import SamplingJob, WeightsOptions
 from restorectl.restoration import level_map
 from restorectl.weights.file import Weights, load
 
+UNLIKELY = 8.0  # standard deviations of the noise
+
 Samples = Iterator[np.ndarray]  # each restoration (B, C, H, W) float32 in input units
 
 
@@ -42,6 +44,17 @@ class Batch:
     floor: float | None = None  # the smallest value of the output; see `keep_local_mean`
     valid: np.ndarray | None = None  # (B, C, H, W) bool, measured pixels; None = all
 
+    def trusted(self, restored: np.ndarray) -> np.ndarray:
+        """The measured pixels that noise can explain, unlike cosmic rays: (B, C, H, W) bool.
+
+        The noise is that of the brighter of measured and restored value: of a single photon in the
+        dark, too, that is as large as the photon.
+        """
+        brighter = np.maximum(self.measured, restored)
+        limit = UNLIKELY * np.stack([self.noise_std(each) for each in brighter])
+        likely = (np.abs(self.measured - restored) <= limit) | (limit <= 0)
+        return np.asarray(likely if self.valid is None else likely & self.valid)
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -59,7 +72,7 @@ def _mean(samples: Samples, batch: Batch) -> np.ndarray:
         total += sample
         count += 1
     mean = total / np.float32(count)
-    return keep_local_mean(batch.measured, mean, batch.floor, batch.valid)[:, None]
+    return keep_local_mean(batch.measured, mean, batch.floor, batch.trusted(mean))[:, None]
 
 
 MEAN = Reduction(1, _mean)
@@ -95,6 +108,13 @@ class Restorer:
     def dtype(self, header: Header) -> np.dtype[Any]:
         """Of the restored image: the input's, or what the job asks for."""
         return header.dtype if self.job.dtype == "same" else np.dtype(self.job.dtype)
+
+    def dtypes(self, header: Header) -> list[np.dtype[Any]]:
+        """Of the restored image and of the maps: float64 where float32 cannot hold the values."""
+        exact = np.float32 if np.can_cast(header.dtype, np.float32) else np.float64
+        widths = self.reduction.widths
+        maps = [np.float32 if k in widths else exact for k in range(1, self.reduction.products)]
+        return [self.dtype(header), *map(np.dtype, maps)]
 
     @property
     def weights_sha256(self) -> str:

@@ -83,7 +83,8 @@ def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
     def combine(samples: Samples, batch: Batch) -> np.ndarray:
         low, high = batch.scale[..., None, None]  # (C, 1, 1) each
         found = intervals.gather(samples, low, high)
-        mean = keep_local_mean(batch.measured, found.mean, batch.floor, batch.valid)
+        trusted = batch.trusted(found.mean)
+        mean = keep_local_mean(batch.measured, found.mean, batch.floor, trusted)
         if calibration is None:
             half = intervals.uncalibrated(found.std, found.count, interval)
         else:
@@ -151,29 +152,31 @@ def overview(
     return Told({"uncertainty": summary}, tuple(warnings))
 
 
-def _sums(
-    image: Image, maps: dict[str, Image], channel: int, scale: np.ndarray
-) -> dict[str, float]:
-    """Means over all pixels of a channel.
+def _sums(image: Image, maps: dict[str, Image], channel: int, scale: np.ndarray) -> dict[str, Any]:
+    """Means over the pixels of a channel that have error bars; copied ones have none.
 
-    std_scaled: std in [0, 0.5], as in DDPM microscopy (Osuna-Vargas et al., eq. 15).
+    unknown: number of pixels without. std_scaled: std in [0, 0.5], as in DDPM microscopy
+    (Osuna-Vargas et al., eq. 15).
     """
     planes = [plane for plane in image.header.planes if plane[1] == channel]
-    totals = dict.fromkeys(("std", "entropy", "width"), 0.0)
+    totals, unknown = dict.fromkeys(("std", "entropy", "width"), 0.0), 0
+    pixels = len(planes) * image.header.canonical_shape[3] * image.header.canonical_shape[4]
     products, squares = 0.0, 0.0
     for plane in planes:
         read = {name: each.read(plane).astype(np.float64) for name, each in maps.items()}
-        totals["std"] += float(read["std"].mean())
-        totals["entropy"] += float(read["entropy"].mean())
-        totals["width"] += float((read["upper"] - read["lower"]).mean())
-        residual = image.read(plane) - read["mean"]
+        unknown += int(np.isnan(read["std"]).sum())
+        totals["std"] += float(np.nansum(read["std"]))
+        totals["entropy"] += float(np.nansum(read["entropy"]))
+        totals["width"] += float(np.nansum(read["upper"] - read["lower"]))
+        residual = image.read(plane) + image.zero(channel) - read["mean"]
         if (kept := image.kept(plane)) is not None:
             residual[kept[0]] = 0.0
         residual -= residual.mean()
         for a, b in ((residual[1:], residual[:-1]), (residual[:, 1:], residual[:, :-1])):
             products += float((a * b).sum())
             squares += float((a * a + b * b).sum()) / 2
-    found = {name: total / len(planes) for name, total in totals.items()}
+    found: dict[str, Any] = {n: each / max(pixels - unknown, 1) for n, each in totals.items()}
+    found["unknown"] = unknown
     found["std_scaled"] = found["std"] / float(scale[1] - scale[0])
     found["residual_correlation"] = products / squares if squares > 0 else 0.0
     return found
@@ -183,7 +186,7 @@ def _draw(image: Image, maps: dict[str, Image], channel: int, part: Path, record
     planes = [plane for plane in image.header.planes if plane[1] == channel]
     middle: Plane = planes[len(planes) // 2]
     shown: dict[str, Any] = {name: thumbnail(each.read(middle)) for name, each in maps.items()}
-    shown = {name: np.nan_to_num(pixels) for name, pixels in shown.items()}  # copied: no maps
+    shown = {name: np.nan_to_num(p, posinf=0, neginf=0) for name, p in shown.items()}  # copied
     low, high = np.percentile(shown["mean"], SHOWN)
     input_ = thumbnail(image.read(middle)) + image.zero(channel)
     width = shown["upper"] - shown["lower"]

@@ -7,6 +7,7 @@ planes (N) or planes of the result (Z), and the lateral axis in a slice.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from restorectl.engine.noise_field import FieldWeights, Site, SliceNoise
 from restorectl.engine.runner import Runner, tiles_together
 from restorectl.engine.samplers import Sampler
 from restorectl.errors import InputError
+from restorectl.files import atomic
 from restorectl.images import tiles
 from restorectl.images.blocks import sampled_pixels
 from restorectl.images.image import ALL, Image
@@ -25,7 +27,7 @@ from restorectl.intensity.value_range import StackRange, fit_stack_range
 from restorectl.jobs import Compute
 from restorectl.volumes import interpolation
 
-HELD = 256 << 20  # bytes; a stack up to this size is read once and kept in memory
+HELD = 256 << 20  # bytes; a stack up to this size is kept in memory, others on disk
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,34 @@ class StackSlices:
 
 
 class Stack:
-    """The observed planes of one time point and some channels of an open image."""
+    """The observed planes of one time point and some channels of an open image, each read once.
 
-    def __init__(self, image: Image, t: int, channels: Sequence[int]) -> None:
+    Kept pixels (`Image.kept`) are filled in from the planes before and after in which they are
+    measured, else as the image fills them in. folder: for a file without a name, if they are large.
+    Raises InputError for NaN and infinity, DiskFullError, OutputError.
+    """
+
+    def __init__(self, image: Image, t: int, channels: Sequence[int], folder: Path) -> None:
         self.image, self.t, self.channels = image, t, tuple(channels)
         self.shape = (len(self.channels), *image.header.canonical_shape[2:])  # (C, N, Y, X)
-        held = int(np.prod(self.shape)) * 4 <= HELD
-        self._held = self._read(ALL, ALL) if held else None
+        self._pixels = atomic.spooled_zeros(self.shape, folder, held=HELD)
+        for c, pixels in zip(self.channels, self._pixels, strict=True):
+            masks: list[np.ndarray | None] = []  # where pixels are kept; None = nowhere
+            for z in range(len(pixels)):
+                pixels[z] = image.read((t, c, z))
+                if not np.isfinite(pixels[z]).all():
+                    raise InputError(f"{image.path}: contains NaN or infinity: replace them first")
+                kept = image.kept((t, c, z))
+                masks.append(None if kept is None else kept[0])
+                if z > 0:
+                    _fill_between(pixels, masks, z - 1)
+                if z > 1:
+                    masks[z - 2] = None  # not needed any more
+            _fill_between(pixels, masks, len(pixels) - 1)
 
     def read(self, rows: slice = ALL, cols: slice = ALL) -> np.ndarray:
-        """A region (C, N, h, w) float32 in input units. Raises InputError for NaN and infinity."""
-        return self._read(rows, cols) if self._held is None else self._held[:, :, rows, cols]
+        """A region (C, N, h, w) float32, in the units of `Image.read`."""
+        return self._pixels[:, :, rows, cols]
 
     def slices(self, direction: SliceDirection, part: slice) -> StackSlices:
         """Read the slices [part.start, part.stop)."""
@@ -81,19 +100,21 @@ class Stack:
         observed = direction.slices(region)
         return StackSlices(observed, direction, part.start, total, self.t, self.channels[0])
 
-    def _read(self, rows: slice, cols: slice) -> np.ndarray:
-        values = np.stack(
-            [
-                [
-                    self.image.read((self.t, c, z), rows, cols).astype(np.float32)
-                    for z in range(self.shape[1])
-                ]
-                for c in self.channels
-            ]
-        )
-        if not np.isfinite(values).all():
-            raise InputError(f"{self.image.path}: contains NaN or infinity: replace them first")
-        return values
+
+def _fill_between(pixels: np.ndarray, masks: Sequence[np.ndarray | None], z: int) -> None:
+    """Fill the kept pixels of plane z (N, Y, X) with the mean of those next to it in z."""
+    kept = masks[z]
+    if kept is None:
+        return
+    total, count = np.zeros(kept.shape, np.float32), np.zeros(kept.shape, np.float32)
+    for other in (z - 1, z + 1):
+        if 0 <= other < len(pixels):
+            beside = masks[other]
+            measured = kept if beside is None else kept & ~beside
+            total[measured] += pixels[other][measured]
+            count[measured] += 1
+    known = count > 0
+    pixels[z][known] = total[known] / count[known]
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,10 @@ def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any
         "smooth": job.smooth,
         "preview": job.preview,
         "axes": job.files.axes,
+        "invalid": job.invalid,
+        "hot_pixels": job.hot_pixels,
+        "dtype": job.dtype,
+        "seed": job.compute.seed,
     }
     if network is None:
         return every
@@ -93,7 +97,6 @@ def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any
         "samples": job.samples,
         "slice_noise": job.slice_noise,
         "channels": job.files.channels,
-        "seed": job.compute.seed,
         "precision": str(network.runner.dtype).removeprefix("torch."),
         "device": network.runner.device.type,
     }

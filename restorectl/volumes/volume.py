@@ -1,15 +1,17 @@
 """Makes one anisotropic stack isotropic.
 
-For each time point and group of channels: leave out observed planes to choose the base
+Pixels that are no measurements are filled in first, so that they do not spread into the planes in
+between. For each time point and group of channels: leave out observed planes to choose the base
 interpolation and the network's share; then, direction by direction and chunk by chunk, read slices,
 fill in the planes between the observed ones, and average the directions in float32. Finally all
-planes are written, observed ones unchanged. A chunk is a few rows (XZ) or columns (YZ) of all
-planes, so the whole stack need not be in memory.
+planes are written, observed ones unchanged but for repaired hot pixels. A chunk is a few rows (XZ)
+or columns (YZ) of all planes, so the whole stack need not be in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +20,12 @@ from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.plan import Origin, Planned, Record
 from restorectl.engine import slices
+from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.runner import TILE_BYTES
 from restorectl.errors import InputError
 from restorectl.files import atomic
 from restorectl.images import tiles
+from restorectl.images.blocks import sampled_pixels, varies
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import (
     ALL,
@@ -32,11 +36,15 @@ from restorectl.images.image import (
     verify_image,
     write_image,
 )
+from restorectl.images.masked import Masked, masked
+from restorectl.images.near_zero import near_zero
+from restorectl.intensity.photometry import CELL, keep_local_mean
 from restorectl.jobs import SuperresJob
 from restorectl.volumes import interpolation
 from restorectl.volumes.base import choose_mix
 from restorectl.volumes.directions import (
     DIRECTIONS,
+    HELD,
     XZ,
     NetworkMix,
     SliceDirection,
@@ -47,6 +55,9 @@ from restorectl.volumes.directions import (
 )
 
 CHUNK = 128 << 20  # bytes of a chunk of slices with its result
+SHIFTED = 0.01  # shift of the mean by rounding, of a grey level or, if it is less, of the signal
+CHANCE = 1.5  # grey levels; 4 standard deviations of the shift of one pixel without a cause
+DITHERED = "values are finer than one grey level: dithered; `dtype` float32 writes them unrounded"
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Volumes:
         times, count, planes, height, width = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, pair.source)
         voxels = times * count * planes * height * width
-        held = min(voxels * 4, atomic.SPOOL_HELD) + 2 * CHUNK
+        held = min(voxels * 4, atomic.SPOOL_HELD) + HELD + 2 * CHUNK
         if self.network is None or factor == 1:
             return Planned(0, 0, header.nbytes, held)
         shape = (count, planes, height, width)
@@ -96,16 +107,38 @@ class Volumes:
             outcome.message = "already isotropic: copied"
         shape = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, pair.source)
+        channels = range(shape[1])
+        known = masked(image, channels, self.job.invalid, hot=self.job.hot_pixels == "auto")
+        whitened = self.network is None or self.network.card.value_range == "whitened"
+        source = near_zero(known, channels) if whitened else known
         directions = 1 if self.network is None else len(DIRECTIONS[self.job.sweeps])
         report.file(pair.name, int(np.prod(shape)) * directions)
         volume = atomic.spooled_zeros(shape if factor > 1 else (0,), pair.target.parent)
         if factor > 1:
-            self._restore_all(image, factor, chosen, volume, outcome, report)
+            self._restore_all(source, factor, chosen, volume, pair, outcome, report)
         output = header.for_target(pair.target)
+        coarse = {c for c in channels if factor > 1 and is_coarse(source, c)}
         with create_image(parts[0], output, provenance=record) as writer:
             for plane in output.planes:
-                writer.put(self._plane(image, plane, factor, volume, output))
+                if factor == 1:
+                    writer.put(image.read(plane).astype(output.dtype, copy=False))
+                elif self.job.keep_observed and plane[2] % factor == 0:
+                    observed = known.repaired((*plane[:2], plane[2] // factor))
+                    writer.put(observed.astype(output.dtype, copy=False))
+                else:
+                    values = self._values(volume, plane) + source.zero(plane[1])
+                    if plane[1] in coarse:
+                        made = self._dithered(source, values, plane, factor, output.dtype)
+                    else:
+                        made = to_dtype(values, output.dtype)
+                    _keep_invalid(made, plane, factor, known)
+                    writer.put(made)
         verify_image(parts[0], output)
+        if found := known.describe():
+            outcome.details["invalid"] = found
+            outcome.warnings += known.warnings()
+        if coarse and output.dtype.kind != "f":
+            outcome.warnings.append(DITHERED)
         if len(parts) > 1:
             write_preview(parts[1], image, parts[0], record)
 
@@ -126,6 +159,8 @@ class Volumes:
     def _header(self, image: Image, factor: int) -> Header:
         """Header of the result: more planes, closer together."""
         header = image.header
+        if self.job.dtype != "same":
+            header = header.with_dtype(self.job.dtype)
         if self.job.spacing is not None:
             header = header.with_spacing(self.job.spacing)
         z = header.spacing[0]
@@ -138,30 +173,36 @@ class Volumes:
         factor: int,
         chosen: Sequence[int],
         volume: np.ndarray,
+        pair: Pair,
         outcome: Outcome,
         report: Report,
     ) -> None:
         """Restore all time points and channels into volume (T, C, Z, Y, X) of float32 zeros."""
-        network = self.network
-        restored = () if network is None else chosen
-        plain = [c for c in range(volume.shape[1]) if c not in restored]
+        network, folder = self.network, pair.target.parent
         kind = self.job.method if network is None else "linear"
-        if network is not None and plain:
-            outcome.warnings.append(f"channels {plain} were interpolated linearly")
         if network is not None and len(chosen) % network.card.channels:
             raise InputError(
                 f"{image.path}: these weights restore {network.card.channels} channels jointly, the"
                 f" image has {len(chosen)}: choose them with `channels`"
             )
+        groups: list[Sequence[int]] = []  # a group of constant channels is interpolated
+        if network is not None:
+            found = tiles.chunks(chosen, network.card.channels)
+            groups = [group for group in found if any(varies(image, c) for c in group)]
+        plain = [c for c in range(volume.shape[1]) if not any(c in group for group in groups)]
+        left_out = [c for c in plain if c not in chosen]
+        if network is not None and left_out:
+            outcome.warnings.append(f"channels {left_out} were interpolated linearly")
         for t in range(len(volume)):
             for c in plain:
-                _interpolate(Stack(image, t, (c,)), factor, kind, volume[t, c], report.advance)
+                stack = Stack(image, t, (c,), folder)
+                _interpolate(stack, factor, kind, volume[t, c], report.advance)
         if network is None:
             return
-        for group in tiles.chunks(chosen, network.card.channels):
+        for group in groups:
             units = fit_units(image, group, network.card)
             for t in range(len(volume)):
-                stack = Stack(image, t, group)
+                stack = Stack(image, t, group, folder)
                 if network.card.objective == "e2e-unet":
                     _restore_planewise(network, stack, units, factor, volume[t], report.advance)
                     continue
@@ -195,18 +236,66 @@ class Volumes:
                 advance(filled.size)
         return mix
 
-    def _plane(
-        self, image: Image, plane: Plane, factor: int, volume: np.ndarray, output: Header
-    ) -> np.ndarray:
-        """One plane (Y, X) of the result, in its dtype."""
+    def _values(self, volume: np.ndarray, plane: Plane) -> np.ndarray:
+        """One plane (Y, X) of the result, float64, around the image's zero."""
         t, c, z = plane
-        if z % factor == 0 and (self.job.keep_observed or factor == 1):
-            return image.read((t, c, z // factor))
         if not self.job.smooth:
-            return to_dtype(volume[t, c, z], output.dtype)
+            return np.asarray(volume[t, c, z], np.float64)
         last = volume.shape[2] - 1
         three = [volume[t, c, min(max(k, 0), last)] for k in (z - 1, z, z + 1)]
-        return to_dtype(interpolation.smooth(three), output.dtype)
+        return interpolation.smooth(three).astype(np.float64)
+
+    def _dithered(
+        self, source: Image, values: np.ndarray, plane: Plane, factor: int, dtype: np.dtype[Any]
+    ) -> np.ndarray:
+        """A made plane of photon counts, which keeps the local means of interpolation.
+
+        Square roots of few photons, in which the network works, do not have their mean, and values
+        below the smallest number, which cubic interpolation gives, would be cut off.
+        """
+        t, c, z = plane
+        lowest, measured = float(np.iinfo(source.header.dtype).min), values
+        if self.network is not None:
+            share = z % factor / factor
+            before, after = (source.read((t, c, k)) for k in (z // factor, -(-z // factor)))
+            measured = before * (1 - share) + after * share + source.zero(c)
+        if self.network is not None or values.min() < lowest:
+            height, width = values.shape
+            edges = ((0, -height % CELL), (0, -width % CELL))
+            measured, padded = (np.pad(each, edges, mode="edge") for each in (measured, values))
+            values = keep_local_mean(measured, padded, lowest)[:height, :width]
+        field = NoiseField(self.job.compute.seed)
+        return to_dtype(values, dtype, field.uniform(Site(plane, 0, 0), values.shape))
+
+
+def is_coarse(image: Image, channel: int) -> bool:
+    """Whether rounding would shift the mean, as it does photon counts.
+
+    The mean of two neighbouring pixels stands for a plane halfway between two others: half of its
+    values lie between grey levels, and if there are few levels, most are rounded to one side.
+    """
+    if image.header.dtype.kind == "f" or not varies(image, channel):
+        return False
+    halves = [
+        (block[:, 1:].astype(np.float64) + block[:, :-1]) / 2 + image.zero(channel)
+        for block in sampled_pixels(image, channel)
+    ]
+    half = np.concatenate([each[np.isfinite(each)] for each in halves])
+    if not half.size:
+        return False
+    shift = abs(float(np.mean(np.rint(half) - half)))
+    limit = SHIFTED * min(1.0, float(half.mean() - half.min()))
+    return bool(shift > limit + CHANCE / np.sqrt(half.size))
+
+
+def _keep_invalid(made: np.ndarray, plane: Plane, factor: int, known: Masked) -> None:
+    """Put the value of the nearest observed plane where both planes around are no measurements."""
+    t, c, z = plane
+    around = [known.kept((t, c, k)) for k in {z // factor, -(-z // factor)}]
+    masks = [kept[0] for kept in around if kept is not None]
+    if len(masks) == len(around):
+        both = np.logical_and.reduce(masks)
+        made[both] = known.source.read((t, c, int(z / factor + 0.5)))[both]
 
 
 def _chunks(stack: Stack, factor: int, direction: SliceDirection) -> Iterator[slice]:
@@ -279,7 +368,8 @@ def write_preview(part: Path, source: Image, restored: Path, record: Record) -> 
         interpolation.interpolated(s[::factor], factor, interpolation.nearest) for s in sides
     ]
     before = source.read((0, 0, min(int(middle / factor + 0.5), (planes - 1) // factor)))
-    low, high = np.percentile(after, PERCENTILES)
+    numbers = after[np.isfinite(after)]
+    low, high = np.percentile(numbers if numbers.size else 0.0, PERCENTILES)
     span = max(float(high - low), 1e-12)
     panels = [
         _panel(xy[::step, ::step], xz[:, ::step], yz[:, ::step])

@@ -19,6 +19,56 @@ def counts(mean, seed=0):
     return np.random.default_rng(seed).poisson(mean * light / light.mean())
 
 
+def noisy(offset, dtype):
+    """(noisy, clean) with noise of standard deviation 17, far from 0."""
+    clean = 1000 * scene("nuclei", SHAPE, 2)
+    made = clean + np.random.default_rng(1).normal(0, 17, SHAPE)
+    return np.rint(made + offset).astype(dtype), clean + offset
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [("int64", 0), ("int64", -(2**45)), ("uint64", 2**50)]
+)
+def test_integers_of_64_bits(written, tmp_path, dtype, offset):
+    pixels, clean = noisy(offset, dtype)
+    pixels[:20, :30] = offset - 9000
+    source = written(pixels)
+    for words in ((), ("--noise", "none")):
+        run("restore", source, "-o", tmp_path / "out.tif", *words, check=0)
+        out = tifffile.imread(tmp_path / "out.tif")
+        assert out.dtype == dtype
+        assert np.array_equal(out[:20, :30], pixels[:20, :30])
+        if words:
+            assert np.array_equal(out, pixels)
+            continue
+        error = (out - pixels.dtype.type(offset)).astype(float) - (clean - offset)
+        assert abs(error[20:].mean()) < 1
+        assert error[20:].std() < 8
+        assert len(np.unique(out)) > 500
+
+
+def test_integers_that_no_float_holds_are_refused_before_the_work(written, tmp_path):
+    source = written((noisy(0, "int64")[0] + 2**60).astype(np.uint64))
+    done = run("restore", source, "-o", tmp_path / "out.tif", check=3)
+    assert "integers beyond 2^53" in done.stderr
+    run("restore", source, "-o", tmp_path / "out.tif", "--noise", "none", check=0)
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), tifffile.imread(source))
+
+
+def test_error_bars_and_levels_are_as_near_zero(written, tmp_path):
+    pixels, clean = noisy(2**28, "uint32")
+    far, near = written(pixels), written((pixels - 2**28 + 200).astype(np.uint16), "near.tif")
+    run("uncertainty", far, "-o", tmp_path / "bars", "--samples", 4, "--steps", 4, check=0)
+    low, high = (tifffile.imread(tmp_path / f"bars/image_{k}.tif") for k in ("lower", "upper"))
+    assert low.dtype == np.float64
+    assert np.mean((low <= clean) & (clean <= high)) > 0.8
+    assert np.median(high - low) < 17
+    done = run("calibrate", far, near, "--json", check=0)
+    one, two = (json.loads(line)["details"] for line in done.stdout.splitlines())
+    assert one["channels"][0]["std"] == pytest.approx(two["channels"][0]["std"], rel=0.1)
+    assert one["channels"][0]["std"] == pytest.approx(17, rel=0.2)
+
+
 @pytest.fixture
 def written(tmp_path):
     def write(pixels, name="image.tif"):

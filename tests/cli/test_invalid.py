@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 from tests.command import run
 from tests.defects import KINDS, REPAIRED, spoiled
@@ -63,8 +64,9 @@ def test_error_bars_hold_beside_defects(cases, tmp_path):
         )
         inside = (low <= case.clean) & (case.clean <= high)
         assert inside[case.near].mean() >= 0.8, case.kind
-        if case.kind not in REPAIRED:
-            assert mean[case.invalid].tobytes() == case.noisy[case.invalid].tobytes()
+        copied = case.invalid & (case.kind not in REPAIRED)
+        assert mean[copied].tobytes() == case.noisy[copied].tobytes()
+        assert np.array_equal(np.isnan(low), copied)
 
 
 def test_what_is_constant_is_copied(tmp_path):
@@ -124,6 +126,21 @@ def test_the_options(tmp_path):
         assert (made[words][70, 80] < 1000) == ("keep" not in words)
     done = run("restore", path, "-o", tmp_path / "bad.tif", "--invalid", "often", check=3)
     assert "--invalid often: use auto, none or a number" in done.stderr
+
+
+def test_a_wrong_pixel_pulls_no_halo(tmp_path):
+    """Where the network removes most of it, what is left out is not spread around it."""
+    image = camera(5)
+    wrong = image.copy()
+    wrong[40, 50:52] = 60000
+    tifffile.imwrite(tmp_path / "image.tif", image)
+    tifffile.imwrite(tmp_path / "wrong.tif", wrong)
+    sources = tmp_path / "image.tif", tmp_path / "wrong.tif"
+    run("restore", *sources, "-o", tmp_path / "out", "--hot-pixels", "keep", check=0)
+    plain, other = (tifffile.imread(tmp_path / f"out/{k}.tif") for k in ("image", "wrong"))
+    away = ndimage.distance_transform_edt(wrong == image)
+    halo = (other.astype(float) - plain)[(away > 6) & (away < 12)]
+    assert abs(halo.mean()) < 2  # 48 if the two pixels count
 
 
 def test_nan_is_refused_only_if_it_is_said_to_be_measured(tmp_path):

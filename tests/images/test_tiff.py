@@ -252,7 +252,6 @@ def test_parts_of_a_multi_file_ome_data_set_are_refused(tmp_path: Path) -> None:
     [
         ({}, "bool", "1-bit"),
         ({}, "c8", "complex64"),
-        ({}, "u8", "uint64"),
         ({"photometric": "separated", "planarconfig": "contig"}, "u1", "CMYK"),
     ],
 )

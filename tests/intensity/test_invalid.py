@@ -38,6 +38,27 @@ def test_a_dark_background_of_zeros_is_measured(specimen, seed):
         assert found.repaired.sum() <= 1
 
 
+@pytest.mark.parametrize("specimen", ["nuclei", "filaments", "mixed"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_camera_s_ceiling_is_found_only_if_values_are_cut_off_there(specimen, seed):
+    rng, light = np.random.default_rng(seed), scene(specimen, SHAPE, seed)
+    counts = rng.poisson(40 + 3000 * ndimage.gaussian_filter(light, 1) / light.max())
+    image = np.round(100 + 2 * counts + rng.normal(0, 1.6, SHAPE)).astype(np.uint16)
+    ceiling = int(np.quantile(image, 0.9))
+    assert not invalid.find(image).any.any()
+    cut = np.minimum(image, ceiling)
+    hot = np.unravel_index(
+        ndimage.uniform_filter(image, 9, mode="constant", cval=65535).argmin(), SHAPE
+    )
+    cut[hot] = 65535
+    found = invalid.find(cut)
+    clumps = ndimage.binary_opening(cut == ceiling, np.ones((5, 5)))
+    assert clumps.any()
+    assert found.kept[clumps].all()
+    assert not found.kept[cut < ceiling].any()
+    assert found.repaired[hot]
+
+
 @pytest.mark.parametrize("blur", [0.8, 1.0, 1.5])
 def test_points_are_no_hot_pixels(blur):
     rng, points = np.random.default_rng(0), np.zeros(SHAPE)

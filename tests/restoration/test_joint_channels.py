@@ -83,6 +83,22 @@ def test_the_step_calibrated_loop_runs_jointly(weights, tmp_path):
     assert not np.array_equal(tifffile.imread(out)[0], noisy[0])
 
 
+def test_a_constant_channel_is_copied_and_the_other_restored(weights, tmp_path):
+    (clean,), (noisy,) = images(1, 100), images(1, 100, 2000.0)
+    noisy[1] = 9000
+    blank = np.full_like(noisy, 77)
+    for name, pixels in (("in.tif", noisy), ("blank.tif", blank)):
+        tifffile.imwrite(tmp_path / name, pixels, imagej=True, metadata={"axes": "CYX"})
+    sources = tmp_path / "in.tif", tmp_path / "blank.tif"
+    done = run("restore", *sources, "-o", tmp_path / "out", "-w", weights, check=0)
+    assert "channel 1: constant: nothing to restore, copied as it is" in done.stderr
+    out = tifffile.imread(tmp_path / "out/in.tif")
+    assert np.array_equal(out[1], noisy[1])
+    before, after = (np.std(each[0] - clean[0].astype(float)) for each in (noisy, out))
+    assert after < before
+    assert np.array_equal(tifffile.imread(tmp_path / "out/blank.tif"), blank)
+
+
 def test_an_image_without_the_channels_says_so(weights, tmp_path):
     (image,) = images(1, 5)
     tifffile.imwrite(tmp_path / "one.tif", image[0])

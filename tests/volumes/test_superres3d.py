@@ -217,14 +217,6 @@ def test_what_cannot_be_restored_fails_in_one_line(tmp_path, shape, options, tex
     assert not path.exists()
 
 
-def test_nan_fails(tmp_path):
-    pixels = specimen(dtype=np.float32)
-    pixels[2, 3, 4] = np.nan
-    outcome, _ = run(tmp_path, pixels, factor=2)
-    assert outcome.status == "failed"
-    assert "NaN" in outcome.message
-
-
 @pytest.mark.parametrize("wrong", [{"factor": 9}, {"samples": 0}, {"steps": 0}, {"strength": 1.5}])
 def test_numbers_that_cannot_be_meant_are_usage_errors(tmp_path, wrong):
     with pytest.raises(UsageError):

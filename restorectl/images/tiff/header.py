@@ -17,7 +17,8 @@ from restorectl.images.tiff.ifd import Ifd, Tag
 
 # Tags of the first page that apply to the whole file
 _OF_THE_FILE = frozenset({ifd.DESCRIPTION, ifd.HISTORY, ifd.SOFTWARE, imagej.COUNTS, imagej.BLOCKS})
-_DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"}
+_DTYPES = {f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)}
+_DTYPES |= {"float16", "float32", "float64"}
 _DIALECTS = ("lsm", "mmstack", "ndtiff", "fluoview", "stk", "sis", "svs", "scn", "qpi", "ndpi")
 PageAt = tuple[int, int]  # (index of a directory, offset in bytes from its pixels to the page's)
 

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from restorectl.errors import InputError
 from restorectl.images.blocks import sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
-from restorectl.jobs import NoiseOptions
 
 FAR = 64.0  # distance from 0, in ranges of the values: beyond it, 6 of float32's 24 bits are lost
 RANGE = (1.0, 99.0)  # percentiles
+EXACT = 2.0**53  # float64, in which offsets are subtracted, holds every whole number up to this
 
 
 class NearZero(Image):
@@ -48,13 +49,14 @@ class NearZero(Image):
         self.source.close()
 
 
-def near_zero(image: Image, channels: Sequence[int], noise: NoiseOptions) -> Image:
+def near_zero(image: Image, channels: Sequence[int]) -> Image:
     """The image to restore, with each of these channels near 0.
 
-    Up to 16 bits nothing is subtracted, nor where nothing is restored. The value is the rounded
-    median of sampled pixels: it depends neither on tiles nor on single bright or dead pixels.
+    Up to 16 bits nothing is subtracted. The value is the rounded median of sampled pixels: it
+    depends neither on tiles nor on single bright or dead pixels. Raises InputError for integers
+    that float64 cannot hold.
     """
-    if image.header.dtype.itemsize < 4 or noise.kind == "none":
+    if image.header.dtype.itemsize < 4:
         return image
     zeros = {}
     for channel in channels:
@@ -64,6 +66,11 @@ def near_zero(image: Image, channels: Sequence[int], noise: NoiseOptions) -> Ima
         if not values.size:
             continue
         low, middle, high = np.percentile(values, (RANGE[0], 50.0, RANGE[1]))
+        if image.header.dtype.kind in "iu" and max(abs(low), abs(high)) > EXACT:
+            raise InputError(
+                f"{image.path}: channel {channel} has integers beyond 2^53, too large:"
+                " subtract an offset first"
+            )
         if abs(middle) > FAR * (high - low):
             zeros[channel] = float(np.rint(middle))
     return NearZero(image, zeros) if any(zeros.values()) else image

@@ -7,8 +7,7 @@ import pytest
 
 from restorectl.images.header import Header
 from restorectl.images.image import ALL, Image
-from restorectl.jobs import NoiseOptions
-from restorectl.restoration.near_zero import near_zero
+from restorectl.images.near_zero import near_zero
 
 
 class Pixels(Image):
@@ -35,7 +34,7 @@ def made(dtype, offset):
 )
 def test_differences_are_exact_and_the_zero_is_told(dtype, offset):
     image = made(dtype, offset)
-    near = near_zero(image, [0, 1], NoiseOptions())
+    near = near_zero(image, [0, 1])
     read = near.read((0, 0, 0))
     assert read.dtype == np.float32
     assert near.zero(0) == pytest.approx(offset + 500, abs=20)
@@ -48,9 +47,9 @@ def test_differences_are_exact_and_the_zero_is_told(dtype, offset):
 
 def test_single_pixels_do_not_move_the_zero():
     image = made("uint32", 2**28)
-    expected = near_zero(image, [0], NoiseOptions()).zero(0)
+    expected = near_zero(image, [0]).zero(0)
     image.planes[0, 3, 4], image.planes[0, 50, 60] = 0, 2**32 - 1
-    assert near_zero(image, [0], NoiseOptions()).zero(0) == pytest.approx(expected, abs=2)
+    assert near_zero(image, [0]).zero(0) == pytest.approx(expected, abs=2)
 
 
 def test_ordinary_images_and_channels_that_are_copied_are_read_as_they_are():
@@ -59,6 +58,4 @@ def test_ordinary_images_and_channels_that_are_copied_are_read_as_they_are():
         (made("float32", 100), [0, 1]),
         (made("uint32", 2**28), [1]),
     ):
-        assert near_zero(image, channels, NoiseOptions()) is image
-    image = made("float64", 1e9)
-    assert near_zero(image, [0], NoiseOptions(kind="none")) is image
+        assert near_zero(image, channels) is image

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from restorectl.batch.outcome import Outcome
 from restorectl.errors import InputError, UsageError
 from restorectl.images.header import Plane
-from restorectl.images.image import ALL, Array, Image
+from restorectl.images.image import ALL, Array, Image, to_dtype
 from restorectl.intensity import invalid
-from restorectl.jobs import NoiseOptions
 
-RECENT = 3  # planes that are held in memory,
+RECENT = 3  # planes of each channel that are held in memory,
 HELD = 8 << 20  # px, or more, up to this many pixels
 
 
@@ -81,6 +79,19 @@ class Masked(Image):
             return None
         return filled.found.kept, filled.values
 
+    def repaired(self, plane: Plane) -> Array:
+        """The plane (Y, X) as it is, in its own dtype, but with hot and dead pixels repaired."""
+        raw = self.source.read(plane)
+        if plane[1] not in self.channels or self._counts.get(plane, (0, 1))[1] == 0:
+            return raw
+        filled = self._filled(plane)
+        if filled.found is None or not filled.found.repaired.any():
+            return raw
+        where = filled.found.repaired
+        raw = raw.copy()
+        raw[where] = to_dtype(filled.pixels[where], raw.dtype)
+        return raw
+
     def _filled(self, plane: Plane) -> FilledPlane:
         if plane not in self._recent:
             raw = self.source.read(plane)
@@ -99,7 +110,7 @@ class Masked(Image):
             filled = FilledPlane(pixels, None if none else found, raw[found.kept])
             self._counts[plane] = counts
             self._recent[plane] = filled
-            while len(self._recent) > max(RECENT, HELD // raw.size):
+            while len(self._recent) > max(RECENT * len(self.channels), HELD // raw.size):
                 self._recent.popitem(last=False)
         self._recent.move_to_end(plane)
         return self._recent[plane]
@@ -120,30 +131,27 @@ class Masked(Image):
                 told[str(channel)] = {"kept": kept, "repaired": repaired, "blank_planes": blank}
         return told
 
+    def warnings(self) -> list[str]:
+        """One warning for each channel with invalid pixels."""
+        times, several, depth, *_ = self.header.canonical_shape
+        return [
+            (f"channel {channel}: " if several > 1 else "")
+            + "; ".join(_texts(counts, counts["blank_planes"] == times * depth))
+            for channel, counts in self.describe().items()
+        ]
 
-def masked(image: Image, channels: Sequence[int], options: NoiseOptions) -> Masked:
-    """The image to restore with invalid pixels filled in. Raises UsageError."""
-    hot = options.hot_pixels == "auto" and options.kind != "none"
-    if options.invalid in ("auto", "none"):
-        return Masked(image, channels, which=options.invalid, hot=hot)
+
+def masked(image: Image, channels: Sequence[int], which: str, *, hot: bool) -> Masked:
+    """The image to restore with invalid pixels filled in; which: text of `invalid`.
+
+    Raises UsageError.
+    """
+    if which in ("auto", "none"):
+        return Masked(image, channels, which=which, hot=hot)
     try:
-        value = float(options.invalid)
+        return Masked(image, channels, which=float(which), hot=hot)
     except ValueError as error:
-        raise UsageError(f"`invalid` {options.invalid}: use auto, none or a number") from error
-    return Masked(image, channels, which=value, hot=hot)
-
-
-def describe(outcome: Outcome, image: Masked) -> None:
-    """Add counts of invalid pixels to the outcome, and one warning for each channel with any."""
-    found = image.describe()
-    if not found:
-        return
-    outcome.details["invalid"] = found
-    times, several, depth, *_ = image.header.canonical_shape
-    for channel, counts in found.items():
-        constant = counts["blank_planes"] == times * depth
-        where = f"channel {channel}: " if several > 1 else ""
-        outcome.warnings.append(where + ("; ".join(_texts(counts, constant))))
+        raise UsageError(f"`invalid` {which}: use auto, none or a number") from error
 
 
 def _texts(counts: dict[str, Any], constant: bool) -> list[str]:

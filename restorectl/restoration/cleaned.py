@@ -1,0 +1,32 @@
+"""The image as a restoration reads it: invalid pixels filled in, around 0, without stripes."""
+
+from collections.abc import Sequence
+
+from restorectl.batch.outcome import Outcome
+from restorectl.images.image import Image
+from restorectl.images.masked import Masked, masked
+from restorectl.images.near_zero import near_zero
+from restorectl.jobs import NoiseOptions
+from restorectl.restoration import destripe
+
+
+def cleaned(
+    image: Image, channels: Sequence[int], noise: NoiseOptions, *, around_zero: bool = True
+) -> tuple[Image, Masked]:
+    """The image to restore, and the one below it that knows the invalid pixels.
+
+    around_zero: intensities may be shifted, see `near_zero`. Where nothing is restored, they and
+    hot pixels stay. Raises UsageError.
+    """
+    restored = noise.kind != "none"
+    known = masked(image, channels, noise.invalid, hot=noise.hot_pixels == "auto" and restored)
+    near = near_zero(known, channels) if around_zero and restored else known
+    return destripe.destriped(near, channels, noise), known
+
+
+def describe(outcome: Outcome, image: Image, known: Masked) -> None:
+    """Add to the outcome what was removed, and the counts of invalid pixels, with warnings."""
+    destripe.describe(outcome, image)
+    if found := known.describe():
+        outcome.details["invalid"] = found
+        outcome.warnings += known.warnings()
