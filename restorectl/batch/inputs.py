@@ -1,7 +1,9 @@
 """Resolves inputs to ordered (source, targets) pairs, and refuses invalid combinations."""
 
+import codecs
 import hashlib
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -177,9 +179,17 @@ def _listed(source: str | None) -> list[str]:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise UsageError(f"`files_from` {source}: cannot be read ({error})") from error
-    text = os.fsdecode(data)  # file names may be non-UTF-8
-    separator = "\0" if "\0" in text else "\n"
-    return [line for line in text.split(separator) if line.strip()]
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # PowerShell's > and Notepad
+        try:
+            text = data.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"`files_from` {source}: is damaged UTF-16: save it as UTF-8"
+            ) from error
+    else:
+        text = os.fsdecode(data.removeprefix(codecs.BOM_UTF8))  # file names may be non-UTF-8
+    lines = text.split("\0") if "\0" in text else re.split(r"\r\n|\n|\r", text)
+    return [line for line in lines if line.strip()]
 
 
 def _is_file_target(output: Path) -> bool:

@@ -414,3 +414,21 @@ def test_names_in_a_list_need_not_be_utf8(folder):
     (folder / "list").write_bytes(os.fsencode(str(folder / name)) + b"\n")
     files = Files((), str(folder / "out"), files_from=str(folder / "list"))
     assert go(files)[0] == {name: "done"}
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\0"])
+def test_lists_written_on_other_systems(folder, codec, end):
+    listed = end.join([str(folder / "in/a.tif"), "", str(folder / "in/b.tif"), ""])
+    data = listed.encode(codec)
+    (folder / "list").write_bytes(b"\xfe\xff" + data if codec == "utf-16-be" else data)
+    found = inputs.named(Files((), str(folder / "out"), files_from=str(folder / "list")))
+    assert found == [folder / "in/a.tif", folder / "in/b.tif"]
+
+
+def test_a_list_of_damaged_utf_16(folder):
+    (folder / "list").write_bytes("a.tif".encode("utf-16")[:-1])
+    with pytest.raises(
+        UsageError, match=r"`files_from` .*list: is damaged UTF-16: save it as UTF-8"
+    ):
+        inputs.named(Files((), str(folder / "out"), files_from=str(folder / "list")))
