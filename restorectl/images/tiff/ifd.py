@@ -2,16 +2,21 @@
 
 tifffile decodes pixels, but it accepts a half-written stack as one page, drops tags it does not
 know, and rounds resolutions. So the structure is read here: each tag as its bytes, each pointer
-compared with the size of the file.
+compared with the size of the file. What writers are known to get wrong is mended: byte counts
+(`Ifd.segments`) and the bits of LSM files.
 """
 
+import io
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from operator import le
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 from restorectl.errors import IncompleteError, InputError
@@ -31,14 +36,21 @@ SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = (
     259,
     262,
 )
-ORIENTATION, STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 266, 273, 277, 278, 279
+FILL_ORDER, STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 266, 273, 277, 278, 279
 X_RESOLUTION, Y_RESOLUTION, PLANAR, RESOLUTION_UNIT, PREDICTOR = 282, 283, 284, 296, 317
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 DESCRIPTION, SOFTWARE, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT = 270, 305, 320, 338, 339
-JPEG_TABLES, VOLUME_DEPTH, HISTORY = 347, 32997, 37395
-RGB, PALETTE, CMYK, YCBCR = 2, 3, 5, 6  # values of PHOTOMETRIC; 0 and 1 are grey
+JPEG_TABLES, VOLUME_DEPTH, LSM_INFO, HISTORY = 347, 32997, 34412, 37395
+SUB_IFDS, EXIF, GPS, INTEROPERABILITY = 330, 34665, 34853, 40965  # pointers to other directories
+RGB, PALETTE, YCBCR = 2, 3, 6  # values of PHOTOMETRIC; 0 and 1 are grey
 _MAX_TAG_BYTES = 1 << 30
 JPEG = 7  # a value of COMPRESSION
+# Tags on pixel storage or with offsets into the file: they describe this file alone
+STORAGE = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 288, 289})
+STORAGE |= {317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 515, 517, 518, 519}
+STORAGE |= {520, 521, 529, 530, 531, 532, 34665, 34853, 40965, 34412, 33628, 33629, 33630, 33631}
+STORAGE |= {32997, 32998}
+SPARSE = (0, 0)  # a strip or tile that was never written: it holds no measurements
 # zlib reaches 1032:1, LZW 2700:1; above this the page size in the header is wrong
 _MAX_EXPANSION = dict.fromkeys((1, 5, JPEG, 8, 32773, 32946), 5000)
 _OTHER_EXPANSION = 1 << 18  # zstd, JPEG XL, LERC store an empty page in some bytes for a block
@@ -68,6 +80,10 @@ class Ifd:
     offset: int
     order: str  # "<" or ">"
     tags: Mapping[int, Tag]
+    end: int = 0  # bytes of the file
+    counted: bool = True  # whether the byte counts are those of the stored bytes
+    # The directories that SUB_IFDS, EXIF, GPS and INTEROPERABILITY point to
+    children: Mapping[int, tuple["Ifd", ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     def integers(self, code: int) -> tuple[int, ...]:
         """The values of a tag; () if it is absent or does not hold unsigned integers."""
@@ -96,26 +112,65 @@ class Ifd:
         return self.integer(PLANAR, 1) == 2
 
     @cached_property
+    def segment_size(self) -> tuple[int, int]:
+        """(rows, columns) of a strip or tile; (0, n) or (n, 0) if the tags are damaged."""
+        rows, columns = self.size
+        if TILE_OFFSETS in self.tags:
+            return self.integer(TILE_HEIGHT), self.integer(TILE_WIDTH)
+        return min(self.integer(ROWS_PER_STRIP, rows) or rows, rows), columns
+
+    @cached_property
     def segments(self) -> tuple[tuple[int, int], ...]:
-        """(offset, bytes) of every strip or tile."""
-        where, length = (
-            (TILE_OFFSETS, TILE_BYTES)
-            if TILE_OFFSETS in self.tags
-            else (STRIP_OFFSETS, STRIP_BYTES)
-        )
-        offsets = self.integers(where)
-        if length in self.tags:
-            return tuple(zip(offsets, self.integers(length), strict=False))
-        # old uncompressed files with one strip may lack StripByteCounts
-        return ((offsets[0], self.nbytes),) if len(offsets) == 1 else ()
+        """(offset, bytes) of every strip or tile, or SPARSE.
+
+        Where byte counts are missing, 0, too small or not of the stored bytes, but the pixels fit
+        before what comes next in the file, that is how many there are.
+        """
+        tiled = TILE_OFFSETS in self.tags
+        offsets = self.integers(TILE_OFFSETS if tiled else STRIP_OFFSETS)
+        given = self.integers(TILE_BYTES if tiled else STRIP_BYTES)
+        given += (0,) * (len(offsets) - len(given))
+        needed = self.segment_bytes
+        least = needed if self.compression == 1 else (1,) * len(given)
+        if self.counted and all(map(le, least, given)):
+            return tuple(zip(offsets, given, strict=False))
+        borders = sorted({*offsets, self.offset, self.end})
+        found = []
+        for offset, count, size in zip(offsets, given, needed, strict=False):
+            room = next((b for b in borders if b > offset), offset) - offset
+            if offset and self.compression != 1 and not (count and self.counted):
+                count = room
+            elif offset and count < size <= room:
+                count = size
+            found.append((offset, count))
+        return tuple(found)
+
+    @cached_property
+    def segment_bytes(self) -> tuple[int, ...]:
+        """The uncompressed bytes of each strip or tile; 0 if they may be subsampled."""
+        tiled = TILE_OFFSETS in self.tags
+        count = len(self.integers(TILE_OFFSETS if tiled else STRIP_OFFSETS))
+        tall, wide = self.segment_size
+        if self.integer(PHOTOMETRIC) == YCBCR or not tall:
+            return (0,) * count
+        row = math.ceil(wide * (self.pixel_bits // (self.samples if self.planar else 1)) / 8)
+        if tiled:
+            return (tall * row,) * count
+        rows = self.size[0]
+        down = math.ceil(rows / tall)
+        return tuple(min(tall, rows - k % down * tall) * row for k in range(count))
+
+    @property
+    def pixel_bits(self) -> int:
+        """Bits of one pixel, all samples together."""
+        bits = self.integers(BITS) or (1,)
+        return sum(bits) if len(bits) == self.samples else bits[0] * self.samples
 
     @cached_property
     def nbytes(self) -> int:
         """Uncompressed bytes of the page; rows are padded to whole bytes."""
         rows, columns = self.size
-        bits = self.integers(BITS) or (1,)
-        bits_of_pixel = sum(bits) if len(bits) == self.samples else bits[0] * self.samples
-        return rows * math.ceil(columns * bits_of_pixel / 8)
+        return rows * math.ceil(columns * self.pixel_bits / 8)
 
     @property
     def compression(self) -> int:
@@ -123,20 +178,21 @@ class Ifd:
 
     @property
     def structure(self) -> tuple[object, ...]:
-        """Properties that all pages of one image must share."""
-        codes = (
-            BITS,
-            COMPRESSION,
-            ORIENTATION,
-            SAMPLES,
-            ROWS_PER_STRIP,
-            PLANAR,
-            PREDICTOR,
-            TILE_WIDTH,
-            TILE_HEIGHT,
-            SAMPLE_FORMAT,
+        """Properties that all pages of one image must share; how they are stored may differ."""
+        codes = (BITS, SAMPLES, SAMPLE_FORMAT)
+        planar = self.planar and self.samples > 1
+        return (self.size, planar, self.samples, *(self.integers(code)[:1] for code in codes))
+
+    @property
+    def images(self) -> tuple["Ifd", ...]:
+        """The page, and images as large in its SubIFDs; only these if the page is a thumbnail."""
+        rows, columns = self.size
+        inside = tuple(
+            child
+            for child in self.children.get(SUB_IFDS, ())
+            if not child.is_reduced and math.prod(child.size) >= rows * columns
         )
-        return (self.size, *(self.integers(code) for code in codes))
+        return inside if inside and self.is_reduced else (self, *inside)
 
     @property
     def is_reduced(self) -> bool:
@@ -148,7 +204,7 @@ class Ifd:
         """Whether the page is uncompressed and contiguous, row by row from the first strip."""
         plain = (
             self.compression == 1
-            and self.integer(ORIENTATION, 1) == 1
+            and self.integer(FILL_ORDER, 1) == 1
             and self.integer(PREDICTOR, 1) == 1
         )
         whole = {*self.integers(BITS)} <= {8, 16, 32, 64} and BITS in self.tags
@@ -168,7 +224,17 @@ class Layout:
         return value
 
 
-def read_chain(file: BinaryIO, path: Path) -> tuple[Layout, list[Ifd]]:
+def read_directory(data: bytes, name: str) -> Ifd:
+    """The first directory of a TIFF in memory, such as EXIF data. Raises InputError."""
+    if len(data) < 8 or data[:2] not in (b"II", b"MM"):
+        raise InputError(f"{name} is no TIFF")
+    layout = Layout("<" if data[:2] == b"II" else ">", big=False)
+    file, path = io.BytesIO(data), Path(name)
+    page, _ = _read_ifd(file, path, layout, layout.unpack("I", data, 4), len(data), name)
+    return _with_children(file, path, layout, page, (EXIF, GPS))
+
+
+def read_chain(file: BinaryIO, path: Path) -> list[Ifd]:
     """All page directories of a TIFF, in the file's order.
 
     Raises IncompleteError if a directory, tag, strip or tile lies beyond the end of the file or was
@@ -194,17 +260,22 @@ def read_chain(file: BinaryIO, path: Path) -> tuple[Layout, list[Ifd]]:
         if offset in seen:
             raise InputError(f"{path}: page {len(pages)} points back to an earlier one: damaged")
         seen.add(offset)
-        page, offset = _read_ifd(file, path, layout, offset, end, len(pages))
-        _check_segments(page, path, len(pages), end)
+        name = f"page {len(pages)}"
+        page, offset = _read_ifd(file, path, layout, offset, end, name)
+        page = _with_children(file, path, layout, page, (SUB_IFDS, EXIF, GPS))
+        if LSM_INFO in (pages[0] if pages else page).tags:
+            page = _mended_lsm(file, page)
+        for k, image in enumerate(page.images):
+            _check_segments(image, path, name if k == 0 else f"SubIFD {k} of {name}")
         pages.append(page)
-    return layout, pages
+    return pages
 
 
 def _read_ifd(
-    file: BinaryIO, path: Path, layout: Layout, offset: int, end: int, index: int
+    file: BinaryIO, path: Path, layout: Layout, offset: int, end: int, name: str
 ) -> tuple[Ifd, int]:
     cut = IncompleteError(
-        f"{path}: page {index} lies beyond the end of the file ({end} bytes): it is cut off or"
+        f"{path}: {name} lies beyond the end of the file ({end} bytes): it is cut off or"
         " still being written"
     )
     counter, entry, pointer = (8, 20, "Q") if layout.big else (2, 12, "I")
@@ -216,9 +287,9 @@ def _read_ifd(
         raise cut
     n_tags = layout.unpack("Q" if layout.big else "H", head)
     if n_tags == 0:
-        raise IncompleteError(f"{path}: page {index} is blank: the file is still being copied")
+        raise IncompleteError(f"{path}: {name} is blank: the file is still being copied")
     if n_tags > 4096:
-        raise InputError(f"{path}: page {index} claims {n_tags} tags: the file is damaged")
+        raise InputError(f"{path}: {name} claims {n_tags} tags: the file is damaged")
     table = file.read(n_tags * entry + struct.calcsize(pointer))
     if len(table) < n_tags * entry + struct.calcsize(pointer):
         raise cut
@@ -236,50 +307,83 @@ def _read_ifd(
         if start + nbytes > end:
             raise cut
         if nbytes > _MAX_TAG_BYTES:
-            raise InputError(f"{path}: tag {code} of page {index} has {nbytes} bytes: damaged")
+            raise InputError(f"{path}: tag {code} of {name} has {nbytes} bytes: damaged")
         file.seek(start)
         tags.setdefault(code, Tag(kind, file.read(nbytes)))  # Micro-Manager writes 270 twice
     following = layout.unpack(pointer, table, n_tags * entry)
-    return Ifd(offset, layout.order, tags), following
+    return Ifd(offset, layout.order, tags, end), following
 
 
-def _check_segments(page: Ifd, path: Path, index: int, end: int) -> None:
+def _with_children(
+    file: BinaryIO, path: Path, layout: Layout, page: Ifd, codes: tuple[int, ...]
+) -> Ifd:
+    """The page with the directories that its tags point to.
+
+    SubIFDs have to be whole, as they may hold the image; damaged EXIF and GPS data are left out.
+    """
+    children: dict[int, tuple[Ifd, ...]] = {}
+    for code in codes:
+        with suppress(InputError) if code != SUB_IFDS else nullcontext():
+            found = []
+            for offset in filter(None, page.integers(code)):
+                child, _ = _read_ifd(file, path, layout, offset, page.end, f"tag {code}")
+                if code == EXIF:
+                    child = _with_children(file, path, layout, child, (INTEROPERABILITY,))
+                found.append(child)
+            children[code] = tuple(found)
+    return replace(page, children=MappingProxyType(children))
+
+
+def _mended_lsm(file: BinaryIO, page: Ifd) -> Ifd:
+    """A page of an LSM file with its true bits per sample.
+
+    Two values would fit into the tag, but some versions of the software store their offset there.
+    The counts of compressed strips are those of the uncompressed bytes.
+    """
+    tags = dict(page.tags)
+    bits = page.integers(BITS)
+    if len(bits) == 2 and not {*bits} <= {8, 16, 32}:
+        file.seek(struct.unpack(page.order + "I", tags[BITS].data)[0])
+        tags[BITS] = Tag(SHORT, file.read(4).ljust(4, b"\0"))
+    if page.compression == 1 and page.integer(PREDICTOR, 1) != 1:
+        del tags[PREDICTOR]
+    return replace(page, tags=tags, counted=page.compression == 1)
+
+
+def _check_segments(page: Ifd, path: Path, name: str) -> None:
     """Raise unless all strips or tiles of the page exist and are large enough for its pixels."""
     rows, columns = page.size
-    if rows == 0 or columns == 0:
-        raise InputError(f"{path}: page {index} has no pixels ({rows} rows, {columns} columns)")
-    stored = sum(n for _, n in page.segments)
-    missing = f"{path}: page {index} is not complete: "
-    expected = _expected_segments(page)
+    if rows == 0 or columns == 0 or page.samples == 0:
+        raise InputError(
+            f"{path}: {name} has no pixels ({rows} rows, {columns} columns, {page.samples} samples"
+            " of a pixel): the file is damaged"
+        )
+    tall, wide = page.segment_size
+    if not tall or not wide:
+        raise InputError(f"{path}: {name} has tiles of {tall} x {wide} pixels: the file is damaged")
+    missing = f"{path}: {name} is not complete: "
+    count = math.ceil(rows / tall) * math.ceil(columns / wide)
+    expected = count * (page.samples if page.planar else 1)
     if len(page.segments) < expected:
         raise IncompleteError(f"{missing}{len(page.segments)} of {expected} strips or tiles exist")
-    for offset, n in page.segments:
-        if offset == 0 or n == 0:
+    if {*page.segments} == {SPARSE}:
+        raise IncompleteError(f"{missing}none of its strips or tiles was written")
+    for (offset, n), size in zip(page.segments, page.segment_bytes, strict=True):
+        if (offset == 0 or n == 0) and (offset, n) != SPARSE:
             raise IncompleteError(f"{missing}a strip or tile was never written")
-        if offset + n > end:
-            raise IncompleteError(f"{missing}its pixels reach byte {offset + n} of a file of {end}")
-    subsampled = page.integer(PHOTOMETRIC) == YCBCR
-    if page.compression == 1 and stored < page.nbytes and not subsampled:
-        raise IncompleteError(f"{missing}{stored} bytes of pixels, but {page.nbytes} are needed")
+        if offset + n > page.end:
+            raise IncompleteError(
+                f"{missing}its pixels reach byte {offset + n} of a file of {page.end}"
+            )
+        if page.compression == 1 and n < size and n:
+            raise IncompleteError(f"{missing}{n} of the {size} bytes of a strip or tile exist")
+    stored = sum(n for _, n in page.segments)
     expansion = _MAX_EXPANSION.get(page.compression, _OTHER_EXPANSION)
-    if page.nbytes > max(stored, 4096) * expansion:
+    if page.nbytes > max(stored, 4096) * expansion and SPARSE not in page.segments:
         raise InputError(
-            f"{path}: page {index} claims {rows} x {columns} pixels but stores only {stored} bytes:"
+            f"{path}: {name} claims {rows} x {columns} pixels but stores only {stored} bytes:"
             " the file is damaged"
         )
-
-
-def _expected_segments(page: Ifd) -> int:
-    """How many strips or tiles the page must have."""
-    rows, columns = page.size
-    if TILE_OFFSETS in page.tags:
-        height, width = page.integer(TILE_HEIGHT), page.integer(TILE_WIDTH)
-        if not height or not width:
-            return 0
-        count = math.ceil(rows / height) * math.ceil(columns / width)
-    else:
-        count = math.ceil(rows / min(rows, page.integer(ROWS_PER_STRIP, rows) or rows))
-    return count * (page.samples if page.planar else 1)
 
 
 def pack_ifd(
@@ -310,6 +414,14 @@ def pack_ifd(
     values += b"\0" * ((beyond + len(values)) % 2)
     table.append(struct.pack(order + pointer, beyond + len(values) if following else 0))
     return b"".join(table) + bytes(values)
+
+
+def pack_head(layout: Layout, first: int) -> bytes:
+    """The file header; `first`: the offset of the first directory."""
+    mark = b"II" if layout.order == "<" else b"MM"
+    if layout.big:
+        return mark + struct.pack(layout.order + "HHHQ", 43, 8, 0, first)
+    return mark + struct.pack(layout.order + "HI", 42, first)
 
 
 def integers_tag(order: str, kind: int, *values: int) -> Tag:

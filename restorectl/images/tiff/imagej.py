@@ -3,6 +3,7 @@
 Lines and blocks that need no change are kept as they are.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 
@@ -46,8 +47,16 @@ def is_imagej(description: bytes) -> bool:
 
 def fields(description: bytes) -> dict[str, str]:
     """The description's lines as key -> value."""
-    pairs = (line.partition("=") for line in description.decode("cp1252", "replace").splitlines())
+    pairs = (line.partition("=") for line in _text(description).splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs if value}
+
+
+def _text(description: bytes) -> str:
+    """ImageJ writes the system's encoding: today UTF-8, on old Windows cp1252."""
+    try:
+        return description.decode()
+    except UnicodeDecodeError:
+        return description.decode("cp1252", "replace")
 
 
 def outer_axes(
@@ -66,6 +75,7 @@ def outer_axes(
     counted_twice = planar or images == sizes["T"] * sizes["Z"]
     if samples > 1 and sizes["C"] == samples and counted_twice:
         sizes["C"] = 1  # Bio-Formats may count the samples of a pixel as channels too
+        images = max(1, images // samples)  # and ImageJ as images, in 48-bit colour
     declared = sizes["T"] * sizes["Z"] * sizes["C"]
     order = _ORDERS.get(found.get("order", "czt").lower(), "TZC")
     axes = "".join(axis for axis in order if sizes[axis] > 1)
@@ -83,15 +93,26 @@ def spacing(description: bytes, resolution: tuple[float, float]) -> Spacing:
     `resolution`: pixels per unit in y and x, 0 = not given. The unit is the description's.
     """
     found = fields(description)
-    factor = MICROMETRES.get(unit_name(found.get("unit", "")))
-    if factor is None:
-        return (None, None, None)
-    z = found.get("spacing", "")
-    y, x = (factor / value if value > 0 else None for value in resolution)
+    of_z, *of_yx = units(found)
+    y, x = (
+        factor / value if factor is not None and value > 0 else None
+        for factor, value in zip(of_yx, resolution, strict=True)
+    )
     try:
-        return (abs(float(z)) * factor or None if z else None, y, x)
+        z = abs(float(found.get("spacing", "")))
     except ValueError:
-        return (None, y, x)
+        z = 0.0
+    return (z * of_z if of_z is not None and 0 < z < math.inf else None, y, x)
+
+
+def units(found: Mapping[str, str]) -> list[float | None]:
+    """Micrometres of the units in z, y and x; None if there is none or it is no length.
+
+    ImageJ writes the unit of x, and those of y and z where they differ.
+    """
+    unit = found.get("unit", "")
+    names = (found.get("zunit", unit), found.get("yunit", unit), unit)
+    return [MICROMETRES.get(unit_name(name)) for name in names]
 
 
 def unit_name(text: str) -> str:
@@ -104,7 +125,7 @@ def edited(description: bytes, changes: Mapping[str, str | None]) -> bytes:
     left = dict(changes)
     lines = []
     for line in description.splitlines(keepends=True):
-        key = line.partition(b"=")[0].decode("cp1252", "replace").strip()
+        key = _text(line.partition(b"=")[0]).strip()
         if key not in left:
             lines.append(line)
             continue

@@ -1,40 +1,26 @@
 """Reads TIFF lazily, with its dialects: plain, ImageJ hyperstacks, OME-TIFF, BigTIFF.
 
-tifffile decodes strips and tiles, with the codecs of imagecodecs. Structure and metadata are read
-by `ifd`, `header`, `imagej` and `ome`, which refuse files that are cut off, and keep every tag for
-the output.
+`decode` decodes strips and tiles. Structure and metadata are read by `ifd`, `header` and one module
+for each dialect, which refuse files that are cut off, and keep every tag for the output.
 """
 
 import json
-import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import tifffile
 
 from restorectl.errors import IncompleteError, InputError
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
 from restorectl.images.tiff import ifd
+from restorectl.images.tiff.decode import Key, decoder, storage
 from restorectl.images.tiff.header import describe
-from restorectl.images.tiff.ifd import Ifd, read_chain
-
-# Problems that tifffile warns about raise errors here instead.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
+from restorectl.images.tiff.ifd import read_chain
 
 _CACHE_BYTES = 256 << 20  # of decoded strips and tiles, for neighbouring regions
-
-
-@dataclass(frozen=True)
-class _Page:
-    """Where a page's pixels are; pages of an ImageJ stack may have no own directory."""
-
-    ifd: Ifd
-    shift: int  # offset in bytes from the directory's pixels to this page's
 
 
 class TiffImage(Image):
@@ -43,7 +29,6 @@ class TiffImage(Image):
     def __init__(self, path: Path, axes: str | None) -> None:
         self.path = path
         self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 (closed by close)
-        self._tiff: Any = None
         try:
             self._open(axes)
         except BaseException:
@@ -51,28 +36,26 @@ class TiffImage(Image):
             raise
 
     def _open(self, axes: str | None) -> None:
-        _, ifds = read_chain(self._file, self.path)
+        ifds = read_chain(self._file, self.path)
         try:
-            self._tiff = tifffile.TiffFile(self.path, _multifile=False)
-            self.header, pages = describe(self.path, self._tiff, ifds, axes)
+            self.header, self._pages = describe(self.path, ifds, axes)
         except InputError as exc:
-            text = str(exc)
-            prefixed = text if text.startswith(str(self.path)) else f"{self.path}: {text}"
-            raise type(exc)(prefixed) from exc
-        except (tifffile.TiffFileError, ValueError, KeyError, IndexError) as exc:
-            raise InputError(f"{self.path}: cannot be read as TIFF: {exc}") from exc
-        self._pages = [_Page(ifds[i], shift) for i, shift in pages]
-        self._keyframe: Any = self._tiff.pages[pages[0][0]]
+            raise type(exc)(f"{self.path}: {exc}") from exc
+        self._decoders: dict[Key, Any] = {}
         self._index = {plane: k for k, plane in enumerate(self.header.planes)}
         self._segments: OrderedDict[tuple[int, int], Array] = OrderedDict()
         self._held = 0
+        sparse = sum(page.ifd.segments.count(ifd.SPARSE) for page in self._pages)
+        if sparse:
+            told = f"sparse TIFF: {sparse} strips or tiles were never written and are read as 0"
+            self.warnings = (told,)
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         if plane not in self._index:
             shape = self.header.canonical_shape[:3]
             raise IndexError(f"plane t,c,z = {plane} of an image with T,C,Z = {shape}")
         page, sample = divmod(self._index[plane], self.header.size("S"))
-        return self.read_sample(page, sample, rows, cols)
+        return self.read_sample(page, self._pages[page].sample + sample, rows, cols)
 
     def read_sample(self, page: int, sample: int, rows: slice = ALL, cols: slice = ALL) -> Array:
         """One sample of one page, alpha included: shape (Y, X), source dtype, native order."""
@@ -121,10 +104,7 @@ class TiffImage(Image):
         """Yield ((row, column), pixels of the sample) of each strip or tile in the region."""
         at = self._pages[page].ifd
         height, width = at.size
-        if at.integer(ifd.TILE_WIDTH):
-            tall, wide = at.integer(ifd.TILE_HEIGHT), at.integer(ifd.TILE_WIDTH)
-        else:
-            tall, wide = min(at.integer(ifd.ROWS_PER_STRIP, height) or height, height), width
+        tall, wide = at.segment_size
         down, across = -(-height // tall), -(-width // wide)
         planar = at.planar and at.samples > 1
         base = sample * down * across if planar else 0
@@ -135,19 +115,24 @@ class TiffImage(Image):
 
     def _segment(self, page: int, index: int) -> Array:
         """A decoded strip or tile: (rows, columns, samples)."""
-        key = (page, index)
+        at = self._pages[page]
+        offset, size = at.ifd.segments[index]
+        key = (offset + at.shift, index)
         if key in self._segments:
             self._segments.move_to_end(key)
             return self._segments[key]
-        at = self._pages[page]
-        offset, size = at.ifd.segments[index]
+        kind = storage(at.ifd)
+        decoding = self._decoders[kind] = self._decoders.get(kind) or decoder(at.ifd)
+        if (offset, size) == ifd.SPARSE:
+            shape = (*at.ifd.segment_size, 1 if at.ifd.planar else at.ifd.samples)
+            return np.full(shape, decoding.nodata, self.header.dtype)
         data = self._bytes(offset + at.shift, size, page)
         if at.ifd.compression == ifd.JPEG and b"\xff\xd9" not in data:
             # The decoder would fill what is missing with grey
             raise IncompleteError(f"{self.path}: page {page} has no end of its JPEG: it is cut off")
         tables = at.ifd.tags[ifd.JPEG_TABLES].data if ifd.JPEG_TABLES in at.ifd.tags else None
         try:
-            pixels = self._keyframe.decode(data, index, jpegtables=tables)[0]
+            pixels = decoding.decode(data, index, jpegtables=tables)[0]
         except Exception as exc:  # codecs raise various errors
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise InputError(f"{self.path}: page {page} cannot be decoded: {reason}") from exc
@@ -159,8 +144,6 @@ class TiffImage(Image):
         return decoded
 
     def close(self) -> None:
-        if self._tiff is not None:
-            self._tiff.close()
         self._file.close()
 
 
@@ -168,7 +151,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """The provenance record in the first page's ImageHistory; None if there is none."""
     try:
         with open(path, "rb") as file:
-            _, pages = read_chain(file, path)
+            pages = read_chain(file, path)
         found = json.loads(pages[0].text(ifd.HISTORY))
     except (InputError, ValueError):
         return None  # damaged, or no record of restorectl

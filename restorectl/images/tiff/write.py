@@ -36,8 +36,18 @@ from restorectl.files.provenance import dumps
 from restorectl.images.header import Header, Spacing
 from restorectl.images.image import Array, Consumer, Format, Record
 from restorectl.images.tiff import ifd, imagej, ome
+from restorectl.images.tiff.dialects import shaped
 from restorectl.images.tiff.header import TiffSource
-from restorectl.images.tiff.ifd import Layout, Tag, integers_tag, pack_ifd, text_tag
+from restorectl.images.tiff.ifd import (
+    Ifd,
+    Layout,
+    Tag,
+    integers_tag,
+    pack_head,
+    pack_ifd,
+    text_tag,
+)
+from restorectl.images.tiff.picture import of_picture
 from restorectl.images.tiff.read import TiffImage, read_record
 
 # Classic TIFF has 32-bit offsets; the margin is for readers that use signed offsets.
@@ -46,12 +56,8 @@ _RECORDS = (b'{"previous":', b'{"restorectl":')  # how the ImageHistory of an ou
 _STRIP_BYTES = 1 << 20  # size of compressed strips, so that a region does not decode a whole page
 _LEVEL = 6  # zlib compression level
 _KEPT_DIALECTS = frozenset({"plain", "scanimage", "fluoview", "sis"})
-# Tags on pixel storage or with offsets into the old file: replaced or left out.
-_STRUCTURE = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 280, 281, 284})
-_STRUCTURE |= {288, 289, 317, 320, 322, 323, 324, 325, 330, 338, 339, 340, 341, 347, 512, 513, 514}
-_STRUCTURE |= {515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 34665, 34853, 40965, 34412, 33628}
-_STRUCTURE |= {33629, 33630, 33631, 32997, 32998}
 _OF_ONE_PAGE = frozenset({285, 297, 306, 51123})  # name, number, date, Micro-Manager's page record
+_RANGE = frozenset({280, 281, 340, 341})  # smallest and largest values of the samples
 _RESOLUTION = frozenset({ifd.X_RESOLUTION, ifd.Y_RESOLUTION, ifd.RESOLUTION_UNIT})
 
 
@@ -92,27 +98,32 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
     out = output_for(path, header)
     first = _first_tags(out, provenance)
     with open(path, "wb") as file, ExitStack() as stack:
-        alpha = None
-        if out.source is not None and out.source.alpha is not None:
-            alpha = stack.enter_context(TiffImage(out.source.alpha, header.axes))
-        file.write(_file_head(out.layout, 0))
+        alpha = out.source.alpha if out.source is not None else None
+        beside = None
+        if isinstance(alpha, Path):
+            beside = stack.enter_context(TiffImage(alpha, header.axes))
+        file.write(pack_head(out.layout, 0))
         placed = {ifd.HISTORY: file.tell()}  # also in an output that is cut off later
         file.write(first[ifd.HISTORY].data)
+        if out.source is not None:
+            first |= _write_children(file, out.layout, out.source.first)
         file.write(b"\0" * (-file.tell() % 8))
         spans = []
         for k in range(out.n_pages):
             samples = []
             for _ in range(header.size("S")):
                 samples.append((yield))
-            if alpha is not None:
-                samples.append(alpha.read_sample(k, len(samples)).astype(header.dtype))
+            if beside is not None:
+                samples.append(beside.read_sample(k, len(samples)).astype(header.dtype))
+            elif isinstance(alpha, np.ndarray):
+                samples.append(alpha.astype(header.dtype))
             # (Y, X), (Y, X, samples), or (samples, Y, X) if planar
             page = np.stack(samples, 0 if out.planar else -1) if len(samples) > 1 else samples[0]
             spans.append(_write_page(file, out, page))
         file.write(b"\0" * (file.tell() % 2))
         start = at = file.tell()
         for k, span in enumerate(spans):
-            tags = _structure(out, span) | _page_tags(out, first, k)
+            tags = _structure(out, span, k) | _page_tags(out, first, k)
             following = k + 1 < len(spans)
             packed = pack_ifd(out.layout, tags, at, following, {} if k else placed)
             file.write(packed)
@@ -120,12 +131,12 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
         if not out.layout.big and at >= 1 << 32:
             raise OutputError(f"{path}: does not fit into a classic TIFF of 4 GB")
         file.seek(0)
-        file.write(_file_head(out.layout, start))
+        file.write(pack_head(out.layout, start))
 
 
 def output_for(path: Path, header: Header) -> TiffOutput:
     """Decide dialect, byte order and size. Raises OutputError if TIFF cannot hold the image."""
-    source = header.extra.get("tiff")
+    source = header.extra.get("tiff") or of_picture(header)
     assert source is None or isinstance(source, TiffSource)
     if source is not None and source.alpha is not None and header.shape != source.header.shape:
         if header.size("S") == source.header.size("S"):
@@ -176,8 +187,7 @@ def _dialect(header: Header, source: TiffSource | None, nbytes: int) -> str:
 def _first_tags(out: TiffOutput, provenance: Record) -> dict[int, Tag]:
     """The tags of the first page, without those on pixel storage."""
     source, header, order = out.source, out.header, out.layout.order
-    old = source.first.tags if source else {}
-    tags = {code: tag for code, tag in old.items() if code not in _STRUCTURE}
+    tags = {code: tag for code, tag in _input_tags(out, 0).items() if code not in ifd.STORAGE}
     was = source.first.text(ifd.DESCRIPTION) if source else b""
     text = _description(out, was)
     if not text:
@@ -197,7 +207,8 @@ def _first_tags(out: TiffOutput, provenance: Record) -> dict[int, Tag]:
     if source and (previous := _foreign_history(source.first.text(ifd.HISTORY))):
         history["previous"] = previous
     tags[ifd.HISTORY] = text_tag(dumps(history).encode())
-    tags[ifd.SOFTWARE] = text_tag(_software(source.first.text(ifd.SOFTWARE) if source else b""))
+    if out.dialect != "plain" or source is None or source.kind != "scanimage":
+        tags[ifd.SOFTWARE] = text_tag(_software(source.first.text(ifd.SOFTWARE) if source else b""))
     return tags
 
 
@@ -214,7 +225,7 @@ def _description(out: TiffOutput, was: bytes) -> bytes:
         return _imagej_description(was, old, header)
     if (header.axes, header.shape, header.spacing) == (old.axes, old.shape, old.spacing):
         return was
-    found = json.loads(was)
+    found = shaped(was)
     if (header.axes, header.shape) != (old.axes, old.shape):
         found |= {"axes": header.axes, "shape": list(header.shape)}
     if header.spacing[0] is not None and header.spacing[0] != old.spacing[0]:
@@ -243,9 +254,10 @@ def _imagej_description(was: bytes, old: Header, new: Header) -> bytes:
         if len(outer) > 1:
             changes["hyperstack"] = "true"
     if new.spacing != old.spacing:
-        unit = imagej.MICROMETRES.get(imagej.unit_name(found.get("unit", "")))
+        unit = imagej.units(found)[0]
         if unit is None or new.spacing[1:] != old.spacing[1:]:
-            unit, changes["unit"] = 1.0, "micron"
+            unit = 1.0
+            changes |= {"unit": "micron"} | {k: None for k in ("yunit", "zunit") if k in found}
         z = new.spacing[0]
         changes["spacing"] = None if z is None else ome.number(z / unit)
     elif new.size("Z") != old.size("Z"):
@@ -299,21 +311,30 @@ def _foreign_history(text: bytes) -> str:
     return text.decode("latin-1")
 
 
+def _input_tags(out: TiffOutput, k: int) -> dict[int, Tag]:
+    """The tags of page k of the input, or what all its pages share if the number has changed."""
+    source = out.source
+    if source is None:
+        return {}
+    found: dict[int, Tag | None] = dict(source.first.tags)
+    if len(source.changes) == out.n_pages:
+        found |= source.changes[k]
+    elif k:
+        found = {c: tag for c, tag in found.items() if c not in _OF_ONE_PAGE}
+    same = out.header.dtype == source.header.dtype and out.samples == source.first.samples
+    return {c: t for c, t in found.items() if t is not None and (same or c not in _RANGE)}
+
+
 def _page_tags(out: TiffOutput, first: Mapping[int, Tag], k: int) -> dict[int, Tag]:
     """The tags of page k, without those on pixel storage; `first`: tags of the new first page."""
     if k == 0:
         return dict(first)
     resolution = {c: tag for c, tag in first.items() if c in _RESOLUTION}
-    source = out.source
-    if source is None:
+    if out.source is None:
         return resolution
-    kept: dict[int, Tag | None] = dict(source.first.tags)
-    if len(source.changes) == out.n_pages:  # page k as in the input, then changes of the whole file
-        kept |= source.changes[k]
-    else:
-        kept = {c: tag for c, tag in kept.items() if c not in _OF_ONE_PAGE}
-    tags = {c: t for c, t in kept.items() if t is not None and c not in _STRUCTURE}
-    if tags.get(ifd.DESCRIPTION) == source.first.tags.get(ifd.DESCRIPTION):
+    # page k as in the input, then changes of the whole file
+    tags = {c: tag for c, tag in _input_tags(out, k).items() if c not in ifd.STORAGE}
+    if tags.get(ifd.DESCRIPTION) == out.source.first.tags.get(ifd.DESCRIPTION):
         tags.pop(ifd.DESCRIPTION, None)
         if out.dialect in ("imagej", "plain") and ifd.DESCRIPTION in first:
             tags[ifd.DESCRIPTION] = first[ifd.DESCRIPTION]
@@ -322,12 +343,18 @@ def _page_tags(out: TiffOutput, first: Mapping[int, Tag], k: int) -> dict[int, T
     return tags | resolution
 
 
-def _file_head(layout: Layout, first: int) -> bytes:
-    """The file header; `first`: the offset of the first directory."""
-    mark = b"II" if layout.order == "<" else b"MM"
-    if layout.big:
-        return mark + struct.pack(layout.order + "HHHQ", 43, 8, 0, first)
-    return mark + struct.pack(layout.order + "HI", 42, first)
+def _write_children(file: BinaryIO, layout: Layout, page: Ifd) -> dict[int, Tag]:
+    """Write the EXIF and GPS directories of a page; returns the tags that point to them."""
+    found = {}
+    for code, children in page.children.items():
+        if code == ifd.SUB_IFDS or not children:
+            continue
+        inner = _write_children(file, layout, children[0])
+        tags = {c: t for c, t in children[0].tags.items() if c != ifd.INTEROPERABILITY} | inner
+        file.write(b"\0" * (file.tell() % 2))
+        found[code] = integers_tag(layout.order, ifd.LONG, file.tell())
+        file.write(pack_ifd(layout, tags, file.tell(), False, {}))
+    return found
 
 
 def _write_page(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int, int]]:
@@ -348,20 +375,17 @@ def _write_page(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int,
     return spans
 
 
-def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]]) -> dict[int, Tag]:
-    """The tags on a page's pixel storage."""
+def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]], k: int) -> dict[int, Tag]:
+    """The tags on the pixel storage of page k."""
     order, header, samples = out.layout.order, out.header, out.samples
     height, width = header.canonical_shape[3:]
-    old = out.source
-    if old is None:
-        photometric = ifd.RGB if header.size("S") == 3 else 1
-    else:
-        photometric = old.first.integer(ifd.PHOTOMETRIC, 1)
-        if photometric == ifd.YCBCR:
-            photometric = ifd.RGB  # decoded
-        same = header.dtype == old.header.dtype and ifd.COLORMAP in old.first.tags
-        if photometric == ifd.PALETTE and not same:
-            photometric = 1
+    old = Ifd(0, order, _input_tags(out, k))
+    colour = ifd.RGB if header.size("S") == 3 else 1
+    photometric = old.integer(ifd.PHOTOMETRIC, colour)
+    same = out.source is not None and header.dtype == out.source.header.dtype
+    unfit = photometric == ifd.PALETTE and not (same and ifd.COLORMAP in old.tags)
+    if photometric == ifd.YCBCR or (photometric == ifd.RGB and samples < 3) or unfit:
+        photometric = colour  # YCbCr was decoded to RGB
     short, long, offset = ifd.SHORT, ifd.LONG, ifd.LONG8 if out.layout.big else ifd.LONG
     kind = {"u": 1, "i": 2, "f": 3}[header.dtype.kind]
     values = {
@@ -382,11 +406,11 @@ def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]]) -> dict[int, T
         values[ifd.PREDICTOR] = (short, 2)
     extra = samples - (3 if photometric == ifd.RGB else 1)
     if extra > 0:
-        given = old.first.integers(ifd.EXTRA_SAMPLES) if old is not None else ()
+        given = old.integers(ifd.EXTRA_SAMPLES)
         values[ifd.EXTRA_SAMPLES] = (short, *(given if len(given) == extra else (0,) * extra))
     tags = {code: integers_tag(order, *value) for code, value in values.items()}
-    if photometric == ifd.PALETTE and old is not None:
-        tags[ifd.COLORMAP] = old.first.tags[ifd.COLORMAP]
+    if photometric == ifd.PALETTE:
+        tags[ifd.COLORMAP] = old.tags[ifd.COLORMAP]
     return tags
 
 
