@@ -35,6 +35,7 @@ _MARKS = (b"tEXt" + _RECORD, b"tEXt" + _SOFTWARE + b"restorectl ")
 _MARKED = 1 << 20
 # Chunks that describe the stored pixels, or colours that restored pixels do not have
 _DROPPED = frozenset({b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"hIST", b"sBIT", b"bKGD"})
+_DROPPED |= {b"acTL", b"fcTL", b"fdAT"}  # an animation's frames; one frame is an image
 _DECODED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})  # all that pixels need
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel of PNG's colour types
 _PNG_EXPANSION = 1100  # zlib reaches 1032:1
@@ -78,6 +79,12 @@ def open_png(path: Path, axes: str | None) -> RasterImage:
     width, height, depth, colour = struct.unpack_from(">IIBB", chunks[0][1])
     if depth == 1:
         raise InputError(f"{path}: is black and white (1 bit): save it as 8 bit")
+    frames = sum(kind == b"fcTL" for kind, _ in chunks)
+    if frames > 1 or any(kind == b"fdAT" for kind, _ in chunks):
+        raise InputError(
+            f"{path}: is an animation of {frames} frames: save each frame as an image, or all as a"
+            " TIFF"
+        )
     palette = np.frombuffer(dict(chunks).get(b"PLTE", b""), np.uint8).reshape(-1, 3)
     if colour == 3 and (palette != palette[:, :1]).any():
         raise InputError(

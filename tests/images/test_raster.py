@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
-from PIL import ImageFile
+from PIL import ImageFile, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from restorectl.errors import InputError, OutputError
@@ -227,3 +228,70 @@ def test_names() -> None:
         assert is_image_name(name)
     for name in ("a.txt", ".a.tif.restorectl-12.part", "tif", "a.tif.bak", ""):
         assert not is_image_name(name)
+
+
+def test_animations_are_refused_and_single_frames_are_images(tmp_path: Path) -> None:
+    frames = [Pillow.fromarray(pixels((8, 9), np.uint8)) for _ in range(3)]
+    path, target = tmp_path / "a.png", tmp_path / "b.png"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match=r"a\.png: is an animation of 3 frames"):
+        open_image(path)
+    # a still image beside the frames of an animation
+    frames[0].save(path, save_all=True, append_images=frames[1:2], default_image=True)
+    with pytest.raises(InputError, match="is an animation of 1 frames"):
+        open_image(path)
+    plain = list(encode_png(np.asarray(frames[0]), []))
+    control = [chunk(b"acTL", bytes(8)), chunk(b"fcTL", bytes(26))]
+    path.write_bytes(b"".join([*plain[:2], *control, *plain[2:]]))
+    copy(path, target)
+    with Pillow.open(target) as image:
+        assert getattr(image, "n_frames", 1) == 1
+    assert b"TL" not in target.read_bytes()[:200]
+
+
+def _exif(orientation: int) -> Pillow.Exif:
+    exif = Pillow.Exif()
+    exif[274], exif[271] = orientation, "Scope"
+    exif.get_ifd(34665)[33434] = 0.02
+    return exif
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_orientation_and_profile_go_into_a_tiff(tmp_path: Path, suffix: str) -> None:
+    source, target = tmp_path / f"a{suffix}", tmp_path / "b.tif"
+    shown = Pillow.fromarray(pixels((8, 9, 3), np.uint8))
+    shown.save(source, exif=_exif(6), icc_profile=b"p" * 200)
+    with open_image(source) as image:
+        planes = [image.read(plane) for plane in image.header.planes]
+        write_image(target, image.header.for_target(target), planes, provenance=MADE)
+    verify_image(target, image.header)
+    with Pillow.open(source) as old, Pillow.open(target) as new:
+        kept = new.getexif()
+        assert (kept[274], kept[271], kept.get_ifd(34665)[33434]) == (6, "Scope", 0.02)
+        assert new.info["icc_profile"] == b"p" * 200
+        turned = [np.asarray(ImageOps.exif_transpose(each)) for each in (old, new)]
+        np.testing.assert_array_equal(*turned)
+
+
+@pytest.mark.parametrize("samples", [2, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_alpha_goes_into_a_tiff(tmp_path: Path, samples: int, dtype: type) -> None:
+    source, target = tmp_path / "a.png", tmp_path / "b.tif"
+    data = pixels((8, 9, samples), np.uint8)
+    Pillow.fromarray(data).save(source)
+    with open_image(source) as image:
+        header = image.header.for_target(target).with_dtype(dtype)
+        planes = [image.read(plane).astype(dtype) for plane in header.planes]
+    write_image(target, header, planes, provenance=MADE)
+    verify_image(target, header)
+    with tifffile.TiffFile(target) as tiff:
+        np.testing.assert_array_equal(tiff.asarray(), data)
+        assert tiff.pages[0].extrasamples == (2,)
+        assert tiff.pages[0].photometric == (1 if samples == 2 else 2)
+
+
+def test_damaged_exif_does_not_matter(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.png", tmp_path / "b.tif"
+    plain = list(encode_png(pixels((8, 9), np.uint8), []))
+    source.write_bytes(b"".join([*plain[:2], chunk(b"eXIf", b"MM\0*\0\0\xff\xff"), *plain[2:]]))
+    copy(source, target)
