@@ -17,6 +17,7 @@ class Files:
     overwrite: bool = False  # also replace files that restorectl did not write
     keep_old: bool = False  # keep outputs of an earlier version whose pixels would differ today
     axes: str | None = None
+    series: str | None = None  # which of several images in a file, by number or name
     channels: tuple[int, ...] | None = None  # channels to restore, None = all; others are copied
     dry_run: bool = False
     manifest: str | None = None

@@ -175,7 +175,7 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
             return item
         held = format_of(pair.source).held_when_open(pair.source)
         _require_memory(pair.source, held, memory, "save the image as TIFF, which is read in parts")
-        with open_image(pair.source, axes=files.axes) as image:
+        with open_image(pair.source, axes=files.axes, series=files.series) as image:
             shape, dtype = list(image.header.shape), str(image.header.dtype)
             outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
             outcome.warnings += image.warnings

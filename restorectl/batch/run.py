@@ -127,7 +127,10 @@ def _one(files: Files, work: Work, item: Item, report: Report) -> None:
         record = work.origin.record(item.hashes if item.hashes is not None else plan.hashes(pair))
         plan.refuse_foreign(files, pair)  # a file may have appeared since planning
         plan.require_free(files, item)
-        with open_image(pair.source, axes=files.axes) as image, ExitStack() as stack:
+        with (
+            open_image(pair.source, axes=files.axes, series=files.series) as image,
+            ExitStack() as stack,
+        ):
             for target in pair.targets:
                 make_folder(target.parent)
             parts = [
@@ -253,7 +256,7 @@ def seconds_per_window(files: Files, work: Work, pair: Pair) -> float | None:
 
 
 def _timed(files: Files, work: Work, trial: Pair, most: Mapping[str, int]) -> float:
-    with open_image(trial.source, axes=files.axes) as image:
+    with open_image(trial.source, axes=files.axes, series=files.series) as image:
         piece = cut(image, most)
         windows = work.plan(piece, trial).windows
         start = time.monotonic()

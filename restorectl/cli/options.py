@@ -243,6 +243,12 @@ AXES = option(
     " T time, C channel, Z, Y, X, S colour sample.",
     panel=FILES,
 )
+SERIES = option(
+    None,
+    "Which of several images in a file: its number, counted from 0, or its name.",
+    metavar="N|NAME",
+    panel=FILES,
+)
 CHANNELS = option(
     None,
     "Process only these channels, counted from 0; the others are copied unchanged.",
@@ -369,6 +375,7 @@ class Shared:
     """The options of all commands that turn images into images."""
 
     axes: str | None = AXES
+    series: str | None = SERIES
     channels: tuple[int, ...] | None = CHANNELS
     pattern: str | None = PATTERN
     files_from: str | None = FILES_FROM
@@ -449,6 +456,7 @@ class Shared:
             overwrite=self.overwrite,
             keep_old=self.keep_old,
             axes=self.axes,
+            series=self.series,
             channels=self.channels,
             dry_run=self.dry_run,
             manifest=self.manifest,

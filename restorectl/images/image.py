@@ -9,7 +9,7 @@ without holding them in memory.
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -84,8 +84,8 @@ class Format:
 
     # (path, first 64 bytes, b"" for a folder) -> is it an image of this format?
     probe: Callable[[Path, bytes], bool]
-    # (path, `axes`); raises IncompleteError if data that the metadata describe are missing.
-    open: Callable[[Path, str | None], Image]
+    # (path, `axes`, `series`); IncompleteError if data that the metadata describe are missing
+    open: Callable[[Path, str | None, str | None], Image]
     create: Callable[[Path, Header, Record], Consumer] | None = None
     # The provenance record of an image; None if damaged or not written by restorectl.
     record: Callable[[Path], dict[str, Any] | None] = lambda path: None
@@ -130,17 +130,37 @@ def is_image_name(path: str | PurePath) -> bool:
     return _row_of_suffix(PurePath(path).suffix) is not None
 
 
-def open_image(path: Pathlike, *, axes: str | None = None) -> Image:
-    """Open an image lazily; `axes`: the user's names of its axes.
+def open_image(path: Pathlike, *, axes: str | None = None, series: str | None = None) -> Image:
+    """Open an image lazily.
+
+    axes: the user's names of its axes. series: which of several images in the file, by number or
+    name.
 
     Raises InputError if the file is missing, not an image, damaged, ambiguous or of a kind that
     cannot be restored, IncompleteError if it is cut off or still being written.
     """
     path = Path(path)
     try:
-        return format_of(path).open(path, axes)
+        return format_of(path).open(path, axes, series)
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc}") from exc
+
+
+def choose_series(titles: Sequence[str], series: str | None, path: Path) -> int:
+    """The number of the chosen image of a file; `titles`: their names, "" = none.
+
+    series: a number or a name. Raises InputError if there are several and none is chosen, or the
+    chosen one is missing.
+    """
+    if len(titles) == 1 and series is None:
+        return 0
+    wanted = [k for k, title in enumerate(titles) if series in (str(k), title)]
+    if len(wanted) == 1:
+        return wanted[0]
+    listed = ", ".join(f"{k} ({title})" if title else str(k) for k, title in enumerate(titles))
+    if series is None:
+        raise InputError(f"{path}: holds {len(titles)} images: choose a `series` of {listed}")
+    raise InputError(f"{path}: has no `series` {series}: choose one of {listed}")
 
 
 @dataclass
@@ -270,7 +290,7 @@ def look(path: Path) -> Existing | None:
         return Existing(False, None)  # unreadable, so not written by restorectl
     if record is not None:
         try:
-            form.open(path, (record.get("parameters") or {}).get("axes")).close()
+            form.open(path, (record.get("parameters") or {}).get("axes"), None).close()
         except IncompleteError:
             record = None
         except (InputError, OSError):

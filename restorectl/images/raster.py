@@ -24,7 +24,15 @@ from restorectl import __version__
 from restorectl.errors import IncompleteError, InputError, OutputError
 from restorectl.files.provenance import dumps
 from restorectl.images.header import PRINT_DPI, UNKNOWN_SPACING, Header, Plane, Spacing
-from restorectl.images.image import ALL, Array, Consumer, Format, Image, Record
+from restorectl.images.image import (
+    ALL,
+    Array,
+    Consumer,
+    Format,
+    Image,
+    Record,
+    choose_series,
+)
 
 Chunk = tuple[bytes, bytes]  # (type, data)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -72,8 +80,9 @@ class RasterImage(Image):
         self._pixels = None
 
 
-def open_png(path: Path, axes: str | None) -> RasterImage:
+def open_png(path: Path, axes: str | None, series: str | None) -> RasterImage:
     """Open a PNG; see `image.open_image`."""
+    choose_series(("",), series, path)
     data = path.read_bytes()
     chunks = read_chunks(path, data)
     width, height, depth, colour = struct.unpack_from(">IIBB", chunks[0][1])
@@ -100,8 +109,9 @@ def open_png(path: Path, axes: str | None) -> RasterImage:
     return RasterImage(path, header, data)
 
 
-def open_jpeg(path: Path, axes: str | None) -> RasterImage:
+def open_jpeg(path: Path, axes: str | None, series: str | None) -> RasterImage:
     """Open a JPEG; see `image.open_image`."""
+    choose_series(("",), series, path)
     data = path.read_bytes()
     end = data.rfind(b"\xff\xd9")
     if end < 0 or end < data.rfind(b"\xff\xda"):  # the last scan has no end marker

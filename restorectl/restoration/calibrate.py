@@ -192,7 +192,7 @@ def _one(
 ) -> list[tuple[ChannelRow, list[Level]]]:
     """Measure all channels of one image. Raises InputError."""
     measured = []
-    with open_image(path, axes=job.files.axes) as source:
+    with open_image(path, axes=job.files.axes, series=job.files.series) as source:
         header = source.header
         outcome.warnings += source.warnings
         chosen = header.chosen(job.files.channels, path)

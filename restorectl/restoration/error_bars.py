@@ -73,9 +73,10 @@ def table(calibration: Calibration) -> str:
 
 def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report: Report) -> Pixels:
     """Errors and spreads of one image, in units of its noise level."""
+    files = restorer.job.files
     with (
-        open_image(source, axes=restorer.job.files.axes) as image,
-        open_image(truth, axes=restorer.job.files.axes) as clean,
+        open_image(source, axes=files.axes, series=files.series) as image,
+        open_image(truth, axes=files.axes, series=files.series) as clean,
     ):
         header = image.header
         clean.header.require_same_shape(truth, header, source)

@@ -86,6 +86,8 @@ def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any
         "dtype": job.dtype,
         "seed": job.compute.seed,
     }
+    if job.files.series is not None:
+        every["series"] = job.files.series
     if network is None:
         return every
     return every | {

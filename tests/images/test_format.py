@@ -73,7 +73,7 @@ def test_what_stands_at_an_output(tmp_path: Path) -> None:
 class BoxImage(Image):
     """A folder with header.json and one .npy file for each plane."""
 
-    def __init__(self, path: Path, axes: str | None) -> None:
+    def __init__(self, path: Path, axes: str | None, series: str | None) -> None:
         self.path = path
         found = json.loads((path / "header.json").read_text())
         shape = tuple(found["shape"])

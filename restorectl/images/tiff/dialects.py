@@ -6,7 +6,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import tifffile
 
 from restorectl.errors import IncompleteError, InputError
 from restorectl.images.header import PRINT_DPI, UNKNOWN_SPACING, Spacing
+from restorectl.images.image import choose_series
 from restorectl.images.tiff import ifd, imagej, ome
-from restorectl.images.tiff.ifd import Ifd
+from restorectl.images.tiff.ifd import Ifd, read_chain
 
 MM_PAGE = 51123  # Micro-Manager's JSON about a page
 
@@ -40,6 +41,10 @@ class PageStack:
     spacing: Spacing = UNKNOWN_SPACING
     channels: tuple[str, ...] = ()
     apart: bool = False  # whether each sample of a pixel is a page of its own
+    description: bytes = b""  # that of this image alone; b"" = that of the first page
+
+
+Read = Callable[[Path, Sequence[Ifd], str | None], PageStack]  # see `stack`
 
 
 def dialect(page: Ifd) -> str:
@@ -47,32 +52,57 @@ def dialect(page: Ifd) -> str:
     return next(kind for kind, (recognised, _) in DIALECTS.items() if recognised(page))
 
 
-def stack(kind: str, path: Path, pages: Sequence[Ifd]) -> PageStack:
+def stack(path: Path, kind: str, pages: Sequence[Ifd], series: str | None) -> PageStack:
     """The image that the pages form; `pages`: those at full size, in the file's order.
+
+    series: which of several images, by number or name.
 
     Raises InputError for several images, IncompleteError if pages that the metadata describe are
     missing.
     """
-    return DIALECTS[kind][1](path, pages)
+    if kind not in ("ome", "shaped"):
+        choose_series([""], series, path)
+    return DIALECTS[kind][1](path, pages, series)
 
 
-def _ome_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
-    first = pages[0]
-    image = ome.parse(first.text(ifd.DESCRIPTION), first.samples, len(pages))
+def _ome_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
+    own = pages[0].text(ifd.DESCRIPTION)
+    described = _companion(path, own) if ome.companion(own) is not None else own
+    images = ome.own_images(described, path.name, ome.uuid(own))
+    titles = [image.attributes.get("Name", "") for image in images]
+    chosen = choose_series(titles, series, path)
+    xml = ome.alone(described, images[chosen])
+    image = ome.parse(xml, [page.samples for page in pages])
     missing = sum(page < 0 for page in image.pages)
     if missing:
         raise IncompleteError(
             f"{missing} of the {len(image.pages)} planes in its OME header are missing: it is cut"
             " off, still being written, or one of several files"
         )
-    _require_count(len(pages), len(image.pages), "OME")
+    if len(images) == 1:  # else other pages belong to other images
+        _require_count(len(pages), len(image.pages), "OME")
     keep = [i for i, n in enumerate(image.shape) if n > 1]
     axes, lengths = "".join(image.axes[i] for i in keep), tuple(image.shape[i] for i in keep)
     places = [Place(pages[i]) for i in image.pages]
-    return PageStack(axes, lengths, places, image.spacing, image.channels)
+    return PageStack(axes, lengths, places, image.spacing, image.channels, description=xml)
 
 
-def _imagej_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+def _companion(path: Path, xml: bytes) -> bytes:
+    """The OME-XML that another file of the data set has for this one."""
+    beside = path.parent / Path(ome.companion(xml) or "").name
+    try:
+        with open(beside, "rb") as file:
+            if file.read(2) in (b"II", b"MM"):
+                return read_chain(file, beside)[0].text(ifd.DESCRIPTION)
+            file.seek(0)
+            return file.read()
+    except OSError as exc:
+        raise InputError(
+            f"has its metadata in {beside.name}, which cannot be read: put both in one folder"
+        ) from exc
+
+
+def _imagej_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
     first = pages[0]
     description = first.text(ifd.DESCRIPTION)
     axes, lengths, declared = imagej.outer_axes(
@@ -83,9 +113,11 @@ def _imagej_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
     return PageStack(axes, lengths, places, spacing, imagej.labels(first.tags, first.order))
 
 
-def _shaped_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+def _shaped_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
     """tifffile's own dialect: the shape of the array, today as JSON with axes and more."""
-    first = pages[0]
+    starts = [k for k, page in enumerate(pages) if _is_shaped(page)]
+    chosen = choose_series([""] * len(starts), series, path)
+    first, *_ = pages = pages[starts[chosen] : [*starts, len(pages)][chosen + 1]]
     found = shaped(first.text(ifd.DESCRIPTION))
     shape = tuple(found["shape"])
     if math.prod(shape) == 0:
@@ -107,10 +139,12 @@ def _shaped_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
     axes = found.get("axes", "")
     n_outer = len(shape) - (3 if first.samples > 1 else 2)
     if len(axes) != len(shape) or n_outer < 0 or math.prod(shape[:n_outer]) != declared:
-        return _unnamed(places, spacing)
-    keep = [i for i in range(n_outer) if shape[i] > 1]
-    lengths = tuple(shape[i] for i in keep)
-    return PageStack("".join(axes[i] for i in keep), lengths, places, spacing)
+        named = _unnamed(places, spacing)
+    else:
+        keep = [i for i in range(n_outer) if shape[i] > 1]
+        lengths = tuple(shape[i] for i in keep)
+        named = PageStack("".join(axes[i] for i in keep), lengths, places, spacing)
+    return replace(named, description=first.text(ifd.DESCRIPTION))
 
 
 def shaped(description: bytes) -> dict[str, Any]:
@@ -131,7 +165,7 @@ def shaped(description: bytes) -> dict[str, Any]:
 _LSM_MICROMETRES = 1e6  # voxel sizes are in metres
 
 
-def _lsm_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+def _lsm_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
     """Zeiss LSM: all channels of a plane in a page, each page followed by a thumbnail."""
     pages = [page for page in pages if not page.is_reduced]
     first = pages[0]
@@ -172,7 +206,7 @@ _MM_OLD = {  # until NDTiff 1, and in Micro-Manager's own stacks
 _MM_SUMMARY = struct.pack("<I", 2355492)  # comes before the length of the summary
 
 
-def _micromanager_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+def _micromanager_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
     """NDTiff of any version, and Micro-Manager stacks without OME-XML: each page says where it is.
 
     Axes of other names (positions, rows and columns of tiles) are one axis without a name.
@@ -242,7 +276,7 @@ def _json(text: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _qpi_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+def _qpi_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
     """PerkinElmer QPTIFF: a page of full resolution for each channel, then thumbnails and more."""
     told = [page.text(ifd.DESCRIPTION) for page in pages]
     full = [k for k, text in enumerate(told) if b"<ImageType>FullResolution<" in text]
@@ -255,11 +289,11 @@ def _qpi_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
     return PageStack("C", (len(full),), places, spacing, channels if any(channels) else ())
 
 
-def _plain_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+def _plain_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
     return _unnamed([Place(page) for page in pages], printed_spacing(pages[0]))
 
 
-def _other_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+def _other_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
     """Dialects without a row of their own, if tifffile finds one array of ordinary pages."""
     kind = dialect(pages[0]).upper()
     refused = InputError(f"is a {kind} file that cannot be read: save it as OME-TIFF")
@@ -348,7 +382,7 @@ def _is_shaped(page: Ifd) -> bool:
 
 
 # name -> (whether a first page is of that dialect, how the pages form an image); the first counts
-DIALECTS: dict[str, tuple[Callable[[Ifd], bool], Callable[[Path, Sequence[Ifd]], PageStack]]] = {
+DIALECTS: dict[str, tuple[Callable[[Ifd], bool], Read]] = {
     "ome": (_ends(b"OME>"), _ome_stack),
     "imagej": (lambda page: imagej.is_imagej(page.text(ifd.DESCRIPTION)), _imagej_stack),
     "shaped": (_is_shaped, _shaped_stack),

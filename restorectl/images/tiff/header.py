@@ -14,7 +14,7 @@ from restorectl.images.image import Array
 from restorectl.images.tiff import ifd, imagej
 from restorectl.images.tiff.decode import decoder
 from restorectl.images.tiff.dialects import Place, dialect, stack
-from restorectl.images.tiff.ifd import Ifd, Tag
+from restorectl.images.tiff.ifd import Ifd, Tag, text_tag
 
 # Tags of the first page that apply to the whole file
 _OF_THE_FILE = frozenset({ifd.DESCRIPTION, ifd.HISTORY, ifd.SOFTWARE, imagej.COUNTS, imagej.BLOCKS})
@@ -45,27 +45,31 @@ class TiffSource:
     changes: tuple[Mapping[int, Tag | None], ...]
     planar: bool
     alpha: Path | Array | None  # a TIFF whose last sample is alpha, or alpha itself, (Y, X)
+    series: str | None = None  # which of the TIFF's images it is
 
     @property
     def order(self) -> str:
         return self.first.order
 
 
-def describe(path: Path, ifds: Sequence[Ifd], override: str | None) -> tuple[Header, list[Place]]:
+def describe(
+    path: Path, ifds: Sequence[Ifd], override: str | None, series: str | None
+) -> tuple[Header, list[Place]]:
     """The header of the image in a TIFF, and its pages in storage order.
 
     Raises InputError for several images, ambiguous axes and pixels that are not intensities,
     IncompleteError if pages that the metadata describe are missing.
     """
     whole = _full_size(ifds)
-    first = whole[0]
-    kind = dialect(first)
-    found = stack(kind, path, whole)
+    kind = dialect(whole[0])
+    found = stack(path, kind, whole, series)
+    first = found.pages[0].ifd
     _require_equal(found.pages)
     for page in {place.ifd.offset: place.ifd for place in found.pages}.values():
         _require_intensities(page, kind)
     dtype, has_alpha = _dtype(first), _has_alpha(first)
-    planar, shown = first.planar and first.samples > 1, first.samples - has_alpha
+    planar = first.planar and first.samples > 1 and not found.apart
+    shown = first.samples - has_alpha
     in_page = "YX" if shown == 1 or found.apart else "SYX" if planar else "YXS"
     sizes = {"S": shown, "Y": first.size[0], "X": first.size[1]}
     own = found.axes + in_page
@@ -75,20 +79,22 @@ def describe(path: Path, ifds: Sequence[Ifd], override: str | None) -> tuple[Hea
         if has_alpha:
             raise InputError(f"has alpha, so its colours cannot be `axes` {axes}: use `axes` {own}")
         pages, planar = [replace(p, sample=s) for p in pages for s in range(shown)], False
-    planar = planar and "S" in axes
     header = Header(axes, shape, dtype, found.spacing, (), "tiff")
     # ImageJ labels pages: these name channels only if every page is a channel
     if len(found.channels) == header.canonical_shape[1] and (kind != "imagej" or axes == "CYX"):
         header = replace(header, channels=found.channels)
-    tags = {c: tag for c, tag in pages[0].ifd.tags.items() if c not in _OF_THE_FILE}
-    tags |= {c: tag for c, tag in first.tags.items() if c in _OF_THE_FILE}
+    tags = {c: tag for c, tag in first.tags.items() if c not in _OF_THE_FILE}
+    tags |= {c: tag for c, tag in whole[0].tags.items() if c in _OF_THE_FILE}
+    if found.description:
+        tags[ifd.DESCRIPTION] = text_tag(found.description)
     source = TiffSource(
         kind=kind,
         header=replace(header, axes=own) if len(own) == len(axes) else header,
-        first=replace(first, tags=tags),
+        first=replace(whole[0], tags=tags),
         changes=_changes(tags, pages),
         planar=planar,
         alpha=path if has_alpha else None,
+        series=series,
     )
     return replace(header, extra=MappingProxyType({"tiff": source})), pages
 

@@ -5,7 +5,7 @@ instruments, channels, annotations, comments and the digits of every number stay
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
@@ -79,24 +79,59 @@ class OmeImage:
     pages: tuple[int, ...]  # the page of each plane in the order of `axes`; -1 = not in the file
 
 
-def parse(xml: bytes, samples: int, n_pages: int) -> OmeImage:
+def companion(xml: bytes) -> str | None:
+    """The name of the file that has the metadata instead, in the same folder; None = this one."""
+    found = _root(_utf8(xml)).find("BinaryOnly")
+    return found[0].attributes.get("MetadataFile", "") if found else None
+
+
+def uuid(xml: bytes) -> str:
+    """The identifier of the file whose document it is; "" if it has none."""
+    return _root(_utf8(xml)).attributes.get("UUID", "")
+
+
+def own_images(xml: bytes, name: str, uuid: str) -> list[Element]:
+    """The images that a file holds; the document may describe those of a whole data set.
+
+    name, uuid: of the file.
+    """
+    images = _root(_utf8(xml)).find("Image")
+    files = [(image, image.find("UUID")) for image in images]
+    by_name = [image for image, f in files if any(u.attributes.get("FileName") == name for u in f)]
+    by_uuid = [image for image, f in files if uuid in {u.text.strip() for u in f}]
+    return by_name or by_uuid or images
+
+
+def alone(xml: bytes, chosen: Element) -> bytes:
+    """The document without all images but one."""
+    xml = _utf8(xml)
+    for image in reversed(_root(xml).find("Image")):
+        if image.start != chosen.start:
+            xml = xml[: image.start] + xml[image.end :]
+    return xml
+
+
+def parse(xml: bytes, samples: Sequence[int]) -> OmeImage:
     """Read the one image that an OME-XML document describes.
 
-    samples: per pixel of a page; n_pages: pages in the file.
+    samples: per pixel of each page in the file.
 
     Raises InputError if the XML is malformed, does not describe exactly one image, or refers to
     pixels in several files.
     """
     _, pixels = _pixels(xml)
+    n_pages = len(samples)
+    at = [int(data.attributes.get("IFD", 0)) for data in pixels.find("TiffData")] or [0]
+    of_pixel = samples[at[0]] if at[0] < n_pages else samples[0]
     order = pixels.attributes.get("DimensionOrder", "XYCZT")
     axes = order[:1:-1]
     if sorted(axes) != ["C", "T", "Z"]:
         raise InputError(f"the OME-XML has the dimension order {order!r}: damaged")
     sizes = {axis: _positive(pixels, f"Size{axis}") for axis in axes}
-    sizes["C"] = sizes["C"] // samples if sizes["C"] % samples == 0 else sizes["C"]
+    sizes["C"] = sizes["C"] // of_pixel if sizes["C"] % of_pixel == 0 else sizes["C"]
     shape = tuple(sizes[axis] for axis in axes)
     names = tuple(child.attributes.get("Name", "") for child in pixels.find("Channel"))
-    usable = any(names) and samples == 1 and len(names) == sizes["C"]
+    usable = any(names) and of_pixel == 1 and len(names) == sizes["C"]
     return OmeImage(
         axes=axes,
         shape=shape,
@@ -222,16 +257,15 @@ def _printable(text: str) -> str:
 
 
 def _pixels(xml: bytes) -> tuple[Element, Element]:
-    root = _Parser(_utf8(xml)).document.children[0]
-    if root.find("BinaryOnly"):
-        raise InputError("its metadata are in another file of an OME data set: merge them into one")
-    images = root.find("Image")
-    found = [pixels for image in images for pixels in image.find("Pixels")]
-    if not found:
-        raise InputError("its OME-XML describes no image: convert it again")
-    if len(found) > 1:
-        raise InputError(f"holds {len(found)} images (OME series): save each to a separate file")
+    root = _root(_utf8(xml))
+    found = [pixels for image in root.find("Image") for pixels in image.find("Pixels")]
+    if len(found) != 1:
+        raise InputError(f"its OME-XML describes {len(found)} images: convert it again")
     return root, found[0]
+
+
+def _root(xml: bytes) -> Element:
+    return _Parser(xml).document.children[0]
 
 
 def _pages(pixels: Element, axes: str, shape: tuple[int, ...], n_pages: int) -> tuple[int, ...]:

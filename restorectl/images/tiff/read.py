@@ -26,21 +26,23 @@ _CACHE_BYTES = 256 << 20  # of decoded strips and tiles, for neighbouring region
 class TiffImage(Image):
     """An open TIFF."""
 
-    def __init__(self, path: Path, axes: str | None) -> None:
+    def __init__(self, path: Path, axes: str | None, series: str | None = None) -> None:
         self.path = path
         self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 (closed by close)
         try:
-            self._open(axes)
+            self._open(axes, series)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, axes: str | None) -> None:
+    def _open(self, axes: str | None, series: str | None) -> None:
         ifds = read_chain(self._file, self.path)
         try:
-            self.header, self._pages = describe(self.path, ifds, axes)
+            self.header, self._pages = describe(self.path, ifds, axes, series)
         except InputError as exc:
-            raise type(exc)(f"{self.path}: {exc}") from exc
+            text = str(exc)
+            prefixed = text if text.startswith(f"{self.path}: ") else f"{self.path}: {text}"
+            raise type(exc)(prefixed) from exc
         self._decoders: dict[Key, Any] = {}
         self._index = {plane: k for k, plane in enumerate(self.header.planes)}
         self._segments: OrderedDict[tuple[int, int], Array] = OrderedDict()

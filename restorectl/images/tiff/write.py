@@ -100,8 +100,8 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
     with open(path, "wb") as file, ExitStack() as stack:
         alpha = out.source.alpha if out.source is not None else None
         beside = None
-        if isinstance(alpha, Path):
-            beside = stack.enter_context(TiffImage(alpha, header.axes))
+        if out.source is not None and isinstance(alpha, Path):
+            beside = stack.enter_context(TiffImage(alpha, header.axes, out.source.series))
         file.write(pack_head(out.layout, 0))
         placed = {ifd.HISTORY: file.tell()}  # also in an output that is cut off later
         file.write(first[ifd.HISTORY].data)
