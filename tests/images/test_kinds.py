@@ -702,3 +702,36 @@ def test_no_samples_and_no_tile_height(tmp_path: Path) -> None:
     tiff(path, [tags], [image.tobytes()])
     with pytest.raises(InputError, match="page 0 has tiles of 0 x 32 pixels: the file is damaged"):
         open_image(path)
+
+
+def test_an_unknown_compression_is_known_before_work(tmp_path: Path) -> None:
+    image, path = pixels((40, 48)), tmp_path / "a.tif"
+    tags = [page(image), page(image, _259=(3, [34676]))]
+    tiff(path, tags, [image.tobytes()])
+    with pytest.raises(InputError, match=r"a\.tif: has pixels of compression 34676, .* save it"):
+        open_image(path, axes="ZYX")
+
+
+def test_a_strip_that_is_smaller_than_its_page(tmp_path: Path) -> None:
+    """What a strip lacks would be whatever is in memory."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(pixels((16, 48), "u1"), compression="jpeg", metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif") as made:
+        strip = made.filehandle
+        strip.seek(made.pages[0].dataoffsets[0])
+        data = strip.read(made.pages[0].databytecounts[0])
+    tags = page(np.empty((40, 48), "u1"), _259=(3, [7]), _279=(4, [len(data)]))
+    tiff(tmp_path / "b.tif", [tags], [data])
+    with (
+        open_image(tmp_path / "b.tif") as image,
+        pytest.raises(InputError, match="cannot be decoded"),
+    ):
+        image.read((0, 0, 0))
+
+
+@pytest.mark.parametrize("given", ['IFD="x"', 'IFD="-1"', 'FirstZ="2"', 'PlaneCount="{"'])
+def test_damaged_numbers_in_ome(tmp_path: Path, given: str) -> None:
+    text = OME.format("", IMAGE.format(k=0, name="", rows=40, data=f"<TiffData {given}/>"))
+    ome(tmp_path / "a.ome.tif", pixels((2, 40, 48)), text)
+    with pytest.raises(InputError, match=r"a\.ome\.tif: the OME-XML says .*: damaged"):
+        open_image(tmp_path / "a.ome.tif")

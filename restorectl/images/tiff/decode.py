@@ -52,9 +52,12 @@ def storage(page: Ifd) -> Key:
 def decoder(page: Ifd) -> Any:
     """A tifffile page whose `decode` takes the bytes of a strip or tile, and its index.
 
-    Raises InputError if the tags are damaged or of a kind that tifffile does not know.
+    Raises InputError if the tags are damaged or the compression is unknown.
     """
     numbers = {c: page.integer(c) for c in _ONE_NUMBER if page.integers(c)}
+    too_large = next((c for c, n in numbers.items() if n >= 1 << 32), None)
+    if too_large is not None:
+        raise InputError(f"tag {too_large} is {numbers[too_large]}: the file is damaged")
     tags = {code: integers_tag(page.order, ifd.LONG, n) for code, n in numbers.items()}
     tags |= {code: page.tags[code] for code in _OTHERS if code in page.tags}
     tiled = ifd.TILE_OFFSETS in page.tags
@@ -65,7 +68,14 @@ def decoder(page: Ifd) -> Any:
     layout = Layout(page.order, big=False)
     small = io.BytesIO(pack_head(layout, 8) + pack_ifd(layout, tags, 8, False, {}))
     try:
+        if page.compression != 1:
+            tifffile.TIFF.DECOMPRESSORS[page.compression]
         return tifffile.TiffFile(small).pages.first
+    except KeyError as exc:
+        raise InputError(
+            f"has pixels of compression {page.compression}, which is not read: save it with LZW,"
+            " zlib or no compression"
+        ) from exc
     except Exception as exc:  # tifffile raises various errors
         reason = " ".join(str(exc).split()) or type(exc).__name__
         raise InputError(f"cannot be read as TIFF: {reason}") from exc

@@ -121,7 +121,7 @@ def parse(xml: bytes, samples: Sequence[int]) -> OmeImage:
     """
     _, pixels = _pixels(xml)
     n_pages = len(samples)
-    at = [int(data.attributes.get("IFD", 0)) for data in pixels.find("TiffData")] or [0]
+    at = [_number(data, "IFD", 0) for data in pixels.find("TiffData")] or [0]
     of_pixel = samples[at[0]] if at[0] < n_pages else samples[0]
     order = pixels.attributes.get("DimensionOrder", "XYCZT")
     axes = order[:1:-1]
@@ -283,10 +283,13 @@ def _pages(pixels: Element, axes: str, shape: tuple[int, ...], n_pages: int) -> 
     for item in data:
         first = 0
         for axis, length in zip(axes, shape, strict=True):
-            first = first * length + int(item.attributes.get(f"First{axis}", 0))
-        ifd = int(item.attributes.get("IFD", 0))
-        given = item.attributes.get("PlaneCount", item.attributes.get("NumPlanes"))
-        n = int(given) if given else (1 if "IFD" in item.attributes else n_pages - ifd)
+            start = _number(item, f"First{axis}", 0)
+            if start >= length:
+                raise InputError(f"the OME-XML says First{axis}={start} of {length}: damaged")
+            first = first * length + start
+        ifd = _number(item, "IFD", 0)
+        default = _number(item, "NumPlanes", 1 if "IFD" in item.attributes else n_pages - ifd)
+        n = _number(item, "PlaneCount", default)
         for i in range(min(n, count - first)):
             if ifd + i < n_pages:
                 pages[first + i] = ifd + i
@@ -294,8 +297,16 @@ def _pages(pixels: Element, axes: str, shape: tuple[int, ...], n_pages: int) -> 
 
 
 def _positive(pixels: Element, name: str) -> int:
-    text = pixels.attributes.get(name, "1")
-    if not text.isdecimal() or int(text) < 1:
+    found = _number(pixels, name, 1)
+    if found < 1:
+        raise InputError(f"the OME-XML says {name}={found}: damaged")
+    return found
+
+
+def _number(element: Element, name: str, default: int) -> int:
+    """An attribute that is 0 or a positive integer."""
+    text = element.attributes.get(name, "") or str(default)
+    if not text.isdecimal():
         raise InputError(f"the OME-XML says {name}={text!r}: damaged")
     return int(text)
 

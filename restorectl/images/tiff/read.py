@@ -7,6 +7,7 @@ for each dialect, which refuse files that are cut off, and keep every tag for th
 import json
 from collections import OrderedDict
 from collections.abc import Iterator
+from operator import lt
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ from restorectl.errors import IncompleteError, InputError
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
 from restorectl.images.tiff import ifd
-from restorectl.images.tiff.decode import Key, decoder, storage
+from restorectl.images.tiff.decode import decoder, storage
 from restorectl.images.tiff.header import describe
 from restorectl.images.tiff.ifd import read_chain
 
@@ -39,11 +40,12 @@ class TiffImage(Image):
         ifds = read_chain(self._file, self.path)
         try:
             self.header, self._pages = describe(self.path, ifds, axes, series)
+            kinds = {storage(page.ifd): page.ifd for page in self._pages}
+            self._decoders = {kind: decoder(page) for kind, page in kinds.items()}
         except InputError as exc:
             text = str(exc)
             prefixed = text if text.startswith(f"{self.path}: ") else f"{self.path}: {text}"
             raise type(exc)(prefixed) from exc
-        self._decoders: dict[Key, Any] = {}
         self._index = {plane: k for k, plane in enumerate(self.header.planes)}
         self._segments: OrderedDict[tuple[int, int], Array] = OrderedDict()
         self._held = 0
@@ -113,6 +115,13 @@ class TiffImage(Image):
         for i in range(rows[0] // tall, -(-rows[1] // tall)):
             for j in range(cols[0] // wide, -(-cols[1] // wide)):
                 pixels = self._segment(page, base + i * across + j)
+                inside = min(tall, height - i * tall), min(wide, width - j * wide)
+                needed = (*inside, 1 if planar else at.samples)
+                if any(map(lt, pixels.shape, needed)):
+                    raise InputError(
+                        f"{self.path}: page {page} cannot be decoded: a strip or tile has"
+                        f" {pixels.shape} pixels, not {needed}: the file is damaged"
+                    )
                 yield (i * tall, j * wide), pixels[:, :, 0 if planar else sample]
 
     def _segment(self, page: int, index: int) -> Array:
@@ -123,8 +132,7 @@ class TiffImage(Image):
         if key in self._segments:
             self._segments.move_to_end(key)
             return self._segments[key]
-        kind = storage(at.ifd)
-        decoding = self._decoders[kind] = self._decoders.get(kind) or decoder(at.ifd)
+        decoding = self._decoders[storage(at.ifd)]
         if (offset, size) == ifd.SPARSE:
             shape = (*at.ifd.segment_size, 1 if at.ifd.planar else at.ifd.samples)
             return np.full(shape, decoding.nodata, self.header.dtype)

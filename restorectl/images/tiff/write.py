@@ -407,7 +407,8 @@ def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]], k: int) -> dic
     extra = samples - (3 if photometric == ifd.RGB else 1)
     if extra > 0:
         given = old.integers(ifd.EXTRA_SAMPLES)
-        values[ifd.EXTRA_SAMPLES] = (short, *(given if len(given) == extra else (0,) * extra))
+        known = len(given) == extra and max(given) <= 2
+        values[ifd.EXTRA_SAMPLES] = (short, *(given if known else (0,) * extra))
     tags = {code: integers_tag(order, *value) for code, value in values.items()}
     if photometric == ifd.PALETTE:
         tags[ifd.COLORMAP] = old.tags[ifd.COLORMAP]
