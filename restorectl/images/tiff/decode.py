@@ -7,13 +7,15 @@ page is stored.
 
 import io
 import logging
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import tifffile
 
 from restorectl.errors import InputError
 from restorectl.images.tiff import ifd
-from restorectl.images.tiff.ifd import Ifd, Layout, integers_tag, pack_head, pack_ifd
+from restorectl.images.tiff.ifd import Ifd, Layout, Tag, integers_tag, pack_head, pack_ifd
 
 # Problems that tifffile warns about raise errors here instead.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -41,40 +43,52 @@ _OTHERS = (
     _NO_DATA,
     _LERC,
 )
-Key = tuple[object, ...]
 
 
-def storage(page: Ifd) -> Key:
-    """What decoding depends on; equal for pages that one decoder can decode."""
-    return (page.order, *(page.tags.get(code) for code in (*_ONE_NUMBER, *_OTHERS)))
+@dataclass(frozen=True)
+class Storage:
+    """How a page is stored: all that decoding depends on."""
+
+    order: str
+    tiled: bool
+    tags: tuple[tuple[int, Tag], ...]
 
 
-def decoder(page: Ifd) -> Any:
+def storage(page: Ifd) -> Storage:
+    found = ((code, page.tags.get(code)) for code in (*_ONE_NUMBER, *_OTHERS))
+    tags = tuple((code, tag) for code, tag in found if tag is not None)
+    return Storage(page.order, ifd.TILE_OFFSETS in page.tags, tags)
+
+
+@lru_cache(maxsize=64)
+def decoder(stored: Storage) -> Any:
     """A tifffile page whose `decode` takes the bytes of a strip or tile, and its index.
 
     Raises InputError if the tags are damaged or the compression is unknown.
     """
-    numbers = {c: page.integer(c) for c in _ONE_NUMBER if page.integers(c)}
-    too_large = next((c for c, n in numbers.items() if n >= 1 << 32), None)
-    if too_large is not None:
-        raise InputError(f"tag {too_large} is {numbers[too_large]}: the file is damaged")
-    tags = {code: integers_tag(page.order, ifd.LONG, n) for code, n in numbers.items()}
-    tags |= {code: page.tags[code] for code in _OTHERS if code in page.tags}
-    tiled = ifd.TILE_OFFSETS in page.tags
-    for code in (
-        (ifd.TILE_OFFSETS, ifd.TILE_BYTES) if tiled else (ifd.STRIP_OFFSETS, ifd.STRIP_BYTES)
-    ):
-        tags[code] = integers_tag(page.order, ifd.LONG, 8)
-    layout = Layout(page.order, big=False)
+    order, tags = stored.order, dict(stored.tags)
+    for code in _ONE_NUMBER:
+        number = next(iter(tags[code].integers(order)), None) if code in tags else None
+        if number is None:
+            tags.pop(code, None)
+        elif number >= 1 << 32:
+            raise InputError(f"tag {code} is {number}: the file is damaged")
+        else:
+            tags[code] = integers_tag(order, ifd.LONG, number)
+    at = (
+        (ifd.TILE_OFFSETS, ifd.TILE_BYTES) if stored.tiled else (ifd.STRIP_OFFSETS, ifd.STRIP_BYTES)
+    )
+    tags |= {code: integers_tag(order, ifd.LONG, 8) for code in at}
+    layout, compression = Layout(order, big=False), Ifd(0, order, tags).compression
     small = io.BytesIO(pack_head(layout, 8) + pack_ifd(layout, tags, 8, False, {}))
     try:
-        if page.compression != 1:
-            tifffile.TIFF.DECOMPRESSORS[page.compression]
+        if compression != 1:
+            tifffile.TIFF.DECOMPRESSORS[compression]
         return tifffile.TiffFile(small).pages.first
     except KeyError as exc:
         raise InputError(
-            f"has pixels of compression {page.compression}, which is not read: save it with LZW,"
-            " zlib or no compression"
+            f"has pixels of compression {compression}, which is not read: save it with LZW, zlib or"
+            " no compression"
         ) from exc
     except Exception as exc:  # tifffile raises various errors
         reason = " ".join(str(exc).split()) or type(exc).__name__

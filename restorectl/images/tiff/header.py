@@ -12,7 +12,7 @@ from restorectl.errors import InputError
 from restorectl.images.header import Header, resolve_axes
 from restorectl.images.image import Array
 from restorectl.images.tiff import ifd, imagej
-from restorectl.images.tiff.decode import decoder
+from restorectl.images.tiff.decode import decoder, storage
 from restorectl.images.tiff.dialects import Place, dialect, stack
 from restorectl.images.tiff.ifd import Ifd, Tag, text_tag
 
@@ -121,7 +121,7 @@ def _inheriting(parent: Ifd, child: Ifd) -> Ifd:
 
 
 def _dtype(page: Ifd) -> np.dtype[Any]:
-    found = decoder(page)
+    found = decoder(storage(page))
     if found.dtype is not None and found.dtype.name in _DTYPES and found.bitspersample != 1:
         native: np.dtype[Any] = found.dtype.newbyteorder("=")
         return native

@@ -40,8 +40,8 @@ class TiffImage(Image):
         ifds = read_chain(self._file, self.path)
         try:
             self.header, self._pages = describe(self.path, ifds, axes, series)
-            kinds = {storage(page.ifd): page.ifd for page in self._pages}
-            self._decoders = {kind: decoder(page) for kind, page in kinds.items()}
+            for stored in {storage(page.ifd) for page in self._pages}:
+                decoder(stored)  # raises
         except InputError as exc:
             text = str(exc)
             prefixed = text if text.startswith(f"{self.path}: ") else f"{self.path}: {text}"
@@ -132,7 +132,7 @@ class TiffImage(Image):
         if key in self._segments:
             self._segments.move_to_end(key)
             return self._segments[key]
-        decoding = self._decoders[storage(at.ifd)]
+        decoding = decoder(storage(at.ifd))
         if (offset, size) == ifd.SPARSE:
             shape = (*at.ifd.segment_size, 1 if at.ifd.planar else at.ifd.samples)
             return np.full(shape, decoding.nodata, self.header.dtype)
