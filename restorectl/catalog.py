@@ -29,8 +29,13 @@ class Row:
 FORMATS: dict[str, Row] = {
     "tiff": Row(
         "images.tiff.write:FORMAT",
-        "TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF",
+        "TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF, NDTiff",
         (".tif", ".tiff", ".btf", ".tf8"),
+    ),
+    "lsm": Row(
+        "images.tiff.write:INPUT_ONLY",
+        "Zeiss LSM, PerkinElmer QPTIFF and others that are TIFF, input only: results are TIFF",
+        (".lsm", ".qptiff", ".tf2"),
     ),
     "png": Row("images.raster:PNG", "PNG, 8 or 16 bit, grey or RGB", (".png",)),
     "jpeg": Row("images.raster:JPEG", "JPEG, input only: results are PNG", (".jpg", ".jpeg")),

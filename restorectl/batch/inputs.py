@@ -16,7 +16,8 @@ from restorectl.files.atomic import output_error
 from restorectl.images.image import is_image_name
 from restorectl.jobs import Files
 
-JPEG = (".jpg", ".jpeg")
+# Suffixes that results cannot have -> those that they get
+RESULTS = {".jpg": ".png", ".jpeg": ".png", ".lsm": ".tif", ".qptiff": ".tif", ".tf2": ".tif"}
 Naming = Callable[[PurePath], tuple[PurePath, ...]]
 
 
@@ -43,14 +44,20 @@ class Missing:
 
 
 def same_name(relative: PurePath) -> tuple[PurePath, ...]:
-    """One output named like the input; JPEG becomes PNG, because it would lose detail."""
-    return (relative.with_suffix(".png") if relative.suffix.lower() in JPEG else relative,)
+    """One output named like the input.
+
+    JPEG becomes PNG, because it would lose detail; what is only read becomes TIFF.
+    """
+    if not is_image_name(relative):
+        return (relative.with_name(f"{relative.name}.tif"),)
+    suffix = RESULTS.get(relative.suffix.lower())
+    return (relative.with_suffix(suffix) if suffix is not None else relative,)
 
 
 def as_tiff(relative: PurePath) -> tuple[PurePath, ...]:
     """One output named like the input; PNG and JPEG, which cannot hold floats, become TIFF."""
-    picture = relative.suffix.lower() in (*JPEG, ".png")
-    return (relative.with_suffix(".tif") if picture else relative,)
+    (named,) = same_name(relative)
+    return (named.with_suffix(".tif") if named.suffix.lower() == ".png" else named,)
 
 
 def resolve(

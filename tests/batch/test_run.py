@@ -432,3 +432,21 @@ def test_a_list_of_damaged_utf_16(folder):
         UsageError, match=r"`files_from` .*list: is damaged UTF-16: save it as UTF-8"
     ):
         inputs.named(Files((), str(folder / "out"), files_from=str(folder / "list")))
+
+
+@pytest.mark.parametrize(
+    ("name", "same", "tiff"),
+    [
+        ("a/b.tif", "a/b.tif", "a/b.tif"),
+        ("a/b.ome.tiff", "a/b.ome.tiff", "a/b.ome.tiff"),
+        ("b.JPG", "b.png", "b.tif"),
+        ("b.png", "b.png", "b.tif"),
+        ("b.lsm", "b.tif", "b.tif"),
+        ("b.tf2", "b.tif", "b.tif"),
+        ("b", "b.tif", "b.tif"),
+        ("scan.2024-01", "scan.2024-01.tif", "scan.2024-01.tif"),
+    ],
+)
+def test_names_of_results(name, same, tiff):
+    assert inputs.same_name(Path(name)) == (Path(same),)
+    assert inputs.as_tiff(Path(name)) == (Path(tiff),)

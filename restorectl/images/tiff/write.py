@@ -421,6 +421,8 @@ def _has_mark(path: Path) -> bool:
     return any(head.startswith(_RECORDS, at) for at in (8, 16))  # after the header: TIFF, BigTIFF
 
 
+# Makers' TIFFs, by their suffixes: FORMAT reads them, but their names promise what is not written
+INPUT_ONLY = Format(probe=lambda path, head: False, open=TiffImage)
 FORMAT = Format(
     probe=lambda path, head: head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     open=TiffImage,
