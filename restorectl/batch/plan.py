@@ -178,7 +178,7 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
         with open_image(pair.source, axes=files.axes, series=files.series) as image:
             shape, dtype = list(image.header.shape), str(image.header.dtype)
             outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
-            outcome.warnings += image.warnings
+            outcome.warnings += image.unusual
             item.planned = work.plan(image, pair)
         remedy = "use a smaller `batch`, or a machine with more memory"
         _require_memory(pair.source, item.planned.memory, memory, remedy)

@@ -36,7 +36,9 @@ class Image(ABC):
 
     path: Path
     header: Header
-    warnings: tuple[str, ...] = ()  # what is unusual about the file and changes what is read
+    unusual: tuple[
+        str, ...
+    ] = ()  # warnings: what is unusual about the file and changes what is read
 
     @abstractmethod
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:

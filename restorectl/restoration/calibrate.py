@@ -194,7 +194,7 @@ def _one(
     measured = []
     with open_image(path, axes=job.files.axes, series=job.files.series) as source:
         header = source.header
-        outcome.warnings += source.warnings
+        outcome.warnings += source.unusual
         chosen = header.chosen(job.files.channels, path)
         image, known = cleaned.cleaned(source, chosen, job.noise)
         picked = {c: _mostly_valid(image, sampled(header, c, job.windows)) for c in chosen}

@@ -170,7 +170,7 @@ def test_sparse_tiles_are_zero_and_told(tmp_path: Path, no_data: bytes | None) -
     expected = np.block([[tiles[0], tiles[1]], [fill, tiles[2]]])
     with open_image(tmp_path / "a.tif") as image:
         assert (
-            image.warnings
+            image.unusual
             == ("sparse TIFF: 1 strips or tiles were never written and are read as 0",)
             or no_data
         )

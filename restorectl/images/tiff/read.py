@@ -52,7 +52,7 @@ class TiffImage(Image):
         sparse = sum(page.ifd.segments.count(ifd.SPARSE) for page in self._pages)
         if sparse:
             told = f"sparse TIFF: {sparse} strips or tiles were never written and are read as 0"
-            self.warnings = (told,)
+            self.unusual = (told,)
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         if plane not in self._index:
