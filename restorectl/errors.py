@@ -5,6 +5,7 @@
     ├── InputError             3   one image is unreadable, ambiguous or cannot be restored
     │   └── IncompleteError    3   an image is still being written or was cut off
     ├── EngineError            3   one image cannot be restored (non-finite output, out of memory)
+    ├── BugError               3   one image met a bug of this program
     ├── NoInputError           4   no input files found
     ├── WeightsError           5   weights unknown, damaged, not cached or of another kind
     ├── GateError              6   a quality gate of `evaluate` was not met
@@ -14,8 +15,15 @@
 
 A message is one line: what is wrong, which value or file, and what to do. Job fields are in
 backticks, as in "use `axes` ZYX"; the command line replaces them by option names. Any other
-exception is a bug and keeps its traceback.
+exception is a bug: `blamed` makes it one line if it belongs to one file, else it ends the program
+with its traceback.
 """
+
+import logging
+import traceback
+from os import PathLike
+
+LOG = logging.getLogger("restorectl")  # tracebacks of single files, for `debug`
 
 
 class RestorectlError(Exception):
@@ -40,6 +48,14 @@ class EngineError(RestorectlError):
     exit_code = 3
 
 
+class BugError(RestorectlError):
+    exit_code = 3
+
+    def __init__(self, message: str, error: BaseException) -> None:
+        super().__init__(message)
+        self.traceback = "".join(traceback.format_exception(error))
+
+
 class NoInputError(RestorectlError):
     exit_code = 4
 
@@ -62,6 +78,22 @@ class DiskFullError(OutputError):
 
 class BusyError(RestorectlError):
     exit_code = 75
+
+
+def blamed(path: str | PathLike[str], error: Exception) -> RestorectlError:
+    """What ended the turn of one file, as an error of one line; the other files go on."""
+    LOG.debug("%s", path, exc_info=error)
+    if isinstance(error, RestorectlError):
+        return error
+    if isinstance(error, MemoryError):
+        return InputError(f"{path}: does not fit in this machine's memory")
+    if isinstance(error, OSError):
+        return InputError(f"{path}: cannot be processed: {first_line(error)}")
+    return BugError(
+        f"{path}: met a bug, please report it ({type(error).__name__}: {first_line(error)}); the"
+        " traceback is shown by `debug`, and in `manifest` and `log_format` json",
+        error,
+    )
 
 
 def first_line(error: BaseException) -> str:

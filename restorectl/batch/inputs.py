@@ -5,19 +5,21 @@ import hashlib
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
-from restorectl.errors import InputError, NoInputError, OutputError, UsageError
+from restorectl.batch.outcome import Outcome, Report
+from restorectl.errors import NoInputError, OutputError, UsageError
 from restorectl.files.atomic import output_error
 from restorectl.images.image import is_image_name
 from restorectl.jobs import Files
 
 # Suffixes that results cannot have -> those that they get
 RESULTS = {".jpg": ".png", ".jpeg": ".png", ".lsm": ".tif", ".qptiff": ".tif", ".tf2": ".tif"}
+KINDS = 5  # suffixes of files that are not read, in one message
 Naming = Callable[[PurePath], tuple[PurePath, ...]]
 
 
@@ -36,11 +38,21 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A named input that is missing: it counts as failed, but the run goes on."""
+class Inputs:
+    """What a run works on, in a fixed order."""
 
-    source: Path
-    error: InputError
+    pairs: Sequence[Pair]
+    refused: Sequence[Outcome]  # inputs that cannot be used: they failed, but the run goes on
+    note: str = ""  # names the kinds of files in folders that are not read
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images in named files and folders."""
+
+    images: Sequence[tuple[Path, PurePath]]  # each with its path relative to the named folder
+    refused: Sequence[Outcome]
+    note: str
 
 
 def same_name(relative: PurePath) -> tuple[PurePath, ...]:
@@ -60,16 +72,14 @@ def as_tiff(relative: PurePath) -> tuple[PurePath, ...]:
     return (named.with_suffix(".tif") if named.suffix.lower() == ".png" else named,)
 
 
-def resolve(
-    files: Files, naming: Naming = same_name, *, folder_only: bool = False
-) -> tuple[list[Pair], list[Missing]]:
-    """The pairs of this shard in a fixed order, and the missing inputs.
+def resolve(files: Files, naming: Naming = same_name, *, folder_only: bool = False) -> Inputs:
+    """The pairs of this shard, and the inputs that cannot be used.
 
     naming: the input's relative path -> paths of its results; relative ones are below OUT.
     folder_only: OUT cannot be a file.
 
-    Raises UsageError for collisions and for outputs inside input folders, NoInputError if nothing
-    matches.
+    Raises UsageError for outputs inside input folders or in place of an input, NoInputError if
+    nothing matches.
     """
     output = Path(files.output)
     given = named(files)
@@ -81,15 +91,21 @@ def resolve(
     for path in given:
         if os.path.isdir(path):
             _refuse_nesting(output, path)
-    images, missing = find(given, files.pattern)
-    pairs = [_pair(path, relative, output, naming) for path, relative in images]
+    found = find(given, files.pattern)
+    pairs = [_pair(path, relative, output, naming) for path, relative in found.images]
     if single:
         pairs = [replace(p, targets=(output, *p.targets[1:]), name=output.name) for p in pairs]
-    _refuse_collisions(pairs)
     index, count = files.shard
     if not 1 <= index <= count:
         raise UsageError(f"`shard` {index}/{count}: I must be between 1 and N")
-    return [pair for pair in pairs if in_shard(pair.name, index, count)], missing
+    once = {(_real(pair.source), pair.targets): pair for pair in reversed(pairs)}  # named twice
+    pairs = list(reversed(once.values()))
+    clashes = _clashes(pairs)
+    mine = [pair for pair in pairs if in_shard(pair.name, index, count)]
+    refused = [Outcome.failed(pair.source, clashes[pair]) for pair in mine if pair in clashes]
+    return Inputs(
+        [pair for pair in mine if pair not in clashes], [*found.refused, *refused], found.note
+    )
 
 
 def named(files: Files) -> list[Path]:
@@ -100,28 +116,42 @@ def named(files: Files) -> list[Path]:
     return found
 
 
-def find(
-    given: list[Path], pattern: str | None
-) -> tuple[list[tuple[Path, PurePath]], list[Missing]]:
-    """Find images in files and folders, each with its path relative to the named folder.
-
-    Raises NoInputError if nothing matches.
-    """
+def find(given: list[Path], pattern: str | None) -> Found:
+    """Find images in files and folders. Raises NoInputError if nothing matches."""
     images: list[tuple[Path, PurePath]] = []
-    missing: list[Missing] = []
+    refused: list[Outcome] = []
+    foreign: Counter[str] = Counter()
     for path in given:
         if os.path.isdir(path):
             closed: list[OSError] = []
-            images += ((path / rel, rel) for rel in walk(path, pattern, closed.append))
-            missing += (Missing(Path(e.filename), _closed(e)) for e in closed)
+            images += ((path / rel, rel) for rel in walk(path, pattern, closed.append, foreign))
+            reason = "the folder cannot be read"
+            refused += (
+                Outcome.failed(e.filename, f"{e.filename}: {reason} ({e.strerror})") for e in closed
+            )
         elif not os.path.lexists(path):
-            missing.append(Missing(path, InputError(f"{path}: no such file")))
+            refused.append(Outcome.failed(path, f"{path}: no such file"))
         else:
             images.append((path, PurePath(path.name)))
-    if not images and not missing:
+    count = foreign.total()
+    ordered = sorted(foreign, key=lambda suffix: (-foreign[suffix], suffix))
+    kinds = ", ".join(suffix or "no suffix" for suffix in ordered[:KINDS])
+    kinds += ", ..." if len(foreign) > KINDS else ""
+    note = f"{count} {'file' if count == 1 else 'files'} of kinds that are not read: {kinds}"
+    if not images and not refused:
         what = f" named like '{pattern}'" if pattern else ""
-        raise NoInputError(f"no images{what} in: {', '.join(map(str, given))}")
-    return images, missing
+        also = f"; {note}" if count else ""
+        raise NoInputError(f"no images{what} in: {', '.join(map(str, given))}{also}")
+    return Found(images, refused, note if count else "")
+
+
+def announce(found: Inputs | Found, usable: int, report: Report) -> None:
+    """Begin the report of a run: how many files, which are not read, which were refused."""
+    report.begin(usable + len(found.refused))
+    if found.note:
+        report.note(found.note)
+    for outcome in found.refused:
+        report.done(outcome)
 
 
 def in_shard(name: str, index: int, count: int) -> bool:
@@ -130,17 +160,16 @@ def in_shard(name: str, index: int, count: int) -> bool:
     return int.from_bytes(digest, "big") % count == index - 1
 
 
-def _closed(error: OSError) -> InputError:
-    return InputError(f"{error.filename}: the folder cannot be read ({error.strerror})")
-
-
 def walk(
-    folder: Path, pattern: str | None, closed: Callable[[OSError], object] | None = None
+    folder: Path,
+    pattern: str | None,
+    closed: Callable[[OSError], object] | None = None,
+    foreign: Counter[str] | None = None,
 ) -> Iterator[Path]:
     """Yield image paths relative to folder, sorted, without hidden and unfinished files.
 
     Each linked folder is followed once, so loops of links end. `closed` is called for each folder
-    that cannot be read.
+    that cannot be read; `foreign` counts the suffixes of files that are not images.
     """
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
@@ -152,9 +181,12 @@ def walk(
         seen.add((here.st_dev, here.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            wanted = fnmatch(name, pattern) if pattern else is_image_name(Path(name))
-            if wanted and not name.startswith(".") and not name.endswith((".part", ".tmp", "~")):
+            if name.startswith(".") or name.endswith((".part", ".tmp", "~")):
+                continue
+            if fnmatch(name, pattern) if pattern else is_image_name(name):
                 found.append(Path(base, name).relative_to(folder))
+            elif foreign is not None and not pattern:
+                foreign[PurePath(name).suffix.lower()] += 1
     yield from sorted(found)
 
 
@@ -228,16 +260,25 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _refuse_collisions(pairs: list[Pair]) -> None:
-    targets: dict[Path, Path] = {}
+def _clashes(pairs: Sequence[Pair]) -> dict[Pair, str]:
+    """The pairs of which another one has the same output, each with the reason.
+
+    Raises UsageError for an output in place of an input.
+    """
+    wanted: dict[Path, list[Pair]] = defaultdict(list)
     sources = {_real(pair.source) for pair in pairs}
-    for source, path in ((pair.source, path) for pair in pairs for path in pair.targets):
-        target = _real(path)
-        if target in sources:
-            raise UsageError(f"{path}: would overwrite an input: choose another `output`")
-        if target in targets:
-            raise UsageError(f"{targets[target]} and {source} would both be written to {path}")
-        targets[target] = source
+    for pair in pairs:
+        for target in map(_real, pair.targets):
+            if target in sources:
+                raise UsageError(f"{target}: would overwrite an input: choose another `output`")
+            wanted[target].append(pair)
+    return {
+        pair: f"{pair.source}: {other.source} would be written to {target.name} too: rename one, or"
+        " restore them into two folders"
+        for target, rivals in wanted.items()
+        for pair, other in zip(rivals, rivals[1:] + rivals[:1], strict=True)
+        if pair != other
+    }
 
 
 def make_folder(folder: Path) -> None:

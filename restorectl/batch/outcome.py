@@ -5,14 +5,16 @@ The command line implements `Report`.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
 from restorectl import __version__
 from restorectl.engine.schedule import schedule
-from restorectl.errors import RestorectlError
+from restorectl.errors import DiskFullError, IncompleteError, RestorectlError, blamed
 from restorectl.files.atomic import replacing
 
 # pending: not reached before the run stopped; deferred: still being written, left for a later run
@@ -32,9 +34,33 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)  # path -> sha256 of its content
+    traceback: str = ""  # of a bug
+
+    @classmethod
+    def failed(cls, source: str | PathLike[str], message: str) -> "Outcome":
+        return cls(str(source), "", "failed", message=message)
 
     def fail(self, error: RestorectlError) -> None:
         self.status, self.message = "failed", str(error)
+        self.traceback = getattr(error, "traceback", "")
+
+
+@contextmanager
+def turn(outcome: Outcome, growing: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """The turn of one file: whatever goes wrong in it is written into its outcome.
+
+    An incomplete file that is still `growing` is deferred. Raises only DiskFullError, which stops
+    the run, and what is no Exception: interruptions.
+    """
+    try:
+        yield
+    except Exception as error:
+        outcome.fail(blamed(outcome.source, error))
+        if isinstance(error, IncompleteError) and growing():
+            outcome.status = "deferred"
+            outcome.message += "; left for a later run, or use `defer_for` 0 to count it as failed"
+        if isinstance(error, DiskFullError):
+            raise
 
 
 class Report(Protocol):

@@ -6,22 +6,14 @@ A file that cannot be processed gets an outcome that says why.
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from restorectl.batch.inputs import Pair
-from restorectl.batch.outcome import Outcome, Report
-from restorectl.errors import (
-    DiskFullError,
-    IncompleteError,
-    InputError,
-    OutputError,
-    RestorectlError,
-    UsageError,
-)
+from restorectl.batch.outcome import Outcome, Report, turn
+from restorectl.errors import DiskFullError, IncompleteError, InputError, OutputError, UsageError
 from restorectl.files import machine, provenance
 from restorectl.files.provenance import matches
 from restorectl.images.image import Existing, Image, format_of, look, open_image
@@ -104,7 +96,10 @@ class Work(Protocol):
     def origin(self) -> Origin: ...
 
     def plan(self, image: Image, pair: Pair) -> Planned:
-        """Estimate the work; reads no pixels. Raises InputError if the image does not suit."""
+        """Estimate the work; reads no pixels.
+
+        Raises InputError if the image does not suit, OutputError if its result cannot be written.
+        """
         ...
 
     def write(
@@ -134,19 +129,21 @@ class Item:
     planned: Planned | None = None
     hashes: Hashes | None = None  # None = not needed yet
     old: bool = False  # its outputs are as wanted, but for the revision of what made them
+    defer_for: float = 0.0  # seconds after a change in which an input may still be being written
 
     @property
     def todo(self) -> bool:
         return self.outcome.status == "planned"
 
+    def is_growing(self) -> bool:
+        """Whether an input changed so recently that it may still be being written."""
+        return any(_age(path) < self.defer_for for path in _inputs(self.pair))
+
     def require_unchanged(self) -> None:
-        """Raises IncompleteError if an input has changed since it was planned."""
+        """Raises IncompleteError if an input has changed since it was planned, InputError if it is
+        no longer there."""
         for path, before in self.stamps.items():
-            try:
-                same = stamp(path) == before
-            except InputError:
-                same = False
-            if not same:
+            if stamp(path) != before:
                 raise IncompleteError(
                     f"{path}: was changed while it was read: wait until it is complete"
                 )
@@ -157,9 +154,9 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
 
     An input is hashed only if its outputs may be up to date. `memory`: bytes available.
     """
-    item = Item(pair, Outcome(str(pair.source), str(pair.target), "planned"))
-    outcome = item.outcome
-    with blaming(files, pair, outcome):
+    outcome = Outcome(str(pair.source), str(pair.target), "planned")
+    item = Item(pair, outcome, defer_for=files.defer_for)
+    with turn(outcome, item.is_growing):
         item.stamps = {path: stamp(path) for path in _inputs(pair)}
         for path, seen in item.stamps.items():
             if seen.age < files.min_age:
@@ -238,33 +235,12 @@ def _inputs(pair: Pair) -> list[Path]:
     return [pair.source] if pair.guide is None else [pair.source, pair.guide]
 
 
-@contextmanager
-def blaming(files: Files, pair: Pair, outcome: Outcome) -> Iterator[None]:
-    """Record errors of one file in its outcome; re-raise only a full disk.
-
-    An incomplete input that was changed recently is deferred: it may still be being written.
-    """
-    try:
-        yield
-    except DiskFullError as error:
-        outcome.fail(error)
-        raise
-    except IncompleteError as error:
-        outcome.fail(error)
-        if any(_age(path) < files.defer_for for path in _inputs(pair)):
-            outcome.status = "deferred"
-    except RestorectlError as error:
-        outcome.fail(error)
-    except MemoryError:
-        outcome.fail(InputError(f"{pair.source}: does not fit in this machine's memory"))
-
-
 def _age(path: Path) -> float:
-    """Seconds since the last change; 0 for a file that is being replaced just now."""
+    """Seconds since the last change; infinite for a file that is gone."""
     try:
         return stamp(path).age
     except InputError:
-        return 0.0
+        return float("inf")
 
 
 def require_free(files: Files, item: Item) -> None:
@@ -282,20 +258,21 @@ def require_free(files: Files, item: Item) -> None:
 
 # ---- before the work -----------------------------------------------------------------------------
 def require_room(files: Files, items: Sequence[Item]) -> None:
-    """Check that all outputs can be written.
+    """Check that all outputs can be written; images whose own folder is closed fail.
 
-    Raises OutputError for a folder that cannot be written to, UsageError for a manifest that would
+    Raises OutputError if `output` cannot be written to, UsageError for a manifest that would
     replace an image, DiskFullError if a disk lacks space for all remaining outputs, uncompressed,
     plus `min_free`.
     """
     _check_manifest(files, items)
+    if any(item.todo for item in items):
+        _require_open(machine.existing_folder(Path(files.output)))
+    for item in items:
+        if item.todo:
+            with turn(item.outcome):
+                for target in item.pair.targets:
+                    _require_open(target.parent)
     todo = [item for item in items if item.todo]
-    folders = {target.parent for item in todo for target in item.pair.targets}
-    for folder in sorted({machine.existing_folder(folder) for folder in folders}):
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(
-                f"{folder}: cannot be written to: check its permissions, or choose another `output`"
-            )
     disks: dict[int, list[Item]] = {}
     for item in todo:  # the targets of one image share a disk
         folder = machine.existing_folder(item.pair.target.parent)
@@ -308,6 +285,17 @@ def require_room(files: Files, items: Sequence[Item]) -> None:
                 f"{files.output}: {len(together)} outputs take {size(needed)}{reserve}, but the"
                 f" disk has {size(free)} free: free some space and run again"
             )
+
+
+def _require_open(folder: Path) -> None:
+    """Raises OutputError unless a folder can be made and written to."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise OutputError(f"{there}: is a file, but a folder is needed: move the file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{there}: cannot be written to: check its permissions, or choose another `output`"
+        )
 
 
 def _growth(items: Sequence[Item]) -> int:

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from restorectl.batch import plan
-from restorectl.batch.inputs import Missing, Pair, make_folder
-from restorectl.batch.outcome import Outcome, Report, Silent, write_manifest
+from restorectl.batch.inputs import Inputs, Pair, announce, make_folder
+from restorectl.batch.outcome import Outcome, Report, Silent, turn, write_manifest
 from restorectl.batch.plan import Item, Work
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
@@ -28,28 +28,24 @@ PROBE_SIDE = 256  # px, side of the excerpt that is timed
 _COMMAND_LETTERS = 300  # of the command line in the lock file; it may be very long
 
 
-def run(
-    files: Files, work: Work, pairs: Sequence[Pair], missing: Sequence[Missing], report: Report
-) -> list[Outcome]:
-    """Process all pairs; a bad file does not stop the others, a full disk stops the run.
+def run(files: Files, work: Work, inputs: Inputs, report: Report) -> list[Outcome]:
+    """Process all inputs; a bad file does not stop the others, a full disk stops the run.
 
     Planning is complete before work starts. The manifest is always written, even after a failure or
     an interruption; files that were not reached are `pending`.
 
     Raises BusyError if another run holds the output folder, DiskFullError, OutputError.
     """
-    outcomes = [Outcome(str(m.source), "", "failed", message=str(m.error)) for m in missing]
-    outcomes += [Outcome(str(pair.source), str(pair.target), "pending") for pair in pairs]
-    report.begin(len(outcomes))
-    for outcome in outcomes[: len(missing)]:
-        report.done(outcome)
+    pairs, refused = inputs.pairs, list(inputs.refused)
+    announce(inputs, len(pairs), report)
     if files.dry_run:
-        return outcomes[: len(missing)] + _preview(files, work, pairs, report)
+        return refused + _preview(files, work, pairs, report)
+    outcomes = refused + [Outcome(str(p.source), str(p.target), "pending") for p in pairs]
     warnings: list[str] = []
     with ExitStack() as stack:
         try:
             _lock(stack, files, pairs, warnings, report)
-            _all(files, work, pairs, outcomes, len(missing), report)
+            _all(files, work, pairs, outcomes, len(refused), report)
         except BusyError:
             raise  # an existing manifest may belong to the other run
         except BaseException as stop:
@@ -99,7 +95,7 @@ def _all(
             report.note(f"stopped after {failures} failures: {len(items) - number} files are left")
             return
         try:
-            with plan.blaming(files, item.pair, item.outcome):
+            with turn(item.outcome, item.is_growing):
                 if item.todo:
                     _one(files, work, item, report)
                 elif item.outcome.status == "skipped" and files.manifest is not None:
@@ -184,9 +180,17 @@ def _conclude(
 
 
 def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) -> list[Outcome]:
-    """Report the plan with the work per file; writes and locks nothing."""
+    """Report the plan with the work per file; writes and locks nothing.
+
+    Raises DiskFullError, OutputError as the run would.
+    """
     memory = machine.available_memory()
     items = [plan.examine(files, work, pair, memory) for pair in pairs]
+    stop = None
+    try:
+        plan.require_room(files, items)
+    except (DiskFullError, OutputError) as error:
+        stop = error
     todo = [item for item in items if item.todo]
     pace = seconds_per_window(files, work, todo[0].pair) if files.probe and todo else None
     for item in items:
@@ -197,10 +201,8 @@ def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) ->
             )
         report.done(item.outcome)
     _tell_old(files, items, report)
-    try:
-        plan.require_room(files, items)
-    except (DiskFullError, OutputError) as error:
-        report.note(f"warning: {error}")
+    if stop is not None:
+        raise stop
     return [item.outcome for item in items]
 
 

@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from restorectl.catalog import CALIBRATORS, Row
-from restorectl.cli.progress import Terminal, reporting
+from restorectl.cli.progress import Terminal, reporting, show_tracebacks
 from restorectl.errors import UsageError
 from restorectl.jobs import Compute, Files, NoiseOptions, WeightsOptions
 
@@ -106,6 +106,7 @@ def argument(default: Any, help: str, metavar: str) -> Any:
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Convert a function for typer: one option per parameter and per field of a group."""
     declared: dict[str, tuple[Any, Any]] = {}  # an Option and the type of its values
+    every = {"debug": (DEBUG, bool)}  # of all commands; the functions do not see it
     groups = {}
     for name, each in inspect.signature(function).parameters.items():
         if isinstance(each.default, Option):
@@ -114,13 +115,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             groups[name] = each.annotation
             declared |= {f.name: (f.default, f.type) for f in fields(each.annotation)}
 
-    def run(**given: Any) -> None:
+    def run(*, debug: bool, **given: Any) -> None:
+        if debug:
+            show_tracebacks()
         values = {name: declared[name][0].value(name, each) for name, each in given.items()}
         for name, group in groups.items():
             values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
         function(**values)
 
-    parameters = [each.typed(name, kind) for name, (each, kind) in declared.items()]
+    parameters = [each.typed(name, kind) for name, (each, kind) in (declared | every).items()]
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -278,6 +281,7 @@ HOT_PIXELS = option(
     choices=("auto", "keep"),
 )
 JSON = option(False, "Print one line of JSON per file on standard output.", "--json", panel=OUTPUT)
+DEBUG = option(False, "Print the traceback of every file that fails.", panel=OUTPUT)
 QUIET = option(False, "Print only errors.", "-q", panel=OUTPUT)
 
 

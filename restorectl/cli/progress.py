@@ -4,12 +4,14 @@ Messages go to stderr, data (--json, the plan of --dry-run) to stdout.
 """
 
 import json
+import logging
 import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from restorectl.errors import LOG, RestorectlError
 
 if TYPE_CHECKING:
     from restorectl.batch.outcome import Outcome
@@ -165,10 +169,30 @@ def log(event: str, level: str, **values: Any) -> None:
     sys.stderr.flush()
 
 
+def _is_json_log() -> bool:
+    given = " ".join(sys.argv)
+    return "--log-format json" in given or "--log-format=json" in given
+
+
+class _Tracebacks(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        text = "".join(traceback.format_exception(*record.exc_info or ()))
+        if _is_json_log():
+            log("traceback", "debug", source=record.getMessage(), message=text)
+        else:
+            sys.stderr.write(text)
+
+
+def show_tracebacks() -> None:
+    """From now on print the traceback of each file that fails, as text or JSON."""
+    LOG.setLevel(logging.DEBUG)
+    LOG.addHandler(_Tracebacks())
+
+
 def tell_end(message: str, exit_code: int) -> None:
     """Print the error that ends the program, as text or JSON as `--log-format` says."""
-    given, message = " ".join(sys.argv), worded(message)
-    if "--log-format json" in given or "--log-format=json" in given:
+    message = worded(message)
+    if _is_json_log():
         log("end", "error", message=message, exit_code=exit_code)
     else:
         sys.stderr.write(f"restorectl: {printable(message)}\n")
@@ -242,9 +266,11 @@ def reporting(
             transient=True,
         )
     report = Terminal(console, quiet, json_lines, bars, json_log, plan)
-    if bars is None:
-        yield report
-    else:
-        with bars:
+    try:
+        with nullcontext() if bars is None else bars:
             yield report
+    except RestorectlError:  # it stopped: the plan or what was done until then
+        if report.outcomes:
+            report.summary()
+        raise
     report.summary()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from restorectl.errors import EngineError, InputError, UsageError
+from restorectl.errors import EngineError, InputError, UsageError, blamed
 from restorectl.evaluation import classifier
 from restorectl.evaluation.comparison import Comparison, FileScore
 from restorectl.evaluation.read import LoadedImage, input_of, load, predicted
@@ -143,8 +143,8 @@ def segment(comparison: Comparison) -> dict[str, Any]:
     for score in comparison.scores:
         try:
             found = _counted(score, comparison)
-        except InputError as error:
-            failures.append(str(error))
+        except Exception as error:
+            failures.append(str(blamed(score.prediction, error)))
             continue
         shown = {k: None if each is None else each.describe() for k, each in found.items()}
         files.append({"method": score.method, "name": score.name, **shown})
@@ -274,8 +274,8 @@ def confusion(
             if label is None:
                 raise InputError(f"no label in {labels}: not classified")
             found = _classified(score, judge, comparison)
-        except (InputError, EngineError) as error:
-            failures.append(f"{score.method}: {score.name}: {error}")
+        except Exception as error:
+            failures.append(f"{score.method}: {score.name}: {blamed(score.prediction, error)}")
             continue
         files.append({"method": score.method, "name": score.name, "label": label, **found})
     return {

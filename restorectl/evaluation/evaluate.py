@@ -17,7 +17,7 @@ import numpy as np
 from restorectl.batch.inputs import walk
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.catalog import METRICS
-from restorectl.errors import InputError, NoInputError, UsageError, WeightsError
+from restorectl.errors import InputError, NoInputError, UsageError, WeightsError, blamed
 from restorectl.evaluation.comparison import Comparison, FileScore, mean_of
 from restorectl.evaluation.frechet import SetDistances, set_distances
 from restorectl.evaluation.metrics.metric import (
@@ -246,11 +246,11 @@ def _in_order(
 
 
 def _safely(case: Case, prepared: PreparedEvaluation) -> CaseScores:
-    """The scores of a case; all its predictions fail if it does not fit in memory."""
+    """The scores of a case; all its predictions fail if there is anything wrong with its target."""
     try:
         return score(case, prepared)
-    except MemoryError:
-        message = f"{case.name}: does not fit in the memory of this machine"
+    except Exception as error:
+        message = str(blamed(case.name, error))
         return CaseScores((), tuple(ScoreFailure(m, p, message) for m, p in case.predictions))
 
 
@@ -267,28 +267,24 @@ def _outcomes(found: CaseScores) -> Iterator[Outcome]:
 
 
 def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
-    """Score all methods of one case; what cannot be scored becomes a ScoreFailure."""
+    """Score all methods of one case; a prediction that cannot be scored becomes a ScoreFailure."""
     job = prepared.job
-    try:
-        target = None if case.target is None else load(case.target, job.axes, job.project)
-    except InputError as error:
-        lost = (ScoreFailure(method, path, str(error)) for method, path in _labelled(case, job))
-        return CaseScores((), tuple(lost))
+    target = None if case.target is None else load(case.target, job.axes, job.project)
     largest = job.data_range or (None if target is None else _range_of(target))
     scores: list[FileScore] = []
     failures: list[ScoreFailure] = []
     dtypes: set[tuple[str, str, str]] = set()
     for method, path, found in _predictions(case, job):
         try:
-            if isinstance(found, InputError):
+            if isinstance(found, Exception):
                 raise found
             goal = target or found
             found.header.require_same_shape(path, goal.header, goal.path)
-        except InputError as error:
-            failures.append(ScoreFailure(method, path, str(error)))
+            values, depths, reasons = _measure(found, goal, largest or _range_of(goal), prepared)
+            curves = _judge_uncertainty(path, goal, prepared, values, reasons)
+        except Exception as error:
+            failures.append(ScoreFailure(method, path, str(blamed(path, error))))
             continue
-        values, depths, reasons = _measure(found, goal, largest or _range_of(goal), prepared)
-        curves = _judge_uncertainty(path, goal, prepared, values, reasons)
         scores.append(FileScore(method, case.name, values, path, goal.path, depths, curves))
         if reasons:
             failures.append(ScoreFailure(method, path, f"{path}: {'; '.join(reasons)}"))
@@ -306,13 +302,13 @@ def _labelled(case: Case, job: EvaluateJob) -> list[tuple[str, Path]]:
 
 def _predictions(
     case: Case, job: EvaluateJob
-) -> Iterator[tuple[str, Path, LoadedImage | InputError]]:
+) -> Iterator[tuple[str, Path, LoadedImage | Exception]]:
     """(method, path, image or why it cannot be read); with `average`, the mean so far."""
     means = running_means((path for _, path in case.predictions), job.axes, job.project)
     for method, path in _labelled(case, job):
         try:
             yield method, path, next(means) if job.average else load(path, job.axes, job.project)
-        except InputError as error:
+        except Exception as error:
             yield method, path, error
             if job.average:
                 return  # later means would lack this sample

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from restorectl.errors import InputError
+from restorectl.errors import blamed
 from restorectl.evaluation.charts import Chart, Series, number
 from restorectl.evaluation.comparison import Comparison, FileScore
 from restorectl.evaluation.pages import Example, Picture, Strip
@@ -141,8 +141,8 @@ def _input(
         return None, [f"{name}: no input of this name in {comparison.inputs}"]
     try:
         image = volume(path, comparison.axes, comparison.project)
-    except InputError as error:
-        return None, [f"{name}: its input is not shown: {error}"]
+    except Exception as error:
+        return None, [f"{name}: its input is not shown: {blamed(path, error)}"]
     if image.shape != target.shape:
         return None, [f"{name}: its input is not shown: it has another shape than the target"]
     return fitted(image, target, comparison.scale)[0], []
@@ -246,8 +246,9 @@ def shown_uncertainty(
     """The uncertainty set of a prediction, if it has one, or a line that says why not."""
     try:
         return uncertainty_set(score.prediction, comparison.axes), []
-    except InputError as error:
-        return None, [f"{score.method}: {score.name}: its uncertainty is not shown: {error}"]
+    except Exception as error:
+        why = blamed(score.prediction, error)
+        return None, [f"{score.method}: {score.name}: its uncertainty is not shown: {why}"]
 
 
 def _charts(views: list[ShownImage], line: tuple[int, int, int], left: int) -> tuple[Chart, Chart]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from restorectl.errors import InputError
+from restorectl.errors import InputError, blamed
 from restorectl.evaluation.metrics.metric import (
     HIGH,
     LOW,
@@ -150,10 +150,10 @@ def _collect(
                 vectors = features(planes)
                 before = groups.get(kind) or nothing(vectors.shape[1])
                 groups[kind] = before.joined(vectors)
-        except InputError as error:
-            found.failures.append(f"{what}: {error}")
         except Undefined as error:
             found.failures.append(f"{what}: {path}: {error}")
+        except Exception as error:
+            found.failures.append(f"{what}: {blamed(path, error)}")
     return groups
 
 

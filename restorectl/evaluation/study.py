@@ -21,7 +21,7 @@ from scipy import stats
 
 from restorectl import __version__
 from restorectl.batch.inputs import match_names
-from restorectl.errors import InputError, NoInputError, UsageError
+from restorectl.errors import InputError, NoInputError, UsageError, blamed
 from restorectl.evaluation.examples import interesting_crop
 from restorectl.evaluation.pages import plain, write_page
 from restorectl.evaluation.read import colours, images_below, load, shown_planes
@@ -78,8 +78,8 @@ def study(
             continue
         try:
             tasks += _tasks(stem, sources[name], have, seed, axes)
-        except InputError as error:
-            notes.append(f"left out: {error}")
+        except Exception as error:
+            notes.append(f"left out: {blamed(sources[name], error)}")
     if not tasks:
         first = f"; first: {notes[0]}" if notes else ""
         raise NoInputError(f"no image of {inputs} can be compared in two folders{first}")
@@ -197,8 +197,8 @@ def results(files: Sequence[str]) -> dict[str, Any]:
     for file in files:
         try:
             read.append(_read(file))
-        except InputError as error:
-            failures.append(str(error))
+        except Exception as error:
+            failures.append(str(blamed(file, error)))
     if not read:
         raise NoInputError("; ".join(failures) or "no files of answers were given")
     _check_together(read)

@@ -89,6 +89,8 @@ class Format:
     # (path, `axes`, `series`); IncompleteError if data that the metadata describe are missing
     open: Callable[[Path, str | None, str | None], Image]
     create: Callable[[Path, Header, Record], Consumer] | None = None
+    # Raises OutputError if the format cannot hold the image.
+    check: Callable[[Path, Header], object] = lambda path, header: None
     # The provenance record of an image; None if damaged or not written by restorectl.
     record: Callable[[Path], dict[str, Any] | None] = lambda path: None
     # Whether restorectl wrote this file, even if it is cut off and the record is lost.
@@ -187,6 +189,24 @@ class ImageWriter:
             self.consumer.send(plane)
 
 
+def require_writable(path: Path, header: Header) -> Callable[[Path, Header, Record], Consumer]:
+    """The function that writes an image of this header; reads and writes nothing.
+
+    Raises OutputError if no format has the path's suffix, or if its format cannot hold the image.
+    """
+    row = FORMATS.get(header.format) or _row_of_suffix(header.format)
+    if row is None:
+        known = " ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
+        raise OutputError(
+            f"{path}: '{header.format}' is not an image format: end the name in one of {known}"
+        )
+    form: Format = row.load()
+    if form.create is None:
+        raise OutputError(f"{path}: {header.format} cannot hold a restored image: use .png or .tif")
+    form.check(path, header)
+    return form.create
+
+
 @contextmanager
 def create_image(path: Pathlike, header: Header, *, provenance: Record) -> Iterator[ImageWriter]:
     """Write an image plane by plane; call it inside `atomic.replacing`.
@@ -197,16 +217,7 @@ def create_image(path: Pathlike, header: Header, *, provenance: Record) -> Itera
     the header. `replacing` converts any OSError of the disk.
     """
     path = Path(path)
-    row = FORMATS.get(header.format) or _row_of_suffix(header.format)
-    if row is None:
-        known = " ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
-        raise OutputError(
-            f"{path}: '{header.format}' is not an image format: end the name in one of {known}"
-        )
-    form: Format = row.load()
-    if form.create is None:
-        raise OutputError(f"{path}: {header.format} cannot hold a restored image: use .png or .tif")
-    writer = ImageWriter(header, form.create(path, header, provenance))
+    writer = ImageWriter(header, require_writable(path, header)(path, header, provenance))
     next(writer.consumer)
     try:
         yield writer

@@ -162,13 +162,17 @@ def _decode(path: Path, data: bytes) -> Array:
         raise InputError(f"{path}: its pixels cannot be decoded: {reason}") from exc
 
 
-def create_png(path: Path, header: Header, provenance: Record) -> Consumer:
-    """Write a PNG from the planes that are sent; see `image.create_image`."""
+def _check_png(path: Path, header: Header) -> None:
+    """Raises OutputError if PNG cannot hold the image."""
     samples = header.size("S")
     if len(header.planes) != samples or samples not in (1, 3) or "SYX" in header.axes:
         raise OutputError(f"{path}: PNG holds one grey or RGB plane, not {header.axes}: use .tif")
     if header.dtype.name not in ("uint8", "uint16"):
         raise OutputError(f"{path}: PNG cannot hold {header.dtype.name} pixels: use .tif")
+
+
+def create_png(path: Path, header: Header, provenance: Record) -> Consumer:
+    """Write a PNG from the planes that are sent; see `image.create_image`."""
     kept = header.extra.get("raster", PngExtras())
     stack = []
     for _ in header.planes:
@@ -339,6 +343,7 @@ PNG = Format(
     probe=lambda path, head: head.startswith(SIGNATURE),
     open=open_png,
     create=create_png,
+    check=_check_png,
     record=_record_in_png,
     has_mark=_png_has_mark,
     held_when_open=_png_held_when_open,

@@ -6,17 +6,17 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from restorectl.batch import inputs
-from restorectl.batch.inputs import Missing
-from restorectl.batch.outcome import Outcome, Report
+from restorectl.batch.inputs import Found
+from restorectl.batch.outcome import Outcome, Report, turn
 from restorectl.engine.runner import Runner, make_runner
 from restorectl.engine.schedule import schedule
-from restorectl.errors import InputError, OutputError, RestorectlError, UsageError
+from restorectl.errors import OutputError, UsageError
 from restorectl.files.atomic import replacing
 from restorectl.images import pictures
 from restorectl.images.blocks import Planes, spread, varies
@@ -44,8 +44,7 @@ class PreparedCalibration:
     """A job with the images found and the outputs checked."""
 
     job: CalibrateJob
-    images: Sequence[tuple[Path, PurePath]]
-    missing: Sequence[Missing]
+    found: Found
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def prepare(job: CalibrateJob) -> PreparedCalibration:
     """Find inputs and check outputs. Raises UsageError, NoInputError or OutputError."""
     schedule(job.schedule)
     given = inputs.named(job.files)
-    images, missing = inputs.find(given, job.files.pattern)
-    sources = {path.resolve() for path, _ in images}
+    found = inputs.find(given, job.files.pattern)
+    sources = {path.resolve() for path, _ in found.images}
     for option, target in (("`csv`", job.csv), ("`plot`", job.plot)):
         if target is None:
             continue
@@ -96,7 +95,7 @@ def prepare(job: CalibrateJob) -> PreparedCalibration:
             if folder.resolve() in Path(job.plot).resolve().parents:  # next run's input
                 raise UsageError(f"`plot` {job.plot}: lies inside the input folder {folder}")
         pictures.require_matplotlib()
-    return PreparedCalibration(job, images, missing)
+    return PreparedCalibration(job, found)
 
 
 def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
@@ -108,20 +107,14 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     prior = make_runner(weights.card, weights.tensors, Compute(job.device))
     rows: list[ChannelRow] = []
     found: list[tuple[ChannelRow, Level]] = []
-    report.begin(len(ready.images) + len(ready.missing))
-    for item in ready.missing:
-        report.done(Outcome(str(item.source), "", "failed", message=str(item.error)))
-    for path, relative in ready.images:
+    inputs.announce(ready.found, len(ready.found.images), report)
+    for path, relative in ready.found.images:
         start, outcome = time.monotonic(), Outcome(str(path), "", "done")
         progress = _Progress(report, str(relative))
-        try:
+        with turn(outcome):
             for row, measured in _one(job, path, counter, prior, outcome, progress):
                 rows.append(row)
                 found += ((row, level) for level in measured)
-        except RestorectlError as error:
-            outcome.fail(error)
-        except MemoryError:
-            outcome.fail(InputError(f"{path}: does not fit in this machine's memory"))
         outcome.seconds = time.monotonic() - start
         report.done(outcome)
     steps = np.array([level.steps for _, level in found])

@@ -219,20 +219,24 @@ class Ranged:
         return ()
 
 
+def require_joint(image: Image, chosen: Sequence[int], together: int) -> None:
+    """Raises InputError unless weights for `together` channels can restore the chosen ones."""
+    if together > 1 and len(chosen) != together:
+        raise InputError(
+            f"{image.path}: these weights restore {together} channels jointly, the image has"
+            f" {len(chosen)}: choose them with `channels`"
+        )
+
+
 def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
     """Group channels and planes; fit each group's model, decide its noise level on sampled tiles.
 
     Channels that are constant have no group, unless they are restored together with others. Raises
     InputError if the channels do not fit weights for several channels.
     """
-    together = restorer.card.channels
-    if together > 1 and len(chosen) != together:
-        raise InputError(
-            f"{image.path}: these weights restore {together} channels jointly, the image has"
-            f" {len(chosen)}: choose them with `channels`"
-        )
+    require_joint(image, chosen, restorer.card.channels)
     whitened = restorer.card.value_range == "whitened"
-    groups = []
+    groups, together = [], restorer.card.channels
     varied = [c for c in chosen if varies(image, c)]
     if together > 1 and whitened and 0 < len(varied) < together:
         constant = next(c for c in chosen if c not in varied)

@@ -21,19 +21,20 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
     if job.samples < 1:
         raise UsageError(f"`samples` {job.samples}: must be at least 1")
     naming = inputs.same_name if job.dtype == "same" else inputs.as_tiff
-    pairs, missing = inputs.resolve(job.files, naming)
+    found = inputs.resolve(job.files, naming)
     if job.guide is not None:
         if not method.guided:
             raise UsageError(f"`guide` has no effect with `method` {job.method}: choose another")
         if not Path(job.guide).is_dir():
             raise UsageError(f"`guide` {job.guide}: is not a folder")
-        names = [PurePath(pair.name) for pair in pairs]
+        names = [PurePath(pair.name) for pair in found.pairs]
         guides = inputs.match_names(names, inputs.walk(Path(job.guide), None))
-        pairs = [
+        guided = [
             replace(pair, guide=Path(job.guide) / guides.get(name, name))
-            for pair, name in zip(pairs, names, strict=True)
+            for pair, name in zip(found.pairs, names, strict=True)
         ]
+        found = replace(found, pairs=guided)
     own = {"method": job.method, "settings": asdict(settings), "guide": bool(job.guide)}
     level = "auto" if method.maps else "image"
     restorer = load_restorer(job, method, settings, level, job.orientations)
-    return run(job.files, Planes("denoise", restorer, own), pairs, missing, report)
+    return run(job.files, Planes("denoise", restorer, own), found, report)

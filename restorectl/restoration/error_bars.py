@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from restorectl.batch import inputs
-from restorectl.batch.outcome import Outcome, Report
-from restorectl.errors import InputError, RestorectlError, UsageError
+from restorectl.batch.outcome import Outcome, Report, turn
+from restorectl.errors import InputError, UsageError
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
 from restorectl.jobs import UncertaintyJob
@@ -37,23 +37,20 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
         raise UsageError(f"`output` {output}: the calibration's file name must end in .yaml")
     if not Path(truth).is_dir():
         raise UsageError(f"`calibrate` {truth}: is not a folder of true images")
-    images, missing = inputs.find(inputs.named(job.files), job.files.pattern)
+    found = inputs.find(inputs.named(job.files), job.files.pattern)
+    images = found.images
     if len({relative for _, relative in images}) < len(images):
         raise UsageError("`calibrate`: two inputs have the same name: use a single folder")
     restorer = replace(sampling_restorer(job), reduction=error_bars(job.interval, None))
-    report.begin(len(images) + len(missing))
-    for item in missing:
-        report.done(Outcome(str(item.source), "", "failed", message=str(item.error)))
+    inputs.announce(found, len(images), report)
     measured = []
     clean_names = inputs.match_names((name for _, name in images), inputs.walk(Path(truth), None))
     for source, relative in images:
         outcome = Outcome(str(source), "", "done")
-        try:
+        with turn(outcome):
             clean = Path(truth) / clean_names.get(relative, relative)
-            found = _measured(restorer, source, clean, scale, report)
-            measured.append(replace(found, name=str(relative)))
-        except RestorectlError as error:
-            outcome.fail(error)
+            pixels = _measured(restorer, source, clean, scale, report)
+            measured.append(replace(pixels, name=str(relative)))
         report.done(outcome)
     made = intervals.fit(measured, restorer.weights_sha256, sampling(job), scale)
     if not made.guarantee:

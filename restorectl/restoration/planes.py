@@ -21,7 +21,14 @@ from restorectl.engine.runner import TILE_BYTES, tiles_together
 from restorectl.errors import InputError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import Image, create_image, open_image, to_dtype, verify_image
+from restorectl.images.image import (
+    Image,
+    create_image,
+    open_image,
+    require_writable,
+    to_dtype,
+    verify_image,
+)
 from restorectl.restoration import channels, cleaned
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.restorer import Batch, Restorer
@@ -89,11 +96,17 @@ class Planes:
         header, restorer = image.header, self.restorer
         _, count, _, height, width = header.canonical_shape
         chosen = header.chosen(restorer.job.files.channels, pair.source)
+        channels.require_joint(image, chosen, restorer.card.channels)
         grid = restorer.grid((height, width))
         units = len(grid) * len(header.planes) * len(chosen) // count
         units //= min(restorer.card.channels, len(chosen))
         calls, largest = restorer.calls_per_tile, max(t.shape[0] * t.shape[1] for t in grid)
         outputs = self._headers(header, pair)
+        for target, output in zip(pair.targets, outputs, strict=False):
+            require_writable(target, output)
+        if pair.guide is not None:
+            with open_image(pair.guide) as guide:
+                guide.header.require_same_shape(guide.path, header, image.path)
         together = min(len(grid), tiles_together(restorer.job.compute, grid[0].shape))
         held = sum(max(PLANE_PIXELS, height * width) * h.dtype.itemsize for h in outputs) * 2
         held += height * width * AROUND_BYTES

@@ -29,7 +29,7 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
         names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
         return names if place is None else (*names, step_map.target(place, relative))
 
-    pairs, missing = inputs.resolve(job.files, naming)
+    found = inputs.resolve(job.files, naming)
     restorer = load_restorer(job, method, settings, job.level, job.orientations)
     own = {
         "sampler": job.sampler,
@@ -39,7 +39,7 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     extra = None
     if place is not None:
         extra = step_map.writer(step_map.StepCounter(restorer.calibrator, schedule), job.noise)
-    return run(job.files, Planes("restore", restorer, own, extra), pairs, missing, report)
+    return run(job.files, Planes("restore", restorer, own, extra), found, report)
 
 
 def _settings(job: RestoreJob, method: Method) -> Any:

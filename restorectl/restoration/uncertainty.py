@@ -36,14 +36,14 @@ SHOWN = (0.5, 99.8)  # percentiles shown as black and white
 
 def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
     """Write all maps of all images. Raises for errors that stop the run, reports the others."""
-    pairs, missing = inputs.resolve(job.files, targets, folder_only=True)
+    found = inputs.resolve(job.files, targets, folder_only=True)
     restorer = sampling_restorer(job)
     calibration = _calibration(job, restorer.weights_sha256, report)
     restorer = replace(restorer, reduction=error_bars(job.interval, calibration))
     plain = None if calibration is None else intervals.plain(calibration)
     own = {**sampling(job), "interval": job.interval, "calibration": plain}
     work = Planes("uncertainty", restorer, own, overview)
-    return run(job.files, work, pairs, missing, report)
+    return run(job.files, work, found, report)
 
 
 def targets(relative: PurePath) -> tuple[PurePath, ...]:

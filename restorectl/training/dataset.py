@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restorectl.batch.inputs import walk
-from restorectl.errors import InputError, NoInputError, UsageError
+from restorectl.errors import InputError, NoInputError, UsageError, blamed
 from restorectl.images.blocks import sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
@@ -122,8 +122,8 @@ def scan(folder: Path, channels: int, axes: str | None = None) -> ScannedFolder:
     for name in walk(folder, None):
         try:
             images.append(_usable(folder / name, str(name), channels, axes))
-        except InputError as error:
-            warnings.append(f"left out: {error}")
+        except Exception as error:
+            warnings.append(f"left out: {blamed(folder / name, error)}")
     if not images:
         first = f"; {len(warnings)} left out, first: {warnings[0]}" if warnings else ""
         raise NoInputError(f"{folder}: no usable image{first}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from restorectl.errors import InputError, NoInputError
+from restorectl.errors import InputError, NoInputError, blamed
 from restorectl.images.blocks import sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import open_image
@@ -100,8 +100,8 @@ def scan_pairs(
     for name in sorted(targets.keys() & inputs.keys()):
         try:
             found.append(_aligned(targets[name], inputs[name], align))
-        except InputError as error:
-            warnings.append(f"left out: {error}")
+        except Exception as error:
+            warnings.append(f"left out: {blamed(noisy / name, error)}")
     if not found:
         first = f"; {len(warnings)} warnings, first: {warnings[0]}" if warnings else ""
         raise NoInputError(

@@ -31,14 +31,14 @@ def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
         shown = relative.with_name(f"{relative.stem}_preview.png")
         return (name, shown) if job.preview else (name,)
 
-    pairs, missing = inputs.resolve(job.files, naming)
+    found = inputs.resolve(job.files, naming)
     network, used = None, {}
     if job.method == "diffusion":
         weights = file.load(job.weights, "slices", job.weights_from)
         network = _network(job, weights)
         used = {"slices": (weights.card.name, weights.sha256)}
     origin = Origin("superres3d", _parameters(job, network), used)
-    return run(job.files, Volumes(origin, job, network), pairs, missing, report)
+    return run(job.files, Volumes(origin, job, network), found, report)
 
 
 def _check(job: SuperresJob) -> None:

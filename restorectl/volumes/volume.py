@@ -32,6 +32,7 @@ from restorectl.images.image import (
     Image,
     create_image,
     open_image,
+    require_writable,
     to_dtype,
     verify_image,
     write_image,
@@ -74,17 +75,26 @@ class Volumes:
     def plan(self, image: Image, pair: Pair) -> Planned:
         factor, _ = self._factor(image)
         header = self._header(image, factor)
+        require_writable(pair.target, header.for_target(pair.target))
         times, count, planes, height, width = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, pair.source)
         voxels = times * count * planes * height * width
         held = min(voxels * 4, atomic.SPOOL_HELD) + HELD + 2 * CHUNK
         if self.network is None or factor == 1:
             return Planned(0, 0, header.nbytes, held)
+        together = self.network.card.channels
+        if len(chosen) % together:
+            raise InputError(
+                f"{image.path}: these weights restore {together} channels jointly, the image has"
+                f" {len(chosen)}: choose them with `channels`"
+            )
+        if self.network.card.objective == "e2e-unet" and factor & (factor - 1):
+            raise InputError(f"{image.path}: factor {factor}: e2e-unet needs factor 2, 4 or 8")
         shape = (count, planes, height, width)
         number = sum(
             len(self.network.tiles_of((planes, shape[d.along]))) * shape[d.across]
             for d in DIRECTIONS[self.job.sweeps]
-        ) * times * (len(chosen) // self.network.card.channels)  # fmt: skip
+        ) * times * (len(chosen) // together)  # fmt: skip
         each = self.network.sampler.calls(self.network.steps)
         calls = None if each is None else each * self.network.samples * number
         largest = max(planes, 8) * max(height, width)
@@ -180,11 +190,6 @@ class Volumes:
         """Restore all time points and channels into volume (T, C, Z, Y, X) of float32 zeros."""
         network, folder = self.network, pair.target.parent
         kind = self.job.method if network is None else "linear"
-        if network is not None and len(chosen) % network.card.channels:
-            raise InputError(
-                f"{image.path}: these weights restore {network.card.channels} channels jointly, the"
-                f" image has {len(chosen)}: choose them with `channels`"
-            )
         groups: list[Sequence[int]] = []  # a group of constant channels is interpolated
         if network is not None:
             found = tiles.chunks(chosen, network.card.channels)
@@ -327,8 +332,6 @@ def _restore_planewise(
     advance: Callable[[int], None],
 ) -> None:
     """E2E-UNet: predict planes between neighbours, by tiles in (Y, X), into (C, Z, Y, X)."""
-    if factor & (factor - 1):
-        raise InputError(f"{stack.image.path}: factor {factor}: e2e-unet needs factor 2, 4 or 8")
     for tile in network.tiles_of((stack.shape[2], stack.shape[3])):
         observed = stack.read(*tile.read)
         padded = np.stack([[tile.pad(plane) for plane in channel] for channel in observed])

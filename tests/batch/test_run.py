@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,10 +16,11 @@ from PIL import Image as Pillow
 from restorectl.batch import inputs, run
 from restorectl.batch.outcome import Silent
 from restorectl.batch.plan import Origin, Planned
-from restorectl.errors import BusyError, DiskFullError, OutputError, UsageError
+from restorectl.errors import BusyError, DiskFullError, NoInputError, OutputError, UsageError
 from restorectl.files import lock, machine, provenance
 from restorectl.files.atomic import part_path
-from restorectl.images.image import read_provenance, write_image
+from restorectl.images import image
+from restorectl.images.image import read_provenance, require_writable, write_image
 from restorectl.jobs import Files
 
 
@@ -34,6 +36,8 @@ class Copy:
 
     def plan(self, image, pair):
         self.opened.append(pair.name)
+        for target in pair.targets:
+            require_writable(target, image.header.for_target(target))
         return Planned(1, 1, image.header.nbytes, self.memory)
 
     def write(self, image, pair, parts, record, outcome, report):
@@ -73,8 +77,7 @@ def go(files, work=None, naming=inputs.same_name, strength=1.0, weights="0"):
     work.origin = Origin(
         "copy", {"strength": strength, "axes": files.axes}, {"prior": ("w", weights)}
     )
-    pairs, missing = inputs.resolve(files, naming)
-    outcomes = run.run(files, work, pairs, missing, report)
+    outcomes = run.run(files, work, inputs.resolve(files, naming), report)
     return {Path(o.source).name: o.status for o in outcomes}, work, report
 
 
@@ -234,7 +237,8 @@ def test_an_input_that_changes_while_it_is_read(folder, how):
             pair.source.unlink()
 
     statuses, _, _ = go(settings(folder), Copy(change))
-    assert statuses == dict.fromkeys(ALL, "done") | {"b.tif": "deferred"}
+    status = "failed" if how == "removed" else "deferred"
+    assert statuses == dict.fromkeys(ALL, "done") | {"b.tif": status}
     assert not (folder / "out/b.tif").exists()
     assert not list((folder / "out").rglob(".*.part"))
 
@@ -291,7 +295,123 @@ def test_a_disk_that_fills_up_stops_the_run(folder):
     assert set(go(files)[0].values()) == {"done", "skipped"}
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+@pytest.mark.parametrize("error", [ZeroDivisionError, RecursionError, struct.error, MemoryError])
+@pytest.mark.parametrize("where", ["plan", "write", "hash", "look"])
+def test_a_bug_in_one_file_does_not_stop_the_others(folder, monkeypatch, error, where):
+    """Whatever is raised, wherever: one line for its file, and a traceback for who reports it."""
+
+    def fail(path, *_):
+        if Path(path).name.startswith(("b.", ".b.")):
+            raise error("1\n2")
+
+    work = Copy(lambda pair, part: where == "write" and fail(pair.source))
+    if where == "plan":
+        plan = work.plan
+        work.plan = lambda image, pair: fail(pair.source) or plan(image, pair)
+    elif where == "hash":
+        hash_outputs = run._hash_outputs
+        monkeypatch.setattr(
+            run, "_hash_outputs", lambda item: fail(item.pair.source) or hash_outputs(item)
+        )
+    elif where == "look":
+        monkeypatch.setattr(run.plan, "look", lambda path: fail(path) or image.look(path))
+    files = settings(folder, manifest=str(folder / "run.json"))
+    statuses, _, _ = go(files, work)
+    assert statuses == dict.fromkeys(ALL, "done") | {"b.tif": "failed"}
+    told = next(f for f in json.loads(Path(files.manifest).read_text())["files"] if f["message"])
+    assert told["message"].startswith(f"{folder / 'in/b.tif'}: ")
+    assert "\n" not in told["message"]
+    if error is MemoryError:
+        assert "memory" in told["message"]
+    else:
+        assert "a bug, please report it" in told["message"]
+        assert told["traceback"].startswith("Traceback")
+        assert told["traceback"].count(f"{error.__name__}: 1") == 1
+
+
+def test_two_inputs_of_one_output_fail_and_the_others_are_done(folder):
+    for name in ("d.jpg", "d.jpeg"):
+        Pillow.new("L", (40, 50)).save(folder / "in" / name)
+    outcomes = [go(settings(folder, dry_run=True))[2].outcomes, go(settings(folder))[2].outcomes]
+    for found in outcomes:
+        failed = {Path(o.source).name: o.message for o in found if o.status == "failed"}
+        assert failed.keys() == {"d.png", "d.jpg", "d.jpeg"}
+        for name, message in failed.items():
+            assert message.startswith(f"{folder / 'in' / name}: ")
+            assert "would be written to d.png too" in message
+    assert {o.status for o in outcomes[1]} == {"done", "failed"}
+    assert len(content(folder / "out")) == 4
+    in_shards = [go(settings(folder, shard=(index, 3), overwrite=True))[0] for index in (1, 2, 3)]
+    assert sum(len(statuses) for statuses in in_shards) == 7
+
+
+def test_an_input_that_is_named_twice_is_done_once(folder):
+    (folder / "link").symlink_to(folder / "in")
+    again = (str(folder / "in"), str(folder / "in/a.tif"), str(folder / "link"))
+    statuses, work, _ = go(settings(folder, inputs=again))
+    assert statuses == dict.fromkeys(ALL, "done")
+    assert len(work.written) == 5
+
+
+def test_files_that_are_no_images_are_named(folder):
+    for name in ("a.xyz", "deep/b.XYZ", "c.txt", "README", ".hidden", "d.part"):
+        (folder / "in" / name).write_text("notes")
+    for dry_run in (True, False):
+        _, _, report = go(settings(folder, dry_run=dry_run))
+        assert report.notes == ["4 files of kinds that are not read: .xyz, no suffix, .txt"]
+    assert go(settings(folder, pattern="*.tif"))[2].notes == []
+    shutil.rmtree(folder / "in")
+    (folder / "in").mkdir()
+    (folder / "in/a.czi").write_text("notes")
+    with pytest.raises(NoInputError, match=r"no images in: .*; 1 file of kinds .*: \.czi"):
+        go(settings(folder))
+
+
+def test_the_plan_says_what_the_run_says(folder):
+    """Suffixes, dtypes and shapes that cannot be written; folders that are files; no images."""
+    source = folder / "in"
+    shutil.copy(source / "a.tif", source / "a.xyz")
+    shutil.copy(source / "a.tif", source / "b.png")  # a stack
+    tifffile.imwrite(source / "f.png", np.zeros((9, 9), np.float32))
+    (source / "n.tif").write_text("no image")
+    (source / "young.png").write_bytes(b"\x89PNG")
+    (source / "other").mkdir()
+    shutil.copy(source / "a.tif", source / "other")
+    (folder / "out").mkdir()
+    (folder / "out/other").write_text("no folder")
+    files = settings(folder, pattern="*")
+    planned, found = ({o.source: o for o in go(f)[2].outcomes}
+                      for f in (replace(files, dry_run=True), files))  # fmt: skip
+    assert planned.keys() == found.keys()
+    for source, outcome in found.items():
+        if outcome.status == "done":
+            assert planned[source].status == "planned"
+        else:
+            assert planned[source].status == outcome.status
+            assert planned[source].message == outcome.message
+    told = {Path(o.source).name: o.message for o in found.values() if o.status != "done"}
+    assert "'.xyz' is not an image format" in told["a.xyz"]
+    assert "PNG holds one grey or RGB plane" in told["b.png"]
+    assert "PNG cannot hold float32" in told["f.png"]
+    assert "is a file, but a folder is needed" in told["a.tif"]
+    assert "`defer_for` 0" in told["young.png"]
+    assert len(told) == 6
+
+
+def test_a_closed_folder_fails_its_own_files(folder, monkeypatch):
+    (folder / "out/deep").mkdir(parents=True)
+    is_open = os.access
+    monkeypatch.setattr(os, "access", lambda p, m: "deep" not in str(p) and is_open(p, m))
+    statuses, _, report = go(settings(folder))
+    assert statuses == dict.fromkeys(ALL, "done") | {"c.tif": "failed"}
+    (failed,) = (outcome for outcome in report.outcomes if outcome.status == "failed")
+    assert "deep: cannot be written to" in failed.message
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="out: cannot be written to"):
+        go(settings(folder, overwrite=True), strength=2.0)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_an_interruption_leaves_a_manifest_and_nothing_half_way(folder, stop):
     def interrupt(pair, part):
         if pair.name == "b.tif":

@@ -355,7 +355,6 @@ def test_jpeg_becomes_png(tmp_path):
         (["restore", "{data}", "-o", "{data}/out"], 2, "inside the input folder"),
         (["restore", "{data}", "-o", "{data}"], 2, "inside the input folder"),
         (["restore", "{image}", "-o", "{image}"], 2, "overwrite an input"),
-        (["restore", "{image}", "{image}", "-o", "{tmp}/o"], 2, "both be written"),
         (["restore", "{data}", "-o", "{tmp}/o.tif"], 2, "need a folder"),
         (["restore", "{image}", "-o", "{tmp}/o", "--steps", "0"], 2, "--steps"),
         (["restore", "{image}", "-o", "{tmp}/o", "--batch", "x"], 2, "--batch"),

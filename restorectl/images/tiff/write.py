@@ -427,6 +427,7 @@ FORMAT = Format(
     probe=lambda path, head: head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     open=TiffImage,
     create=create,
+    check=output_for,
     record=read_record,
     has_mark=_has_mark,
     held_when_open=lambda path: 0,  # read in parts
