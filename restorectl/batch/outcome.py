@@ -41,7 +41,9 @@ class Outcome:
         return cls(str(source), "", "failed", message=message)
 
     def fail(self, error: RestorectlError) -> None:
-        self.status, self.message = "failed", str(error)
+        text = str(error)
+        self.status = "failed"
+        self.message = text if self.source in text else f"{self.source}: {text}"
         self.traceback = getattr(error, "traceback", "")
 
 

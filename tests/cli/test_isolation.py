@@ -34,12 +34,24 @@ def place(tmp_path, monkeypatch):
     logging.getLogger("restorectl").handlers.clear()
 
 
-LINES = {
+DRAWN = ("--samples", "2", "--steps", "1")
+LINES = {  # and the number of files that are made
     "restore": (["restore", "in", "-o", "out"], 2),
     "denoise": (["denoise", "in", "-o", "out"], 2),
-    "uncertainty": (["uncertainty", "in", "-o", "out", "--samples", "2", "--steps", "1"], 12),
+    "uncertainty": (["uncertainty", "in", "-o", "out", *DRAWN], 12),
     "error bars": (
-        "uncertainty in -o out.yaml --calibrate true --samples 2 --steps 1".split(),
+        [
+            "uncertainty",
+            "in",
+            "-o",
+            "out.yaml",
+            "--calibrate",
+            "true",
+            "--samples",
+            "2",
+            "--steps",
+            "1",
+        ],
         0,
     ),
     "calibrate": (["calibrate", "in", "--csv", "out.csv"], 0),
