@@ -30,10 +30,14 @@ RNG = np.random.default_rng(4)
 STACK = RNG.integers(100, 4000, (3, 24, 32)).astype(np.uint16)
 FLAT = RNG.integers(10, 250, (24, 32, 3)).astype(np.uint8)
 LSM_INFO = struct.pack("<Ii8i3d", 0x0400494C, 380, 32, 24, 3, 1, 1, 2, 16, 16, 2e-7, 2e-7, 1e-6)
+UUID = "urn:uuid:00000000-0000-4000-8000-000000000001"  # in place of a random one
 TIFFS = {  # arguments of tifffile.imwrite
     "imagej.tif": (STACK, {"imagej": True, "metadata": {"axes": "ZYX", "unit": "um"}}),
     "hyper.tif": (STACK, {"imagej": True, "metadata": {"axes": "CYX", "Labels": ["a", "b", "c"]}}),
-    "ome.ome.tif": (STACK, {"metadata": {"axes": "ZYX", "PhysicalSizeX": 0.2}, "compression": 8}),
+    "ome.ome.tif": (
+        STACK,
+        {"metadata": {"axes": "ZYX", "PhysicalSizeX": 0.2, "UUID": UUID}, "compression": 8},
+    ),
     "shaped.tif": (STACK, {"metadata": {"axes": "ZYX"}, "photometric": "minisblack"}),
     "big.tif": (STACK[0], {"bigtiff": True, "metadata": None, "compression": "zstd"}),
     "lzw.tif": (STACK[0], {"metadata": None, "compression": "lzw", "predictor": 2}),
@@ -328,10 +332,11 @@ def _kind(path: Path, whole: np.ndarray | None, told: dict[str, str], place: Pat
     if told["status"] != "done":
         return "silent"
     made = _read(place / told["target"])
+    if made is None:
+        return "silent"
     for kind, wanted in (("same", whole), ("as others", _read(path))):
-        if made is not None and wanted is not None and made.shape == wanted.shape:
-            if np.array_equal(made, wanted, equal_nan=made.dtype.kind == "f"):
-                return kind
+        if wanted is not None and np.array_equal(made, wanted, equal_nan=made.dtype.kind == "f"):
+            return kind
     return "alone"
 
 
@@ -339,7 +344,11 @@ def _read(path: Path) -> np.ndarray | None:
     """The pixels as tifffile or Pillow reads them; None if it cannot."""
     try:
         if path.read_bytes()[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return np.squeeze(tifffile.imread(path))
+            with tifffile.TiffFile(path) as tiff:
+                try:
+                    return np.squeeze(tiff.asarray())
+                except ValueError:  # OME-XML or another description is damaged
+                    return np.squeeze([page.asarray() for page in tiff.pages])
         with Pillow.open(path) as image:
             return np.asarray(image)
     except Exception:

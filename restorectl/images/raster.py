@@ -44,7 +44,9 @@ _MARKED = 1 << 20
 # Chunks that describe the stored pixels, or colours that restored pixels do not have
 _DROPPED = frozenset({b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"hIST", b"sBIT", b"bKGD"})
 _DROPPED |= {b"acTL", b"fcTL", b"fdAT"}  # an animation's frames; one frame is an image
-_DECODED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})  # all that pixels need
+_DECODED = frozenset(
+    {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+)  # all that pixels need: the critical ones
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel of PNG's colour types
 _PNG_EXPANSION = 1100  # zlib reaches 1032:1
 _JPEG_EXPANSION = 2000  # a 16x16 block of 768 bytes takes more than 4 bits
@@ -278,6 +280,8 @@ def read_chunks(path: Path, data: bytes) -> list[Chunk]:
             if not any(data[at:]):
                 raise cut
             raise InputError(f"{path}: the checksum of its {kind!r} chunk is wrong: it is damaged")
+        if not kind.isalpha() or (kind[:1].isupper() and kind not in _DECODED):
+            raise InputError(f"{path}: has a chunk of an unknown kind, {kind!r}: it is damaged")
         found.append((kind, body))
         at += 12 + n
     if found[0][0] != b"IHDR" or len(found[0][1]) != 13:

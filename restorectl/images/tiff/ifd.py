@@ -7,9 +7,10 @@ compared with the size of the file. What writers are known to get wrong is mende
 """
 
 import io
+import itertools
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,6 +51,11 @@ STORAGE = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279,
 STORAGE |= {317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 515, 517, 518, 519}
 STORAGE |= {520, 521, 529, 530, 531, 532, 34665, 34853, 40965, 34412, 33628, 33629, 33630, 33631}
 STORAGE |= {32997, 32998}
+_BILEVEL = (2, 3, 4)  # values of COMPRESSION
+# Tags on storage that hold numbers, and the largest possible ones
+_NUMBERS = dict.fromkeys((BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR), 0xFFFF)
+_NUMBERS |= dict.fromkeys((PREDICTOR, SAMPLE_FORMAT), 0xFFFF)
+_NUMBERS |= dict.fromkeys((WIDTH, HEIGHT, ROWS_PER_STRIP, TILE_WIDTH, TILE_HEIGHT), 0xFFFFFFFF)
 SPARSE = (0, 0)  # a strip or tile that was never written: it holds no measurements
 # zlib reaches 1032:1, LZW 2700:1; above this the page size in the header is wrong
 _MAX_EXPANSION = dict.fromkeys((1, 5, JPEG, 8, 32773, 32946), 5000)
@@ -268,6 +274,7 @@ def read_chain(file: BinaryIO, path: Path) -> list[Ifd]:
         for k, image in enumerate(page.images):
             _check_segments(image, path, name if k == 0 else f"SubIFD {k} of {name}")
         pages.append(page)
+    _check_overlap(pages, path)
     return pages
 
 
@@ -350,6 +357,36 @@ def _mended_lsm(file: BinaryIO, page: Ifd) -> Ifd:
     return replace(page, tags=tags, counted=page.compression == 1)
 
 
+def _contradiction(page: Ifd) -> str:
+    """What the tags on the storage of a page say that cannot be true; "" if there is nothing."""
+    for code, most in _NUMBERS.items():
+        numbers = page.integers(code)
+        if code in page.tags and not (numbers and max(numbers) <= most):
+            return f"has no usable number in tag {code}"
+    if page.integer(PLANAR, 1) not in (1, 2):
+        return f"has an unknown layout of samples ({page.integer(PLANAR)})"
+    if page.samples < 3 and page.integer(PHOTOMETRIC) in (RGB, YCBCR):
+        return f"has colours, but {page.samples} samples of a pixel"
+    if page.compression in _BILEVEL and {*page.integers(BITS)} - {1}:
+        return f"has a compression for black and white ({page.compression}), but other pixels"
+    given = page.integers(TILE_BYTES if TILE_OFFSETS in page.tags else STRIP_BYTES)
+    if COMPRESSION not in page.tags and sum(given) != sum(page.segment_bytes):
+        return "does not say how it is compressed"
+    return ""
+
+
+def _check_overlap(pages: Sequence[Ifd], path: Path) -> None:
+    """Raises InputError if uncompressed pixels lie over one another or over a directory."""
+    spans = {(page.offset, page.offset + 12 * len(page.tags)) for page in pages}
+    for image in itertools.chain.from_iterable(page.images for page in pages):
+        if image.compression == 1:
+            for (start, n), size in zip(image.segments, image.segment_bytes, strict=True):
+                spans.add((start, start + min(n, size)))
+    for (_, stop), (start, _) in pairwise(sorted(spans)):
+        if start < stop:
+            raise InputError(f"{path}: its parts overlap at byte {start}: the file is damaged")
+
+
 def _check_segments(page: Ifd, path: Path, name: str) -> None:
     """Raise unless all strips or tiles of the page exist and are large enough for its pixels."""
     rows, columns = page.size
@@ -358,6 +395,9 @@ def _check_segments(page: Ifd, path: Path, name: str) -> None:
             f"{path}: {name} has no pixels ({rows} rows, {columns} columns, {page.samples} samples"
             " of a pixel): the file is damaged"
         )
+    contradiction = _contradiction(page)
+    if contradiction:
+        raise InputError(f"{path}: {name} {contradiction}: the file is damaged")
     tall, wide = page.segment_size
     if not tall or not wide:
         raise InputError(f"{path}: {name} has tiles of {tall} x {wide} pixels: the file is damaged")

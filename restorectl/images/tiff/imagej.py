@@ -204,6 +204,6 @@ def _blocks(tags: Mapping[int, Tag], order: str) -> list[tuple[bytes, bytes]]:
 
 def _count(found: Mapping[str, str], key: str) -> int:
     text = found.get(key, "1")
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise InputError(f"the ImageJ header says {key}={text}: damaged")
     return int(text)

@@ -36,6 +36,8 @@ _MICROMETRES = {
     "in": 25400.0,
 }
 _XMLNS = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+_DEEPEST = 100  # elements within each other
+_MOST_PLANES = 1 << 20  # of a file that has fewer pages
 _ATTRIBUTE = re.compile(rb"""\s+([\w:.-]+)\s*=\s*("[^"]*"|'[^']*')""")
 
 
@@ -271,6 +273,8 @@ def _root(xml: bytes) -> Element:
 def _pages(pixels: Element, axes: str, shape: tuple[int, ...], n_pages: int) -> tuple[int, ...]:
     """The page of each plane, from the TiffData elements."""
     count = shape[0] * shape[1] * shape[2]
+    if count > max(n_pages, _MOST_PLANES):
+        raise InputError(f"the OME-XML describes {count} planes, but there are {n_pages}: damaged")
     data = pixels.find("TiffData")
     if (
         len({(u.text.strip(), u.attributes.get("FileName")) for d in data for u in d.find("UUID")})
@@ -306,7 +310,7 @@ def _positive(pixels: Element, name: str) -> int:
 def _number(element: Element, name: str, default: int) -> int:
     """An attribute that is 0 or a positive integer."""
     text = element.attributes.get(name, "") or str(default)
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 9:
         raise InputError(f"the OME-XML says {name}={text!r}: damaged")
     return int(text)
 
@@ -341,6 +345,8 @@ class _Parser:
             raise InputError(f"its OME-XML is malformed ({exc}): convert it again") from exc
 
     def _start(self, _: str, attributes: dict[str, str]) -> None:
+        if len(self._open) > _DEEPEST:
+            raise InputError(f"its OME-XML is nested more than {_DEEPEST} deep: damaged")
         at = self._expat.CurrentByteIndex
         head_end = _head_end(self.xml, at)
         name = re.split(rb"[\s/>]", self.xml[at + 1 : head_end], maxsplit=1)[0]
