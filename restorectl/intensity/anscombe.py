@@ -105,19 +105,29 @@ def stabilised_variance(photons: NDArray[np.floating], read: float) -> NDArray[n
 @lru_cache(maxsize=32)
 def _table(read: float) -> _Table:
     """The table for a read noise in photons; nodes are evenly spaced in sqrt(lambda)."""
-    photons = np.linspace(0.0, np.sqrt(_TABLE_END), _TABLE_SIZE) ** 2
-    expected, variance = _moments(photons, read)
+    photons, counts, poisson = _poisson()
+    expected, variance = _moments(counts, poisson, read)
     correction = photons - (expected**2 / 4.0 - 0.125 - read**2)
     # With large read noise z hardly depends on lambda, and single steps could round to 0.
     slope = float((photons[4] - photons[0]) / max(expected[4] - expected[0], 1e-12))
     return _Table(photons, expected, variance, correction, slope)
 
 
-def _moments(
-    photons: NDArray[np.float64], read: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean, variance of 2 sqrt(max(k + read n + 3/8 + read^2, 0)), k Poisson(photons), n normal."""
+@lru_cache(maxsize=1)
+def _poisson() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Photons (_TABLE_SIZE,), counts (K,), and the probability of each count (_TABLE_SIZE, K)."""
+    photons = np.linspace(0.0, np.sqrt(_TABLE_END), _TABLE_SIZE) ** 2
     counts = np.arange(int(photons.max() + 12.0 * np.sqrt(photons.max()) + 30))
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(counts[1:], 1)))])
+    log_photons = np.log(np.maximum(photons, 1e-300))
+    log_weight = np.outer(log_photons, counts) - log_factorial - photons[:, None]
+    return photons, counts, np.exp(np.where(counts == 0, -photons[:, None], log_weight))
+
+
+def _moments(
+    counts: NDArray[np.int64], poisson: NDArray[np.float64], read: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean, variance of 2 sqrt(max(k + read n + 3/8 + read^2, 0)), k Poisson, n normal."""
     if read > 0:
         n = np.linspace(-7.0, 7.0, 1401)
         weight = np.exp(-(n**2) / 2.0)
@@ -125,10 +135,6 @@ def _moments(
     else:
         n, weight = np.zeros(1), np.ones(1)
     values = np.maximum(counts[:, None] + read * n + 0.375 + read**2, 0.0)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(counts[1:], 1)))])
-    log_photons = np.log(np.maximum(photons, 1e-300))
-    log_weight = np.outer(log_photons, counts) - log_factorial - photons[:, None]
-    poisson = np.exp(np.where(counts == 0, -photons[:, None], log_weight))
     mean: NDArray[np.float64] = poisson @ (2.0 * np.sqrt(values) @ weight)
     variance = np.maximum(poisson @ (4.0 * values @ weight) - mean**2, 0.0)
     return mean, np.asarray(variance)

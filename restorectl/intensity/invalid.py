@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from restorectl.intensity.quantile import quantile
+
 Bools = NDArray[np.bool_]
 
 RUN = 24  # px, equal pixels in a row or column that may be a dead one
@@ -211,7 +213,7 @@ def _hot(plane: np.ndarray, known: Bools) -> Bools:
         limit = np.zeros(len(edges) + 1)
         for k in range(len(limit)):
             usual = excess[(place == k) & (excess > 0) & ~known]
-            limit[k] = OUTLYING * np.quantile(usual, 0.99) + 3 * unit if usual.size else np.inf
+            limit[k] = OUTLYING * quantile(usual, 0.99) + 3 * unit if usual.size else np.inf
         end = spread[3] if sign > 0 else spread[0]
         beyond = sign * (numbers - end) > FAR * far[sign] + 3 * unit
         limit = np.maximum(limit, VISIBLE * (spread[3] - spread[0]))

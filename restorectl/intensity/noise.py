@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from restorectl.errors import InputError, UsageError
 from restorectl.intensity import anscombe
+from restorectl.intensity.quantile import median, quantile
 
 Floats = NDArray[np.float64]
 Kind = Literal["poisson-gaussian", "gaussian", "none"]
@@ -396,7 +397,7 @@ def _bin_edges(count: int) -> NDArray[np.int64]:
 
 def _clipped_mean(values: Floats) -> float:
     """Mean with outliers (edges, debris) limited to three times the median."""
-    middle = np.median(values)
+    middle = median(values)
     return float(np.minimum(values, 3.0 * middle).mean()) if middle > 0 else float(values.mean())
 
 
@@ -406,11 +407,11 @@ def _band_ratios(bands: Floats, variance: float) -> Floats:
     Relative to the mean variance of the bin or, if variances differ by more than chance between
     blocks (quartiles of equal ones are 0.4 apart), to each block's own variance.
     """
-    low, middle, high = np.quantile(bands[:, 0], (0.25, 0.5, 0.75))
+    low, middle, high = (quantile(bands[:, 0], share) for share in (0.25, 0.5, 0.75))
     if high - low > _UNEQUAL * middle:
         own = bands[:, 1:] / np.maximum(bands[:, :1], 1e-3 * variance)
-        return np.asarray(np.quantile(own, 0.25, axis=0) / _LOWER_QUARTILES_OWN)
-    return np.asarray(np.quantile(bands[:, 1:], 0.25, axis=0) / variance / _LOWER_QUARTILES)
+        return np.asarray(quantile(own, 0.25) / _LOWER_QUARTILES_OWN)
+    return np.asarray(quantile(bands[:, 1:], 0.25) / variance / _LOWER_QUARTILES)
 
 
 # ---- from bins to the model ----------------------------------------------------------------------
@@ -430,7 +431,7 @@ def _fit_line(bins: IntensityBins, blocks: BlockPowers, flat: bool) -> tuple[flo
             slope, value = (float(v) for v in np.linalg.lstsq(design, y * weight, rcond=None)[0])
             fitted = np.maximum(slope * (x - at) + value, lowest)
             residual = np.abs(y / fitted - 1.0)
-            spread = max(1.4826 * float(np.median(residual)), 0.02)
+            spread = max(1.4826 * median(residual), 0.02)
             weight = np.sqrt(np.minimum(1.0, 1.5 * spread / np.maximum(residual, 1e-9))) / fitted
         intercept = value - slope * at
         if slope * np.ptp(x) < 0.1 * np.median(y):  # no signal dependence worth modelling

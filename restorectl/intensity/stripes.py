@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from restorectl.intensity.quantile import median
+
 Floats = NDArray[np.float64]
 Plane = NDArray[np.float32]
 
@@ -230,7 +232,7 @@ def _agreement(halves: Sequence[Floats], low: float, high: float) -> tuple[float
 
 def _clipped_std(values: Floats) -> float:
     """Standard deviation of values clipped at three robust standard deviations around 0."""
-    limit = 3 * 1.4826 * float(np.median(np.abs(values)))
+    limit = 3 * 1.4826 * median(np.abs(values))
     return float(np.sqrt(np.mean(np.clip(values, -limit, limit) ** 2)))
 
 
@@ -246,8 +248,8 @@ def _profile(lines: Floats) -> tuple[NDArray[np.bool_], Floats]:
         bridged = np.stack([np.interp(index, kept, line[kept]) for line in lines])
         slow = ndimage.gaussian_filter1d(bridged, 6, mode="nearest")
         fine = np.sort(lines - slow, axis=0)[len(lines) // 8 : len(lines) // 2].mean(0)
-        fine -= np.median(fine)
-        far = np.abs(fine) > _OUTLIER * 1.4826 * np.median(np.abs(fine[kept]))
+        fine -= median(fine)
+        far = np.abs(fine) > _OUTLIER * 1.4826 * median(np.abs(fine[kept]))
         stand_out = ndimage.binary_dilation(far, iterations=_FLANK)
         if stand_out.mean() > 0.5:
             break
