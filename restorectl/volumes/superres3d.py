@@ -19,7 +19,6 @@ from restorectl.weights import file
 from restorectl.weights.file import Weights
 
 PIXEL_STEPS = 50  # for networks that generate pixels from noise; MSDSR's code takes 200
-TIFF = (".tif", ".tiff", ".btf", ".tf8")
 
 
 def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
@@ -27,7 +26,7 @@ def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
     _check(job)
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
-        name = relative if relative.suffix.lower() in TIFF else relative.with_suffix(".tif")
+        (name,) = inputs.as_tiff(relative)
         shown = relative.with_name(f"{relative.stem}_preview.png")
         return (name, shown) if job.preview else (name,)
 
