@@ -84,15 +84,15 @@ def superres3d(
     ),
     anchor: str = option(
         "auto",
-        "Interpolation that the model corrects. auto: the one that better predicts recorded planes"
-        " that are left out as a test.",
+        "Interpolation that the model corrects. auto: the one that is nearer to the truth on"
+        " lateral lines of the stack that stand in for axial ones.",
         panel=MODEL,
         choices=("auto", "linear", "cubic"),
     ),
     strength: float | None = option(
         "auto",
-        "Share of the model in the result; the rest is cubic interpolation. auto: the share that"
-        " best predicts planes left out as a test, or 1 with --anchor linear.",
+        "Share of the model in the result; the rest is interpolation. auto: the share that is"
+        " nearest to the truth in the same test, or 1 with --anchor linear.",
         panel=MODEL,
         parse=share,
         metavar="auto|0..1",
@@ -117,7 +117,7 @@ def superres3d(
     shared: opt.Shared,
     preview: bool = option(
         False,
-        "Also write STEM_preview.png: XY, XZ and YZ views before and after.",
+        "Also write STEM_preview.png: XY, XZ and YZ views before and after, with scale bars.",
         panel=opt.OUTPUT,
     ),
 ) -> None:

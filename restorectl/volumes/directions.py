@@ -150,19 +150,26 @@ def fit_units(image: Image, channels: Sequence[int], card: Card) -> StackUnits:
 
 @dataclass(frozen=True)
 class NetworkMix:
-    """cubic + share * (network - cubic), with what left-out planes of the stack showed."""
+    """Shares of network and interpolation in the result, with what a test of the stack showed."""
 
     base: str = "linear"  # base interpolation of the network's residuals
-    share: float = 1.0
-    cubic_over_linear: float | None = None  # dB; None = too few planes
-    measured_share: float | None = None  # None = no planes were left out
+    share: float = 1.0  # of the network; the rest is interpolation
+    cubic: float = 1.0  # share of cubic in the interpolation; the rest is linear
+    cubic_over_linear: float | None = None  # dB; None = not tested
+    unsure: bool = False
 
     def details(self) -> dict[str, str | float | None]:
         """The mix as JSON values."""
-        told: dict[str, str | float | None] = {"anchor": self.base, "share": self.share}
-        if self.measured_share is not None:
+        told: dict[str, str | float | None] = {
+            "anchor": self.base,
+            "model": self.share,
+            "cubic": round((1 - self.share) * self.cubic, 3),
+            "linear": round((1 - self.share) * (1 - self.cubic), 3),
+        }
+        if self.cubic_over_linear is not None:
             told["cubic_over_linear_db"] = self.cubic_over_linear
-            told["measured_share"] = self.measured_share
+        if self.unsure:
+            told["unsure"] = True
         return told
 
 
@@ -191,11 +198,14 @@ class SliceNetwork:
     ) -> np.ndarray:
         """Fill in planes between observed ones: (C, D, (N - 1) * factor + 1, L) float32.
 
-        Returns the mean of all samples, mixed with cubic interpolation, in input units.
+        Returns the mean of all samples, mixed with interpolation, in input units.
         """
         count, length = slices.observed.shape[2:]
         planes = interpolation.count(count, factor)
         filled = _interpolated(slices.observed, "cubic", factor, 0, planes)
+        if mix.cubic < 1:
+            linear = _interpolated(slices.observed, "linear", factor, 0, planes)
+            filled = linear + np.float32(mix.cubic) * (filled - linear)
         if mix.share == 0:
             return filled
         for tile in self.tiles_of((planes, length)):

@@ -1,11 +1,11 @@
 """Makes one anisotropic stack isotropic.
 
 Pixels that are no measurements are filled in first, so that they do not spread into the planes in
-between. For each time point and group of channels: leave out observed planes to choose the base
-interpolation and the network's share; then, direction by direction and chunk by chunk, read slices,
-fill in the planes between the observed ones, and average the directions in float32. Finally all
-planes are written, observed ones unchanged but for repaired hot pixels. A chunk is a few rows (XZ)
-or columns (YZ) of all planes, so the whole stack need not be in memory.
+between. For each time point and group of channels: choose the shares of network and interpolation;
+then, direction by direction and chunk by chunk, read slices, fill in the planes between the
+observed ones, and average the directions in float32. Finally all planes are written, observed ones
+unchanged but for repaired hot pixels. A chunk is a few rows (XZ) or columns (YZ) of all planes, so
+the whole stack need not be in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +28,11 @@ from restorectl.images import tiles
 from restorectl.images.blocks import sampled_pixels, varies
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import (
-    ALL,
     Image,
     create_image,
-    open_image,
     require_writable,
     to_dtype,
     verify_image,
-    write_image,
 )
 from restorectl.images.masked import Masked, masked
 from restorectl.images.near_zero import near_zero
@@ -54,11 +51,16 @@ from restorectl.volumes.directions import (
     StackUnits,
     fit_units,
 )
+from restorectl.volumes.preview import write_preview
 
 CHUNK = 128 << 20  # bytes of a chunk of slices with its result
 SHIFTED = 0.01  # shift of the mean by rounding, of a grey level or, if it is less, of the signal
 CHANCE = 1.5  # grey levels; 4 standard deviations of the shift of one pixel without a cause
 DITHERED = "values are finer than one grey level: dithered; `dtype` float32 writes them unrounded"
+UNSURE = (
+    "whether the model or interpolation is nearer to the truth is unsure, see `mix` in the"
+    " manifest: compare with method cubic"
+)
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ class Volumes:
                 mix = self._restore(network, stack, units, factor, volume[t], report.advance)
                 name = "+".join(map(str, group)) + (f"@t{t}" if len(volume) > 1 else "")
                 outcome.details.setdefault("mix", {})[name] = mix.details()
+                if mix.unsure:
+                    outcome.warnings.append(f"channel {name}: {UNSURE}")
 
     def _restore(
         self,
@@ -229,7 +233,7 @@ class Volumes:
         volume: (C, Z, Y, X) of all channels, zero in the stack's channels.
         """
         job, directions = self.job, DIRECTIONS[self.job.sweeps]
-        mix = choose_mix(network, units, stack, factor, directions, job.anchor, job.strength)
+        mix = choose_mix(network, units, stack, factor, job.anchor, job.strength)
         for direction in directions:
             target = direction.slices(volume)  # (C, D, Z, L), a view
             for part in _chunks(stack, factor, direction):
@@ -340,58 +344,3 @@ def _restore_planewise(
         for k, c in enumerate(stack.channels):
             volume[c][(slice(None), *tile.core)] = cores[k]
         advance(cores.size)
-
-
-# ---- preview -------------------------------------------------------------------------------------
-GAP = 4  # px between views
-PERCENTILES = (0.5, 99.9)  # of the middle plane, shown as black and white
-LARGEST = 1024  # px, largest side of the XY view; larger images are subsampled
-
-
-def write_preview(part: Path, source: Image, restored: Path, record: Record) -> None:
-    """Write a PNG with three views through the middle of the first stack, before and after.
-
-    Before: the nearest observed planes. restored: file of the result, read by planes.
-    """
-    # the result has a depth axis, whatever the input's axes are
-    axes = "".join(a for a in source.header.axes if a in "YXZ" or source.header.size(a) > 1)
-    with open_image(restored, axes=axes) as image:
-        planes, height, width = image.header.canonical_shape[2:]
-        step = -(-max(height, width) // LARGEST)
-        factor = (planes - 1) // max(source.header.canonical_shape[2] - 1, 1)
-        row, col, middle = height // 2, width // 2, min(planes // 2 + 1, planes - 1)
-        after = image.read((0, 0, middle))
-        lines = [
-            (image.read((0, 0, z), slice(row, row + 1))[0],
-             image.read((0, 0, z), ALL, slice(col, col + 1))[:, 0])
-            for z in range(planes)
-        ]  # fmt: skip
-    sides = [np.stack(view) for view in zip(*lines, strict=True)]  # (Z, X), (Z, Y)
-    nearest = [
-        interpolation.interpolated(s[::factor], factor, interpolation.nearest) for s in sides
-    ]
-    before = source.read((0, 0, min(int(middle / factor + 0.5), (planes - 1) // factor)))
-    numbers = after[np.isfinite(after)]
-    low, high = np.percentile(numbers if numbers.size else 0.0, PERCENTILES)
-    span = max(float(high - low), 1e-12)
-    panels = [
-        _panel(xy[::step, ::step], xz[:, ::step], yz[:, ::step])
-        for xy, (xz, yz) in ((before, nearest), (after, sides))
-    ]
-    gap = np.full((panels[0].shape[0], 2 * GAP), np.nan, np.float32)
-    picture = np.concatenate([panels[0], gap, panels[1]], 1)
-    grey = np.where(np.isnan(picture), 1.0, np.clip((picture - low) / span, 0, 1))
-    pixels = np.rint(255 * grey).astype(np.uint8)
-    header = Header("YX", pixels.shape, pixels.dtype, format=".png")
-    write_image(part, header, [pixels], provenance=record)
-    verify_image(part, header)
-
-
-def _panel(xy: np.ndarray, xz: np.ndarray, yz: np.ndarray) -> np.ndarray:
-    """XY with XZ below and YZ on the right, separated by NaN, float32."""
-    height, width = xy.shape
-    panel = np.full((height + GAP + len(xz), width + GAP + len(yz)), np.nan, np.float32)
-    panel[:height, :width] = xy
-    panel[height + GAP :, :width] = xz
-    panel[:height, width + GAP :] = yz.T
-    return panel

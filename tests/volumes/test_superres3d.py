@@ -23,7 +23,7 @@ from restorectl.images import tiles
 from restorectl.images.image import open_image, read_provenance
 from restorectl.intensity import value_range
 from restorectl.jobs import Compute, Files, SuperresJob
-from restorectl.volumes import directions, interpolation, superres3d
+from restorectl.volumes import base, directions, interpolation, preview, superres3d
 from restorectl.volumes import volume as volumes
 from restorectl.volumes.directions import XZ, NetworkMix, SliceNetwork, StackSlices, StackUnits
 from restorectl.weights import file as weights_io
@@ -229,7 +229,15 @@ def test_preview_carries_provenance_and_a_second_run_skips(tmp_path):
     shown = path.with_name("in_preview.png")
     assert read_provenance(shown) == read_provenance(path)
     with open_image(shown) as image:
-        assert image.header.shape == (40 + 4 + 17, 2 * (50 + 4 + 17) + 8)
+        picture = image.read((0, 0, 0))
+    made = read(path)
+    shades = np.percentile(made[9], preview.PERCENTILES)
+    grey = np.rint(255 * np.clip((made[9] - shades[0]) / np.ptp(shades), 0, 1)).astype(np.uint8)
+    _, after = np.hsplit(picture, 2)
+    assert np.array_equal(after[36:76, 8:58], grey)  # XY, below two lines of text
+    assert (after[:36].min(), after[:36].max()) == (0, 255)  # black words on white
+    bar = after[76 + 18 + 17 + 4, 8:58]  # of 20 px, below XZ
+    assert np.array_equal(bar, np.repeat([0, 255], [20, 30]))
     outcome, _ = run(tmp_path, pixels, factor=4, preview=True)
     assert outcome.status == "skipped"
 
@@ -250,20 +258,69 @@ def test_smoothly_sampled_stacks_get_cubic_interpolation_alone(tmp_path):
     pixels = (2000 + 1500 * np.sin(z / 2.2 + y / 9) * np.cos(x / 11)).astype(np.float32)
     outcome, path = run(tmp_path, pixels, factor=2)
     mix = outcome.details["mix"]["0"]
-    assert mix["share"] == 0
+    assert (mix["model"], mix["cubic"], mix["linear"]) == (0, 1, 0)
     assert mix["cubic_over_linear_db"] > 3
     np.testing.assert_allclose(
         read(path), interpolation.interpolated(pixels, 2, interpolation.cubic), rtol=1e-5
     )
 
 
-def test_where_cubic_rings_the_network_is_taken(tmp_path):
+def test_where_planes_share_nothing_linear_interpolation_is_taken(tmp_path):
     """White planes: of all linear rules the mean of the neighbours is nearest to the mean."""
     pixels = np.random.default_rng(1).normal(500, 50, (12, 40, 40)).astype(np.float32)
-    outcome, _ = run(tmp_path, pixels, factor=2)
+    outcome, path = run(tmp_path, pixels, factor=2)
     mix = outcome.details["mix"]["0"]
-    assert mix["share"] > 0.9
-    assert mix["cubic_over_linear_db"] < 0
+    assert mix["cubic_over_linear_db"] < -0.3
+    assert mix["model"] + mix["linear"] > 0.9
+    assert not outcome.warnings
+    expected = interpolation.interpolated(pixels, 2, interpolation.linear)
+    assert np.sqrt(np.mean((read(path) - expected) ** 2)) < 3
+
+
+def test_thin_membranes_are_chosen_at_the_true_spacing(tmp_path):
+    """Left-out planes say linear here, but at the true spacing cubic is 1.5 dB better."""
+    scene = phantom.blur(phantom.volume((29, 96, 96), 1, 1.0, "membranes"), (1.6, 1, 1), 0)
+    truth = (1000 * scene).astype(np.float32)
+
+    def gain(observed, factor):
+        errors = [np.mean((interpolation.interpolated(observed[::factor], factor, kind)
+                           - observed) ** 2)
+                  for kind in (interpolation.linear, interpolation.cubic)]  # fmt: skip
+        return 10 * np.log10(errors[0] / errors[1])
+
+    assert gain(truth, 4) > 1.5
+    assert gain(truth[::4][:7], 2) < 0.3
+    outcome, _ = run(tmp_path, truth[::4], factor=4)
+    mix = outcome.details["mix"]["0"]
+    assert mix["cubic"] > 0.9
+
+
+def test_a_choice_from_few_planes_is_unsure(tmp_path):
+    outcome, _ = run(tmp_path, specimen((3, 40, 40)), factor=2)
+    assert outcome.details["mix"]["0"]["unsure"]
+    assert any("is unsure" in warning for warning in outcome.warnings)
+
+
+def test_interpolation_where_nothing_can_be_tested(tmp_path):
+    """Rows of 3 px cannot stand in for 13 planes."""
+    outcome, path = run(tmp_path, specimen((5, 3, 40)), factor=3)
+    mix = outcome.details["mix"]["0"]
+    assert (mix["model"], mix["unsure"]) == (0, True)
+    assert any("is unsure" in warning for warning in outcome.warnings)
+    assert np.array_equal(read(path)[::3], specimen((5, 3, 40)))
+
+
+@pytest.mark.parametrize("noise", [0.0, 9.0, 400.0])
+def test_noise_is_told_from_structure(noise):
+    """Structures of two sizes vary by 1 - exp(-d^2 / 2 l^2); white noise by twice its variance."""
+    lags = np.arange(1, 7)
+    smooth = sum(300 * (1 - np.exp(-0.5 * (lags / length) ** 2)) for length in (1.5, 5.0))
+    assert base._noise(smooth + 2 * noise) == pytest.approx(noise, abs=3)
+
+
+def test_variation_of_a_ramp_is_the_square_of_the_distance():
+    ramp = np.arange(40.0).reshape(1, 1, 40, 1) * np.ones((1, 3, 1, 5))
+    assert base._variation([ramp], 2, np.array([1, 2, 5])) == pytest.approx([1, 4, 25])
 
 
 @pytest.mark.slow
