@@ -73,6 +73,7 @@ class SamplingJob:
     calibrator_weights: str = "calibrator"
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
     dtype: str = "same"  # of the restored images: same as the input, or float32
+    start_step: float | None = None  # diffusion step to start from, in place of a calibrator's
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class RestoreJob(SamplingJob):
     sampler: str = "ddim"  # row of catalog.METHODS
     preset: str = "restorectl"  # settings of the rscd sampler
     recalibrate: int | None = None  # steps between calibrations, 0 = off; None = the preset's
+    rounds: str | None = None  # of the rscd sampler: image, patch; None = the preset's
     schedule: str | None = None  # discrete schedule of the rscd sampler; None = the preset's
     step_map: str | None = None  # folder for maps of the diffusion steps at each place
     level: str = "auto"  # image: one noise level; map: a smooth map; auto: a map if it is needed

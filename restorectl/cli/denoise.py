@@ -59,10 +59,10 @@ def denoise(
     ),
     start_step: float | None = option(
         None,
-        "Step t' of the linear schedule (1000 steps) at which to start. Default: from the image's"
-        " noise level.",
-        panel=MIXING,
+        "Start from this diffusion step, the same for every image, in place of a measured noise"
+        " level: of the linear schedule for the methods of Baikal (t'), of RSCD's for posterior.",
         metavar="T",
+        min=1,
     ),
     ahead: float | None = option(
         None, "Start at this multiple of the image's noise level.", panel=MIXING, min=1.0
@@ -118,7 +118,6 @@ def denoise(
     settings = {
         "eta": eta,
         "variance": variance,
-        "start": start_step,
         "ahead": ahead,
         "mix": mix,
         "first": first,
@@ -145,6 +144,7 @@ def denoise(
         settings={name: value for name, value in settings.items() if value is not None},
         guide=guide,
         orientations=orientations,
+        start_step=start_step,
         dtype=dtype,
     )
     with shared.reporting() as report:

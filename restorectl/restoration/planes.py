@@ -75,6 +75,8 @@ class Planes:
             parameters["orientations"] = restorer.orientations
         if job.dtype != "same":
             parameters["dtype"] = job.dtype
+        if job.start_step is not None:
+            parameters["start_step"] = job.start_step
         used = {role: (w.card.name, w.sha256) for role, w in restorer.used.items()}
         return Origin(self.command, parameters, used, str(restorer.runner.device))
 

@@ -1,18 +1,26 @@
 """The commands of the papers as processes: presets, ablations, and options that exclude others."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import torch
+from safetensors.torch import save_file
 
+import restorectl
 from restorectl.catalog import METHODS
+from restorectl.engine.card import KEY, Card
+from restorectl.engine.nets.calibrator import Calibrator
+from restorectl.engine.schedule import schedule
 from restorectl.files.provenance import dumps
+from restorectl.weights.file import read
 from tests.command import run
 
 DATA = Path(__file__).parent.parent / "data"
+PRIOR = Path(restorectl.__file__).parent / "pretrained/prior.safetensors"
 
 
 @pytest.fixture
@@ -26,6 +34,123 @@ def small(tmp_path):
 def details(*words):
     """What a command says of its only file, which it has to finish."""
     return json.loads(run(*words, "--json", check=0).stdout)
+
+
+def weights(path, task, network, config, tensors, **entries):
+    """A weights file with this network."""
+    card = Card(path.stem, task, network, config, **entries)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path, {KEY: card.to_json()})
+    return path
+
+
+def prior_trained_to(step, path):
+    """The packaged prior, with T' of RSCD's schedule on its card."""
+    card, tensors = read(PRIOR)
+    highest = float(schedule("rscd").sigma(step))
+    changed = replace(card, schedule="rscd", sigma_max=highest)
+    save_file(tensors, path, {KEY: changed.to_json()})
+    return path
+
+
+def says(step, path, c_in=1, **entries):
+    """A calibrator that predicts this step, whatever it sees."""
+    config = {"c_in": c_in, "filters": 4, "channels": [4], "hidden": 4, "output": "step"}
+    net = Calibrator(**config)
+    torch.nn.init.zeros_(net.head1.weight)
+    torch.nn.init.constant_(net.head1.bias, step / net.steps)
+    known = {"schedule": "rscd", "channels": c_in, "objective": "calibrator", **entries}
+    return weights(path, "calibrator", "calibrator", config, net.state_dict(), **known)
+
+
+# ---- RSCD ----------------------------------------------------------------------------------------
+RSCD = ("--sampler", "rscd")
+
+
+def rounds(source, out, *words):
+    """The rounds of the step-calibrated loop, and the network calls."""
+    told = details("restore", source, "-o", out, *RSCD, *words)
+    return told["details"]["method"]["0"]["rounds"], told["calls"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["restorectl", "official", "paper"])
+def test_without_recalibration_there_is_one_block(small, tmp_path, preset):
+    words = ("--preset", preset, "--recalibrate", 0, "--strength", 0.2)
+    ((start, count),), calls = rounds(small, tmp_path / "out.tif", *words)
+    assert start == count == calls > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["restorectl", "official", "paper"])
+def test_a_fixed_number_of_steps(small, tmp_path, preset):
+    """Table 1: no step calibration, 10 steps fixed."""
+    words = ("--preset", preset, "--start-step", 10)
+    assert rounds(small, tmp_path / "out.tif", *words) == ([[10, 10]], 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["restore", "denoise"])
+def test_every_image_can_start_at_one_level(small, tmp_path, command):
+    told = details(command, small, "-o", tmp_path / "out.tif", "--start-step", 50)
+    level = float(schedule("rscd").sigma(50))
+    assert told["details"]["method"]["0"] == {"sigma": pytest.approx(level)}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*RSCD, "--steps", "3"), "--steps 3 has no effect with --sampler rscd"),
+        ((*RSCD, "--level", "image"), "--level image has no effect with --sampler rscd"),
+        (("--rounds", "patch"), "--rounds patch has no effect with --sampler ddim"),
+        (("--preset", "paper"), "--preset paper has no effect with --sampler ddim"),
+        (
+            ("--start-step", "5", "--strength", "2"),
+            "--strength 2.0 has no effect with --start-step",
+        ),
+        (("--start-step", "5", "--calibrator", "network"), "--calibrator network has no effect"),
+        (("--start-step", "5", "--level", "map"), "--level map has no effect with --start-step"),
+        (("--start-step", "5", "--step-map", "m"), "--step-map m has no effect with --start-step"),
+        ((*RSCD, "--start-step", "5", "--recalibrate", "3"), "--recalibrate 3 has no effect"),
+        (("--start-step", "999"), "trained for steps 1..702 of the rscd schedule"),
+    ],
+)
+def test_options_without_effect_are_refused(small, tmp_path, words, said):
+    done = run("restore", small, "-o", tmp_path / "out.tif", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_the_conditional_ddpm_starts_from_noise_alone(small, tmp_path):
+    words = ("--method", "conditional", "--start-step", "5")
+    done = run("denoise", small, "-o", tmp_path / "out.tif", *words)
+    assert (done.returncode, "no effect with --method conditional" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["restorectl", "official", "paper"])
+def test_no_step_lies_above_those_the_weights_were_trained_for(small, tmp_path, preset):
+    prior = prior_trained_to(12, tmp_path / "p.safetensors")
+    words = ("--preset", preset, "--recalibrate", 0, "-w", prior)
+    assert rounds(small, tmp_path / "out.tif", *words) == ([[12, 12]], 12)
+
+
+@pytest.mark.slow
+def test_a_predicted_step_is_the_step(small, tmp_path):
+    """It is t itself; converted as a measured level, it would be 102."""
+    model = says(100, tmp_path / "c.safetensors")
+    words = ("--preset", "paper", "--recalibrate", 0, "--calibrator", "network")
+    found, _ = rounds(small, tmp_path / "out.tif", *words, "--calibrator-weights", model)
+    assert found == [[100, 100]]
+
+
+@pytest.mark.slow
+def test_each_patch_can_have_its_own_rounds(small, tmp_path):
+    """Algorithm 1 restores patches one by one."""
+    out = tmp_path / "out.tif"
+    told, calls = rounds(small, out, "--rounds", "patch", "--strength", 0.12)
+    assert (told, calls > 1) == ("patch", True)
+    assert not np.array_equal(tifffile.imread(out), tifffile.imread(small))
 
 
 # ---- DDPM microscopy -----------------------------------------------------------------------------
