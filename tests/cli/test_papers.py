@@ -162,6 +162,29 @@ def test_the_conditional_ddpm_as_published_runs(small, tmp_path):
     assert not np.array_equal(tifffile.imread(out), tifffile.imread(small))
 
 
+# ---- Baikal --------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "calls"),
+    [
+        (("--preset", "paper"), 5 * 20),  # R = 5 all the way: mixing has stopped, repeats go on
+        (("--preset", "challenge"), 5 * 10 + 10),  # each interval once below the mixing stop
+        (("--preset", "paper", "--below-stop", "once"), 20),
+        (("--preset", "challenge", "--below-stop", "repeat"), 5 * 20),
+    ],
+)
+def test_repaint_repeats_below_the_mixing_stop_or_not(small, tmp_path, words, calls):
+    words = ("denoise", small, "-o", tmp_path / "out.tif", "--method", "repaint", *words)
+    assert details(*words, "--start-step", 20, "--mix-stop", 10)["calls"] == calls
+
+
+def test_baikal_s_best_setting_is_a_preset():
+    """Section 3.3: mixing is stopped after t = 50 while repainting continues."""
+    settings = METHODS["repaint"].load().presets["paper"]
+    assert (settings.start, settings.stop, settings.repeat_below) == (100, 50, True)
+    assert settings.repeats > 1
+
+
 @pytest.mark.parametrize(
     ("method", "preset"),
     [(name, preset) for name, row in METHODS.items() for preset in row.load().presets],
