@@ -112,6 +112,8 @@ class CalibrateJob:
     noise: NoiseOptions = field(default_factory=NoiseOptions)
     method: str = "analytic"  # row of catalog.CALIBRATORS
     weights: str = "calibrator"  # for method network
+    prior: str | None = None  # measure in its units; None = the calibrator's, or the packaged one's
+    cover: float = 0.99  # share of the windows for which T' has to be enough; 1 = the maximum
     schedule: str = "rscd"  # discrete schedule that steps refer to
     windows: int | None = 64  # calibration windows per channel, evenly spread; None = all
     device: str = "auto"

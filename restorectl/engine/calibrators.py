@@ -87,11 +87,11 @@ class NonparametricCalibrator:
 
 @torch.inference_mode()
 def level_of(calibrator: Calibrator, x: np.ndarray) -> float:
-    """The noise level of one whitened tile x (H, W) float32 in [-1, 1], sides at least 32 px.
+    """The noise level of one tile x (C, H, W) float32 in [-1, 1], sides at least 32 px.
 
     Raises EngineError if the calibrator returns a negative or non-finite level.
     """
-    sigma = float(calibrator.levels(torch.from_numpy(np.ascontiguousarray(x))[None, None])[0])
+    sigma = float(calibrator.levels(torch.from_numpy(np.ascontiguousarray(x))[None])[0])
     if not 0 <= sigma < float("inf"):
         raise EngineError(f"the calibrator returned an invalid noise level: {sigma}")
     return sigma

@@ -37,7 +37,7 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     }
     extra = None
     if place is not None:
-        extra = step_map.writer(step_map.StepCounter(restorer.calibrator, schedule), job.noise)
+        extra = step_map.writer(step_map.StepCounter(restorer.calibrator, schedule))
     return run(job.files, Planes("restore", restorer, own, extra), pairs, missing, report)
 
 

@@ -200,6 +200,8 @@ def load_restorer(
         calibrator, used = load_calibrator(
             job.calibrator, job.calibrator_weights, job.weights_from, job.compute.device
         )
+        for found in used.values():
+            check_units(found.card, weights.card)
     else:
         _refuse_without_calibrator(job)
         calibrator, used = FixedStep(job.start_step, schedule, weights.card.sigma_max), {}
@@ -224,6 +226,21 @@ def _refuse_without_calibrator(job: SamplingJob) -> None:
             raise UsageError(
                 f"`{name}` {value} has no effect with `start_step`, which measures nothing: leave"
                 " one of them out"
+            )
+
+
+def check_units(calibrator: Card, card: Card) -> None:
+    """Raises UsageError for a calibrator that cannot judge what a network sees.
+
+    A level relative to the image (log-sigma) holds in any value range, a step does not.
+    """
+    counts = calibrator.config.get("output") == "step"
+    for name in ("channels", "value_range"):
+        own, other = getattr(calibrator, name), getattr(card, name)
+        if own != other and (own > 1 if name == "channels" else counts):
+            raise UsageError(
+                f"`calibrator_weights` {calibrator.name}: has {name} {own}, these weights"
+                f" {other}: use a calibrator that was trained for them"
             )
 
 

@@ -1,6 +1,7 @@
 """The commands of the papers as processes: presets, ablations, and options that exclude others."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 import restorectl
 from restorectl.catalog import METHODS
 from restorectl.engine.card import KEY, Card
+from restorectl.engine.denoiser import build
 from restorectl.engine.nets.calibrator import Calibrator
 from restorectl.engine.schedule import schedule
 from restorectl.files.provenance import dumps
@@ -144,6 +146,74 @@ def test_a_predicted_step_is_the_step(small, tmp_path):
     assert found == [[100, 100]]
 
 
+TOGETHER = {"channels": 2, "value_range": "uint16-centred"}
+NOISE = 500.0  # grey levels of 65,536
+NOISE_STEPS = float(schedule("rscd").step(NOISE / 32768))
+
+
+def prior_of_two(path):
+    """A prior for two channels together in its own units, as for stimulated Raman histology."""
+    torch.manual_seed(0)
+    config = {"c_in": 2, "c_out": 2, "channels": [8], "blocks": 1, "embedding": 16}
+    entries = {"parametrisation": "eps", "schedule": "rscd", "sigma_max": 0.33, **TOGETHER}
+    net = build(Card("tiny", "prior", "unet", config, **entries)).net
+    return weights(path, "prior", "unet", config, net.state_dict(), **entries)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two channels of an image with white noise of NOISE, nearly all of its range unused."""
+    y, x = np.mgrid[:300, :300]
+    clean = 9000 + 1500 * np.stack([np.sin(y / 37), np.cos(x / 23)])
+    noisy = clean + np.random.default_rng(0).normal(0, NOISE, clean.shape)
+    path = tmp_path / "two.tif"
+    tifffile.imwrite(path, noisy.astype(np.uint16), imagej=True, metadata={"axes": "CYX"})
+    return path
+
+
+def test_steps_are_counted_in_the_units_of_the_model(two, tmp_path):
+    """Whitened, the same noise is a larger share of the range, thus more steps."""
+    prior = prior_of_two(tmp_path / "p.safetensors")
+    (together,) = details("calibrate", two, "--prior", prior)["details"]["channels"]
+    assert together["channel"] == "0+1"
+    assert together["steps"] == pytest.approx(NOISE_STEPS, rel=0.1)
+    assert together["std"] == pytest.approx(NOISE, rel=0.05)
+    assert together["relative"] == pytest.approx(1, rel=0.05)
+    alone = details("calibrate", two)["details"]["channels"]
+    assert [each["channel"] for each in alone] == ["0", "1"]
+    assert min(each["steps"] for each in alone) > 2 * NOISE_STEPS
+    assert alone[0]["std"] == pytest.approx(NOISE, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_calibrator_of_two_channels_measures_them_together(two, small, tmp_path):
+    prior = prior_of_two(tmp_path / "p.safetensors")
+    model = says(42, tmp_path / "c.safetensors", 2, **TOGETHER)
+    (channel,) = details("calibrate", two, "-w", model)["details"]["channels"]
+    assert (channel["channel"], channel["steps"]) == ("0+1", pytest.approx(42))
+    done = run("calibrate", small, "-w", model)
+    assert (done.returncode, "choose them with --channels" in done.stderr) == (3, True)
+    chosen = ("--calibrator", "network", "--calibrator-weights", model)
+    words = ("restore", two, "-w", prior, "-o", tmp_path / "out.tif", *chosen)
+    run(*words, "--step-map", tmp_path / "maps", check=0)
+    maps = tifffile.imread(tmp_path / "maps/two_steps.tif")
+    assert maps.shape == (2, 5, 5)
+    assert maps == pytest.approx(42)
+    done = run("restore", small, "-o", tmp_path / "small_out.tif", *chosen)
+    assert (done.returncode, "channels 2, these weights 1" in done.stderr) == (2, True)
+
+
+def test_t_is_the_maximum_or_covers_a_share_of_the_windows(tmp_path):
+    y, x = np.mgrid[:1024, :1024]
+    noise = np.random.default_rng(0).normal(0, np.where((y < 256) & (x < 256), 30, 10), y.shape)
+    tifffile.imwrite(tmp_path / "a.tif", (300 + 100 * np.sin(y / 80) + noise).astype(np.float32))
+    told = [
+        run("calibrate", tmp_path / "a.tif", "--cover", share, check=0).stderr for share in (0.9, 1)
+    ]
+    found = [float(re.search(r"T' = (\d+)", text)[1]) for text in told]
+    assert found[1] > 2 * found[0]
+
+
 @pytest.mark.slow
 def test_each_patch_can_have_its_own_rounds(small, tmp_path):
     """Algorithm 1 restores patches one by one."""
@@ -169,7 +239,7 @@ def test_the_conditional_ddpm_as_published_runs(small, tmp_path):
     [
         (("--preset", "paper"), 5 * 20),  # R = 5 all the way: mixing has stopped, repeats go on
         (("--preset", "challenge"), 5 * 10 + 10),  # each interval once below the mixing stop
-        (("--preset", "paper", "--below-stop", "once"), 20),
+        (("--preset", "paper", "--below-stop", "once"), 5 * 10 + 10),
         (("--preset", "challenge", "--below-stop", "repeat"), 5 * 20),
     ],
 )
