@@ -176,6 +176,7 @@ class EvaluateJob:
     average: bool = False  # predictions are samples: score the mean of the first N
     interval: float = 0.9  # nominal coverage of lower..upper
     inputs: str | None = None  # folder of the unrestored images, for reports
+    checks: bool = False  # downstream checks follow: list every file, also without a metric of it
     axes: str | None = None
     pattern: str | None = None
     device: str = "auto"

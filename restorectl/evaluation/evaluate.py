@@ -37,6 +37,7 @@ from restorectl.evaluation.read import (
     fit_of,
     load,
     match,
+    range_of,
     running_means,
     uncertainty_maps,
     uncertainty_set,
@@ -46,7 +47,6 @@ from restorectl.jobs import EvaluateJob
 DEFAULT = ("mae", "nrmse", "psnr", "ssim", "pearson")
 UNPAIRED = "frechet-prior"  # the default metric of `reference`
 THREADS = 8  # at most; each holds one target and one prediction
-EIGHT_BIT = 255.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise UsageError(f"metric '{unknown[0]}': unknown, known are: {', '.join(METRICS)}")
-    if not names:
+    if not names and not job.checks:
         raise UsageError("nothing to compare with: give `target` DIR or `reference` HQ_DIR")
     metrics = {name: METRICS[name].load() for name in names}
     for name, metric in metrics.items():
@@ -161,7 +161,8 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
     """Score all predictions; a bad file does not stop the others."""
     job, matches = prepared.job, prepared.matches
     extra = matches.extra if job.target is not None else ()
-    cases = matches.cases if prepared.paired or prepared.uncertainty else ()
+    each_file = prepared.paired or prepared.uncertainty or job.checks
+    cases = matches.cases if each_file else ()
     lost = [(name, "no prediction for this target") for name in matches.missing]
     lost += [(name, "no target for this prediction") for name in extra]
     report.begin(sum(len(case.predictions) for case in cases) + len(lost))
@@ -274,7 +275,7 @@ def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
     except InputError as error:
         lost = (ScoreFailure(method, path, str(error)) for method, path in _labelled(case, job))
         return CaseScores((), tuple(lost))
-    largest = job.data_range or (None if target is None else _range_of(target))
+    largest = job.data_range or (None if target is None else range_of(target))
     scores: list[FileScore] = []
     failures: list[ScoreFailure] = []
     dtypes: set[tuple[str, str, str]] = set()
@@ -287,7 +288,7 @@ def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
         except InputError as error:
             failures.append(ScoreFailure(method, path, str(error)))
             continue
-        values, depths, reasons = _measure(found, goal, largest or _range_of(goal), prepared)
+        values, depths, reasons = _measure(found, goal, largest or range_of(goal), prepared)
         curves = _judge_uncertainty(path, goal, prepared, values, reasons)
         scores.append(FileScore(method, case.name, values, path, goal.path, depths, curves))
         if reasons:
@@ -316,13 +317,6 @@ def _predictions(
             yield method, path, error
             if job.average:
                 return  # later means would lack this sample
-
-
-def _range_of(target: LoadedImage) -> float:
-    """The default data range: 255 for 8-bit targets, else the largest minus the smallest value."""
-    if target.header.dtype == np.uint8:
-        return EIGHT_BIT
-    return float(target.pixels.max()) - float(target.pixels.min())
 
 
 def _measure(

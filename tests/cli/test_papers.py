@@ -10,6 +10,7 @@ import pytest
 import tifffile
 import torch
 from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
 
 import restorectl
 from restorectl.catalog import METHODS
@@ -262,3 +263,57 @@ def test_baikal_s_best_setting_is_a_preset():
 def test_settings_of_every_preset_can_be_recorded(method, preset):
     """An output's record is JSON, which holds no infinity."""
     dumps(asdict(METHODS[method].load().presets[preset]))
+
+
+# ---- evaluation without pairs --------------------------------------------------------------------
+@pytest.fixture
+def unpaired(tmp_path):
+    """Noisy inputs, smoothed predictions, and good images of other fields."""
+    for k in range(3):
+        noisy = tifffile.imread(DATA / "noisy/nuclei.tif")[k * 64 :][:64, :192]
+        other = tifffile.imread(DATA / "clean/nuclei.tif")[128:, k * 64 :][:, :64]
+        images = {"in": noisy, "out": gaussian_filter(noisy, 1.5), "good": other}
+        for folder, image in images.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / folder / f"{k}.tif", image)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_objects_are_counted_without_targets(unpaired):
+    given = ("evaluate", "out", "--input", "in", "--reference", "good", "--segment")
+    found = json.loads(run(*given, "--json", cwd=unpaired, check=0).stdout)
+    assert len(found["segment"]["files"]) == 3
+    kinds = found["segment"]["methods"]["out"]
+    assert kinds.keys() == {"input", "prediction"}
+    assert kinds["prediction"]["objects"] > 0
+    assert kinds["input"]["objects"] > 0
+    assert found["sets"]["out"]["frechet-prior"] > 0
+    table = run("evaluate", "out", "--input", "in", "--segment", cwd=unpaired, check=0).stdout
+    assert re.search(r"out +prediction +\d", table)
+
+
+class Bright(torch.nn.Module):
+    """Logits for dark and bright images."""
+
+    def forward(self, x):
+        mean = x.mean((1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+@pytest.mark.slow
+def test_a_classifier_is_asked_without_targets(unpaired):
+    size = {2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    example = (torch.zeros(1, 1, 64, 192),)
+    torch.export.save(
+        torch.export.export(Bright(), example, dynamic_shapes=(size,)), unpaired / "c.pt2"
+    )
+    (unpaired / "l.csv").write_text("0,bright\n1,dark\n2,dark\n")
+    given = ("evaluate", "out", "--input", "in", "--reference", "good", "--trust")
+    given += ("--classifier", "c.pt2", "--labels", "l.csv", "--classes", "dark,bright")
+    found = json.loads(run(*given, "--json", cwd=unpaired, check=0).stdout)["confusion"]
+    each = found["methods"]["out"]
+    assert (each["files"], found["failures"]) == (3, [])
+    assert "target" not in each
+    assert sum(map(sum, each["before"]["confusion"])) == 3
+    assert "classes of 3 files" in run(*given, cwd=unpaired, check=0).stdout
