@@ -261,8 +261,9 @@ def confusion(
 
     Returns `classes`; `labels` (those that occur); `methods`: for each, over the files that have
     an input, `files`, `before`, `after` and, if there are targets, `target`, each with `confusion`
-    (counts, labels by classes) and the counts of OUTCOMES, and `changes` (counts, 3 by 3, from the outcome before to
-    the one after); `files`: method, name, label, before, after, target; `failures`: one line each.
+    (counts, labels by classes) and the counts of OUTCOMES, and `changes` (counts, 3 by 3, from the
+    outcome before to the one after); `files`: method, name, label, before, after, target;
+    `failures`: one line each.
 
     Raises UsageError without trust, inputs or fitting labels, WeightsError if the program cannot
     be loaded.

@@ -122,6 +122,8 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
                 raise UsageError(f"metric '{name}': needs `reference` HQ_DIR")
         elif job.target is None and not (kind == "paired" and metric.alone):
             raise UsageError(f"metric '{name}': needs `target` DIR")
+        if kind == "paired" and metric.unscaled and job.scale != "none":
+            raise UsageError(f"metric '{name}': cannot be combined with `scale` {job.scale}")
         if kind == "uncertainty" and (job.average or not has_sets):
             raise UsageError(f"metric '{name}': needs a folder that restorectl uncertainty wrote")
     return metrics
@@ -191,6 +193,11 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         for (method, have, want), count in dtypes.items()
         if have != want and "int" in have and "int" in want
     ]
+    exact = sum(score.values.get("psnr") == np.inf for score in scores)
+    infinite = [
+        f"psnr is infinite for {exact} predictions, of which planes equal the target: psnr-volume"
+        " takes all planes of a file together, psnr-made those that differ"
+    ]
     return Comparison(
         methods=methods,
         metrics=(*prepared.paired, *prepared.uncertainty),
@@ -201,7 +208,7 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         inputs=None if job.inputs is None else Path(job.inputs),
         missing=matches.missing,
         extra=extra,
-        warnings=(*mixed, *distances.warnings),
+        warnings=(*mixed, *(infinite if exact else ()), *distances.warnings),
         failures=tuple(outcome.message for outcome in failed),
         sets=distances.values,
         set_depths=distances.depths,
@@ -331,6 +338,7 @@ def _measure(
     except Undefined as error:
         return {}, (), [str(error)]
     planes = list(np.ndindex(*shape[:3]))  # (t, c, z)
+    combine = {name: METRICS[name].load().combine for name in prepared.paired}
     scores: dict[str, list[float]] = {}
     for metric, compute in prepared.paired.items():
         try:
@@ -346,12 +354,8 @@ def _measure(
     depths = []
     for z in range(shape[2] if prepared.job.by_z else 0):
         chosen = [index for index, at in enumerate(planes) if at[2] == z]
-        depths.append({m: _mean([each[i] for i in chosen]) for m, each in scores.items()})
-    return {m: _mean(each) for m, each in scores.items()}, tuple(depths), reasons
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+        depths.append({m: combine[m]([each[i] for i in chosen]) for m, each in scores.items()})
+    return {m: combine[m](each) for m, each in scores.items()}, tuple(depths), reasons
 
 
 def _judge_uncertainty(

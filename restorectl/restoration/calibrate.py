@@ -241,10 +241,7 @@ def _one(
 
 def _described(header: Header, parts: Sequence[Part]) -> dict[str, Any]:
     """The model of the channels, or that of each group of planes."""
-    models = [
-        (channels.planes_text(header, planes), model.describe())
-        for planes, model in parts
-    ]
+    models = [(channels.planes_text(header, planes), model.describe()) for planes, model in parts]
     if len(models) == 1:
         return models[0][1]
     return {"groups": [{"planes": planes, **model} for planes, model in models]}

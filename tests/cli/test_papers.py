@@ -317,3 +317,38 @@ def test_a_classifier_is_asked_without_targets(unpaired):
     assert "target" not in each
     assert sum(map(sum, each["before"]["confusion"])) == 3
     assert "classes of 3 files" in run(*given, cwd=unpaired, check=0).stdout
+
+
+# ---- MSDSR ---------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_the_psnr_of_a_super_resolved_volume_is_finite(tmp_path):
+    """Observed planes are exact, so the mean over planes is infinite."""
+    whole = tifffile.imread(DATA / "clean/stack.tif")[:5]
+    for name, image in (("whole", whole), ("thin", whole[::2])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image, imagej=True, metadata={"axes": "ZYX"})
+    made = ("thin.tif", "-o", "made.tif", "--factor", 2, "--method", "linear")
+    run("superres3d", *made, cwd=tmp_path, check=0)
+    given = (
+        "evaluate",
+        "made.tif",
+        "--target",
+        "whole.tif",
+        "--metrics",
+        "psnr,psnr-volume,psnr-made",
+    )
+    done = run(*given, "--json", cwd=tmp_path, check=0)
+    (file,) = json.loads(done.stdout)["files"]
+    error = (tifffile.imread(tmp_path / "made.tif").astype(float) - whole) ** 2
+    span = float(np.ptp(whole)) ** 2
+    assert file["values"]["psnr"] == "inf"
+    assert file["values"]["psnr-volume"] == pytest.approx(10 * np.log10(span / error.mean()))
+    assert file["values"]["psnr-made"] == pytest.approx(10 * np.log10(span / error[1::2].mean()))
+    assert "psnr is infinite for 1 predictions" in done.stderr
+    refused = run(*given, "--scale", "affine", cwd=tmp_path)
+    assert (refused.returncode, "cannot be combined with --scale" in refused.stderr) == (2, True)
+
+
+def test_recorded_planes_change_only_if_smoothed(tmp_path):
+    words = ("superres3d", DATA / "noisy/stack.tif", "-o", tmp_path / "o.tif", "--no-keep-observed")
+    done = run(*words)
+    assert (done.returncode, "--no-keep-observed: changes nothing" in done.stderr) == (2, True)
