@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MAX_SHIFT = 0.5  # px; images of a pair that are further apart are no pair
+
 
 @dataclass(frozen=True)
 class Files:
@@ -159,6 +161,7 @@ class TrainJob:
     select_hq: str | None = None  # folder of patches of the wanted quality
     partner: str | None = None  # folder of the degraded images of pairs; `data` has the clean ones
     register: str | None = None  # align clean images with their partners: rigid or affine
+    max_shift: float = MAX_SHIFT  # px between the images of a pair
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 
 

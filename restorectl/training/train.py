@@ -21,7 +21,7 @@ from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError, WeightsError
-from restorectl.jobs import TrainJob
+from restorectl.jobs import MAX_SHIFT, TrainJob
 from restorectl.training import augment, checkpoint
 from restorectl.training import recipe as recipes
 from restorectl.training.dataset import (
@@ -153,6 +153,7 @@ def _check_options(job: TrainJob, recipe: Recipe) -> None:
         (not pairs or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
          f"`partner` {job.partner}: is the same folder as `data`: name the folder of noisy images"),
         (job.register is None or pairs, "`register`: needs pairs: add `partner`"),
+        (job.max_shift == MAX_SHIFT or pairs, "`max_shift`: needs pairs: add `partner`"),
         (job.register in (None, *ALIGNMENTS),
          f"`register` {job.register}: use {' or '.join(ALIGNMENTS)}"),
         (not pairs or job.select_hq is None, "`select_hq`: cannot be combined with `partner`"),
@@ -187,7 +188,8 @@ def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
         folder = scan(Path(job.data), channels, job.axes)
         record = {"images": len(folder.images), "fingerprint": folder.fingerprint()}
         return ScannedImages(ImageReader(folder.images, room), folder.warnings, record)
-    found = scan_pairs(Path(job.data), Path(job.partner), channels, job.axes, job.register)
+    folders = Path(job.data), Path(job.partner)
+    found = scan_pairs(*folders, channels, job.axes, job.register, job.max_shift)
     facts = {"pairs": len(found.pairs), "fingerprint": found.fingerprint()}
     if job.register is not None:
         facts["register"] = job.register

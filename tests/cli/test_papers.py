@@ -20,6 +20,7 @@ from restorectl.engine.nets.calibrator import Calibrator
 from restorectl.engine.schedule import schedule
 from restorectl.files.provenance import dumps
 from restorectl.weights.file import read
+from tests import phantom
 from tests.command import run
 
 DATA = Path(__file__).parent.parent / "data"
@@ -352,3 +353,37 @@ def test_recorded_planes_change_only_if_smoothed(tmp_path):
     words = ("superres3d", DATA / "noisy/stack.tif", "-o", tmp_path / "o.tif", "--no-keep-observed")
     done = run(*words)
     assert (done.returncode, "--no-keep-observed: changes nothing" in done.stderr) == (2, True)
+
+
+# ---- training ------------------------------------------------------------------------------------
+STEP = ("optimiser.steps=1", "optimiser.batch=2", "optimiser.micro_batch=2", "validation.every=0")
+STEP += ("validation.keep=last",)
+
+
+def train(*words, changes=(), check=0):
+    settings = [word for each in (*STEP, *changes) for word in ("-s", each)]
+    return run("train", *words, *settings, check=check)
+
+
+@pytest.mark.slow
+def test_pairs_in_weak_light_are_trained_on(tmp_path):
+    for k in range(4):
+        clean = gaussian_filter(phantom.scene("nuclei", (160, 160), k), 1.0)
+        noisy, truth = phantom.camera(clean, 1.0, 20, 100, 1.0, k)
+        for folder, image in (("clean", truth), ("noisy", noisy)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / folder / f"{k}.tif", image)
+    pairs = ("--data", tmp_path / "clean", "--input", tmp_path / "noisy")
+    done = train("conditional-pairs", *pairs, "-o", tmp_path / "c.safetensors")
+    assert "left out" not in done.stderr
+    done = train(
+        "prior",
+        "--data",
+        tmp_path / "clean",
+        "--max-shift",
+        2,
+        "-o",
+        tmp_path / "p.safetensors",
+        check=2,
+    )
+    assert "--max-shift: needs pairs" in done.stderr
