@@ -387,3 +387,56 @@ def test_pairs_in_weak_light_are_trained_on(tmp_path):
         check=2,
     )
     assert "--max-shift: needs pairs" in done.stderr
+
+
+def prior_of_one(path, **entries):
+    """A small prior with RSCD's schedule up to step 50."""
+    torch.manual_seed(0)
+    config = {"c_in": 1, "c_out": 1, "channels": [8], "blocks": 1, "embedding": 16}
+    known = {"parametrisation": "eps", "schedule": "rscd", "sigma_max": LEVEL_50, **entries}
+    net = build(Card("tiny", "prior", "unet", config, **known)).net
+    return weights(path, "prior", "unet", config, net.state_dict(), **known)
+
+
+LEVEL_50 = float(schedule("rscd").sigma(50))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("time", ["log-sigma", "index"])
+def test_fine_tuning_keeps_the_schedule_and_its_last_step(tmp_path, time):
+    first, output = prior_of_one(tmp_path / "p.safetensors", time=time), tmp_path / "q.safetensors"
+    train("finetune", "--data", DATA / "clean", "--init", first, "-o", output)
+    card, _ = read(output)
+    assert (card.schedule, card.time, card.sigma_max) == ("rscd", time, pytest.approx(LEVEL_50))
+    assert card.training["recipe"]["levels"]["max_step"] == 50
+
+
+@pytest.mark.parametrize(
+    ("entries", "changes", "said"),
+    [
+        ({"channels": 2}, (), "set data.channels=2"),
+        ({"value_range": "uint16-centred"}, (), "data.range=uint16-centred: set it"),
+        ({"time": "index"}, ("levels.schedule=linear",), "set levels.schedule=rscd"),
+    ],
+)
+def test_fine_tuning_says_what_to_set(tmp_path, entries, changes, said):
+    first = prior_of_one(tmp_path / "p.safetensors", **entries)
+    words = ("--data", DATA / "clean", "--init", first, "-o", tmp_path / "q.safetensors")
+    done = train("finetune", *words, changes=changes, check=2)
+    assert said in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("recipe", ["calibrator", "calibrator-paper", "calibrator-plain"])
+def test_calibrators_are_trained_on_images_of_256_px(tmp_path, recipe, count):
+    (tmp_path / "in").mkdir()
+    for k in range(count):
+        image = phantom.camera(phantom.scene("nuclei", (256, 256), k), 300, 20, 100, 1.0, k)[1]
+        tifffile.imwrite(tmp_path / "in" / f"{k}.tif", image)
+    changes = ("validation.every=1", "validation.crops=2", "optimiser.steps=2")
+    words = ("--data", tmp_path / "in", "-o", tmp_path / "c.safetensors")
+    done = train(recipe, *words, changes=changes)
+    assert ("no validation" in done.stderr) == (count == 1)
+    assert ("validation loss" in done.stderr) == (count == 4)
+    assert ("256 px x 2" in done.stderr) == (recipe == "calibrator")
