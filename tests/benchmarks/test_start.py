@@ -15,6 +15,7 @@ STARTS = {  # arguments, exit code, and what is said; the others need real image
     "bench_evaluate.py": (["1"], 0, "1 pairs of 512x512"),
     "bench_invalid.py": (["1"], 0, "0 of 1 failed"),
     "bench_noise.py": (["clean"], *NO_IMAGES),
+    "bench_papers.py": (["AI4Life"], 0, "1 done"),
     "bench_path.py": (["--version"], 0, "public functions in"),
     "bench_training.py": (["no-such-recipe"], 1, "recipe 'no-such-recipe': no such file"),
     "bench_uncertainty.py": (["real"], *NO_IMAGES),
