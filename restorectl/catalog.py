@@ -179,6 +179,16 @@ METRICS: dict[str, Row] = {
         kind="paired",
     ),
     "psnr": Row("evaluation.metrics.paired:PSNR", "peak signal-to-noise ratio, dB", kind="paired"),
+    "psnr-volume": Row(
+        "evaluation.metrics.paired:PSNR_VOLUME",
+        "PSNR of all planes as one volume, dB; finite if some planes are exact",
+        kind="paired",
+    ),
+    "psnr-made": Row(
+        "evaluation.metrics.paired:PSNR_MADE",
+        "the same of the planes that differ from the target: those superres3d made",
+        kind="paired",
+    ),
     "ssim": Row(
         "evaluation.metrics.paired:SSIM",
         "structural similarity, Gaussian window",

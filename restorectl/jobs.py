@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MAX_SHIFT = 0.5  # px; images of a pair that are further apart are no pair
+
 
 @dataclass(frozen=True)
 class Files:
@@ -74,6 +76,7 @@ class SamplingJob:
     calibrator_weights: str = "calibrator"
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
     dtype: str = "same"  # of the restored images: same as the input, or float32
+    start_step: float | None = None  # diffusion step to start from, in place of a calibrator's
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class RestoreJob(SamplingJob):
     sampler: str = "ddim"  # row of catalog.METHODS
     preset: str = "restorectl"  # settings of the rscd sampler
     recalibrate: int | None = None  # steps between calibrations, 0 = off; None = the preset's
+    rounds: str | None = None  # of the rscd sampler: image, patch; None = the preset's
     schedule: str | None = None  # discrete schedule of the rscd sampler; None = the preset's
     step_map: str | None = None  # folder for maps of the diffusion steps at each place
     level: str = "auto"  # image: one noise level; map: a smooth map; auto: a map if it is needed
@@ -111,6 +115,8 @@ class CalibrateJob:
     noise: NoiseOptions = field(default_factory=NoiseOptions)
     method: str = "analytic"  # row of catalog.CALIBRATORS
     weights: str = "calibrator"  # for method network
+    prior: str | None = None  # measure in its units; None = the calibrator's, or the packaged one's
+    cover: float = 0.99  # share of the windows for which T' has to be enough; 1 = the maximum
     schedule: str = "rscd"  # discrete schedule that steps refer to
     windows: int | None = 64  # calibration windows per channel, evenly spread; None = all
     device: str = "auto"
@@ -156,6 +162,7 @@ class TrainJob:
     select_hq: str | None = None  # folder of patches of the wanted quality
     partner: str | None = None  # folder of the degraded images of pairs; `data` has the clean ones
     register: str | None = None  # align clean images with their partners: rigid or affine
+    max_shift: float = MAX_SHIFT  # px between the images of a pair
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 
 
@@ -173,6 +180,7 @@ class EvaluateJob:
     average: bool = False  # predictions are samples: score the mean of the first N
     interval: float = 0.9  # nominal coverage of lower..upper
     inputs: str | None = None  # folder of the unrestored images, for reports
+    checks: bool = False  # downstream checks follow: list every file, also without a metric of it
     axes: str | None = None
     pattern: str | None = None
     device: str = "auto"

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,20 @@ QUICK = {  # options that only cut what a command takes
 
 def test_generated_tables_are_up_to_date():
     assert filled(TEXT) == TEXT, "run: python -m tests.readme"
+
+
+def test_the_table_of_the_papers_is_up_to_date():
+    python = [sys.executable, str(README.parent / "tests/benchmarks/bench_papers.py")]
+    shown = subprocess.run([*python, "--show"], capture_output=True, text=True, check=True).stdout
+    document = README.parent / "restorectl/docs/papers.md"
+    assert document.read_text("utf-8") == shown, "run: bench_papers.py --write"
+
+
+def test_options_in_the_table_of_the_papers_exist():
+    text = (README.parent / "restorectl/docs/papers.md").read_text("utf-8")
+    for command, options in re.findall(r"`restorectl (\w+)([^`]*)`", text):
+        shown = run(command, "--help", env={"COLUMNS": "200"}).stdout
+        assert set(re.findall(r"--[a-z0-9-]+", options)) <= set(re.findall(r"--[a-z0-9-]+", shown))
 
 
 def test_there_are_commands_to_execute():

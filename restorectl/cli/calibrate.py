@@ -45,6 +45,18 @@ def calibrate(
     schedule: str = option(
         "rscd", "Noise schedule whose steps are counted.", choices=opt.SCHEDULES
     ),
+    prior: str | None = option(
+        None,
+        "Model that is to restore the images: noise is measured in its units, and of its channels"
+        " together. Default: as the calibrator was trained, or prior.",
+        metavar=opt.MODEL,
+    ),
+    cover: float = option(
+        0.99,
+        "Share of the windows for which T' has to be enough; 1: all, as in the paper of RSCD.",
+        min=0.0,
+        max=1.0,
+    ),
     windows: int | None = option(
         "64",
         "Number of windows of 256 px measured in each channel, evenly spread.",
@@ -115,6 +127,8 @@ def calibrate(
             noise=camera,
             method=method,
             weights=output or weights or "calibrator",
+            prior=prior,
+            cover=cover,
             schedule=schedule,
             windows=windows,
             device=device,
@@ -154,7 +168,7 @@ def _method(method: str | None, weights: str | None, fitted: bool) -> str:
 
 def _measure(prepared: "PreparedCalibration", json_lines: bool, quiet: bool) -> int:
     """Measure, print the table and T'; returns the exit code."""
-    from restorectl.restoration.calibrate import COVERED, run
+    from restorectl.restoration.calibrate import run
 
     with reporting(quiet=quiet, json_lines=json_lines) as report:
         summary = run(prepared, report)
@@ -162,9 +176,10 @@ def _measure(prepared: "PreparedCalibration", json_lines: bool, quiet: bool) -> 
         sys.stdout.write(table(summary.rows))
         sys.stdout.flush()
     if not quiet and summary.t_max is not None:
+        share = 100 * prepared.job.cover
         report.note(
-            f"T' = {summary.t_max}: {COVERED:.0%} of the {summary.windows} windows need at most"
-            f" {summary.t_max} steps of the schedule {prepared.job.schedule}"
+            f"T' = {summary.t_max}: {share:.4g}% of the {summary.windows} windows need"
+            f" at most {summary.t_max} steps of the schedule {prepared.job.schedule}"
         )
     return report.exit_code()
 

@@ -33,8 +33,9 @@ def denoise(
     weights: str | None = opt.OWN_WEIGHTS,
     preset: str = option(
         "restorectl",
-        "restorectl: the settings that measured best with few steps · paper: as published.",
-        choices=("restorectl", "paper"),
+        "restorectl: the settings that measured best with few steps · paper: as published ·"
+        " challenge: repaint as its authors later used it in the AI4Life challenge.",
+        choices=("restorectl", "paper", "challenge"),
     ),
     samples: int = option(1, "Number of restorations to average.", metavar="N"),
     steps: int | None = option(
@@ -59,10 +60,10 @@ def denoise(
     ),
     start_step: float | None = option(
         None,
-        "Step t' of the linear schedule (1000 steps) at which to start. Default: from the image's"
-        " noise level.",
-        panel=MIXING,
+        "Start from this diffusion step, the same for every image, in place of a measured noise"
+        " level: of the linear schedule for the methods of Baikal (t'), of RSCD's for posterior.",
         metavar="T",
+        min=1,
     ),
     ahead: float | None = option(
         None, "Start at this multiple of the image's noise level.", panel=MIXING, min=1.0
@@ -95,6 +96,12 @@ def denoise(
     repeats: int | None = option(
         None, "How many times each interval is run.", panel=MIXING, metavar="R"
     ),
+    below_stop: str | None = option(
+        None,
+        "Below the step at which mixing stops: go on repeating intervals, or run each once.",
+        panel=MIXING,
+        choices=("repeat", "once"),
+    ),
     renoise: str | None = option(
         None,
         "Between repeats: none goes on from the result, repaint adds the noise of the interval"
@@ -118,7 +125,6 @@ def denoise(
     settings = {
         "eta": eta,
         "variance": variance,
-        "start": start_step,
         "ahead": ahead,
         "mix": mix,
         "first": first,
@@ -127,6 +133,7 @@ def denoise(
         "shared_noise": None if mix_noise is None else mix_noise == "shared",
         "interval": interval,
         "repeats": repeats,
+        "repeat_below": None if below_stop is None else below_stop == "repeat",
         "renoise": None if renoise is None else renoise == "repaint",
     }
     job = DenoiseJob(
@@ -145,6 +152,7 @@ def denoise(
         settings={name: value for name, value in settings.items() if value is not None},
         guide=guide,
         orientations=orientations,
+        start_step=start_step,
         dtype=dtype,
     )
     with shared.reporting() as report:

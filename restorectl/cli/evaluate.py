@@ -28,7 +28,10 @@ class Downstream:
     """Checks besides the scores: whether restoration changes the results of later analysis."""
 
     segment: bool = option(
-        False, "Count and match the objects in input, prediction and target.", panel=DOWNSTREAM
+        False,
+        "Count the objects in input, prediction and, if given, target, and match them to the"
+        " target's.",
+        panel=DOWNSTREAM,
     )
     classifier: str | None = option(
         None,
@@ -233,6 +236,7 @@ def evaluate(
         average=average,
         interval=interval,
         inputs=inputs,
+        checks=checks.segment or checks.classifier is not None,
         axes=axes,
         pattern=pattern,
         device=device,

@@ -354,6 +354,13 @@ class Camera(NoiseOptions):
     hot_pixels: str = HOT_PIXELS
 
 
+START_STEP = option(
+    None,
+    "Start from this diffusion step, the same for every image, in place of a measured noise level."
+    " The sampler rscd then takes T steps.",
+    metavar="T",
+    min=1,
+)
 ORIENTATIONS = option(
     1,
     "8: the mean over four rotations of the image, each also mirrored; about 0.1 dB better, for"

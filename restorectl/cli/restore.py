@@ -28,6 +28,7 @@ def restore(
         metavar="auto|N",
     ),
     strength: float = opt.STRENGTH,
+    start_step: float | None = opt.START_STEP,
     level: str = option(
         "auto",
         "image: one noise level for the whole image · map: a smooth map of noise levels, if they"
@@ -49,6 +50,13 @@ def restore(
         " 10.",
         panel=RSCD,
         min=0,
+    ),
+    rounds: str | None = option(
+        None,
+        "image: measured on sampled tiles, the same for the whole image, without seams · patch:"
+        " measured on each tile, as in the paper. Default: as in the preset, image.",
+        panel=RSCD,
+        choices=("image", "patch"),
     ),
     schedule: str | None = option(
         None,
@@ -88,6 +96,8 @@ def restore(
         sampler=sampler,
         preset=preset,
         recalibrate=recalibrate,
+        rounds=rounds,
+        start_step=start_step,
         schedule=schedule,
         step_map=step_map,
         level=level,

@@ -195,14 +195,16 @@ OUTCOMES = ("correct", "wrong", "undecided")
 
 
 def segmented(found: Mapping[str, Any]) -> None:
-    """Print the objects in input, prediction and target, of all files together."""
+    """Print the objects in input, prediction and, if there is one, target, of all files."""
     lines = [
         [method, kind, *(_cell(kinds[kind].get(name)) for name in COUNTED)]
         for method, kinds in found["methods"].items()
         for kind in KINDS
         if kind in kinds
     ]
-    rows("objects, matched to the target's", ["method", "image", *COUNTED], lines)
+    paired = any("target" in kinds for kinds in found["methods"].values())
+    title = "objects, matched to the target's" if paired else "objects"
+    rows(title, ["method", "image", *COUNTED], lines)
 
 
 def confused(found: Mapping[str, Any]) -> None:
@@ -213,6 +215,7 @@ def confused(found: Mapping[str, Any]) -> None:
             [label, when, *each[when]["confusion"][index]]
             for index, label in enumerate(found["labels"])
             for when in ("before", "after", "target")
+            if when in each
         ]
         rows(f"{method} · classes of {each['files']} files", ["label", "image", *classes], lines)
         changes = [[name, *each["changes"][index]] for index, name in enumerate(OUTCOMES)]

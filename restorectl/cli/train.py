@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from restorectl.cli import options as opt
 from restorectl.cli.options import argument, option
 from restorectl.cli.progress import worded
-from restorectl.jobs import TrainJob
+from restorectl.jobs import MAX_SHIFT, TrainJob
 
 if TYPE_CHECKING:
     from restorectl.training.loop import StepResult
@@ -54,6 +54,12 @@ def train(
     register: str | None = option(
         None, "Align each clean image with its noisy one.", metavar="rigid|affine"
     ),
+    max_shift: float = option(
+        MAX_SHIFT,
+        "Leave out pairs that are shifted by more than this, unless noise can be the reason.",
+        metavar="PX",
+        min=0.0,
+    ),
     axes: str | None = opt.AXES,
     models: opt.Models,
     device: str = opt.DEVICE,
@@ -85,6 +91,7 @@ def train(
             select_hq=select_hq,
             partner=partner,
             register=register,
+            max_shift=max_shift,
             weights_from=models,
         )
         run(job, view)

@@ -5,7 +5,6 @@ model covers every degradation it was trained on. It was trained on continuous n
 sample needs far fewer steps than the schedule has.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +31,8 @@ class ConditionalSettings:
     steps: int = 10  # network calls per sample, evenly spaced in schedule steps
     eta: float = 1.0  # 1 = DDPM with the posterior's variance, 0 = DDIM
     clamp: bool = False  # limit x0 to [-1, 1]
-    highest: float = 20.0  # starting level: above it the state carries no image information
+    # starting level: above 20 the state carries no image information; None = the schedule's last
+    highest: float | None = 20.0
 
 
 def sampler(settings: ConditionalSettings, samples: int) -> Sampler:
@@ -40,7 +40,7 @@ def sampler(settings: ConditionalSettings, samples: int) -> Sampler:
 
     def run(p: Problem, decided: Decided) -> Tensor:
         table, count = schedule(settings.schedule), p.steps or settings.steps
-        first = float(table.step(settings.highest))
+        first = table.steps if settings.highest is None else float(table.step(settings.highest))
         steps = torch.linspace(first, 0, count + 1, dtype=torch.float64)
         levels = torch.from_numpy(table.sigma(steps.numpy())).to(p.sigma)
         sigmas = levels[:, None].expand(-1, len(p.x)).contiguous()  # (K + 1, B)
@@ -59,7 +59,7 @@ CONDITIONAL = Method(
     sampler,
     {
         "restorectl": ConditionalSettings(),
-        "paper": ConditionalSettings(steps=200, clamp=True, highest=math.inf),
+        "paper": ConditionalSettings(steps=200, clamp=True, highest=None),
     },
     "conditional",
     guided=True,

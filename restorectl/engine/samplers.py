@@ -7,6 +7,7 @@ schedule, a step rule and a hook; it knows no network and no image, and it neith
 Every method of catalog.METHODS is a `Method` that makes a `Sampler`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -138,6 +139,19 @@ def sigma_schedule(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float =
 
 
 # ---- problems, samplers and methods --------------------------------------------------------------
+class Calibrator(Protocol):
+    """Estimates the noise level of tiles."""
+
+    counts_steps: bool  # predicts a step of a chain, of which the level is the sigma
+
+    def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) in [-1, 1] -> noise level (B,), for a denoiser of white noise.
+
+        modelled: (B,) the intensity model's level, given only if x is the measured image.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Problem:
     """A batch of tiles to restore, with the parameters of its restoration."""
@@ -148,6 +162,8 @@ class Problem:
     draw: Draw
     steps: int | None = None  # network calls; None = the sampler's own default
     strength: float = 1.0  # factor on the noise levels that the calibrator finds
+    calibrator: Calibrator | None = None  # for methods that ask it about every tile
+    highest: float = math.inf  # largest noise level that the network was trained on
     condition: Tensor | None = None
     joined: bool = False  # the network takes the condition's noise level as its last channel
     guide: Tensor | None = None  # (B, C, H, W) another method's prediction, in [-1, 1]
@@ -162,17 +178,6 @@ class Problem:
             condition=None if self.condition is None else self.condition[start:stop],
             guide=None if self.guide is None else self.guide[start:stop],
         )
-
-
-class Calibrator(Protocol):
-    """Estimates the noise level of whitened tiles."""
-
-    def levels(self, x: Tensor, modelled: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W) in [-1, 1] -> noise level (B,), for a denoiser of white noise.
-
-        modelled: (B,) the intensity model's level, given only if x is the measured image.
-        """
-        ...
 
 
 def start_level(pilot: Problem, calibrator: Calibrator) -> Decided:

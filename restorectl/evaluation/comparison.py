@@ -30,7 +30,7 @@ class FileScore:
     name: str  # relative path of the target; the same for all methods
     values: Mapping[str, float]  # metric -> score, without undefined ones
     prediction: Path  # the image that was scored (STEM_mean of an uncertainty set)
-    target: Path
+    target: Path  # the prediction itself if there is nothing to compare with
     depths: tuple[Mapping[str, float], ...] = ()  # with `by` z: the scores of each z
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # sparsification
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from restorectl.errors import EngineError, InputError, UsageError, blamed
 from restorectl.evaluation import classifier
 from restorectl.evaluation.comparison import Comparison, FileScore
-from restorectl.evaluation.read import LoadedImage, input_of, load, predicted
+from restorectl.evaluation.read import LoadedImage, input_of, load, predicted, range_of
 
 Labels = NDArray[np.integer]
 OVERLAP = 0.5  # two objects match above this intersection over union (IoU)
@@ -133,7 +133,8 @@ def segment(comparison: Comparison) -> dict[str, Any]:
     method, name, and for "input" (None if there is none), "prediction" and "target": `objects`,
     `area` (pixels in all), `median_area` and, except for the target, `matched`, `precision`,
     `recall`, `f1`, `iou` (mean of the matches), None if undefined; `methods`: the same pooled over
-    the files, `input` over those that have one; `failures`: one line each.
+    the files, `input` over those that have one; `failures`: one line each. Without targets, objects
+    are only counted.
 
     Raises UsageError if scikit-image is not installed.
     """
@@ -170,7 +171,7 @@ def segment(comparison: Comparison) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _CountedObjects:
     sizes: np.ndarray  # pixels of each object
-    match: ObjectMatch | None  # None for the target itself
+    match: ObjectMatch | None  # None for the target itself, and without one
 
     def describe(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -192,13 +193,17 @@ def _pooled(each: Sequence[_CountedObjects]) -> _CountedObjects:
 
 
 def _counted(score: FileScore, comparison: Comparison) -> dict[str, _CountedObjects | None]:
-    goal = _loaded(score.target, comparison)
-    target = _labels(goal.pixels)
     found: dict[str, _CountedObjects | None] = {"input": None}
     source = input_of(comparison.inputs, score.name)
     images = {"prediction": predicted(score, comparison)}
     if source is not None:
         images["input"] = _loaded(source, comparison)
+    if score.target == score.prediction:  # no target
+        for kind, image in images.items():
+            found[kind] = _CountedObjects(_sizes(_labels(image.pixels)), None)
+        return found
+    goal = _loaded(score.target, comparison)
+    target = _labels(goal.pixels)
     for kind, image in images.items():
         image.header.require_same_shape(image.path, goal.header, goal.path)
         labels = _labels(image.pixels)
@@ -247,16 +252,18 @@ def confusion(
     """Compare a classifier's answers before and after restoration (RSCD, E.1).
 
     `program`: an exported program (torch.export.save) that maps (1, C, H, W) float32 to logits
-    (1, K); pixels are divided by the file's data range and clipped to [0, 1]. The logits of the
+    (1, K); pixels are divided by the file's data range, without a target that of its input, and
+    clipped to [0, 1]. The logits of the
     planes of a stack are averaged. `labels`: a CSV of name,label; a name is a file's relative path,
     with or without suffix. `classes` names the K logits in order; by default they are the labels in
     alphabetical order, and further logits are "other 1", ... A predicted class that is not among
     the labels, such as RSCD's non-diagnostic, counts as "undecided".
 
     Returns `classes`; `labels` (those that occur); `methods`: for each, over the files that have
-    an input, `files`, `before`, `after` and `target`, each with `confusion` (counts, labels by
-    classes) and the counts of OUTCOMES, and `changes` (counts, 3 by 3, from the outcome before to
-    the one after); `files`: method, name, label, before, after, target; `failures`: one line each.
+    an input, `files`, `before`, `after` and, if there are targets, `target`, each with `confusion`
+    (counts, labels by classes) and the counts of OUTCOMES, and `changes` (counts, 3 by 3, from the
+    outcome before to the one after); `files`: method, name, label, before, after, target;
+    `failures`: one line each.
 
     Raises UsageError without trust, inputs or fitting labels, WeightsError if the program cannot
     be loaded.
@@ -266,7 +273,7 @@ def confusion(
     if classes and not set(known) <= set(classes):
         extra = sorted(set(known) - set(classes))[0]
         raise UsageError(f"{labels}: '{extra}' is not one of the classes {', '.join(classes)}")
-    judge = _ImageClassifier(classifier.load(Path(program)), comparison, list(classes) or known)
+    judge = _ImageClassifier(classifier.load(Path(program)), list(classes) or known)
     files, failures = [], []
     for score in comparison.scores:
         label = told.get(score.name, told.get(PurePath(score.name).with_suffix("").as_posix()))
@@ -297,37 +304,41 @@ def _classified(
     source = input_of(comparison.inputs, score.name)
     if source is None:
         raise InputError(f"no input in {comparison.inputs}: not classified")
-    return {
-        "before": judge(source, _loaded(source, comparison), score.name),
-        "after": judge(None, predicted(score, comparison), score.name),
-        "target": judge(score.target, _loaded(score.target, comparison), score.name),
+    before = _loaded(source, comparison)
+    span = comparison.data_range.get(score.name) or range_of(before) or 1.0
+    found = {
+        "before": judge(source, before, span),
+        "after": judge(None, predicted(score, comparison), span),
     }
+    if score.target != score.prediction:
+        found["target"] = judge(score.target, _loaded(score.target, comparison), span)
+    return found
 
 
 class _ImageClassifier:
     """Names the class of an image; an image that several methods share is classified once."""
 
-    def __init__(
-        self, classify: Callable[[np.ndarray], np.ndarray], comparison: Comparison, names: list[str]
-    ) -> None:
+    def __init__(self, classify: Callable[[np.ndarray], np.ndarray], names: list[str]) -> None:
         self.classes = names
         self._classify = classify
-        self._comparison = comparison
         self._known: dict[Path, str] = {}
 
-    def __call__(self, path: Path | None, image: LoadedImage, name: str) -> str:
-        """`path` identifies an image that methods share; None for a prediction."""
+    def __call__(self, path: Path | None, image: LoadedImage, span: float) -> str:
+        """The class of an image with a data range of `span` grey levels.
+
+        path: identifies an image that methods share; None for a prediction.
+        """
         if path is not None and path in self._known:
             return self._known[path]
         found = self.classes[
-            int(np.argmax(np.mean(list(self._logits(image.pixels, name)), axis=0)))
+            int(np.argmax(np.mean(list(self._logits(image.pixels, span)), axis=0)))
         ]
         if path is not None:
             self._known[path] = found
         return found
 
-    def _logits(self, image: np.ndarray, name: str) -> Iterator[np.ndarray]:
-        image = image.astype(np.float64) / self._comparison.data_range[name]
+    def _logits(self, image: np.ndarray, span: float) -> Iterator[np.ndarray]:
+        image = image.astype(np.float64) / span
         frames = np.moveaxis(image, 1, 2).reshape(-1, image.shape[1], *image.shape[3:])
         for frame in np.clip(frames, 0, 1):  # (C, Y, X)
             logits = self._classify(frame)
@@ -372,6 +383,8 @@ def _confused(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"files": len(files)}
     for kind in ("before", "after", "target"):
+        if not all(kind in f for f in files):  # no targets
+            continue
         counts = [
             [sum(f["label"] == label and f[kind] == name for f in files) for name in classes]
             for label in known

@@ -37,6 +37,7 @@ from restorectl.evaluation.read import (
     fit_of,
     load,
     match,
+    range_of,
     running_means,
     uncertainty_maps,
     uncertainty_set,
@@ -46,7 +47,6 @@ from restorectl.jobs import EvaluateJob
 DEFAULT = ("mae", "nrmse", "psnr", "ssim", "pearson")
 UNPAIRED = "frechet-prior"  # the default metric of `reference`
 THREADS = 8  # at most; each holds one target and one prediction
-EIGHT_BIT = 255.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise UsageError(f"metric '{unknown[0]}': unknown, known are: {', '.join(METRICS)}")
-    if not names:
+    if not names and not job.checks:
         raise UsageError("nothing to compare with: give `target` DIR or `reference` HQ_DIR")
     metrics = {name: METRICS[name].load() for name in names}
     for name, metric in metrics.items():
@@ -122,6 +122,8 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
                 raise UsageError(f"metric '{name}': needs `reference` HQ_DIR")
         elif job.target is None and not (kind == "paired" and metric.alone):
             raise UsageError(f"metric '{name}': needs `target` DIR")
+        if kind == "paired" and metric.unscaled and job.scale != "none":
+            raise UsageError(f"metric '{name}': cannot be combined with `scale` {job.scale}")
         if kind == "uncertainty" and (job.average or not has_sets):
             raise UsageError(f"metric '{name}': needs a folder that restorectl uncertainty wrote")
     return metrics
@@ -161,7 +163,8 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
     """Score all predictions; a bad file does not stop the others."""
     job, matches = prepared.job, prepared.matches
     extra = matches.extra if job.target is not None else ()
-    cases = matches.cases if prepared.paired or prepared.uncertainty else ()
+    each_file = prepared.paired or prepared.uncertainty or job.checks
+    cases = matches.cases if each_file else ()
     lost = [(name, "no prediction for this target") for name in matches.missing]
     lost += [(name, "no target for this prediction") for name in extra]
     report.begin(sum(len(case.predictions) for case in cases) + len(lost))
@@ -190,6 +193,11 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         for (method, have, want), count in dtypes.items()
         if have != want and "int" in have and "int" in want
     ]
+    exact = sum(score.values.get("psnr") == np.inf for score in scores)
+    infinite = [
+        f"psnr is infinite for {exact} predictions, of which planes equal the target: psnr-volume"
+        " takes all planes of a file together, psnr-made those that differ"
+    ]
     return Comparison(
         methods=methods,
         metrics=(*prepared.paired, *prepared.uncertainty),
@@ -200,7 +208,7 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         inputs=None if job.inputs is None else Path(job.inputs),
         missing=matches.missing,
         extra=extra,
-        warnings=(*mixed, *distances.warnings),
+        warnings=(*mixed, *(infinite if exact else ()), *distances.warnings),
         failures=tuple(outcome.message for outcome in failed),
         sets=distances.values,
         set_depths=distances.depths,
@@ -270,7 +278,7 @@ def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
     """Score all methods of one case; a prediction that cannot be scored becomes a ScoreFailure."""
     job = prepared.job
     target = None if case.target is None else load(case.target, job.axes, job.project)
-    largest = job.data_range or (None if target is None else _range_of(target))
+    largest = job.data_range or (None if target is None else range_of(target))
     scores: list[FileScore] = []
     failures: list[ScoreFailure] = []
     dtypes: set[tuple[str, str, str]] = set()
@@ -280,7 +288,7 @@ def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
                 raise found
             goal = target or found
             found.header.require_same_shape(path, goal.header, goal.path)
-            values, depths, reasons = _measure(found, goal, largest or _range_of(goal), prepared)
+            values, depths, reasons = _measure(found, goal, largest or range_of(goal), prepared)
             curves = _judge_uncertainty(path, goal, prepared, values, reasons)
         except Exception as error:
             failures.append(ScoreFailure(method, path, str(blamed(path, error))))
@@ -314,13 +322,6 @@ def _predictions(
                 return  # later means would lack this sample
 
 
-def _range_of(target: LoadedImage) -> float:
-    """The default data range: 255 for 8-bit targets, else the largest minus the smallest value."""
-    if target.header.dtype == np.uint8:
-        return EIGHT_BIT
-    return float(target.pixels.max()) - float(target.pixels.min())
-
-
 def _measure(
     found: LoadedImage, target: LoadedImage, data_range: float, prepared: PreparedEvaluation
 ) -> tuple[dict[str, float], tuple[dict[str, float], ...], list[str]]:
@@ -333,6 +334,7 @@ def _measure(
     except Undefined as error:
         return {}, (), [str(error)]
     planes = list(np.ndindex(*shape[:3]))  # (t, c, z)
+    combine = {name: METRICS[name].load().combine for name in prepared.paired}
     scores: dict[str, list[float]] = {}
     for metric, compute in prepared.paired.items():
         try:
@@ -348,12 +350,8 @@ def _measure(
     depths = []
     for z in range(shape[2] if prepared.job.by_z else 0):
         chosen = [index for index, at in enumerate(planes) if at[2] == z]
-        depths.append({m: _mean([each[i] for i in chosen]) for m, each in scores.items()})
-    return {m: _mean(each) for m, each in scores.items()}, tuple(depths), reasons
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+        depths.append({m: combine[m]([each[i] for i in chosen]) for m, each in scores.items()})
+    return {m: combine[m](each) for m, each in scores.items()}, tuple(depths), reasons
 
 
 def _judge_uncertainty(

@@ -19,6 +19,7 @@ from restorectl.images.header import Header
 from restorectl.images.image import is_image_name, open_image
 
 PARTS = ("mean", "std", "entropy", "lower", "upper", "overview")  # of an uncertainty set
+EIGHT_BIT = 255.0
 PROJECTIONS: dict[str, Callable[..., Array]] = {"max": np.max, "mean": np.mean}
 
 
@@ -192,6 +193,13 @@ def load(
         pixels = PROJECTIONS[project](pixels, axis=2, keepdims=True)
         header = header.with_z(1, None)
     return LoadedImage(path, header, pixels)
+
+
+def range_of(target: LoadedImage) -> float:
+    """The default data range: 255 for 8-bit targets, else the largest minus the smallest value."""
+    if target.header.dtype == np.uint8:
+        return EIGHT_BIT
+    return float(target.pixels.max()) - float(target.pixels.min())
 
 
 def volume(path: Path, axes: str | None = None, project: str = "none") -> Array:

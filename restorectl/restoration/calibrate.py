@@ -5,7 +5,7 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,25 @@ import numpy as np
 from restorectl.batch import inputs
 from restorectl.batch.inputs import Found
 from restorectl.batch.outcome import Outcome, Report, turn
+from restorectl.engine.card import Card
 from restorectl.engine.runner import Runner, make_runner
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError
 from restorectl.files.atomic import replacing
 from restorectl.images import pictures
-from restorectl.images.blocks import Planes, spread, varies
+from restorectl.images.blocks import Planes, spread
 from restorectl.images.header import Header
 from restorectl.images.image import Image, is_image_name, open_image
-from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import CalibrateJob, Compute
 from restorectl.restoration import channels, cleaned, step_map
-from restorectl.restoration.restorer import load_calibrator
+from restorectl.restoration.channels import Model
+from restorectl.restoration.restorer import check_units, load_calibrator
 from restorectl.restoration.step_map import Level, Picked, StepCounter
 from restorectl.weights.file import load
 
-Part = tuple[Planes, tuple[Intensity, ...]]  # planes that share a model, and the model
+Part = tuple[Planes, Model]  # planes that share a model, and the model
 
 BIN = 10  # steps: histogram bin width; T' is rounded up to a multiple of it
-COVERED = 0.99  # share of the windows for which T' is enough
 COLUMNS = (
     *("file", "channel", "t", "c", "z", "top", "left", "height", "width"),
     *("sigma", "steps", "relative", "std"),
@@ -48,12 +48,21 @@ class PreparedCalibration:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What is measured with, and in the units of which network."""
+
+    counter: StepCounter
+    card: Card  # value range and channels
+    prior: Runner  # asked about the noise of whitened channels
+
+
+@dataclass(frozen=True)
 class ChannelRow:
-    """The result for one channel of one image; a line of the table."""
+    """The result for one channel of one image, or for channels together; a line of the table."""
 
     file: str
     channel: str  # name, or number if it has none
-    c: int
+    c: int  # the first of several
     windows: int
     sigma: float  # median, network units
     steps: float  # median
@@ -101,10 +110,18 @@ def prepare(job: CalibrateJob) -> PreparedCalibration:
 def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     """Measure all images; a bad file does not stop the others."""
     job = ready.job
-    calibrator, _ = load_calibrator(job.method, job.weights, job.weights_from, job.device)
-    counter = StepCounter(calibrator, job.schedule)
-    weights = load("prior", "prior", job.weights_from)
-    prior = make_runner(weights.card, weights.tensors, Compute(job.device))
+    calibrator, used = load_calibrator(job.method, job.weights, job.weights_from, job.device)
+    prior = load(job.prior or "prior", "prior", job.weights_from)
+    counted = Counted(
+        StepCounter(calibrator, job.schedule),
+        prior.card,
+        make_runner(prior.card, prior.tensors, Compute(job.device)),
+    )
+    for found_weights in used.values():
+        if job.prior is None:  # a calibrator measures what it was trained on
+            counted = replace(counted, card=found_weights.card)
+        else:
+            check_units(found_weights.card, prior.card)
     rows: list[ChannelRow] = []
     found: list[tuple[ChannelRow, Level]] = []
     inputs.announce(ready.found, len(ready.found.images), report)
@@ -112,13 +129,13 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
         start, outcome = time.monotonic(), Outcome(str(path), "", "done")
         progress = _Progress(report, str(relative))
         with turn(outcome):
-            for row, measured in _one(job, path, counter, prior, outcome, progress):
+            for row, measured in _one(job, path, counted, outcome, progress):
                 rows.append(row)
                 found += ((row, level) for level in measured)
         outcome.seconds = time.monotonic() - start
         report.done(outcome)
     steps = np.array([level.steps for _, level in found])
-    t_max = covering(steps, schedule(job.schedule).steps) if len(steps) else None
+    t_max = covering(steps, schedule(job.schedule).steps, job.cover) if len(steps) else None
     if job.csv is not None:
         _write_csv(Path(job.csv), found)
     if job.plot is not None and t_max is not None:
@@ -127,13 +144,13 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     return CalibrationSummary(tuple(rows), len(steps), t_max)
 
 
-def covering(steps: np.ndarray, most: int) -> int:
-    """T', the number of steps to train a prior for: enough for the share COVERED of the windows.
+def covering(steps: np.ndarray, most: int, share: float) -> int:
+    """T', the number of steps to train a prior for: enough for this share of the windows.
 
     Rounded up to a multiple of BIN, limited to the schedule's `most`. RSCD takes T' = 200 from the
-    maximum of 63,000 images (Figure 12); a quantile is robust to single windows.
+    maximum of 63,000 images (Figure 12), share 1; a quantile is robust to single windows.
     """
-    needed = float(np.quantile(steps, COVERED, method="higher"))
+    needed = float(np.quantile(steps, share, method="higher"))
     return min(max(BIN, int(np.ceil(needed / BIN)) * BIN), most)
 
 
@@ -178,8 +195,7 @@ class _Progress:
 def _one(
     job: CalibrateJob,
     path: Path,
-    counter: StepCounter,
-    prior: Runner,
+    counted: Counted,
     outcome: Outcome,
     progress: _Progress,
 ) -> list[tuple[ChannelRow, list[Level]]]:
@@ -190,13 +206,16 @@ def _one(
         outcome.warnings += source.unusual
         chosen = header.chosen(job.files.channels, path)
         image, known = cleaned.cleaned(source, chosen, job.noise)
-        picked = {c: _mostly_valid(image, sampled(header, c, job.windows)) for c in chosen}
-        progress.report.file(progress.name, sum(map(len, picked.values())))
+        groups = channels.together(image, chosen, counted.card)
+        picked = [
+            _mostly_valid(image, sampled(header, members[0], job.windows)) for members in groups
+        ]
+        progress.report.file(progress.name, sum(map(len, picked)))
         described = {}
-        for c in (c for c in chosen if varies(image, c)):
-            parts = channels.fit_alike(image, (c,), job.noise, prior)
-            described[str(c)] = _described(header, parts, image.zero(c))
-            measured.append(_row(image, c, parts, picked[c], counter, progress))
+        for members, windows in zip(groups, picked, strict=True):
+            parts = channels.fit_models(image, members, counted.card, job.noise, counted.prior)
+            described["+".join(map(str, members))] = _described(header, parts)
+            measured.append(_row(image, members, parts, windows, counted.counter, progress))
     outcome.details.update(
         axes=header.axes,
         shape=list(header.shape),
@@ -214,12 +233,9 @@ def _one(
     return measured
 
 
-def _described(header: Header, parts: Sequence[Part], zero: float) -> dict[str, Any]:
-    """The model of a channel, or that of each group of planes; zero: see `Image.zero`."""
-    models = [
-        (channels.planes_text(header, planes), channels.Whitened(model, (zero,)).describe())
-        for planes, model in parts
-    ]
+def _described(header: Header, parts: Sequence[Part]) -> dict[str, Any]:
+    """The model of the channels, or that of each group of planes."""
+    models = [(channels.planes_text(header, planes), model.describe()) for planes, model in parts]
     if len(models) == 1:
         return models[0][1]
     return {"groups": [{"planes": planes, **model} for planes, model in models]}
@@ -227,21 +243,26 @@ def _described(header: Header, parts: Sequence[Part], zero: float) -> dict[str, 
 
 def _row(
     image: Image,
-    channel: int,
+    members: Sequence[int],
     parts: Sequence[Part],
     picked: Sequence[Picked],
     counter: StepCounter,
     progress: _Progress,
 ) -> tuple[ChannelRow, list[Level]]:
-    """Measure one channel. Where planes differ, the row has medians over their models."""
+    """Measure channels that are restored together, usually one.
+
+    Where planes differ, the row has medians over their models.
+    """
     part_of = {place: k for k, (planes, _) in enumerate(parts) for place in planes or ()}
     found: list[Level] = []
     std: dict[int, list[float]] = defaultdict(list)
     for k, same in itertools.groupby(picked, lambda pick: part_of.get(pick[0][::2], 0)):
-        part = list(progress.over(step_map.levels(image, parts[k][1][0], list(same), counter)))
+        part = list(
+            progress.over(step_map.levels(image, members, parts[k][1], list(same), counter))
+        )
         found += part
         std[k] += [level.std for level in part]
-    models = [parts[k][1][0].noise for k in std]
+    models = [model for k in std for model in parts[k][1].noises]
     warnings = dict.fromkeys(text for model in models for text in model.warnings)
     if len(std) > 1:
         differ = channels.differing([float(np.median(each)) for each in std.values()])
@@ -251,8 +272,8 @@ def _row(
     names = image.header.channels
     row = ChannelRow(
         file=str(image.path),
-        channel=names[channel] if names else str(channel),
-        c=channel,
+        channel="+".join(names[c] if names else str(c) for c in members),
+        c=members[0],
         windows=len(found),
         sigma=float(np.median([level.sigma for level in found])),
         steps=float(np.median(steps)),

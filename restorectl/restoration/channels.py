@@ -17,11 +17,11 @@ from restorectl.engine.card import Card
 from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Decided
 from restorectl.errors import InputError
-from restorectl.images import tiles
 from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread, varies
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
+from restorectl.intensity.noise import NoiseModel
 from restorectl.jobs import NoiseOptions
 from restorectl.restoration import evidence, level_map, plane_noise
 from restorectl.restoration.restorer import Batch, Restorer
@@ -39,6 +39,17 @@ class Model(Protocol):
     @property
     def sigma(self) -> float:
         """Noise level in network units; 0 if there is no noise to remove."""
+
+    @property
+    def level(self) -> float:
+        """The same without the margin that a denoiser is told."""
+
+    @property
+    def noises(self) -> tuple[NoiseModel, ...]:
+        """The noise fitted to each channel."""
+
+    def unit(self, signal: np.ndarray) -> float:
+        """Input units per network unit at a signal (C,) in input units; the largest channel's."""
 
     def forward(self, planes: np.ndarray) -> np.ndarray:
         """(C, Y, X) float32 in input units -> (C_net, Y, X) float32 for the network."""
@@ -176,6 +187,18 @@ class Whitened:
     def sigma(self) -> float:
         return max(model.sigma for model in self.models)
 
+    @property
+    def level(self) -> float:
+        return max(m.noise.level * 2 / (m.high - m.low) for m in self.models)
+
+    @property
+    def noises(self) -> tuple[NoiseModel, ...]:
+        return tuple(model.noise for model in self.models)
+
+    def unit(self, signal: np.ndarray) -> float:
+        pairs = zip(self.models, signal.tolist(), strict=True)
+        return max((m.high - m.low) / 2 * _whitened_unit(m.noise, value) for m, value in pairs)
+
     def forward(self, planes: np.ndarray) -> np.ndarray:
         return np.stack([m.forward(p) for m, p in zip(self.models, planes, strict=True)])
 
@@ -195,12 +218,31 @@ class Whitened:
         return tuple(text for model in self.models for text in model.noise.warnings)
 
 
+def _whitened_unit(model: NoiseModel, signal: float) -> float:
+    """Input units per whitened unit."""
+    if model.kind == "none":
+        return 1.0
+    return float(np.sqrt(model.gain * max(signal - model.offset, 0.0) + model.read_noise**2))
+
+
 @dataclass(frozen=True)
 class Ranged:
     """The fixed value range and channel recipe of a network; the noise is not whitened."""
 
     card: Card
-    sigma: float
+    noises: tuple[NoiseModel, ...]
+
+    @property
+    def sigma(self) -> float:
+        levels = (m.read_noise * m.level for m in self.noises if m.kind != "none")
+        return max(levels, default=0.0) * value_range.slope(self.card.value_range)
+
+    @property
+    def level(self) -> float:
+        return self.sigma
+
+    def unit(self, signal: np.ndarray) -> float:
+        return 1 / value_range.slope(self.card.value_range)
 
     def forward(self, planes: np.ndarray) -> np.ndarray:
         return value_range.forward(planes, self.card.value_range, self.card.recipe)
@@ -219,38 +261,60 @@ class Ranged:
         return ()
 
 
-def require_joint(image: Image, chosen: Sequence[int], together: int) -> None:
-    """Raises InputError unless weights for `together` channels can restore the chosen ones."""
-    if together > 1 and len(chosen) != together:
+def require_joint(image: Image, chosen: Sequence[int], count: int) -> None:
+    """Raises InputError unless weights for `count` channels together fit the chosen ones."""
+    if count > 1 and len(chosen) != count:
         raise InputError(
-            f"{image.path}: these weights restore {together} channels jointly, the image has"
+            f"{image.path}: these weights are for {count} channels together, the image has"
             f" {len(chosen)}: choose them with `channels`"
         )
 
 
-def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
-    """Group channels and planes; fit each group's model, decide its noise level on sampled tiles.
+def together(image: Image, chosen: Sequence[int], card: Card) -> list[tuple[int, ...]]:
+    """The channels that a network sees at once.
 
-    Channels that are constant have no group, unless they are restored together with others. Raises
+    Channels that are constant are left out, unless they are seen together with others. Raises
     InputError if the channels do not fit weights for several channels.
     """
-    require_joint(image, chosen, restorer.card.channels)
-    whitened = restorer.card.value_range == "whitened"
-    groups, together = [], restorer.card.channels
-    varied = [c for c in chosen if varies(image, c)]
-    if together > 1 and whitened and 0 < len(varied) < together:
+    require_joint(image, chosen, card.channels)
+    count, varied = card.channels, [c for c in chosen if varies(image, c)]
+    if count == 1:
+        return [(c,) for c in varied]
+    if card.value_range == "whitened" and 0 < len(varied) < count:
         constant = next(c for c in chosen if c not in varied)
         raise InputError(
             f"{image.path}: channel {constant} is constant, so it has no noise model, and these"
             " weights need one for each channel: use weights for single channels"
         )
-    restored = varied if together == 1 or not varied else chosen
-    for part in tiles.chunks(restored, together):
-        members = tuple(part)
-        prior = restorer.card.task == "prior" and not restorer.card.window and together == 1
-        asked = restorer.runner if prior else None
-        fitted = fit_alike(image, members, restorer.job.noise, asked) if whitened else [(None, ())]
-        found = [_group(image, members, planes, models, restorer) for planes, models in fitted]
+    return [tuple(chosen)] if varied else []
+
+
+def fit_models(
+    image: Image, members: tuple[int, ...], card: Card, noise: NoiseOptions, prior: Runner | None
+) -> list[tuple[Planes, Model]]:
+    """The model of channels in the units of a network: of all planes, or of each group of planes.
+
+    prior: asked about the noise level of a single whitened channel, see `evidence`.
+    """
+    if card.value_range != "whitened":
+        gaussian = noise if noise.kind == "none" else replace(noise, kind="gaussian")
+        noises = (fit(image, c, gaussian).noise for c in members if varies(image, c))
+        return [(None, Ranged(card, tuple(noises)))]
+    fitted = fit_alike(image, members, noise, prior if len(members) == 1 else None)
+    zeros = tuple(map(image.zero, members))
+    return [(planes, Whitened(models, zeros)) for planes, models in fitted]
+
+
+def fit_groups(image: Image, chosen: Sequence[int], restorer: Restorer) -> list[ChannelGroup]:
+    """Group channels and planes; fit each group's model, decide its noise level on sampled tiles.
+
+    Raises InputError as `together` does.
+    """
+    card, groups = restorer.card, []
+    prior = restorer.runner if card.task == "prior" and not card.window else None
+    for members in together(image, chosen, card):
+        fitted = fit_models(image, members, card, restorer.job.noise, prior)
+        found = [_group(image, members, planes, model, restorer) for planes, model in fitted]
         scales = np.stack([group.scale for group in found])
         scale = np.stack([scales[:, 0].min(0), scales[:, 1].max(0)])  # one for all planes
         groups += [replace(group, scale=scale) for group in found]
@@ -261,14 +325,10 @@ def _group(
     image: Image,
     members: tuple[int, ...],
     planes: Planes,
-    fitted: tuple[whitening.Intensity, ...],
+    model: Model,
     restorer: Restorer,
 ) -> ChannelGroup:
     """Decide on sampled tiles what the tiles of these channels and planes share."""
-    if not fitted:
-        model: Model = _ranged(image, members, restorer)
-    else:
-        model = Whitened(fitted, tuple(map(image.zero, members)))
     pilot = sampled_tiles(image, members, planes, model, restorer)
     decided = restorer.decide(pilot)
     decided |= _level_map(image, members, planes, model, restorer)
@@ -298,16 +358,6 @@ def _dithered(
         return False, None
     lowest = float(np.iinfo(dtype).min)
     return True, lowest if dark.min() - lowest < NEAR else None
-
-
-def _ranged(image: Image, members: Sequence[int], restorer: Restorer) -> Ranged:
-    noise, card = restorer.job.noise, restorer.card
-    if noise.kind == "none":
-        return Ranged(card, 0.0)
-    gaussian = replace(noise, kind="gaussian")
-    levels = [fit(image, c, gaussian).noise for c in members if varies(image, c)]
-    scale = value_range.slope(card.value_range)
-    return Ranged(card, max(m.read_noise * m.level for m in levels) * scale)
 
 
 def sampled_tiles(

@@ -18,6 +18,10 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
     """Denoise all images of the job. Raises for errors that stop the run, reports the others."""
     method: Method = catalog.METHODS[job.method].load()
     settings = method.settings(job.preset, job.method, **job.settings)
+    if job.start_step is not None and method.has("start"):
+        settings, job = replace(settings, start=job.start_step), replace(job, start_step=None)
+    if job.start_step is not None and method.task != "prior":
+        raise UsageError(f"`start_step` has no effect with `method` {job.method}: leave it out")
     if job.samples < 1:
         raise UsageError(f"`samples` {job.samples}: must be at least 1")
     naming = inputs.same_name if job.dtype == "same" else inputs.as_tiff

@@ -84,6 +84,8 @@ class Planes:
             parameters["dtype"] = job.dtype
         if job.files.series is not None:
             parameters["series"] = job.files.series
+        if job.start_step is not None:
+            parameters["start_step"] = job.start_step
         used = {role: (w.card.name, w.sha256) for role, w in restorer.used.items()}
         return Origin(self.command, parameters, used, str(restorer.runner.device))
 

@@ -13,9 +13,7 @@ from restorectl.errors import UsageError
 from restorectl.jobs import RestoreJob
 from restorectl.restoration import step_map
 from restorectl.restoration.planes import Planes
-from restorectl.restoration.restorer import load_restorer
-
-SCHEDULE = "rscd"  # schedule whose steps a step map shows by default
+from restorectl.restoration.restorer import SCHEDULE, load_restorer
 
 
 def restore(job: RestoreJob, report: Report) -> list[Outcome]:
@@ -30,7 +28,8 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
         return names if place is None else (*names, step_map.target(place, relative))
 
     found = inputs.resolve(job.files, naming)
-    restorer = load_restorer(job, method, settings, job.level, job.orientations)
+    level = job.level if method.maps else "image"
+    restorer = load_restorer(job, method, settings, level, job.orientations, schedule)
     own = {
         "sampler": job.sampler,
         "loop": asdict(settings) or None,
@@ -38,31 +37,48 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     }
     extra = None
     if place is not None:
-        extra = step_map.writer(step_map.StepCounter(restorer.calibrator, schedule), job.noise)
+        extra = step_map.writer(step_map.StepCounter(restorer.calibrator, schedule))
     return run(job.files, Planes("restore", restorer, own, extra), found, report)
 
 
 def _settings(job: RestoreJob, method: Method) -> Any:
     """The preset's settings with the job's own numbers.
 
-    Raises UsageError for a value that only the step-calibrated loop uses, with another sampler, and
-    for a map of noise levels with that loop.
+    Raises UsageError for a value that has no effect with the sampler.
     """
-    if job.level == "map" and not method.maps:
-        raise UsageError(
-            f"`level` map has no effect with `sampler` {job.sampler}: leave it out, or use another"
-            " `sampler`"
-        )
-    for name, value in {
+    looped = method.has("every")  # the step-calibrated loop
+    only_looped = {
         "preset": None if job.preset in method.presets else job.preset,
         "recalibrate": job.recalibrate,
-        "schedule": None if job.step_map else job.schedule,  # a step map has a schedule too
-    }.items():
-        if value is not None and not method.has("every"):
+        "rounds": job.rounds,
+        # a step map and a starting step have a schedule with any sampler
+        "schedule": None if job.step_map or job.start_step is not None else job.schedule,
+    }
+    never_looped = {"steps": job.steps, "level": None if job.level == "auto" else job.level}
+    for name, value in (never_looped if looped else only_looped).items():
+        if value is not None:
+            other = "another `sampler`" if looped else "`sampler` rscd"
             raise UsageError(
-                f"`{name}` {value} has no effect with `sampler` {job.sampler}: leave it out, or"
-                " use `sampler` rscd"
+                f"`{name}` {value} has no effect with `sampler` {job.sampler}: leave it out, or use"
+                f" {other}"
             )
-    numbers = {"every": job.recalibrate, "schedule": job.schedule}
-    given = {k: v for k, v in numbers.items() if v is not None and method.has(k)}
+    measured = {
+        "recalibrate": job.recalibrate or None,
+        "rounds": job.rounds,
+        "step_map": job.step_map,
+        "level": "map" if job.level == "map" else None,
+    }
+    for name, value in measured.items():
+        if value is not None and job.start_step is not None:
+            raise UsageError(
+                f"`{name}` {value} has no effect with `start_step`, which measures nothing: leave"
+                " one of them out"
+            )
+    if not looped:
+        return method.settings(job.preset, job.sampler)
+    every, rounds = job.recalibrate, job.rounds
+    if job.start_step is not None:
+        every = 0  # without a calibrator
+    numbers = {"every": every, "rounds": rounds, "schedule": job.schedule}
+    given = {name: value for name, value in numbers.items() if value is not None}
     return method.settings(job.preset, job.sampler, **given)

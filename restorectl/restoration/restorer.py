@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from restorectl import catalog
+from restorectl.engine.calibrators import FixedStep
 from restorectl.engine.card import Card
 from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.orientations import ALL, run_turned
@@ -25,7 +26,7 @@ from restorectl.restoration import level_map
 from restorectl.weights.file import Weights, load
 
 UNLIKELY = 8.0  # standard deviations of the noise
-
+SCHEDULE = "rscd"  # schedule of the steps that are shown or given, unless another is named
 Samples = Iterator[np.ndarray]  # each restoration (B, C, H, W) float32 in input units
 
 
@@ -170,6 +171,8 @@ class Restorer:
             batch.guide,
             steps=self.job.steps,
             strength=self.job.strength,
+            calibrator=self.calibrator,
+            highest=self.card.sigma_max,
             joined=self.card.fusion,
         )
 
@@ -180,8 +183,12 @@ def load_restorer(
     settings: Any,
     level: str = "image",
     orientations: int = 1,
+    schedule: str = SCHEDULE,
 ) -> Restorer:
-    """Load the models of a job. Raises UsageError, WeightsError."""
+    """Load the models of a job; `schedule` is that of its `start_step`.
+
+    Raises UsageError, WeightsError.
+    """
     if job.steps is not None and job.steps < 1:
         raise UsageError(f"`steps` {job.steps}: must be at least 1")
     if orientations not in (1, ALL):
@@ -189,9 +196,16 @@ def load_restorer(
     weights = load(job.weights or method.task, method.task, job.weights_from)
     method.check(settings, weights.card.sigma_max)
     runner = make_runner(weights.card, weights.tensors, job.compute)
-    calibrator, used = load_calibrator(
-        job.calibrator, job.calibrator_weights, job.weights_from, job.compute.device
-    )
+    if job.start_step is None:
+        calibrator, used = load_calibrator(
+            job.calibrator, job.calibrator_weights, job.weights_from, job.compute.device
+        )
+        for found in used.values():
+            check_units(found.card, weights.card)
+    else:
+        _refuse_without_calibrator(job)
+        calibrator, used = FixedStep(job.start_step, schedule, weights.card.sigma_max), {}
+        level = "image"
     return Restorer(
         job,
         weights.card,
@@ -202,6 +216,32 @@ def load_restorer(
         level,
         orientations,
     )
+
+
+def _refuse_without_calibrator(job: SamplingJob) -> None:
+    """Raises UsageError for options of a calibrator: a job with `start_step` has none."""
+    default = SamplingJob(job.files)
+    for name in ("strength", "calibrator", "calibrator_weights"):
+        if (value := getattr(job, name)) != getattr(default, name):
+            raise UsageError(
+                f"`{name}` {value} has no effect with `start_step`, which measures nothing: leave"
+                " one of them out"
+            )
+
+
+def check_units(calibrator: Card, card: Card) -> None:
+    """Raises UsageError for a calibrator that cannot judge what a network sees.
+
+    A level relative to the image (log-sigma) holds in any value range, a step does not.
+    """
+    counts = calibrator.config.get("output") == "step"
+    for name in ("channels", "value_range"):
+        own, other = getattr(calibrator, name), getattr(card, name)
+        if own != other and (own > 1 if name == "channels" else counts):
+            raise UsageError(
+                f"`calibrator_weights` {calibrator.name}: has {name} {own}, these weights"
+                f" {other}: use a calibrator that was trained for them"
+            )
 
 
 def load_calibrator(

@@ -1,6 +1,6 @@
 """Step maps: how many diffusion steps correspond to the noise at each place of an image.
 
-Each calibration window is treated as RSCD treats an image: it is whitened with its channel's model,
+Each calibration window is treated as RSCD treats an image: it is converted to the network's units,
 its noise level is estimated, and a schedule converts the level into a step. Windows lie on a fixed
 grid, WINDOW px wide, without overlap; a remainder below half of that joins the last window.
 """
@@ -20,10 +20,8 @@ from restorectl.errors import InputError, UsageError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, verify_image, write_image
-from restorectl.intensity.whitening import Intensity
-from restorectl.jobs import NoiseOptions
 from restorectl.restoration import channels
-from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.channels import ChannelGroup, Model
 from restorectl.restoration.planes import Extra, Told
 
 WINDOW = 256  # px
@@ -60,18 +58,22 @@ def grid(header: Header) -> tuple[tiles.Tile, ...]:
 
 
 def levels(
-    image: Image, model: Intensity, picked: Sequence[Picked], counter: StepCounter
+    image: Image,
+    members: Sequence[int],
+    model: Model,
+    picked: Sequence[Picked],
+    counter: StepCounter,
 ) -> Iterator[Level]:
-    """Yield the noise of each window, in the given order. Raises InputError for NaN and infinity.
+    """Yield the noise of each window of these channels together, in the given order.
 
-    A plane is read once for consecutive windows.
+    A plane is read once for consecutive windows. Raises InputError for NaN and infinity.
     """
     table, current, pixels = schedule(counter.schedule), None, np.empty(0)
-    half, expected = (model.high - model.low) / 2, model_level(model)
     for plane, window in picked:
         if plane != current:
-            current, pixels = plane, image.read(plane)
-        raw = pixels[window.read]
+            (t, _, z), current = plane, plane
+            pixels = np.stack([image.read((t, c, z)) for c in members])  # (C, Y, X)
+        raw = pixels[:, *window.read]
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
             raise InputError(f"plane t,c,z = {plane} contains NaN or infinity: replace them first")
         raw = raw.astype(np.float32)
@@ -82,26 +84,14 @@ def levels(
             cols=window.cols,
             sigma=sigma,
             steps=float(table.step(sigma)),
-            relative=sigma / expected if expected > 0 else None,
-            std=sigma * half * _unit(model, float(np.median(raw))),
+            relative=sigma / model.level if model.level > 0 else None,
+            std=sigma * model.unit(np.median(raw, axis=(1, 2))),
         )
 
 
-def model_level(model: Intensity) -> float:
-    """The noise model's level in network units, without the margin of `Intensity.sigma`."""
-    return model.noise.level * 2 / (model.high - model.low)
-
-
-def _unit(model: Intensity, signal: float) -> float:
-    """Input units per whitened unit, at a signal in input units."""
-    noise = model.noise
-    if noise.kind == "none":
-        return 1.0
-    return float(np.sqrt(noise.gain * max(signal - noise.offset, 0.0) + noise.read_noise**2))
-
-
 def _large_enough(x: np.ndarray) -> np.ndarray:
-    extra = [(0, max(0, SMALLEST - n)) for n in x.shape]
+    """(C, H, W), mirrored to the smallest sides for calibrators."""
+    extra = [(0, 0), *((0, max(0, SMALLEST - n)) for n in x.shape[1:])]
     return np.pad(x, extra, mode="symmetric") if any(n for _, n in extra) else x
 
 
@@ -127,28 +117,25 @@ def parameters(schedule: str) -> dict[str, Any]:
     return {"schedule": schedule, "window": WINDOW, "cell": CELL}
 
 
-def writer(counter: StepCounter, noise: NoiseOptions) -> Extra:
-    """A function that writes an image's step map: float32, NaN if not measured."""
+def writer(counter: StepCounter) -> Extra:
+    """A function that writes an image's step map: float32, NaN if not measured.
+
+    Channels that are restored together have the same map.
+    """
 
     def write(
         image: Image, groups: Sequence[ChannelGroup], _: Sequence[Path], part: Path, record: Record
     ) -> Told:
         header, windows = map_header(image.header), grid(image.header)
         group_of = channels.by_plane(image.header, groups)
-        models = {
-            (c, group.planes): channels.fit(image, c, noise, group.planes)
-            for group in groups
-            for c in group.channels
-        }
 
         def planes() -> Iterator[np.ndarray]:
             for plane in header.planes:
                 if plane not in group_of:
                     yield np.full(header.canonical_shape[3:], np.nan, np.float32)
                     continue
-                picked = [(plane, window) for window in windows]
-                model = models[plane[1], group_of[plane].planes]
-                found = levels(image, model, picked, counter)
+                group, picked = group_of[plane], [(plane, window) for window in windows]
+                found = levels(image, group.channels, group.model, picked, counter)
                 yield interpolated(list(found), image.header)
 
         write_image(part, header, planes(), provenance=record)

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from restorectl.batch.inputs import walk
 from restorectl.errors import InputError, NoInputError, UsageError, blamed
-from restorectl.images.blocks import sampled_pixels
+from restorectl.images.blocks import sampled_pixels, spread
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
 
 PERCENTILES = (0.5, 99.9)  # of a channel; mapped to -1 and +1
 PER_BLOCK = 65536  # pixels per block for the percentiles
 OPEN_FILES = 32
+WHOLE = 4  # images, of which one can be kept for validation
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,7 +157,8 @@ def split(
     """The training and the validation rows of every plane.
 
     In planes of at least four times `crop` rows, the last `fraction` of the rows, at least `crop`,
-    is for validation: the same rows in all planes of an image, so that z-stacks do not leak.
+    is for validation: the same rows in all planes of an image, so that z-stacks do not leak. If no
+    plane has as many, that share of the images is, of WHOLE or more.
     """
     training, validation = [], []
     for index, image in enumerate(images):
@@ -169,6 +171,10 @@ def split(
                 training.append(replace(plane, last=height - kept))
             if kept:
                 validation.append(replace(plane, first=height - kept))
+    if fraction and not validation and len(images) >= WHOLE:
+        held = set(spread(len(images), max(1, round(len(images) * fraction))))
+        validation = [region for region in training if region.image in held]
+        training = [region for region in training if region.image not in held]
     return training, validation
 
 

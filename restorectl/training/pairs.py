@@ -18,6 +18,7 @@ from restorectl.images.header import Plane
 from restorectl.images.image import open_image
 from restorectl.intensity import whitening
 from restorectl.intensity.whitening import Intensity
+from restorectl.jobs import MAX_SHIFT
 from restorectl.training.dataset import (
     CropBatch,
     PlaneCache,
@@ -27,18 +28,21 @@ from restorectl.training.dataset import (
     scan,
 )
 from restorectl.training.registration import (
-    Shift,
     Transform,
+    matched_shift,
     phase_shift,
     register,
     resample,
+    shift_error,
     valid_area,
 )
 
 ALIGNMENTS = ("rigid", "affine")  # values of `register`
-FARTHEST = 0.5  # px; pairs with a larger shift are left out, or aligned with `register`
 # Correlation peak / rms: 46 to 207 for pairs of FMD and GigaDB, 7 to 10 for different fields.
 CLEAREST = 12.0
+# The same of the cross-correlation: from 7.1 for phantoms of 1 photon, up to 6.6 for other fields.
+MATCHED = 7.0
+CONFIDENCE = 3.0  # standard deviations of a shift by which it may exceed the limit
 LARGEST = 2048  # px; the shift is measured in the middle of larger planes
 SHOWN = 5  # names in one warning
 MATCH_BLOCK = 8  # px; block means hardly depend on noise, blur or a shift of half a pixel
@@ -78,12 +82,18 @@ class ScannedPairs:
 
 
 def scan_pairs(
-    clean: Path, noisy: Path, channels: int, axes: str | None = None, align: str | None = None
+    clean: Path,
+    noisy: Path,
+    channels: int,
+    axes: str | None = None,
+    align: str | None = None,
+    max_shift: float = MAX_SHIFT,
 ) -> ScannedPairs:
     """Find the pairs with equal relative names in two folders.
 
-    align: None, or one of ALIGNMENTS, to resample each clean image onto its noisy one. Raises
-    NoInputError if no pair can be used.
+    align: None, or one of ALIGNMENTS, to resample each clean image onto its noisy one. max_shift:
+    px; pairs with a larger shift are left out, unless noise can be the reason. Raises NoInputError
+    if no pair can be used.
     """
     folders = [scan(folder, channels, axes) for folder in (clean, noisy)]
     targets, inputs = ({s.name: s for s in folder.images} for folder in folders)
@@ -99,7 +109,7 @@ def scan_pairs(
     found = []
     for name in sorted(targets.keys() & inputs.keys()):
         try:
-            found.append(_aligned(targets[name], inputs[name], align))
+            found.append(_aligned(targets[name], inputs[name], align, max_shift))
         except Exception as error:
             warnings.append(f"left out: {blamed(noisy / name, error)}")
     if not found:
@@ -110,7 +120,9 @@ def scan_pairs(
     return ScannedPairs(tuple(found), tuple(warnings))
 
 
-def _aligned(clean: TrainingImage, noisy: TrainingImage, align: str | None) -> TrainingPair:
+def _aligned(
+    clean: TrainingImage, noisy: TrainingImage, align: str | None, max_shift: float
+) -> TrainingPair:
     """Check a pair, and align it if asked for. Raises InputError if it is not a pair."""
     times, n, depth, height, width = noisy.shape
     with (
@@ -125,31 +137,51 @@ def _aligned(clean: TrainingImage, noisy: TrainingImage, align: str | None) -> T
     scales = tuple(map(match_scales, wanted, seen))
     gain, offset = scales[0]
     a, b = (models[0].forward(plane) for plane in (seen[0], wanted[0] * gain + offset))
+    noise = models[0].noise.level * 2 / (models[0].high - models[0].low)  # network units
+    limit = (noise, max_shift)
     if align is None:
-        _check_shift(phase_shift(_middle(a), _middle(b)), noisy.name, "align with `register` rigid")
+        _check_shift(_middle(a), _middle(b), *limit, noisy.name, "align with `register` rigid")
         return TrainingPair(noisy, clean, models, scales, None, (0, height, 0, width))
     transform = register(a, b, align)
     area = first, last, left, right = valid_area((height, width), transform)
     if min(last - first, right - left) < 16:
         raise InputError(f"{noisy.name}: hardly overlaps with its clean image after `register`")
     inside = (slice(first, last), slice(left, right))
-    rest = phase_shift(_middle(a[inside]), _middle(resample(b, transform)[inside]))
-    _check_shift(rest, noisy.name, f"`register` {align} could not align it: check the pair")
+    rest = _middle(a[inside]), _middle(resample(b, transform)[inside])
+    advice = f"`register` {align} could not align it: check the pair"
+    _check_shift(*rest, *limit, noisy.name, advice)
     wanted = [resample(plane, transform)[inside] for plane in wanted]
     scales = tuple(map(match_scales, wanted, [plane[inside] for plane in seen]))
     return TrainingPair(noisy, clean, models, scales, transform, area)
 
 
-def _check_shift(shift: Shift, name: str, advice: str) -> None:
-    """Raises InputError unless both images show the same field without shift."""
-    if shift.length <= FARTHEST:
+def _check_shift(
+    noisy: NDArray[np.float32],
+    clean: NDArray[np.float32],
+    noise: float,
+    max_shift: float,
+    name: str,
+    advice: str,
+) -> None:
+    """Raises InputError unless both images show the same field without shift.
+
+    In weak light a shift cannot be measured as exactly as `max_shift`; then it may be larger by
+    CONFIDENCE times its own uncertainty.
+    """
+    shift = phase_shift(noisy, clean)
+    if shift.length <= max_shift:
+        return
+    likely = matched_shift(noisy, clean)
+    error = CONFIDENCE * shift_error(clean, noise)
+    if likely.score >= MATCHED and likely.length <= max_shift + error:
         return
     if shift.score < CLEAREST:
         raise InputError(
             f"{name}: its clean image shows another field or is rotated: check the names; {advice}"
         )
     raise InputError(
-        f"{name}: its clean image is shifted by {shift.dy:.2f}, {shift.dx:.2f} px (y, x): {advice}"
+        f"{name}: its clean image is shifted by {shift.dy:.2f}, {shift.dx:.2f} px (y, x): {advice},"
+        " or allow it with `max_shift`"
     )
 
 

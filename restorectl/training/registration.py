@@ -67,11 +67,36 @@ def phase_shift(fixed: NDArray[np.floating], moving: NDArray[np.floating]) -> Sh
     cross /= np.maximum(np.abs(cross), 1e-12 * np.abs(cross).max() + 1e-300)
     fy, fx = np.fft.fftfreq(a.shape[0])[:, None], np.fft.fftfreq(a.shape[1])[None]
     cross *= np.exp(-0.5 * (fy**2 + fx**2) / PASS**2)
+    return _peak(cross)
+
+
+def matched_shift(fixed: NDArray[np.floating], moving: NDArray[np.floating]) -> Shift:
+    """Sub-pixel translation by cross-correlation, the most likely one if white noise is strong.
+
+    fixed, moving: (Y, X) of equal shape, one of them without noise, in equal units. Less exact than
+    `phase_shift` for images with little noise, whose large structures dominate here.
+    """
+    a, b = (np.fft.fft2(_windowed(image)) for image in (fixed, moving))
+    return _peak(np.conj(a) * b)
+
+
+def shift_error(clean: NDArray[np.floating], noise: float) -> float:
+    """Standard deviation in px of the best estimate of a shift against `clean` (Y, X).
+
+    noise: standard deviation of the white noise, in units of clean; the Cramer-Rao bound.
+    """
+    slopes = np.gradient(_windowed(clean))
+    return noise * float(np.sqrt(sum(1 / max(float(np.sum(s**2)), 1e-300) for s in slopes)))
+
+
+def _peak(cross: NDArray[np.complexfloating]) -> Shift:
+    """The maximum of the correlation with the spectrum `cross` (Y, X), refined to 1/20 px."""
+    fy, fx = np.fft.fftfreq(cross.shape[0])[:, None], np.fft.fftfreq(cross.shape[1])[None]
     cross[0, 0] = 0.0
     correlation = np.fft.ifft2(cross).real
     peak = np.unravel_index(int(correlation.argmax()), correlation.shape)
     score = float(correlation[peak] / max(float(correlation.std()), 1e-300))
-    coarse = [int((p + n // 2) % n - n // 2) for p, n in zip(peak, a.shape, strict=True)]
+    coarse = [int((p + n // 2) % n - n // 2) for p, n in zip(peak, cross.shape, strict=True)]
     offsets = np.arange(-UPSAMPLING, UPSAMPLING + 1) / UPSAMPLING
     left = np.exp(2j * np.pi * (coarse[0] + offsets)[:, None] * fy.T)
     right = np.exp(2j * np.pi * fx.T * (coarse[1] + offsets)[None])

@@ -21,7 +21,7 @@ from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError, WeightsError
-from restorectl.jobs import TrainJob
+from restorectl.jobs import MAX_SHIFT, TrainJob
 from restorectl.training import augment, checkpoint
 from restorectl.training import recipe as recipes
 from restorectl.training.dataset import (
@@ -47,6 +47,7 @@ from restorectl.training.pairs import ALIGNMENTS, PairReader, scan_pairs
 from restorectl.training.recipe import Recipe
 from restorectl.training.select import select
 from restorectl.weights import file as weights_io
+from restorectl.weights.file import Weights
 
 
 class TrainingReport(Protocol):
@@ -68,7 +69,10 @@ def run(job: TrainJob, report: TrainingReport) -> Path:
     images = scan_images(job, recipe)
     for warning in images.warnings:
         report.note(f"warning: {warning}")
-    model, initial = make_model(job, recipe, output.stem)
+    weights = _initial(job, recipe)
+    if weights is not None:
+        recipe = continued(recipe, weights.card)
+    model, initial = make_model(job, recipe, output.stem, weights)
     _check_model(recipe, model)
     with (
         joined(device) as (processes, device),
@@ -114,7 +118,11 @@ def _validated_steps(
     fixed = (v.crops // size, size, recipe.seed, dtype, processes)
     for step in optimise(state, loss, o, recipe.seed, dtype, processes):
         report.step(step)
-        if v.every and v.fraction and (step.number == o.steps or step.number % v.every == 0):
+        if (
+            v.every
+            and batches.crops.validated
+            and (step.number == o.steps or step.number % v.every == 0)
+        ):
             value, error = mean_loss(state, loss, *fixed), None
             if measure is not None:
                 error = mean_loss(state, CropLoss(measure, recipe, batches), *fixed)
@@ -153,6 +161,7 @@ def _check_options(job: TrainJob, recipe: Recipe) -> None:
         (not pairs or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
          f"`partner` {job.partner}: is the same folder as `data`: name the folder of noisy images"),
         (job.register is None or pairs, "`register`: needs pairs: add `partner`"),
+        (job.max_shift == MAX_SHIFT or pairs, "`max_shift`: needs pairs: add `partner`"),
         (job.register in (None, *ALIGNMENTS),
          f"`register` {job.register}: use {' or '.join(ALIGNMENTS)}"),
         (not pairs or job.select_hq is None, "`select_hq`: cannot be combined with `partner`"),
@@ -187,7 +196,8 @@ def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
         folder = scan(Path(job.data), channels, job.axes)
         record = {"images": len(folder.images), "fingerprint": folder.fingerprint()}
         return ScannedImages(ImageReader(folder.images, room), folder.warnings, record)
-    found = scan_pairs(Path(job.data), Path(job.partner), channels, job.axes, job.register)
+    folders = Path(job.data), Path(job.partner)
+    found = scan_pairs(*folders, channels, job.axes, job.register, job.max_shift)
     facts = {"pairs": len(found.pairs), "fingerprint": found.fingerprint()}
     if job.register is not None:
         facts["register"] = job.register
@@ -201,6 +211,7 @@ class CropSources:
     training: CropSampler
     validation: CropSampler
     record: Mapping[str, Any]
+    validated: bool = True  # whether there are images for validation
 
 
 def cut_crops(
@@ -215,12 +226,20 @@ def cut_crops(
         record |= {"patches_kept": kept, "patches": total}
         record["fingerprint"] = fingerprint(record["fingerprint"] + repr(list(regions)))
     training, validation = (CropSampler(reader, part, d.balance) for part in regions)
-    if v.fraction and v.every and not validation.fits(v.crop):
-        raise UsageError(
-            f"no image is large enough for validation crops of {v.crop} px:"
-            " lower validation.crop, or -s validation.every=0"
+    validated = bool(v.fraction) and validation.fits(v.crop)
+    if v.every and v.fraction and not validated:
+        lack = (
+            f"no image is large enough for validation crops of {v.crop} px beside training, and"
+            " there are too few to keep whole ones for it"
         )
-    return CropSources(training, validation, record)
+        if v.keep == "best":
+            raise UsageError(f"{lack}: lower validation.crop, or -s validation.keep=last")
+        report.note(f"warning: {lack}: there is no validation")
+    sizes = [(side, binning) for side in d.crop for binning in d.binning]
+    large = [f"{s} px x {b}" for s, b in sizes if not training.fits(s * b)]
+    if large and len(large) < len(sizes):
+        report.note(f"crops of {', '.join(large)} (size x binning) are left out: no image has them")
+    return CropSources(training, validation, record, validated)
 
 
 class MicroBatches:
@@ -262,6 +281,9 @@ class MicroBatches:
             choices[int(random(seed, step, at, stream)[0] * len(choices))]
             for stream, choices in ((3, d.crop), (4, d.binning))
         )
+        sizes = [(s, b) for s in d.crop for b in d.binning if self.crops.training.fits(s * b)]
+        if sizes and (side, binning) not in sizes:
+            side, binning = sizes[int(random(seed, step, at, 4)[0] * len(sizes))]
         return self.crops.training.batch(seed, step, index * size, size, side, binning)
 
 
@@ -287,15 +309,51 @@ class CropLoss:
 
 
 # ---- model ---------------------------------------------------------------------------------------
-def make_model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict[str, Any]]:
+def _initial(job: TrainJob, recipe: Recipe) -> Weights | None:
+    """The initial weights, if any. Raises UsageError or WeightsError if the data do not fit."""
+    name, d = job.init or recipe.init, recipe.data
+    if not name:
+        return None
+    weights = weights_io.load(name, options=job.weights_from)
+    card = weights.card
+    _refuse((
+        (card.channels == d.channels or recipe.objective == "e2e-unet",
+         f"weights '{name}' are for {card.channels} channels together: set"
+         f" data.channels={card.channels}"),
+        (card.value_range == d.range,
+         f"weights '{name}' work on data.range={card.value_range}: set it"),
+    ))  # fmt: skip
+    return weights
+
+
+def continued(recipe: Recipe, card: Card) -> Recipe:
+    """The recipe with the schedule and T' of the initial weights, unless it has its own.
+
+    Raises UsageError if the network counts the steps of another schedule.
+    """
+    levels = recipe.levels
+    if card.schedule and not levels.schedule and not recipe.network.name:
+        last = round(float(schedule(card.schedule).step(card.sigma_max)))
+        levels = replace(levels, schedule=card.schedule, max_step=last)
+    if card.time == "index" and levels.schedule != card.schedule:
+        raise UsageError(
+            f"these initial weights count steps of the schedule {card.schedule}: set"
+            f" levels.schedule={card.schedule}"
+        )
+    return replace(recipe, levels=levels)
+
+
+def make_model(
+    job: TrainJob, recipe: Recipe, name: str, weights: Weights | None
+) -> tuple[Denoiser, dict[str, Any]]:
     """Build the denoiser of the recipe or the initial weights, and what to record of these.
 
     Weights with fewer input channels are widened, see `widened`. Raises UsageError or WeightsError
     if recipe and weights do not fit.
     """
-    chosen, initial, entries = recipe.network, job.init or recipe.init, _card_entries(recipe, name)
+    chosen, entries = recipe.network, _card_entries(recipe, name)
     torch.manual_seed(recipe.seed)  # for random initial weights
-    if not initial:
+    if weights is None:
         if not chosen.name:
             raise UsageError("this recipe names no network: give initial weights with `init`")
         card = Card(
@@ -310,7 +368,6 @@ def make_model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict
             return build(card), {}
         except WeightsError as error:
             raise UsageError(f"recipe '{job.recipe}': {error}") from error
-    weights = weights_io.load(initial, options=job.weights_from)
     card, tensors, inputs = weights.card, dict(weights.tensors), _inputs(recipe)
     fewer = int(card.config.get("c_in", 1)) < inputs
     if fewer and card.network != "calibrator" and card.channels == recipe.data.channels:
@@ -319,8 +376,8 @@ def make_model(job: TrainJob, recipe: Recipe, name: str) -> tuple[Denoiser, dict
     config = recipes.plain(recipe)["network"]["config"]
     if chosen.name and (chosen.name, config) != (card.network, dict(card.config)):
         raise WeightsError(
-            f"weights '{initial}': network {card.network} {dict(card.config)} is not the"
-            f" recipe's, {chosen.name} {config}"
+            f"weights '{job.init or recipe.init}': network {card.network} {dict(card.config)} is"
+            f" not the recipe's, {chosen.name} {config}"
         )
     known = {"name": card.name, "sha256": weights.sha256, "training": dict(card.training)}
     return build(replace(card, **entries), tensors), known
@@ -395,6 +452,8 @@ def _check_model(recipe: Recipe, model: Denoiser) -> None:
         (not calibrates or card.config.get("output", "log-sigma") == output,
          f"network.config.output: with levels.schedule='{recipe.levels.schedule}' a calibrator"
          f" needs {output}"),
+        (card.time != "index" or bool(card.schedule),
+         "time: index needs levels.schedule, whose steps it counts"),
         (not odd, f"crops of {odd} px: this network needs multiples of {stride}"),
     )  # fmt: skip
     _refuse(rules)

@@ -52,6 +52,8 @@ def _check(job: SuperresJob) -> None:
          "use auto or a number from 0 to 1"),
         (job.spacing is None or min(s or 0.0 for s in job.spacing) > 0, "`spacing`",
          "three numbers above 0"),
+        (job.keep_observed or job.smooth, "`no_keep_observed`",
+         "changes nothing without `smooth`, as recorded planes are exact: add it, or leave it out"),
     )  # fmt: skip
     for good, what, wanted in rules:
         if not good:

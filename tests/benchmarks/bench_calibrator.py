@@ -85,7 +85,7 @@ def main() -> None:
             sigma = float(np.exp(rng.uniform(np.log(0.05), np.log(0.6))))
             x = (x0 + sigma * field).astype(np.float32)
             for name, calibrator in measure.items():
-                errors[name].append(np.log(calibrator(x) / (sigma * level)))
+                errors[name].append(np.log(calibrator(x[None]) / (sigma * level)))
         rows.append([kind])
         for values in errors.values():
             rows[-1] += [f"{np.mean(values):+.2f}", float(np.sqrt(np.mean(np.square(values))))]
@@ -99,7 +99,7 @@ def main() -> None:
             level = low_frequency(x - truth)
             parts = [x[i : i + SIDE, j : j + SIDE] for i in (0, 256) for j in (0, 256)]
             for name, calibrator in measure.items():
-                found = np.median([np.log(calibrator(part)) for part in parts])
+                found = np.median([np.log(calibrator(part[None])) for part in parts])
                 if name == "analytic":  # what restore uses: the intensity model of the whole image
                     found = np.log(model.sigma)
                 errors[name].append(found - np.log(level))

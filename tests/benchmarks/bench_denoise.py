@@ -26,6 +26,7 @@ VARIANTS: dict[str, list[object]] = {
     "forward-backward, paper": ["--method", "forward-backward", "--preset", "paper"],
     "mixing, paper": ["--method", "mixing", "--preset", "paper"],
     "repaint, paper": ["--method", "repaint", "--preset", "paper"],
+    "repaint, challenge": ["--method", "repaint", "--preset", "challenge"],
 }
 
 

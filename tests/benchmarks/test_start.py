@@ -17,6 +17,7 @@ STARTS = {  # arguments, exit code, and what is said; the others need real image
     "bench_files.py": (["20"], 0, "ms each"),
     "bench_mutations.py": (["20"], 0, "20 damaged files"),
     "bench_noise.py": (["clean"], *NO_IMAGES),
+    "bench_papers.py": (["AI4Life"], 0, "1 done"),
     "bench_path.py": (["--version"], 0, "public functions in"),
     "bench_training.py": (["no-such-recipe"], 1, "recipe 'no-such-recipe': no such file"),
     "bench_uncertainty.py": (["real"], *NO_IMAGES),

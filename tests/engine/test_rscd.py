@@ -5,10 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from restorectl.engine.rscd import PRESETS, RscdSettings, follow, replay
+from restorectl.engine.rscd import PRESETS, RscdSettings, follow, replay, sampler
 from restorectl.engine.samplers import Problem
 from restorectl.engine.schedule import schedule
 from tests.engine.test_samplers import draw
+
+
+class Said:
+    """A calibrator that says this step or level of every tile."""
+
+    def __init__(self, step, *, counts_steps):
+        self.counts_steps = counts_steps
+        self.level = float(schedule("rscd").sigma(step))
+
+    def levels(self, x, modelled=None):
+        return torch.full((len(x),), self.level, dtype=torch.float64)
 
 
 class Counting:
@@ -59,7 +70,7 @@ def test_algorithm_1_asks_until_no_step_is_left():
 
 def test_algorithm_1_has_a_round_limit():
     p = problem()
-    follow(p, stub(7), replace(PRESETS["paper"], rounds=6))
+    follow(p, stub(7), replace(PRESETS["paper"], most=6))
     assert p.denoise.calls == 6 * 7
 
 
@@ -125,4 +136,51 @@ def test_the_variance_preserving_start_scales_the_image():
     p = replace(problem(), denoise=record)
     follow(p, stub(100), replace(PRESETS["official"], every=0))
     gain = (seen[0] / p.x).mean().item()
-    assert gain == pytest.approx(1 / schedule("rscd").abar[103] ** 0.5, rel=1e-9)
+    assert gain == pytest.approx(1 / schedule("rscd").abar[100] ** 0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("step", [34, 200, 600])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_predicted_step_is_not_converted(preset, step):
+    """The calibrator was trained on x_t and says t; only a measured level has to be converted."""
+    settings = replace(PRESETS[preset], every=0, cap=None)
+    method = sampler(settings, 1)
+    decided = method.decide(problem(), Said(step, counts_steps=True))
+    assert decided["rounds"] == [[step, step]]
+    level = float(schedule("rscd").sigma(step))
+    noise = level / (1 + level**2) ** 0.5 if settings.preserving else level  # of x_t
+    measured = Said(0, counts_steps=False)
+    measured.level = noise
+    assert method.decide(problem(), measured)["rounds"] == [[step, step]]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_block_starts_above_the_last_step_of_training(preset):
+    highest = float(schedule("rscd").sigma(50))
+    p = replace(problem(), highest=highest)
+    _, rounds = follow(p, stub(120, 60, 0), PRESETS[preset])
+    assert max(int(r.start) for r in rounds) == 50
+
+
+def test_noise_numbers_of_a_tile_do_not_depend_on_the_others():
+    """Algorithm 1 asks again after short blocks too, so tiles take different numbers of steps."""
+    settings = replace(PRESETS["paper"], most=4)
+    p = problem(2)
+
+    def calibrate(x):
+        return torch.where(x.mean((1, 2, 3)) > 0.45, 30.0, 4.0)
+
+    p.x[1] -= 0.3
+    together, _ = follow(p, calibrate, settings)
+    single = Problem(p.denoise, p.x[1:], p.sigma[:1], lambda k, t: p.draw(k, t + 1))
+    alone, _ = follow(single, calibrate, settings)
+    torch.testing.assert_close(together[1:], alone, rtol=0, atol=1e-12)
+
+
+def test_each_patch_has_its_own_rounds():
+    p = replace(problem(2), calibrator=Said(20, counts_steps=True))
+    method = sampler(replace(RscdSettings(), rounds="patch"), 1)
+    decided = method.decide(p, p.calibrator)
+    out = method.run(p, decided)
+    assert decided["rounds"] == "patch"
+    torch.testing.assert_close(out, torch.full_like(out, 0.3))

@@ -104,4 +104,4 @@ def test_an_image_without_the_channels_says_so(weights, tmp_path):
     tifffile.imwrite(tmp_path / "one.tif", image[0])
     done = run("restore", tmp_path / "one.tif", "-o", tmp_path / "out", "-w", weights)
     assert done.returncode == 3
-    assert "2 channels jointly" in done.stderr
+    assert "for 2 channels together" in done.stderr

@@ -45,7 +45,8 @@ def measured(path, method, noise):
     with open_image(path) as image:
         model = channels.fit(image, 0, noise)
         picked = calibrate.sampled(image.header, 0, None)
-        return model, list(step_map.levels(image, model, picked, counter(method)))
+        seen = channels.Whitened((model,), (0.0,))
+        return model, list(step_map.levels(image, (0,), seen, picked, counter(method)))
 
 
 @pytest.mark.parametrize("method", WINDOW_FREE)
@@ -77,13 +78,13 @@ def test_photon_noise_in_input_units(tmp_path, method):
 @pytest.mark.parametrize("method", WINDOW_FREE)
 def test_a_window_without_any_noise_is_clean(method):
     measure = partial(level_of, counter(method).calibrator)
-    assert measure(np.zeros((64, 64), np.float32)) == 0
-    assert measure(np.full((32, 40), 0.3, np.float32)) == pytest.approx(0, abs=1e-6)
+    assert measure(np.zeros((1, 64, 64), np.float32)) == 0
+    assert measure(np.full((1, 32, 40), 0.3, np.float32)) == pytest.approx(0, abs=1e-6)
 
 
 def test_an_answer_that_is_no_level_is_an_error():
     with pytest.raises(EngineError, match="invalid noise level"):
-        level_of(Known(torch.tensor([torch.nan])), np.zeros((32, 32), np.float32))
+        level_of(Known(torch.tensor([torch.nan])), np.zeros((1, 32, 32), np.float32))
 
 
 def test_small_images_and_bad_pixels(tmp_path):
@@ -115,10 +116,11 @@ def test_windows_are_spread_over_planes_and_places():
 
 def test_the_recommended_step_covers_99_percent():
     steps = np.concatenate([np.linspace(1, 123, 995), np.full(5, 800.0)])
-    assert calibrate.covering(steps, 1000) == 130
-    assert calibrate.covering(np.zeros(3), 1000) == 10
-    assert calibrate.covering(np.array([999.7]), 1000) == 1000
-    assert calibrate.covering(np.array([197.0]), 200) == 200
+    assert calibrate.covering(steps, 1000, 0.99) == 130
+    assert calibrate.covering(steps, 1000, 1.0) == 800
+    assert calibrate.covering(np.zeros(3), 1000, 0.99) == 10
+    assert calibrate.covering(np.array([999.7]), 1000, 0.99) == 1000
+    assert calibrate.covering(np.array([197.0]), 200, 0.99) == 200
 
 
 def test_the_option_names_every_schedule():
@@ -169,10 +171,12 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
     source, target = tmp_path / "a.ome.tif", tmp_path / "maps/a_steps.tif"
     assert step_map.target(tmp_path / "maps", PurePath("a.ome.tif")) == target
     target.parent.mkdir()
-    write = step_map.writer(counter(), NoiseOptions("gaussian"))
+    write = step_map.writer(counter())
+    with open_image(source) as image:
+        model = channels.Whitened((channels.fit(image, 0, NoiseOptions("gaussian")),), (0.0,))
     made = {"command": "restore", "parameters": {"x": 1}, "weights": "w", "input": "i"}
     with open_image(source) as image:
-        write(image, [ChannelGroup((0,), None, None, {})], [], target, made)
+        write(image, [ChannelGroup((0,), model, None, {})], [], target, made)
     assert read_provenance(target) == made
     with open_image(target) as image:
         assert (image.header.axes, image.header.shape) == ("TYX", (2, 8, 16))
@@ -185,7 +189,7 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
             assert table.sigma(loud) / table.sigma(quiet) == pytest.approx(4, rel=0.15)
     before = target.read_bytes()
     with open_image(source) as image:
-        write(image, [ChannelGroup((0,), None, None, {})], [], target, made)
+        write(image, [ChannelGroup((0,), model, None, {})], [], target, made)
     assert target.read_bytes() == before
 
 

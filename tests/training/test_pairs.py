@@ -126,6 +126,26 @@ def test_half_a_pixel_is_accepted(folders):
     assert len(scan_pairs(*folders, 1).pairs) == 1
 
 
+@pytest.mark.parametrize("photons", [1, 3])
+def test_aligned_pairs_in_weak_light_are_no_shifted_ones(folders, photons):
+    kinds = ("mixed", "nuclei", "filaments")
+    pairs = {
+        f"{kind}{s}": exposures(s, kind=kind, photons=photons) for kind in kinds for s in (0, 1)
+    }
+    others = {"o1": (pairs["nuclei0"][0], pairs["nuclei1"][1])}
+    shifted = {"s1": exposures(3, shift=(6.0, -4.0), photons=photons)}
+    fill(folders, **pairs, **others, **shifted)
+    found = scan_pairs(*folders, 1)
+    assert {pair.noisy.name for pair in found.pairs} == {f"{name}.tif" for name in pairs}
+
+
+def test_a_larger_shift_can_be_allowed(folders):
+    fill(folders, a=exposures(2, shift=(1.5, -0.75)))
+    with pytest.raises(NoInputError, match="or allow it with `max_shift`"):
+        scan_pairs(*folders, 1)
+    assert len(scan_pairs(*folders, 1, max_shift=2.0).pairs) == 1
+
+
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
 def test_aligned_pairs_agree(folders, kind):
     fill(folders, a=exposures(2, degrees=2.0, shift=(3.5, -2.25), gain=3.0))

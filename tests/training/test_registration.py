@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from restorectl.training.registration import (
     Shift,
     Transform,
+    matched_shift,
     phase_shift,
     register,
     resample,
+    shift_error,
     valid_area,
 )
 from tests import phantom
@@ -65,6 +67,19 @@ def test_shifts(field, dy, dx):
     assert (found.dy, found.dx) == (pytest.approx(dy, abs=0.1), pytest.approx(dx, abs=0.1))
     assert found.score > 10
     assert found.length == pytest.approx(np.hypot(dy, dx), abs=0.15)
+
+
+def test_the_error_of_a_shift_is_its_scatter():
+    """With strong white noise, cross-correlation reaches the Cramer-Rao bound within a third."""
+    y, x = np.mgrid[:96, :96]
+    clean = np.sin(x / 5) * np.cos(y / 7) + np.sin((x + y) / 9)
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        seen = matched_shift(clean, clean + rng.normal(0, 1.5, clean.shape))
+        found.append((seen.dy, seen.dx))
+    scatter = float(np.sqrt(np.mean(np.sum(np.square(found), 1))))
+    assert shift_error(clean, 1.5) / 1.34 < scatter < shift_error(clean, 1.5) * 1.34
 
 
 def test_whole_pixels_of_a_periodic_image_are_exact():

@@ -212,7 +212,7 @@ def test_initial_weights(data, tmp_path):
         ("prior", "p.safetensors", "data.crop=18", UsageError, "needs multiples of 4"),
         ("calibrator", "p.safetensors", "levels.schedule=cosine", UsageError, "needs step"),
         ("prior", "p.safetensors", "levels.schedule=sine", UsageError, "choose one of rscd"),
-        ("prior", "p.safetensors", "validation.crop=64", UsageError, "validation.every=0"),
+        ("prior", "p.safetensors", "validation={crop: 64, keep: best}", UsageError, "keep=last"),
         ("conditional-baseline", "p.safetensors", "levels.schedule=''", UsageError, "schedule"),
     ],
 )

@@ -5,7 +5,7 @@ of a file, a set metric compares all images of a method with images of high qual
 metrics each channel of a prediction can first be fitted to its target; by default it is not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,11 @@ class MetricNetwork:
     make: Callable[..., Any]
 
 
+def mean(values: Sequence[float]) -> float:
+    """The usual way to combine the planes of a file."""
+    return sum(values) / len(values)
+
+
 @dataclass(frozen=True)
 class PairedMetric:
     """Compares one plane with its target. `compute` raises Undefined if there is no value."""
@@ -40,6 +45,8 @@ class PairedMetric:
     unit: str = ""
     alone: bool = False  # the target is not used
     network: MetricNetwork | None = None
+    combine: Callable[[Sequence[float]], float] = mean  # the values of the planes of a file
+    unscaled: bool = False  # tells exact planes from others, so predictions must not be fitted
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ scale count as 0.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from restorectl.evaluation.metrics.metric import Array, PairedMetric, Undefined
+from restorectl.evaluation.metrics.metric import Array, PairedMetric, Undefined, mean
 
 SIGMA, RADIUS = 1.5, 5  # px
 K1, K2 = 0.01, 0.03
@@ -57,6 +58,23 @@ def psnr(prediction: Array, target: Array, data_range: float) -> float:
     require_range(data_range)
     error = mse(prediction, target, data_range)
     return 10 * math.log10(data_range**2 / error) if error > 0 else math.inf
+
+
+def relative_error(prediction: Array, target: Array, data_range: float) -> float:
+    """MSE / L²; 0 for equal planes."""
+    require_range(data_range)
+    return mse(prediction, target, data_range) / data_range**2
+
+
+def psnr_volume(errors: Sequence[float]) -> float:
+    """PSNR in dB of all planes as one volume, from their relative errors."""
+    error = mean(errors)
+    return -10 * math.log10(error) if error > 0 else math.inf
+
+
+def psnr_made(errors: Sequence[float]) -> float:
+    """The same of the planes that are not equal to the target: those that `superres3d` made."""
+    return psnr_volume([error for error in errors if error > 0] or [0.0])
 
 
 def pearson(prediction: Array, target: Array, data_range: float) -> float:
@@ -150,6 +168,10 @@ NRMSE = PairedMetric("nrmse", "lower", nrmse)
 NRMSE_RANGE = PairedMetric("nrmse-range", "lower", nrmse_range)
 NRMSE_NORM = PairedMetric("nrmse-norm", "lower", nrmse_norm)
 PSNR = PairedMetric("psnr", "higher", psnr, "dB")
+PSNR_VOLUME = PairedMetric("psnr-volume", "higher", relative_error, "dB", combine=psnr_volume)
+PSNR_MADE = PairedMetric(
+    "psnr-made", "higher", relative_error, "dB", combine=psnr_made, unscaled=True
+)
 PEARSON = PairedMetric("pearson", "higher", pearson)
 SSIM = PairedMetric("ssim", "higher", ssim)
 MS_SSIM = PairedMetric("ms-ssim", "higher", ms_ssim)

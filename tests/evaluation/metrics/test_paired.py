@@ -112,6 +112,10 @@ def _nrmse(kind):
     return lambda y, x, _: reference.normalized_root_mse(y, x, normalization=kind)
 
 
+def _relative(y, x, largest):
+    return np.mean((x - y) ** 2) / largest**2
+
+
 REFERENCES = {  # metric -> (what it is held against, function of target, prediction, data range)
     "mae": ("numpy definition", lambda y, x, _: np.abs(x - y).mean()),
     "mse": ("scikit-image", lambda y, x, _: reference.mean_squared_error(y, x)),
@@ -123,6 +127,8 @@ REFERENCES = {  # metric -> (what it is held against, function of target, predic
         "scikit-image",
         lambda y, x, largest: reference.peak_signal_noise_ratio(y, x, data_range=largest),
     ),
+    "psnr-volume": ("numpy, of one plane", _relative),
+    "psnr-made": ("numpy, of one plane", _relative),
     "ssim": (
         "scikit-image, Gaussian weights, population covariance",
         lambda y, x, largest: reference.structural_similarity(
@@ -157,6 +163,13 @@ def made(kind, seed, shape=(200, 233)):
 def test_the_row_of_a_metric_tells_its_kind(name):
     kinds = {"paired": PairedMetric, "uncertainty": UncertaintyMetric, "set": SetMetric}
     assert isinstance(METRICS[name].load(), kinds[METRICS[name].kind])
+
+
+def test_planes_of_a_volume_are_combined_before_the_logarithm():
+    volume, made = (METRICS[name].load().combine for name in ("psnr-volume", "psnr-made"))
+    assert volume([0.01, 0.0, 0.03, 0.0]) == pytest.approx(20.0)
+    assert made([0.001, 0.0, 0.019, 0.0]) == pytest.approx(20.0)
+    assert volume([0.0, 0.0]) == made([0.0, 0.0]) == np.inf
 
 
 def test_every_paired_metric_but_lpips_has_a_reference():
