@@ -96,12 +96,13 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) float32, sigma (B,) float32 > 0 -> x0 (B, C, H, W) float32.
 
+        sigma: also (B, 1, H, W), a level for each pixel, if the network takes that (`everywhere`).
         condition: (B, ., H, W) float32, further input channels of the network; see `fused`.
         """
         if condition is not None and self.card.fusion:
             x, sigma, condition = fused(x, condition, sigma)
         scales = PARAMETRISATIONS[self.card.parametrisation](sigma.float(), self.card.sigma_data)
-        c_in, c_skip, c_out = (c.reshape(-1, 1, 1, 1) for c in scales)
+        c_in, c_skip, c_out = (c if c.ndim == 4 else c.reshape(-1, 1, 1, 1) for c in scales)
         h = c_in * x
         if condition is not None:
             h = torch.cat([h, condition], 1)

@@ -9,6 +9,7 @@ convolution, and `fold` turns every convolution into a plain one.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,30 @@ SILU_GAIN = 1 / 0.596  # SiLU of a unit normal has RMS 0.596
 BALANCE = 0.3  # share of the residual branch in a magnitude-preserving sum
 KEEP = (1 - BALANCE) / math.hypot(1 - BALANCE, BALANCE)
 ADD = BALANCE / math.hypot(1 - BALANCE, BALANCE)
+KNOT = 0.125 * math.log(2)  # of the label log(sigma) / 4: half an octave between two knots
+
+
+@dataclass(frozen=True)
+class Told:
+    """The embedded noise level: one for each item, or one for each pixel.
+
+    emb: (B, embedding) float32 or, for each pixel, of K levels of a fixed ladder (K, embedding).
+    shares: (B, K, H, W) of each of them at the pixels, in the dtype of the activations.
+    """
+
+    emb: Tensor
+    shares: Tensor | None = None
+
+    def scale(self, linear: nn.Linear, dtype: torch.dtype) -> Tensor:
+        """1 + linear(emb) for each channel: (B, C, 1, 1) or (B, C, H, W)."""
+        scale = (1 + linear(self.emb)).to(dtype)
+        if self.shares is None:
+            return scale[:, :, None, None]
+        return F.conv2d(self.shares, scale.T[:, :, None, None].contiguous())
+
+    def halved(self) -> "Told":
+        """The same for a grid of half the height and width."""
+        return self if self.shares is None else Told(self.emb, F.avg_pool2d(self.shares, 2))
 
 
 class Conv(nn.Module):
@@ -61,19 +86,22 @@ class Block(nn.Module):
         self.conv1 = Conv(c_out, c_out, 3, SILU_GAIN * ADD)
         self.emb = nn.Linear(c_emb, c_out)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, told: Told) -> Tensor:
         if self.encoder:
             x = pixel_norm(self.skip(x) if self.skip is not None else x)
-        scale = (1 + self.emb(emb)).to(x.dtype)[:, :, None, None]
-        y = self.conv1(F.silu(self.conv0(F.silu(x)) * scale))
+        y = self.conv1(F.silu(self.conv0(F.silu(x)) * told.scale(self.emb, x.dtype)))
         if not self.encoder and self.skip is not None:
             x = self.skip(x)
         return torch.add(y, x, alpha=KEEP)
 
 
 class UNet(nn.Module):
-    """x (B, c_in, H, W), label (B,) -> (B, c_out, H, W); H and W are multiples of `stride`."""
+    """x (B, c_in, H, W), label (B,) -> (B, c_out, H, W); H and W are multiples of `stride`.
 
+    label: of the noise level; (B, 1, H, W) where it differs from pixel to pixel.
+    """
+
+    everywhere = True  # takes a label for each pixel
     frequencies: Tensor
     phases: Tensor
 
@@ -124,23 +152,41 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         dtype = x.dtype
-        waves = 2 * math.pi * (label.float()[:, None] * self.frequencies + self.phases)
-        emb = self.embed(math.sqrt(2) * torch.cos(waves))  # (B, embedding) float32
         x = F.pixel_unshuffle(x, self.patch)  # (B, c_in * patch^2, H / patch, W / patch)
+        told = self._told(label, dtype)
         x = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], 1))
         skips, encoder, decoder = [x], iter(self.encoder), iter(self.decoder)
         for level in range(self.levels):
             for _ in range(self.blocks):
-                x = next(encoder)(x, emb)
+                x = next(encoder)(x, told[level])
                 skips.append(x)
             if level < self.levels - 1:
                 x = F.avg_pool2d(x, 2)
                 skips.append(x)
         for block in self.middle:
-            x = block(x, emb)
+            x = block(x, told[-1])
         for level in reversed(range(self.levels)):
             for _ in range(self.blocks + 1):
-                x = next(decoder)(torch.cat([x, skips.pop()], 1), emb)
+                x = next(decoder)(torch.cat([x, skips.pop()], 1), told[level])
             if level > 0:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
         return F.pixel_shuffle(self.head(x) * self.gain.to(dtype), self.patch)
+
+    def _told(self, label: Tensor, dtype: torch.dtype) -> list[Told]:
+        """The embedded level on the grid of each level of the network."""
+        if label.ndim == 1:
+            return [Told(self._embedded(label))] * self.levels
+        rung = F.avg_pool2d(label.float(), self.patch) / KNOT  # (B, 1, H / patch, W / patch)
+        knots = torch.arange(int(rung.min().floor()), int(rung.max().ceil()) + 1)
+        knots = knots.to(rung)[:, None, None]
+        shares = (1 - (rung - knots).abs()).clamp_min(0)  # (B, K, ., .), sum 1
+        shares = shares.to(dtype, memory_format=torch.channels_last)
+        told = [Told(self._embedded(knots[:, 0, 0] * KNOT), shares)]
+        while len(told) < self.levels:
+            told.append(told[-1].halved())
+        return told
+
+    def _embedded(self, label: Tensor) -> Tensor:
+        """(B,) -> (B, embedding) float32."""
+        waves = 2 * math.pi * (label.float()[:, None] * self.frequencies + self.phases)
+        return self.embed(math.sqrt(2) * torch.cos(waves))
