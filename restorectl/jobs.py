@@ -77,6 +77,8 @@ class SamplingJob:
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
     dtype: str = "same"  # of the restored images: same as the input, or float32
     start_step: float | None = None  # diffusion step to start from, in place of a calibrator's
+    context: str = "auto"  # neighbours to average with where they agree: auto, none, z, t, zt
+    reach: int = 2  # neighbours on each side along z and t
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class DenoiseJob(SamplingJob):
 @dataclass(frozen=True)
 class UncertaintyJob(SamplingJob):
     samples: int = 15
+    context: str = "none"
     source: str = "posterior"  # row of catalog.METHODS
     variance: str = "analytic"  # variance of the posterior's steps: analytic, ancestral
     interval: float = 0.9  # wanted share of pixels whose truth lies inside

@@ -41,6 +41,8 @@ def denoise(
     steps: int | None = option(
         "auto", "Network calls per tile and restoration.", parse=opt.automatic, metavar="auto|N"
     ),
+    context: str = opt.context("auto"),
+    reach: int = opt.REACH,
     orientations: int = opt.ORIENTATIONS,
     strength: float = opt.STRENGTH,
     guide: str | None = option(
@@ -154,6 +156,8 @@ def denoise(
         orientations=orientations,
         start_step=start_step,
         dtype=dtype,
+        context=context,
+        reach=reach,
     )
     with shared.reporting() as report:
         from restorectl.restoration.denoise import denoise as run

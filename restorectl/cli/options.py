@@ -361,6 +361,20 @@ START_STEP = option(
     metavar="T",
     min=1,
 )
+
+
+def context(default: str) -> Any:
+    """--context of a command with this default."""
+    return option(
+        default,
+        "Planes next to a plane in depth (z) and time (t) that are averaged with it where they show"
+        " the same. auto: where that is predicted to help · none: every plane alone · z, t, zt:"
+        " always in these directions.",
+        choices=("auto", "none", "z", "t", "zt"),
+    )
+
+
+REACH = option(2, "How many neighbours on each side --context looks at.", min=1, metavar="N")
 ORIENTATIONS = option(
     1,
     "8: the mean over four rotations of the image, each also mirrored; about 0.1 dB better, for"

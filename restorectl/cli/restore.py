@@ -36,6 +36,8 @@ def restore(
         " auto: a map if noise alone can be the reason.",
         choices=("auto", "image", "map"),
     ),
+    context: str = opt.context("auto"),
+    reach: int = opt.REACH,
     orientations: int = opt.ORIENTATIONS,
     preset: str = option(
         "restorectl",
@@ -103,6 +105,8 @@ def restore(
         level=level,
         orientations=orientations,
         dtype=dtype,
+        context=context,
+        reach=reach,
     )
     with shared.reporting() as report:
         from restorectl.restoration.restore import restore as run

@@ -64,6 +64,8 @@ def uncertainty(
         panel=BARS,
         choices=("none", "affine"),
     ),
+    context: str = opt.context("none"),
+    reach: int = opt.REACH,
     calibrator: str = opt.CALIBRATOR,
     calibrator_weights: str = opt.CALIBRATOR_WEIGHTS,
     camera: opt.Camera,
@@ -89,6 +91,8 @@ def uncertainty(
         variance=variance,
         interval=interval,
         calibration=calibration,
+        context=context,
+        reach=reach,
     )
     with shared.reporting() as report:
         from restorectl.restoration import error_bars

@@ -93,10 +93,15 @@ class Denoiser(nn.Module):
         """Height and width of an input must be multiples of this."""
         return int(getattr(self.net, "stride", 1))
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether the noise level can differ from pixel to pixel."""
+        return self.card.time == "log-sigma" and bool(getattr(self.net, "everywhere", False))
+
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) float32, sigma (B,) float32 > 0 -> x0 (B, C, H, W) float32.
 
-        sigma: also (B, 1, H, W), a level for each pixel, if the network takes that (`everywhere`).
+        sigma: also (B, 1, H, W), a level for each pixel, if the network can be told `everywhere`.
         condition: (B, ., H, W) float32, further input channels of the network; see `fused`.
         """
         if condition is not None and self.card.fusion:

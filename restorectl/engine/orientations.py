@@ -37,6 +37,7 @@ def turned(problem: Problem, number: int) -> Problem:
         draw=lambda k, tiles: turn(problem.draw(k, tiles), number),
         condition=None if problem.condition is None else turn(problem.condition, number),
         guide=None if problem.guide is None else turn(problem.guide, number),
+        relative=None if problem.relative is None else turn(problem.relative, number),
     )
 
 

@@ -59,12 +59,12 @@ def sampler(settings: PosteriorSettings, samples: int) -> Sampler:
         rule = ddim_rule(eta=1.0)
         if "spread" in decided:
             rule = analytic_rule(_table(sigmas[:-1, 0], decided["spread"]))
-        return walk(p.denoise, p.x, sigmas, rule, p.draw)
+        return walk(p.denoise, p.x, sigmas, rule, p.draw, relative=p.relative)
 
     return Sampler(run, decide, lambda steps: steps or settings.steps)
 
 
-POSTERIOR = Method(sampler, {"restorectl": PosteriorSettings()})
+POSTERIOR = Method(sampler, {"restorectl": PosteriorSettings()}, relative=True)
 
 
 def analytic_rule(spread: Callable[[Tensor, Tensor], Tensor]) -> Rule:

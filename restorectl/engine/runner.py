@@ -104,10 +104,16 @@ class Runner:
         return x0
 
     @torch.inference_mode()
-    def clean(self, tiles: np.ndarray, level: float) -> np.ndarray:
-        """Denoise tiles (B, H, W) in [-1, 1] at one level, to learn about them; not in `calls`."""
+    def clean(self, tiles: np.ndarray, level: float | np.ndarray) -> np.ndarray:
+        """Denoise tiles (B, H, W) in [-1, 1], to learn about them; not in `calls`.
+
+        level: of all tiles; (B, H, W) float32, of each pixel, if the network takes that.
+        """
         calls, x = self.calls, torch.from_numpy(tiles)[:, None].to(self.device)
-        x0 = self.denoise(x, torch.full((len(tiles),), level, device=self.device))
+        if isinstance(level, np.ndarray):
+            x0 = self.denoise(x, torch.from_numpy(level)[:, None].to(self.device))
+        else:
+            x0 = self.denoise(x, torch.full((len(tiles),), level, device=self.device))
         self.calls = calls
         return np.asarray(x0[:, 0].cpu().numpy())
 
@@ -130,11 +136,13 @@ class Runner:
         sites: list[Site],
         field: NoiseField,
         guide: np.ndarray | None = None,
+        relative: np.ndarray | None = None,
         **numbers: Any,
     ) -> Problem:
         """A Problem on the device for tiles x (B, C, H, W) float32 at levels sigma (B,).
 
-        guide: (B, C, H, W) float32, another method's result. numbers: fields of Problem.
+        guide: (B, C, H, W) float32, another method's result. relative: (B, 1, H, W) float32, the
+        pixels' levels relative to sigma. numbers: fields of Problem.
         """
         size = (x.shape[2], x.shape[3])
         return Problem(
@@ -143,6 +151,7 @@ class Runner:
             torch.from_numpy(sigma).to(self.device, torch.float32),
             lambda k, tiles: field.draw([sites[i] for i in tiles.tolist()], size, k, x.shape[1]),
             guide=None if guide is None else torch.from_numpy(guide).to(self.device),
+            relative=None if relative is None else torch.from_numpy(relative).to(self.device),
             **numbers,
         )
 

@@ -49,13 +49,16 @@ def walk(
     draw: Draw,
     condition: Tensor | None = None,
     after: Hook | None = None,
+    relative: Tensor | None = None,
 ) -> Tensor:
     """Take x (B, C, H, W) along noise levels sigmas (K + 1, B) >= 0, one column per tile.
 
     If the next level is lower, `rule` denoises the tile; if higher, noise is added; if equal, the
-    tile stays as it is and costs nothing. Returns the state at the last level.
+    tile stays as it is and costs nothing. relative: (B, 1, H, W), the pixels' levels relative to
+    the tile's; rules know only the tile's. Returns the state at the last level.
     """
     x = x.clone()
+    draw = draw if relative is None else _fainter(draw, relative)
     last_x0, last_sigma = torch.zeros_like(x), torch.full_like(sigmas[0], torch.nan)
     for k in range(len(sigmas) - 1):
         sigma, sigma_next = sigmas[k], sigmas[k + 1]
@@ -66,7 +69,10 @@ def walk(
             last_sigma[rise] = torch.nan
         move = (sigma_next < sigma).nonzero()[:, 0]
         if len(move):
-            x0 = denoise(x[move], sigma[move], None if condition is None else condition[move])
+            told = sigma[move]
+            if relative is not None:
+                told = told.reshape(-1, 1, 1, 1) * relative[move]
+            x0 = denoise(x[move], told, None if condition is None else condition[move])
             step = Step(
                 x[move],
                 x0,
@@ -81,6 +87,11 @@ def walk(
         if after is not None:
             x = after(x, sigma_next, k)
     return x
+
+
+def _fainter(draw: Draw, relative: Tensor) -> Draw:
+    """Random numbers as strong as the pixels' noise, relative to their tile's."""
+    return lambda k, tiles: draw(k, tiles).to(relative) * relative[tiles]
 
 
 def _numbers(draw: Draw, k: int, tiles: Tensor, like: Tensor) -> Tensor:
@@ -167,6 +178,7 @@ class Problem:
     condition: Tensor | None = None
     joined: bool = False  # the network takes the condition's noise level as its last channel
     guide: Tensor | None = None  # (B, C, H, W) another method's prediction, in [-1, 1]
+    relative: Tensor | None = None  # (B, 1, H, W) noise level of each pixel, relative to `sigma`
 
     def part(self, start: int, stop: int) -> "Problem":
         """Tiles [start, stop), with the same random numbers."""
@@ -177,6 +189,7 @@ class Problem:
             draw=lambda k, tiles: self.draw(k, tiles + start),
             condition=None if self.condition is None else self.condition[start:stop],
             guide=None if self.guide is None else self.guide[start:stop],
+            relative=None if self.relative is None else self.relative[start:stop],
         )
 
 
@@ -207,6 +220,7 @@ class Method:
     check: Callable[[Any, float], None] = lambda settings, sigma_max: None
     guided: bool = False  # can start from, or mix in, another method's result
     maps: bool = True  # can restore tiles at several noise levels and blend them
+    relative: bool = False  # takes `Problem.relative`
 
     def has(self, name: str) -> bool:
         """Whether the method has a setting of that name."""
@@ -233,10 +247,10 @@ class Plain:
 def _plain(rule: Rule, default_steps: int) -> Method:
     def run(p: Problem, decided: Decided) -> Tensor:
         sigmas = sigma_schedule(p.sigma, p.steps or default_steps)
-        return walk(p.denoise, p.x, sigmas, rule, p.draw, p.condition)
+        return walk(p.denoise, p.x, sigmas, rule, p.draw, p.condition, relative=p.relative)
 
     made = Sampler(run, calls=lambda steps: steps or default_steps)
-    return Method(lambda settings, samples: made, {"restorectl": Plain()})
+    return Method(lambda settings, samples: made, {"restorectl": Plain()}, relative=True)
 
 
 DDIM = _plain(ddim_rule(), 1)  # one call is the MMSE estimate; more calls are sharper

@@ -93,6 +93,13 @@ def sampled(
     return picked
 
 
+def middle(span: slice, most: int) -> slice:
+    """At most `most` px in the middle of a range."""
+    length = min(span.stop - span.start, most)
+    start = span.start + (span.stop - span.start - length) // 2
+    return slice(start, start + length)
+
+
 def _starts(length: int) -> list[int]:
     """Starts of blocks along an axis; the last block ends at the image border."""
     count = max(1, length // BLOCK)

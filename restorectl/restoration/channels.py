@@ -17,13 +17,14 @@ from restorectl.engine.card import Card
 from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Decided
 from restorectl.errors import InputError
-from restorectl.images.blocks import Planes, sampled, sampled_pixels, spread, varies
+from restorectl.images.blocks import Planes, middle, sampled, sampled_pixels, spread, varies
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image
 from restorectl.intensity import value_range, whitening
 from restorectl.intensity.noise import NoiseModel
 from restorectl.jobs import NoiseOptions
-from restorectl.restoration import evidence, level_map, plane_noise
+from restorectl.restoration import context, evidence, level_map, plane_noise
+from restorectl.restoration.context import Context
 from restorectl.restoration.restorer import Batch, Restorer
 
 PILOT = 256  # px, side of a sampled tile
@@ -78,6 +79,7 @@ class ChannelGroup:
     noise: float = 0.0  # its standard deviation at the sample's median, in input units
     dithered: bool = False  # in place of rounded, if the output has whole numbers
     floor: float | None = None  # the smallest value of the output, if the image is near it
+    context: Context | None = None  # how planes use their neighbours, if there may be any
 
 
 def by_plane(header: Header, groups: Iterable[ChannelGroup]) -> dict[Plane, ChannelGroup]:
@@ -332,10 +334,16 @@ def _group(
     pilot = sampled_tiles(image, members, planes, model, restorer)
     decided = restorer.decide(pilot)
     decided |= _level_map(image, members, planes, model, restorer)
-    middle = np.median(pilot.measured, axis=(0, 2, 3))[:, None, None]
-    deviation = float(model.noise_std(middle).max())
+    typical = np.median(pilot.measured, axis=(0, 2, 3))[:, None, None]
+    deviation = float(model.noise_std(typical).max())
     dithered, floor = _dithered(restorer.dtype(image.header), model, pilot, decided)
-    return ChannelGroup(members, model, pilot.scale, decided, planes, deviation, dithered, floor)
+    near = None
+    if restorer.context != "none" and isinstance(model, Whitened):
+        (alone,) = model.models  # such weights restore channels one by one
+        near = context.decide(image, members[0], planes, alone, decided["sigma"], restorer)
+    return ChannelGroup(
+        members, model, pilot.scale, decided, planes, deviation, dithered, floor, near
+    )
 
 
 def _dithered(
@@ -368,13 +376,13 @@ def sampled_tiles(
     picked = [blocks[i] for i in spread(len(blocks), min(PILOTS, len(blocks)))]
     measured, sites = [], []
     for (t, first, z), rows, cols in picked:
-        top, height = _middle(rows)
-        left, width = _middle(cols)
-        area = slice(top, top + height), slice(left, left + width)
-        tile = restorer.grid((height, width), PILOT, 0)[0]
+        area = middle(rows, PILOT), middle(cols, PILOT)
+        tile = restorer.grid(
+            (area[0].stop - area[0].start, area[1].stop - area[1].start), PILOT, 0
+        )[0]
         pixels = [image.read((t, c, z), *area).astype(np.float32) for c in members]
         measured.append(np.stack([tile.pad(each[tile.read]) for each in pixels]))
-        sites.append(((t, first, z), top, left))
+        sites.append(((t, first, z), area[0].start, area[1].start))
     return Batch(
         np.stack([model.forward(raw) for raw in measured]),  # (B, C_net, H, W) float32
         np.full(len(measured), model.sigma, np.float32),
@@ -384,12 +392,6 @@ def sampled_tiles(
         model.noise_std,
         _scale(image.header.dtype, model, restorer.card, len(members)),
     )
-
-
-def _middle(span: slice) -> tuple[int, int]:
-    """(start, length) of at most PILOT px in the middle of a range."""
-    length = min(span.stop - span.start, PILOT)
-    return span.start + (span.stop - span.start - length) // 2, length
 
 
 def _scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from restorectl.jobs import UncertaintyJob
 from restorectl.restoration import channels, intervals
 from restorectl.restoration.cleaned import cleaned
 from restorectl.restoration.intervals import Calibration, Pixels
+from restorectl.restoration.neighbours import Neighbours
 from restorectl.restoration.planes import restored_planes
 from restorectl.restoration.restorer import Restorer
 from restorectl.restoration.uncertainty import error_bars, sampling, sampling_restorer
@@ -102,7 +103,7 @@ def _sampled_pixels(
     group_of = channels.by_plane(header, groups)
     every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))
     every = max(1, every // PIXELS)
-    products = restored_planes(restorer, image, groups, report.advance)
+    products = restored_planes(Neighbours(restorer, image, group_of), report.advance)
     for plane, (_, std, _, low, high) in zip(header.planes, products, strict=True):
         if plane in group_of:
             zero = image.zero(plane[1])

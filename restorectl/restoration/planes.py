@@ -29,8 +29,10 @@ from restorectl.images.image import (
     to_dtype,
     verify_image,
 )
-from restorectl.restoration import channels, cleaned
+from restorectl.restoration import channels, cleaned, neighbours
 from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.fusion import Fused
+from restorectl.restoration.neighbours import Neighbours
 from restorectl.restoration.restorer import Batch, Restorer
 
 PLANE_PIXELS = 4 << 20  # pixels of the planes that are processed together
@@ -80,6 +82,8 @@ class Planes:
         }
         if restorer.orientations > 1:  # records of before this option know nothing of it
             parameters["orientations"] = restorer.orientations
+        if restorer.context != "none":
+            parameters |= {"context": restorer.context, "reach": job.reach}
         if job.dtype != "same":
             parameters["dtype"] = job.dtype
         if job.files.series is not None:
@@ -96,7 +100,7 @@ class Planes:
     def plan(self, image: Image, pair: Pair) -> Planned:
         """See `plan.Work`."""
         header, restorer = image.header, self.restorer
-        _, count, _, height, width = header.canonical_shape
+        times, count, depth, height, width = header.canonical_shape
         chosen = header.chosen(restorer.job.files.channels, pair.source)
         channels.require_joint(image, chosen, restorer.card.channels)
         grid = restorer.grid((height, width))
@@ -112,6 +116,9 @@ class Planes:
         together = min(len(grid), tiles_together(restorer.job.compute, grid[0].shape))
         held = sum(max(PLANE_PIXELS, height * width) * h.dtype.itemsize for h in outputs) * 2
         held += height * width * AROUND_BYTES
+        if restorer.context != "none" and times * depth > 1:
+            calls = None if calls is None else calls + 1  # the pilots
+            held += neighbours.most_held(times * depth, height * width, restorer.job.reach)
         return Planned(
             units,
             None if calls is None else calls * units,
@@ -148,9 +155,11 @@ class Planes:
                 stack.enter_context(create_image(part, made, provenance=record))
                 for part, made in zip(parts, headers, strict=False)
             ]
-            for products in restored_planes(restorer, image, groups, report.advance, guide):
+            near = Neighbours(restorer, image, channels.by_plane(header, groups))
+            for products in restored_planes(near, report.advance, guide):
                 for writer, plane in zip(writers, products, strict=True):
                     writer.put(plane)
+            neighbours.describe(outcome, groups, near)
             cleaned.describe(outcome, image, known)
         for part, made in zip(parts, headers, strict=False):
             verify_image(part, made)
@@ -166,9 +175,7 @@ class Planes:
 
 
 def restored_planes(
-    restorer: Restorer,
-    image: Image,
-    groups: Sequence[ChannelGroup],
+    near: Neighbours,
     advance: Callable[[int], None],
     guide: Image | None = None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
@@ -178,9 +185,9 @@ def restored_planes(
     guide: another method's result, an image of the same shape. Planes of channels that are restored
     together stay in memory until it is their turn in the file.
     """
+    restorer, image, group_of = near.restorer, near.image, near.group_of
     height, width = image.header.canonical_shape[3:]
     dtype, *of_maps = restorer.dtypes(image.header)
-    group_of = channels.by_plane(image.header, groups)
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
     for planes in tiles.chunks(image.header.planes, max(1, PLANE_PIXELS // (height * width))):
         together: dict[tuple[Plane, ...], ChannelGroup] = {}  # planes to restore together
@@ -192,7 +199,7 @@ def restored_planes(
             elif (t, c, z) not in ready:
                 group = group_of[t, c, z]
                 together[tuple((t, each, z) for each in group.channels)] = group
-        _restore(restorer, image, guide, together, ready, advance)
+        _restore(near, guide, together, ready, advance)
         for plane in planes:
             products = ready.pop(plane)
             if (kept := image.kept(plane)) is not None:
@@ -210,16 +217,17 @@ def copied(image: Image, plane: Plane) -> np.ndarray:
 
 
 def _restore(
-    restorer: Restorer,
-    image: Image,
+    near: Neighbours,
     guide: Image | None,
     together: Mapping[tuple[Plane, ...], ChannelGroup],
     ready: dict[Plane, tuple[np.ndarray, ...]],
     advance: Callable[[int], None],
 ) -> None:
     """Restore a few planes into `ready`, in batches of tiles of equal size."""
+    restorer, image = near.restorer, near.image
     pixels: dict[Plane, np.ndarray] = {}
     hints: dict[Plane, np.ndarray] = {}
+    averages: dict[Plane, Fused] = {}
     batches: dict[Any, list[Place]] = defaultdict(list)
     grid = restorer.grid(image.header.canonical_shape[3:])
     for planes, group in together.items():
@@ -227,6 +235,8 @@ def _restore(
             pixels[plane] = image.read(plane)
             if guide is not None:
                 hints[plane] = guide.read(plane) - image.zero(plane[1])
+            if (average := near.fused(plane)) is not None:
+                averages[plane] = average
             shape = pixels[plane].shape
             ready[plane] = tuple(np.empty(shape, d) for d in restorer.dtypes(image.header))
         for tile in grid:
@@ -235,7 +245,9 @@ def _restore(
     for (*_, shape), places in batches.items():
         for part in tiles.chunks(places, tiles_together(restorer.job.compute, shape)):
             group = part[0][0]
-            answers = restorer.restore(_batch(group, part, pixels, hints, invalid), group.decided)
+            answers = restorer.restore(
+                _batch(group, part, pixels, hints, invalid, averages), group.decided
+            )
             for (_, places_planes, tile), products in zip(part, answers, strict=True):
                 cores = tile.crop(products)  # (products, C, h, w)
                 for plane, values in zip(places_planes, cores.swapaxes(0, 1), strict=True):
@@ -267,13 +279,24 @@ def _put(
 
 
 def _batch(
-    group: ChannelGroup, places: Sequence[Place], pixels: Pixels, hints: Pixels, invalid: Pixels
+    group: ChannelGroup,
+    places: Sequence[Place],
+    pixels: Pixels,
+    hints: Pixels,
+    invalid: Pixels,
+    averages: Mapping[Plane, Fused],
 ) -> Batch:
     """Cut and whiten tiles of one channel group."""
-    model = group.model
+    model, relative = group.model, None
     measured = np.stack([_cut(pixels, place) for place in places])  # (B, C, H, W) float32
+    if averages and places[0][1][0] in averages:  # all planes of a group have one, or none
+        found = [(averages[planes[0]], tile) for _, planes, tile in places]
+        x = np.stack([tile.pad(each.x[tile.read]) for each, tile in found])[:, None]
+        relative = np.stack([tile.pad(each.level[tile.read]) for each, tile in found])[:, None]
+    else:
+        x = np.stack([model.forward(raw) for raw in measured])  # (B, C_net, H, W) float32
     return Batch(
-        np.stack([model.forward(raw) for raw in measured]),  # (B, C_net, H, W) float32
+        x,
         np.full(len(measured), model.sigma, np.float32),
         [(planes[0], tile.rows[0], tile.cols[0]) for _, planes, tile in places],
         model.inverse,
@@ -283,6 +306,7 @@ def _batch(
         np.stack([model.forward(_cut(hints, place)) for place in places]) if hints else None,
         group.floor,
         np.stack([_valid(invalid, place) for place in places]) if invalid else None,
+        relative,
     )
 
 

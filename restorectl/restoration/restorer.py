@@ -16,7 +16,7 @@ from restorectl.engine.card import Card
 from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.orientations import ALL, run_turned
 from restorectl.engine.runner import Runner, make_runner, pick_device
-from restorectl.engine.samplers import Calibrator, Decided, Method, Problem, Sampler
+from restorectl.engine.samplers import DDIM, Calibrator, Decided, Method, Problem, Sampler
 from restorectl.errors import UsageError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
@@ -44,6 +44,7 @@ class Batch:
     guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's result
     floor: float | None = None  # the smallest value of the output; see `keep_local_mean`
     valid: np.ndarray | None = None  # (B, C, H, W) bool, measured pixels; None = all
+    relative: np.ndarray | None = None  # (B, 1, H, W) float32, noise level of each pixel / image's
 
     def trusted(self, restored: np.ndarray) -> np.ndarray:
         """The measured pixels that noise can explain, unlike cosmic rays: (B, C, H, W) bool.
@@ -77,6 +78,7 @@ def _mean(samples: Samples, batch: Batch) -> np.ndarray:
 
 
 MEAN = Reduction(1, _mean)
+PILOT = DDIM.sampler(None, 1)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Restorer:
     used: Mapping[str, Weights]  # by role
     level: str = "image"  # image: one level; map: a smooth map where the noise varies
     orientations: int = 1  # in which each sample is restored, 1 or 8; all of them are reduced
+    context: str = "none"  # neighbours that help: none, auto, z, t, zt
     reduction: Reduction = MEAN
 
     @property
@@ -141,7 +144,7 @@ class Restorer:
         """One restoration (B, C_net, H, W); with a level map, blended from several levels."""
         if decided["sigma"] <= 0:
             return batch.x
-        if "log_levels" not in decided:
+        if batch.relative is not None or "log_levels" not in decided:
             return self._at(1.0, batch, decided, sample, orientation)
         size = (batch.x.shape[2], batch.x.shape[3])
         maps = [level_map.at(decided, top, left, size) for _, top, left in batch.sites]
@@ -162,6 +165,18 @@ class Restorer:
             lambda part: run_turned(self.sampler, part, decided, orientation), problem
         )
 
+    def pilot(self, x: np.ndarray, sigma: float, relative: np.ndarray | None) -> np.ndarray:
+        """Tiles (B, H, W) restored in one call; relative: of the pixels' levels to sigma."""
+        problem = self.runner.problem(
+            x[:, None],
+            np.full(len(x), min(sigma, self.card.sigma_max), np.float32),
+            [],
+            NoiseField(self.job.compute.seed),
+            relative=None if relative is None else relative[:, None],
+            steps=1,
+        )
+        return self.runner.sample(lambda part: PILOT.run(part, {}), problem)[:, 0]
+
     def _problem(self, batch: Batch, sigma: np.ndarray, sample: int) -> Problem:
         return self.runner.problem(
             batch.x,
@@ -169,6 +184,7 @@ class Restorer:
             [Site(plane, top, left) for plane, top, left in batch.sites],
             NoiseField(self.job.compute.seed, sample),
             batch.guide,
+            batch.relative,
             steps=self.job.steps,
             strength=self.job.strength,
             calibrator=self.calibrator,
@@ -215,6 +231,7 @@ def load_restorer(
         {method.task: weights} | used,
         level,
         orientations,
+        _context(job, method, weights.card, runner),
     )
 
 
@@ -242,6 +259,22 @@ def check_units(calibrator: Card, card: Card) -> None:
                 f"`calibrator_weights` {calibrator.name}: has {name} {own}, these weights"
                 f" {other}: use a calibrator that was trained for them"
             )
+
+
+def _context(job: SamplingJob, method: Method, card: Card, runner: Runner) -> str:
+    """The job's context; `auto` is `none` where the method or the network cannot use neighbours."""
+    if job.reach < 1:
+        raise UsageError(f"`reach` {job.reach}: must be at least 1")
+    one = card.value_range == "whitened" and card.channels == 1 and not card.window
+    known = job.start_step is not None  # not the level of the noise that is left by averaging
+    if one and not known and method.relative and runner.denoiser().everywhere:
+        return job.context
+    if job.context not in ("auto", "none"):
+        raise UsageError(
+            f"`context` {job.context}: this method, or these weights, cannot use neighbours: leave"
+            " it out, or use the method and the weights of `restore`"
+        )
+    return "none"
 
 
 def load_calibrator(

@@ -71,7 +71,10 @@ def sampling_restorer(job: UncertaintyJob) -> Restorer:
 def sampling(job: UncertaintyJob) -> dict[str, Any]:
     """The settings that the spread of the samples depends on, except the weights."""
     variance = job.variance if job.source == "posterior" else "ancestral"
-    return {"source": job.source, "steps": job.steps, "variance": variance}
+    found = {"source": job.source, "steps": job.steps, "variance": variance}
+    if job.context != "none":
+        found |= {"context": job.context, "reach": job.reach}
+    return found
 
 
 def error_bars(interval: float, calibration: Calibration | None) -> Reduction:

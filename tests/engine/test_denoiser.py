@@ -142,3 +142,21 @@ def test_broken_cards_name_the_entry(text, message):
 def test_cards_that_ask_for_the_unknown_are_refused(change):
     with pytest.raises(WeightsError, match=r"network|known are"):
         build(replace(CARD, **change))
+
+
+def test_a_level_for_each_pixel():
+    """An even map equals one level, and each half of a stepped one that of its own level."""
+    torch.manual_seed(0)
+    denoiser = build(CARD)
+    denoiser.net.gain.data.fill_(1)
+    assert denoiser.everywhere
+    denoiser.prepared(torch.device("cpu"), torch.float32)
+    x, levels = torch.randn(2, 1, 32, 96), torch.tensor([0.1, 0.1])
+    even = denoiser(x, levels.reshape(2, 1, 1, 1).expand(2, 1, 32, 96))
+    whole = denoiser(x, levels)
+    assert (even - whole).abs().max() < 0.1 * (whole - denoiser(x, 2 * levels)).abs().max()
+    step = torch.full((2, 1, 32, 96), 0.1)
+    step[..., 48:] = 0.4
+    there = denoiser(x, step)
+    torch.testing.assert_close(there[..., :24], even[..., :24], atol=5e-4, rtol=0)
+    assert (there[..., 72:] - even[..., 72:]).abs().max() > 0.01

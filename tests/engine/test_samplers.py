@@ -161,3 +161,25 @@ def test_inputs_are_not_mutated():
     for name in catalog.methods("restore"):
         solve(name, Problem(ideal, x, sigma, draw(0, x.shape), 3))
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp", "ancestral"])
+def test_levels_relative_to_the_tile_are_the_pixels_own(name):
+    """Half of the tile's level at each pixel is the tile at half the level."""
+    sigma = torch.tensor([0.6, 1.0], dtype=torch.float64)
+    shape = (2, 1, 8, 8)
+    given = {"draw": draw(3, shape), "steps": 4}
+    x = observed(2, 8, sigma / 2)
+
+    def told(x, sigma, condition=None):
+        s = sigma if sigma.ndim == 4 else sigma.reshape(-1, 1, 1, 1)
+        return (STD**2 * x + s**2 * MEAN) / (STD**2 + s**2)
+
+    doubled = Problem(told, x, sigma, relative=torch.full(shape, 0.5, dtype=torch.float64), **given)
+    parts = [solve(name, part) for part in (doubled, doubled.part(0, 1), doubled.part(1, 2))]
+    assert torch.equal(parts[0], torch.cat(parts[1:]))
+    if name != "dpmpp":  # whose steps are those of the tile's level
+        schedule = sigma_schedule(sigma, 4) / 2
+        rule = ddim_rule(float(name == "ancestral"))
+        half = walk(told, x, schedule, rule, draw(3, shape))
+        torch.testing.assert_close(parts[0], half)
