@@ -272,7 +272,7 @@ def _context(job: SamplingJob, method: Method, card: Card, runner: Runner) -> st
     if job.context not in ("auto", "none"):
         raise UsageError(
             f"`context` {job.context}: this method, or these weights, cannot use neighbours: leave"
-            " it out, or use the method and the weights of `restore`"
+            " it out, or use those that `restorectl restore` takes by itself"
         )
     return "none"
 
