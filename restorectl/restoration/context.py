@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
-from restorectl.images.blocks import Planes, middle, sampled, spread
+from restorectl.images.blocks import Planes, middle, sampled, spread, varied
 from restorectl.images.header import Plane
 from restorectl.images.image import Image
 from restorectl.intensity.whitening import Intensity
@@ -193,10 +193,13 @@ def _places(
             for p in around(plane, shape, axis, reach)
             if planes is None or (p[0], p[2]) in planes
         }
-        if not near:
+        found = {key: image.read(p, *area) for key, p in near.items()}
+        found = {key: pixels for key, pixels in found.items() if varied(pixels)}
+        centre = image.read(plane, *area)
+        if not found or not varied(centre):
             continue
-        every = [plane, *near.values()]
-        x = np.stack([model.forward(image.read(each, *area)) for each in every])
+        every = [plane, *(near[key] for key in found)]
+        x = np.stack([model.forward(pixels) for pixels in (centre, *found.values())])
         pilots = clean(x)
         numbers = random.standard_normal((2, *x.shape[1:]), np.float32)
         if along is None:  # differences of differences of white noise: 4 times its variance
@@ -210,10 +213,10 @@ def _places(
         due = _local(_diagonal(numbers[0] - (tried[0] - pilots[0]) / np.float32(ADDED)))
         share = _local(_diagonal(numbers[0])) / np.maximum(due, 1e-12)
         invalid = [image.invalid(each) for each in every]
-        valid = [None if found is None else ~found[area] for found in invalid]
+        valid = [None if each is None else ~each[area] for each in invalid]
         own, *rest = map(Seen, x, pilots, valid)
         others: dict[str, list[tuple[int, Seen]]] = {axis: [] for axis in axes}
-        for (axis, step), seen in zip(near, rest, strict=True):
+        for (axis, step), seen in zip(found, rest, strict=True):
             others[axis].append((step, seen))
         places.append(Place(own, Seen(again, tried[0]), numbers[0], share, error, others))
     return places

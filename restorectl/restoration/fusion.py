@@ -133,9 +133,11 @@ def aligned(own: Seen, other: Seen, due: Floats) -> Seen:
 
 
 def misfit(own: Seen, other: Seen, due: Floats) -> float:
-    """Mean of log(1 + squared difference of the pilots / the expected one)."""
+    """Mean of log(1 + squared difference of the pilots / the expected one), where it is valid."""
     found = np.log1p(np.square(own.pilot - other.pilot) / due)
-    return float(found.mean() if other.valid is None else found[other.valid].mean())
+    if other.valid is None:
+        return float(found.mean())
+    return float(found[other.valid].mean()) if other.valid.any() else 0.0
 
 
 def _better(own: Seen, now: Seen, then: Seen, due: Floats) -> Seen:
