@@ -23,7 +23,7 @@ def options():
         command = waiting.pop()
         waiting += getattr(command, "commands", {}).values()
         for parameter in command.params:
-            found |= set(parameter.opts)
+            found |= {*parameter.opts, *parameter.secondary_opts}
     return found
 
 
