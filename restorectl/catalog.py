@@ -1,7 +1,8 @@
 """The choices that users have, as tables: one row per choice, with its help line.
 
-Help texts, option choices, README tables and contract tests come from the rows. Targets are
-strings, imported on use, so reading a table imports nothing. FORMATS is in order of priority.
+Help texts, option choices, tables of the documentation and contract tests come from the rows.
+Targets are strings, imported on use, so reading a table imports nothing. FORMATS is in order of
+priority.
 """
 
 from dataclasses import dataclass

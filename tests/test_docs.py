@@ -1,4 +1,4 @@
-"""What the README says is what the tool does: tables are generated, commands are executed."""
+"""What the documentation says is what the tool does: tables are generated, commands executed."""
 
 import re
 import shlex
@@ -11,9 +11,10 @@ import pytest
 from restorectl.catalog import methods
 from restorectl.cli.app import app
 from tests.command import run
-from tests.readme import README, filled
+from tests.documents import DOCS, PAGES, README, ROOT, filled, generated
 
-TEXT = README.read_text("utf-8")
+FIRST = README.read_text("utf-8")
+TEXT = "".join(page.read_text("utf-8") for page in PAGES)
 BLOCKS = re.findall(r"```\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [
     commands
@@ -34,18 +35,19 @@ QUICK = {  # options that only cut what a command takes
 
 
 def test_generated_tables_are_up_to_date():
-    assert filled(TEXT) == TEXT, "run: python -m tests.readme"
+    assert filled(TEXT) == TEXT, "run: python -m tests.documents"
+    assert all(TEXT.count(f"<!-- generated: {name} -->") == 1 for name in generated())
 
 
 def test_the_table_of_the_papers_is_up_to_date():
-    python = [sys.executable, str(README.parent / "tests/benchmarks/bench_papers.py")]
+    python = [sys.executable, str(ROOT / "tests/benchmarks/bench_papers.py")]
     shown = subprocess.run([*python, "--show"], capture_output=True, text=True, check=True).stdout
-    document = README.parent / "restorectl/docs/papers.md"
+    document = DOCS / "papers.md"
     assert document.read_text("utf-8") == shown, "run: bench_papers.py --write"
 
 
 def test_options_in_the_table_of_the_papers_exist():
-    text = (README.parent / "restorectl/docs/papers.md").read_text("utf-8")
+    text = (DOCS / "papers.md").read_text("utf-8")
     for command, options in re.findall(r"`restorectl (\w+)([^`]*)`", text):
         shown = run(command, "--help", env={"COLUMNS": "200"}).stdout
         assert set(re.findall(r"--[a-z0-9-]+", options)) <= set(re.findall(r"--[a-z0-9-]+", shown))
@@ -57,11 +59,11 @@ def test_there_are_commands_to_execute():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("commands", COMMANDS, ids=lambda commands: commands[0])
-def test_commands_of_the_readme_work(commands, tmp_path):
-    """Block by block, in the order of the README; what takes long is cut short."""
-    (tmp_path / "tests").symlink_to(README.parent / "tests")
+def test_commands_of_the_documentation_work(commands, tmp_path):
+    """Block by block, each in a new folder; what takes long is cut short."""
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
     for name, folder in FOLDERS.items():
-        (tmp_path / name).symlink_to(README.parent / "tests/data" / folder)
+        (tmp_path / name).symlink_to(ROOT / "tests/data" / folder)
     for command in commands:
         words = shlex.split(command)[1:]
         words += QUICK.get(words[0], [])
@@ -69,7 +71,7 @@ def test_commands_of_the_readme_work(commands, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_option_the_readme_names_exists():
+def test_every_option_the_documentation_names_exists():
     commands = {str(each.name) for each in app.registered_commands} | {"weights"}
     helps = ""
     for name in sorted(commands):
@@ -82,19 +84,25 @@ def test_every_sampler_is_documented():
     assert all(f"`{name}`" in TEXT for name in methods("restore"))
 
 
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(FIRST.splitlines()) <= 200
+    linked = re.findall(r"\]\(([^)]+)\)", FIRST)
+    assert {ROOT / each for each in linked} >= set(DOCS.glob("*.md"))
+    assert all((ROOT / each).exists() for each in linked)
+
+
 def test_ci_calls_the_readme_s_test_command():
-    script = (README.parent / ".ci/run").read_text("utf-8")
+    script = (ROOT / ".ci/run").read_text("utf-8")
     assert "<!-- test command -->" in script
     assert re.search(
-        r"<!-- test command -->\n```\npython -m pip install .* python -m pytest\n```", TEXT
+        r"<!-- test command -->\n```\npython -m pip install .* python -m pytest\n```", FIRST
     )
 
 
 def test_the_project_speaks_of_itself_alone():
-    root = README.parent
-    paths = [p for p in root.rglob("*") if p.suffix in (".py", ".md", ".yaml", ".toml")]
+    paths = [p for p in ROOT.rglob("*") if p.suffix in (".py", ".md", ".yaml", ".toml")]
     for path in paths:
-        if any(part.startswith(".") or part == "runs" for part in path.relative_to(root).parts):
+        if any(part.startswith(".") or part == "runs" for part in path.relative_to(ROOT).parts):
             continue
         assert "/wo" + "rk/" not in path.read_text("utf-8"), path
-    assert Path(root / "LICENSE").exists()
+    assert Path(ROOT / "LICENSE").exists()

@@ -13,6 +13,7 @@ import restorectl
 from restorectl.cli import (
     calibrate,
     denoise,
+    docs,
     evaluate,
     restore,
     superres3d,
@@ -69,6 +70,7 @@ app.command("uncertainty", epilog=EPILOG)(uncertainty.uncertainty)
 app.command("train", epilog=EPILOG)(train.train)
 app.command("calibrate", epilog=EPILOG)(calibrate.calibrate)
 app.command("evaluate", epilog=EPILOG)(evaluate.evaluate)
+app.command("docs", epilog=EPILOG)(docs.docs)
 app.add_typer(weights.app, name="weights", epilog=EPILOG)
 
 

@@ -268,15 +268,33 @@ def carry_out(row: Row, folder: Path) -> str:
     return f"done in {time.monotonic() - start:.1f} s"
 
 
+PAPERS = {
+    "RSCD": "Lyu et al., Step-Calibrated Diffusion for Biomedical Optical Image Restoration",
+    "DDPM microscopy": "Osuna-Vargas et al., Denoising diffusion models for high-resolution"
+    " microscopy image restoration, arXiv 2409.12078",
+    "MSDSR": "Jiang et al., Super-resolution of biomedical volumes with 2D supervision",
+    "Baikal": "Chaudhary et al., Baikal: Unpaired Denoising of Fluorescence Microscopy Images"
+    " using Diffusion Models, MICCAI",
+}
+
+
 def document() -> str:
     """papers.md: the table in Markdown."""
     lines = [
-        "# What the papers show, and the commands that make it",
+        "# The papers, and the commands that make what they show",
         "",
-        "`noisy`, `clean` (the same fields) and `good` (other fields of high quality) are folders",
-        "of images, `whole.tif` is a stack and `thin.tif` every second plane of it. The README",
-        "names the papers. `python tests/benchmarks/bench_papers.py` runs every row on small",
-        "images.",
+        "restorectl builds on four systems; help texts and docstrings name them like this:",
+        "",
+        "| name | paper |",
+        "|---|---|",
+        *(f"| {name} | {paper} |" for name, paper in PAPERS.items()),
+        "",
+        "Where a paper and its published code differ, there is an option for each; the default is",
+        "what measured best on real images.",
+        "",
+        "In the commands, `noisy`, `clean` (the same fields) and `good` (other fields of high",
+        "quality) are folders of images, `whole.tif` is a stack and `thin.tif` every second plane",
+        "of it. `python tests/benchmarks/bench_papers.py` runs every row on small images.",
         "",
         "| system | table or figure | what | command | not done, or done differently |",
         "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""The README's section `On a server` is executed: cron line, SLURM array, table of exit codes."""
+"""The page on servers is executed: cron line, SLURM array, table of exit codes."""
 
 import json
 import os
@@ -17,15 +17,11 @@ import pytest
 
 from restorectl import errors
 from tests.chaos.folders import fill
-from tests.readme import README
+from tests.documents import DOCS, ROOT
 
-FOUND = re.search(r"^## On a server\n(.*?)(?=^## )", README.read_text("utf-8"), re.M | re.S)
+TEXT = (DOCS / "servers.md").read_text("utf-8")
 IMAGES = 2
-pytestmark = [
-    pytest.mark.skipif(FOUND is None, reason="README.md has no section 'On a server'"),
-    pytest.mark.slow,
-]
-TEXT = FOUND[1] if FOUND else ""
+pytestmark = pytest.mark.slow
 BLOCKS = {
     name: textwrap.dedent(block)
     for name, block in re.findall(r"<!-- (\w+) -->\n\n((?:    .*\n)+)", TEXT)
@@ -51,7 +47,7 @@ def shell(place, script, **more):
     environment = {"PATH": f"{place / 'bin'}:/usr/bin:/bin", "OMP_NUM_THREADS": "1", **more}
     return subprocess.run(
         ["/bin/sh", "-c", script.replace("/data/", f"{place}/data/")],
-        cwd=README.parent,
+        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
@@ -146,7 +142,7 @@ def test_busy_and_interrupted(place):
         line,
         cwd=place / "data",
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(README.parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     until = time.monotonic() + 60
     while not images(place) if (place / "data/restored").exists() else True:

@@ -1,4 +1,4 @@
-"""The generated parts of README.md. `python -m tests.readme` writes them; a test compares them."""
+"""The generated parts of the documentation: `python -m tests.documents` writes them."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 from restorectl.catalog import FORMATS, METRICS, Row, methods
 from restorectl.weights.registry import PACKAGED, read_registry
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCS = ROOT / "restorectl/docs"
+PAGES = (README, *sorted(DOCS.glob("*.md")))
 
 
 def rows(header: str, lines: list[str]) -> str:
@@ -42,15 +45,13 @@ def generated() -> dict[str, str]:
 
 
 def filled(text: str) -> str:
-    """`text` with every generated part renewed."""
+    """A page with every generated part renewed."""
     for name, part in generated().items():
         pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda m, p=part: f"{m[1]}{p}\n{m[2]}", text, flags=re.DOTALL
-        )
-        assert count == 1, f"README.md has {count} places for '{name}'"
+        text = re.sub(pattern, lambda m, p=part: f"{m[1]}{p}\n{m[2]}", text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text("utf-8")), "utf-8")
