@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import CodeBlock, Heading, Markdown, TableElement
 from rich.table import Table
 from rich.text import Text
+from rich.theme import Theme
 
 from restorectl.cli import options as opt
 from restorectl.cli.options import argument
@@ -18,6 +19,9 @@ from restorectl.errors import UsageError
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 WIDTH = 80  # of a line that is read easily, and of a small terminal
+THEME = Theme(
+    {"markdown.h1": "bold", "markdown.h2": "bold", "markdown.code": "cyan"}
+)  # legible on dark and light terminals
 FEW = 3  # so many columns can be narrowed by breaking lines in their cells
 
 
@@ -39,7 +43,7 @@ def docs(
         raise UsageError(
             f"docs {topic}: no such topic; did you mean {near}? `restorectl docs` lists all"
         )
-    console = Console(force_terminal=sys.stdout.isatty(), highlight=False)
+    console = Console(force_terminal=sys.stdout.isatty(), highlight=False, theme=THEME)
     if not console.is_terminal:
         console.width = WIDTH
     text = re.sub(r"<!--.*?-->\n?", "", pages[topic]).replace("<br>", " · ")
@@ -53,7 +57,7 @@ class _Heading(Heading):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.text
-        yield Text(("=" if self.tag == "h1" else "-") * self.text.cell_len, "bold")
+        yield Text(("=" if self.tag == "h1" else "-") * self.text.cell_len)
 
 
 class _Commands(CodeBlock):
