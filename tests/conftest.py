@@ -8,6 +8,9 @@ import pytest
 
 from tests import command
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_report_header() -> str:
     """Versions from the installed metadata: importing torch here would cost every run a second."""

@@ -95,7 +95,7 @@ def test_ci_calls_the_readme_s_test_command():
     script = (ROOT / ".ci/run").read_text("utf-8")
     assert "<!-- test command -->" in script
     assert re.search(
-        r"<!-- test command -->\n```\npython -m pip install .* python -m pytest\n```", FIRST
+        r"<!-- test command -->\n```\npython -m pip install .* python -m pytest -n 2 .*\n```", FIRST
     )
 
 

@@ -7,15 +7,13 @@ import pytest
 from tests.chaos.folders import digests, fill
 from tests.server import Server
 
-FIGURES = pytest.StashKey()
+FIGURE = "figure"  # name of the property
 
 
-def pytest_configure(config):
-    config.stash[FIGURES] = []
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    lines = config.stash.get(FIGURES, [])
+def pytest_terminal_summary(terminalreporter):
+    """Lines of tests, also of those that ran in another process."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    lines = [line for r in reports for name, line in r.user_properties if name == FIGURE]
     if lines:
         terminalreporter.section("chaos")
         for line in lines:
@@ -25,7 +23,7 @@ def pytest_terminal_summary(terminalreporter, config):
 @pytest.fixture
 def figure(request):
     """Notes a line for the end of the run."""
-    return request.config.stash.setdefault(FIGURES, []).append
+    return lambda line: request.node.user_properties.append((FIGURE, line))
 
 
 @pytest.fixture(scope="session")
