@@ -178,9 +178,7 @@ def _advance(
     """x after block `number`. The chain itself runs in x = x0 + sigma n, as in all samplers."""
     abar = torch.tensor(table.abar, dtype=torch.float64)
     length = int(block.count.max())
-    offset = (
-        number * s.every
-    )  # of the noise field: no tile takes more steps, except in its last block
+    offset = number * s.every  # in the noise field; only in its last block a tile takes more steps
     k = torch.arange(length + 1)[:, None]
     index = torch.maximum(block.start - k, block.start - block.count)  # (length + 1, B)
     sigmas = torch.from_numpy(table.sigmas().copy())[index].to(x)

@@ -170,11 +170,11 @@ def _believed(
     if parts == [None]:
         return [(planes, (told,))]
     found: list[tuple[Planes, tuple[whitening.Intensity]]] = []
-    for part in (frozenset(places) & part for part in parts if part):
-        if part:
-            blocks = sampled_pixels(image, channel, part)
-            alone = fit(image, channel, noise, part)
-            found.append((part, (evidence.believed(alone, blocks, noise, prior.clean),)))
+    for part in parts:
+        if here := frozenset(places) & (part or frozenset()):
+            blocks = sampled_pixels(image, channel, here)
+            alone = fit(image, channel, noise, here)
+            found.append((here, (evidence.believed(alone, blocks, noise, prior.clean),)))
     return found
 
 

@@ -27,6 +27,7 @@ from restorectl.images.header import Plane
 from restorectl.images.image import Image
 from restorectl.intensity.whitening import Intensity
 from restorectl.restoration import fusion
+from restorectl.restoration.evidence import finest
 from restorectl.restoration.fusion import Expected, Floats, Seen
 from restorectl.restoration.restorer import Restorer
 
@@ -203,15 +204,15 @@ def _places(
         pilots = clean(x)
         numbers = random.standard_normal((2, *x.shape[1:]), np.float32)
         if along is None:  # differences of differences of white noise: 4 times its variance
-            numbers *= np.sqrt(_local(_diagonal(x[0] - pilots[0])) / 4)
+            numbers *= np.sqrt(_local(finest(x[0] - pilots[0])) / 4)
         else:
             numbers = _coloured(numbers, along) * np.sqrt(_local(x[0] - pilots[0]))
         again = pilots[0] + np.float32(np.sqrt(1 - ADDED**2)) * (x[0] - pilots[0])
         again += np.float32(ADDED) * numbers[0]
         tried = clean(np.stack([again, pilots[0] + numbers[1]]))
         error = float(np.mean(np.square(tried[1] - pilots[0])))
-        due = _local(_diagonal(numbers[0] - (tried[0] - pilots[0]) / np.float32(ADDED)))
-        share = _local(_diagonal(numbers[0])) / np.maximum(due, 1e-12)
+        due = _local(finest(numbers[0] - (tried[0] - pilots[0]) / np.float32(ADDED)))
+        share = _local(finest(numbers[0])) / np.maximum(due, 1e-12)
         invalid = [image.invalid(each) for each in every]
         valid = [None if each is None else ~each[area] for each in invalid]
         own, *rest = map(Seen, x, pilots, valid)
@@ -241,7 +242,7 @@ def _shared(places: Sequence[Place], axis: str) -> float:
     products, squares = 0.0, 0.0
     for place in places:
         own, *others = (
-            _diagonal(seen.x - seen.pilot)
+            finest(seen.x - seen.pilot)
             for step, seen in [(1, place.own), *place.others[axis]]
             if abs(step) == 1
         )
@@ -250,11 +251,6 @@ def _shared(places: Sequence[Place], axis: str) -> float:
             squares += float(np.linalg.norm(own) * np.linalg.norm(other))
     found = products / max(squares, 1e-30)
     return found if found > SHARED else 0.0
-
-
-def _diagonal(values: Floats) -> Floats:
-    """The highest frequencies: differences of differences, (Y, X) -> the same."""
-    return np.asarray(np.diff(np.diff(values, axis=0, append=0), axis=1, append=0))
 
 
 def _local(values: Floats) -> Floats:

@@ -171,7 +171,7 @@ class Witness:
         diagonal, fine = (
             _means(np.square(part(removed)), CELL)
             / np.maximum(_means(np.square(part(expected)), CELL), 1e-12)
-            for part in (_diagonal, _band)
+            for part in (finest, _band)
         )
         stable = np.maximum(_means(self._stabilised(clean), CELL), STABLE)
         levels = level * np.sqrt(diagonal / stable)
@@ -224,10 +224,9 @@ def believed(
         if model.sigma <= 0 or not tiles.size:
             return model
         noise = model.noise
-        numbers = np.random.default_rng(0).standard_normal(tiles.shape, np.float32)
-        witness = Witness(tiles, numbers, model, denoise)
-        lowered = Verdict(noise.level)  # once is enough
-        verdict = _bounded(witness, lowered) if reasons else weigh(witness)
+        witness = Witness(tiles, _numbers(tiles), model, denoise)
+        # what was lowered by its slope is not lowered again
+        verdict = _bounded(witness, Verdict(noise.level)) if reasons else weigh(witness)
         belief, reasons = min(belief, verdict.belief), reasons or verdict.reasons
         rescale = not (fixed or verdict.shared or verdict.level >= AGREE * noise.level)
         if rescale:
@@ -249,6 +248,7 @@ def believed(
             1.0 if rescale else verdict.level,
             along=verdict.along,
             uneven=verdict.uneven,
+            # a new estimate knows nothing of earlier doubts, the same one has them already
             belief=belief if rescale else verdict.belief,
             reasons=reasons,
         )
@@ -263,9 +263,14 @@ def white_level(model: Intensity, blocks: Sequence[Floats], denoise: Denoise) ->
     tiles = _tiles(blocks, model)[:2]
     if not tiles.size:
         return float("nan")
-    numbers = np.random.default_rng(0).standard_normal(tiles.shape, np.float32)
-    level = Witness(tiles, numbers, model, denoise).respond(model.noise.level).white
+    witness = Witness(tiles, _numbers(tiles), model, denoise)
+    level = witness.respond(model.noise.level).white
     return level if level > 0 else float("nan")
+
+
+def _numbers(tiles: Floats) -> Floats:
+    """Standard normal numbers, always the same."""
+    return np.random.default_rng(0).standard_normal(tiles.shape, np.float32)
 
 
 def _tiles(blocks: Sequence[Floats], model: Intensity) -> Floats:
@@ -404,9 +409,9 @@ def _band(tiles: Floats) -> Floats:
     return np.asarray(_smooth(tiles, 0.6) - _smooth(tiles, 1.0))
 
 
-def _diagonal(tiles: Floats) -> Floats:
-    """The highest frequencies: differences of differences, (B, H, W) -> the same."""
-    return np.asarray(np.diff(np.diff(tiles, axis=1, append=0), axis=2, append=0))
+def finest(tiles: Floats) -> Floats:
+    """The highest frequencies: differences of differences, (..., H, W) -> the same."""
+    return np.asarray(np.diff(np.diff(tiles, axis=-2, append=0), axis=-1, append=0))
 
 
 def _smooth(tiles: Floats, sigma: float) -> Floats:

@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import fft, ndimage
 
+from restorectl.images.blocks import middle
+
 Floats = np.ndarray
 
 PATCH = 1.5  # px, of the Gaussian over which pilots are compared
@@ -170,7 +172,7 @@ def shift_between(own: Floats, other: Floats) -> tuple[float, float]:
     The peak of the cross-correlation of middle parts, refined by Gauss-Newton steps (Lucas, Kanade
     1981).
     """
-    rows, cols = (_middle(length) for length in own.shape)
+    rows, cols = (middle(slice(0, length), SIDE) for length in own.shape)
     mine, its = (_band(each[rows, cols]) for each in (own, other))
     window = np.hanning(mine.shape[0] + 2)[1:-1, None] * np.hanning(mine.shape[1] + 2)[1:-1]
     window = window.astype(np.float32)
@@ -219,11 +221,6 @@ def _kernel(by: float) -> Floats:
     places = np.arange(-TAPS, TAPS + 1) + (by - round(by))
     kernel = np.sinc(places) * np.cos(places * (np.pi / 2 / (TAPS + 1))) ** 2
     return np.asarray(kernel / kernel.sum())
-
-
-def _middle(length: int) -> slice:
-    start = max(0, (length - SIDE) // 2)
-    return slice(start, start + min(length, SIDE))
 
 
 def _band(values: Floats) -> Floats:

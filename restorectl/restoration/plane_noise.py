@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.cluster import hierarchy
 
 from restorectl.errors import InputError
+from restorectl.images.blocks import middle
 from restorectl.images.header import Plane
 from restorectl.images.image import Image
 from restorectl.intensity.noise import estimate, nonparametric_level
@@ -36,7 +37,7 @@ def alike(image: Image, channel: int, model: Intensity) -> np.ndarray:
     found = np.zeros((times, depth))
     if model.sigma <= 0 or found.size == 1:
         return found.astype(int)
-    rows, cols = (_middle(length) for length in (height, width))
+    rows, cols = (middle(slice(0, length), SIDE) for length in (height, width))
     planes = [(t, channel, z) for t in range(times) for z in range(depth)]
     levels = np.array([_levels(image, plane, rows, cols, model) for plane in planes])
     pixels = (rows.stop - rows.start) * (cols.stop - cols.start)
@@ -59,11 +60,6 @@ def grouped(levels: np.ndarray, scatter: float) -> np.ndarray:
     values, place = np.unique(np.round(smooth / ROUNDING), return_inverse=True)
     tree = hierarchy.linkage(values[:, None] * ROUNDING, "complete")
     return np.asarray(hierarchy.fcluster(tree, FINE, "distance")[place].reshape(levels.shape))
-
-
-def _middle(length: int) -> slice:
-    start = max(0, (length - SIDE) // 2)
-    return slice(start, min(start + SIDE, length))
 
 
 def _levels(

@@ -13,7 +13,7 @@ from restorectl.errors import UsageError
 from restorectl.jobs import RestoreJob
 from restorectl.restoration import step_map
 from restorectl.restoration.planes import Planes
-from restorectl.restoration.restorer import SCHEDULE, load_restorer
+from restorectl.restoration.restorer import SCHEDULE, load_restorer, refuse_beside_start_step
 
 
 def restore(job: RestoreJob, report: Report) -> list[Outcome]:
@@ -62,23 +62,17 @@ def _settings(job: RestoreJob, method: Method) -> Any:
                 f"`{name}` {value} has no effect with `sampler` {job.sampler}: leave it out, or use"
                 f" {other}"
             )
-    measured = {
-        "recalibrate": job.recalibrate or None,
-        "rounds": job.rounds,
-        "step_map": job.step_map,
-        "level": "map" if job.level == "map" else None,
-    }
-    for name, value in measured.items():
-        if value is not None and job.start_step is not None:
-            raise UsageError(
-                f"`{name}` {value} has no effect with `start_step`, which measures nothing: leave"
-                " one of them out"
-            )
+    if job.start_step is not None:
+        measured = {
+            "recalibrate": job.recalibrate or None,
+            "rounds": job.rounds,
+            "step_map": job.step_map,
+            "level": "map" if job.level == "map" else None,
+        }
+        refuse_beside_start_step(measured)
     if not looped:
         return method.settings(job.preset, job.sampler)
-    every, rounds = job.recalibrate, job.rounds
-    if job.start_step is not None:
-        every = 0  # without a calibrator
-    numbers = {"every": every, "rounds": rounds, "schedule": job.schedule}
+    every = job.recalibrate if job.start_step is None else 0  # 0: without a calibrator
+    numbers = {"every": every, "rounds": job.rounds, "schedule": job.schedule}
     given = {name: value for name, value in numbers.items() if value is not None}
     return method.settings(job.preset, job.sampler, **given)

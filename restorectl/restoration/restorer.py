@@ -219,7 +219,10 @@ def load_restorer(
         for found in used.values():
             check_units(found.card, weights.card)
     else:
-        _refuse_without_calibrator(job)
+        default = SamplingJob(job.files)
+        options = ("strength", "calibrator", "calibrator_weights")
+        given = [name for name in options if getattr(job, name) != getattr(default, name)]
+        refuse_beside_start_step({name: getattr(job, name) for name in given})
         calibrator, used = FixedStep(job.start_step, schedule, weights.card.sigma_max), {}
         level = "image"
     return Restorer(
@@ -235,11 +238,10 @@ def load_restorer(
     )
 
 
-def _refuse_without_calibrator(job: SamplingJob) -> None:
-    """Raises UsageError for options of a calibrator: a job with `start_step` has none."""
-    default = SamplingJob(job.files)
-    for name in ("strength", "calibrator", "calibrator_weights"):
-        if (value := getattr(job, name)) != getattr(default, name):
+def refuse_beside_start_step(values: Mapping[str, Any]) -> None:
+    """Raises UsageError for the first value that is not None: such a job measures nothing."""
+    for name, value in values.items():
+        if value is not None:
             raise UsageError(
                 f"`{name}` {value} has no effect with `start_step`, which measures nothing: leave"
                 " one of them out"

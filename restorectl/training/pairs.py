@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restorectl.errors import InputError, NoInputError, blamed
-from restorectl.images.blocks import sampled_pixels
+from restorectl.images.blocks import middle, sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import open_image
 from restorectl.intensity import whitening
@@ -187,8 +187,7 @@ def _check_shift(
 
 def _middle(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     """The middle of a plane, at most LARGEST px per side."""
-    cuts = [max(0, (n - LARGEST) // 2) for n in plane.shape]
-    return plane[cuts[0] : cuts[0] + LARGEST, cuts[1] : cuts[1] + LARGEST]
+    return plane[tuple(middle(slice(0, length), LARGEST) for length in plane.shape)]
 
 
 class PairReader:

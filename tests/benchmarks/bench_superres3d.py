@@ -15,7 +15,7 @@ import math
 import resource
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -130,31 +130,38 @@ def stacks() -> dict[str, np.ndarray]:
     return found
 
 
-def dropped() -> None:
-    rows = []
-    for name, planes in stacks().items():
+def hiding(
+    found: Iterable[tuple[str, np.ndarray]],
+) -> Iterator[tuple[str, int, np.ndarray, np.ndarray, float]]:
+    """(name, factor, true planes, which of them are hidden, range of values) for x2 and x4."""
+    for name, planes in found:
         for factor in (2, 4):
             count = (len(planes) - 1) // factor * factor + 1
-            if count <= 2 * factor:
-                continue
-            truth, hidden = planes[:count], np.arange(count) % factor != 0
-            span = float(np.percentile(truth, 99.9) - np.percentile(truth, 0.5))
-            cells: list[object] = [f"{name} x{factor}"]
-            scores = {}
-            for way in (*PLAIN, "diffusion"):
-                if way in PLAIN:
-                    image = interpolation.interpolated(truth[::factor], factor, PLAIN[way])
-                else:
-                    image = made(truth[::factor], factor)
-                assert np.array_equal(image[~hidden], truth[::factor]), name
-                both = zip(image[hidden], truth[hidden], strict=True)
-                similar = np.mean([structural_similarity(a, b, data_range=span) for a, b in both])
-                scores[way] = decibels(image[hidden], truth[hidden], span)
-                distance = slice_distance(image, truth, span)
-                cells.append(f"{scores[way]:.2f} {similar:.3f} {distance:.2f}")
-            gain = scores["diffusion"] - max(scores[way] for way in PLAIN)
-            rows.append([*cells, f"{gain:+.2f}"])
-            print(*rows[-1], flush=True)
+            if count > 2 * factor:
+                truth, hidden = planes[:count], np.arange(count) % factor != 0
+                span = float(np.percentile(truth, 99.9) - np.percentile(truth, 0.5))
+                yield name, factor, truth, hidden, span
+
+
+def dropped() -> None:
+    rows = []
+    for name, factor, truth, hidden, span in hiding(stacks().items()):
+        cells: list[object] = [f"{name} x{factor}"]
+        scores = {}
+        for way in (*PLAIN, "diffusion"):
+            if way in PLAIN:
+                image = interpolation.interpolated(truth[::factor], factor, PLAIN[way])
+            else:
+                image = made(truth[::factor], factor)
+            assert np.array_equal(image[~hidden], truth[::factor]), name
+            both = zip(image[hidden], truth[hidden], strict=True)
+            similar = np.mean([structural_similarity(a, b, data_range=span) for a, b in both])
+            scores[way] = decibels(image[hidden], truth[hidden], span)
+            distance = slice_distance(image, truth, span)
+            cells.append(f"{scores[way]:.2f} {similar:.3f} {distance:.2f}")
+        gain = scores["diffusion"] - max(scores[way] for way in PLAIN)
+        rows.append([*cells, f"{gain:+.2f}"])
+        print(*rows[-1], flush=True)
     table(["stack (PSNR SSIM distance)", *PLAIN, "diffusion", "over the best"], rows)
 
 
@@ -178,26 +185,20 @@ def middle(planes: np.ndarray) -> np.ndarray:
 
 def choices(found: Iterable[tuple[str, np.ndarray]]) -> None:
     rows, short = [], []
-    for name, planes in found:
-        for factor in (2, 4):
-            count = (len(planes) - 1) // factor * factor + 1
-            if count <= 2 * factor:
-                continue
-            truth, hidden = planes[:count], np.arange(count) % factor != 0
-            span = float(np.percentile(truth, 99.9) - np.percentile(truth, 0.5))
-            linear, cubic = (interpolation.interpolated(truth[::factor], factor, PLAIN[kind])
-                             for kind in ("linear", "cubic"))  # fmt: skip
-            model = made(truth[::factor], factor, "--anchor", "linear", "--strength", 1)
-            chosen, told = run(truth[::factor], factor)
-            assert np.array_equal(chosen[~hidden], truth[::factor]), name
-            scores = [round(decibels(image[hidden], truth[hidden], span), 2)
-                      for image in (linear, cubic, model, chosen)]  # fmt: skip
-            mix = told["details"]["mix"]["0"]
-            shares = " ".join(f"{mix[part]:.2f}" for part in ("model", "cubic", "linear"))
-            over = scores[3] - max(scores[:2])
-            rows.append([f"{name} x{factor}", *scores, f"{over:+.2f}", shares])
-            print(*rows[-1], "unsure" if "unsure" in mix else "", flush=True)
-            short += [name] if over < -0.3 else []
+    for name, factor, truth, hidden, span in hiding(found):
+        linear, cubic = (interpolation.interpolated(truth[::factor], factor, PLAIN[kind])
+                         for kind in ("linear", "cubic"))  # fmt: skip
+        model = made(truth[::factor], factor, "--anchor", "linear", "--strength", 1)
+        chosen, told = run(truth[::factor], factor)
+        assert np.array_equal(chosen[~hidden], truth[::factor]), name
+        scores = [round(decibels(image[hidden], truth[hidden], span), 2)
+                  for image in (linear, cubic, model, chosen)]  # fmt: skip
+        mix = told["details"]["mix"]["0"]
+        shares = " ".join(f"{mix[part]:.2f}" for part in ("model", "cubic", "linear"))
+        over = scores[3] - max(scores[:2])
+        rows.append([f"{name} x{factor}", *scores, f"{over:+.2f}", shares])
+        print(*rows[-1], "unsure" if "unsure" in mix else "", flush=True)
+        short += [name] if over < -0.3 else []
     table(["stack", "linear", "cubic", "model", "chosen", "over interpolation", "shares"], rows)
     print(f"{len(short)} of {len(rows)} more than 0.3 dB below the better interpolation: {short}")
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from restorectl.cli import docs
+from restorectl.cli import pages
 from restorectl.cli.app import app
 from tests.command import run
 from tests.documents import DOCS
@@ -29,7 +29,7 @@ def test_without_a_topic_all_are_listed():
 def test_a_page_fits_80_columns_and_loses_no_word(topic):
     text = shown(topic)
     assert "\x1b" not in text
-    long = [line for line in text.splitlines() if len(line) > docs.WIDTH]
+    long = [line for line in text.splitlines() if len(line) > pages.WIDTH]
     assert all(line.startswith("    ") for line in long)  # commands are never broken
     source = re.sub(
         r"<!--.*?-->|<br>|^ *(-|\d+\.) |\]\([^)]*\)",
@@ -50,9 +50,9 @@ def test_an_unknown_topic_names_the_nearest():
 
 
 def test_a_wide_terminal_shows_wide_tables(monkeypatch):
-    page = docs._Page("| a | b | c | d |\n|---|---|---|---|\n| 1 | " + "x" * 90 + " | 3 | 4 |\n")
+    page = pages.Page("| a | b | c | d |\n|---|---|---|---|\n| 1 | " + "x" * 90 + " | 3 | 4 |\n")
     for width, joined in ((120, False), (80, True)):
-        console = docs.Console(width=width)
+        console = pages.Console(width=width)
         with console.capture() as told:
             console.print(page, width=80, crop=False)
         assert ("d: 4" in told.get()) == joined
