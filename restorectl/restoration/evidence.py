@@ -51,7 +51,7 @@ EDGE, DIM = (0.4, 0.125), 10.0  # slopes below and above; photons
 LEFT = 0.3  # block means still vary by this share of the level
 EXPLAINED = 0.6  # residual / what white noise of the level between white and blind would leave
 SKEWNESS = 0.3
-CONTRASTS = (0.6, 1.6, 3.0, 6.0)  # of what is left to the blind level
+CONTRASTS = (0.6, 1.6, 7.0, 14.0)  # of what is left to the blind level
 COLOURED = 1.2  # level at middle frequencies, relative to the white level
 FLAT = 0.6  # slope at the blind level
 # The eigenvalues' level counts below CLOSE of another and if, told it, the prior removes what
@@ -337,7 +337,7 @@ def _bounded(witness: Witness, verdict: Verdict) -> Verdict:
     """
     levels = [nonparametric_level(tile) * witness.unit for tile in witness.tiles]
     smallest = float(np.median(levels))
-    if not LOWEST * verdict.level < smallest < CLOSE * verdict.level:
+    if verdict.shared or not LOWEST * verdict.level < smallest < CLOSE * verdict.level:
         return verdict
     if witness.model.noise.photons_median < DIM or max(witness.respond(smallest).along) > APART:
         return verdict
@@ -346,11 +346,7 @@ def _bounded(witness: Witness, verdict: Verdict) -> Verdict:
 
 def _responded(witness: Witness, blind: float) -> Verdict:
     """The verdict by what is removed at told levels."""
-    first = found = witness.respond(blind)
-    white = first.white
-    while white < AGREE * found.level and white > LOWEST * blind:
-        found = witness.respond(white)
-        white = min(white, found.white)
+    first, white = witness.respond(blind), _white(witness, blind)
     if white < AGREE * blind:
         if verdict := _correlated(witness, first, white):
             return verdict
@@ -391,12 +387,34 @@ def _correlated(witness: Witness, first: Response, white: float) -> Verdict | No
         return None
     if response.explained < EXPLAINED or response.skewness > SKEWNESS:
         return None
-    # Coloured noise needs more than its own level where it hides the structure, less where
-    # structure stands out (FMD widefield; simulated kernels at 10 and 100 photons).
+    # Coloured noise needs more than its own level where it hides the structure also in 2 x 2 means,
+    # their level where it does not, less where structure stands out (FMD widefield; simulated
+    # kernels at 10 and 100 photons).
     top = blind * float(np.clip((0.7 * blind / white) ** 0.3, 1.0, 1.4))
+    coarse = between
+    if min(witness.tiles.shape[1:]) >= 2 * LEAST:
+        binned = _binned(witness)
+        coarse = max(between, 2.0 * _white(binned, blind))
+        if _slope(binned.residual(blind), binned.residual(RUNG * blind)) > FLAT:
+            top = coarse
     contrast = first.left / blind
-    level = np.exp(np.interp(contrast, CONTRASTS, np.log([top, between, between, white])))
+    level = np.exp(np.interp(contrast, CONTRASTS, np.log([top, coarse, coarse, white])))
     return Verdict(float(level), True, first.along, belief=0.6)
+
+
+def _white(witness: Witness, blind: float) -> float:
+    """Level of the white noise, told ever lower levels until one agrees."""
+    told, white = blind, witness.respond(blind).white
+    while LOWEST * blind < white < AGREE * told:
+        told, white = white, min(white, witness.respond(white).white)
+    return white
+
+
+def _binned(witness: Witness) -> Witness:
+    """The witness of means of 2 x 2 px; white noise has half the level there."""
+    tiles = _means(witness.tiles, 2).astype(np.float32)
+    tiles = tiles[:, : tiles.shape[1] // 16 * 16, : tiles.shape[2] // 16 * 16]
+    return Witness(tiles, _numbers(tiles), witness.model, witness.denoise)
 
 
 def _correlation(tiles: Floats, axis: int) -> float:

@@ -120,3 +120,17 @@ def test_dense_sharp_texture_with_little_noise_is_not_harmed(
     assert gains[0] < noise["gain"] < gains[1], noise  # 2; taken for noise 6 to 50, 200 to 600
     assert noise["belief"] < 1
     assert "fewer than 3 photons" not in done.stderr
+
+
+@pytest.mark.slow
+def test_thin_structures_under_shared_noise_end_above_a_gaussian_filter(tmp_path):
+    photons = 10 * np.clip(2 * ndimage.gaussian_filter(filaments(0, count=30), 1.2) + 0.1, 0, 1.5)
+    truth = 2 * photons + 100
+    noise = np.random.default_rng(0).poisson(photons) - photons
+    noisy = truth + ndimage.gaussian_filter(2 * noise, 1.0)
+    tifffile.imwrite(tmp_path / "in.tif", noisy.astype(np.float32))
+    done = run("restore", tmp_path / "in.tif", "-o", tmp_path / "out.tif")
+    assert done.returncode == 0, done.stderr
+    images = tifffile.imread(tmp_path / "out.tif"), ndimage.gaussian_filter(noisy, 1.0)
+    error = [np.sqrt(np.mean((image - truth) ** 2)) for image in images]
+    assert error[0] < 0.9 * error[1], error
