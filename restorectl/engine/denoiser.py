@@ -61,6 +61,15 @@ def fused(x: Tensor, condition: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, 
     return weight * x + (1 - weight) * bare, sigma * share.sqrt(), bare
 
 
+def mixed(levels: Tensor, share: Tensor) -> Tensor:
+    """The level at each pixel (B, 1, H, W) between the first and the second of levels (B, 2).
+
+    share: (B, 1, H, W) of the second, as a network interpolates them: in the logarithm.
+    """
+    first, second = levels.float().log()[:, :, None, None, None].unbind(1)
+    return (first + share * (second - first)).exp()
+
+
 def _index(sigma: Tensor, table: Schedule | None) -> Tensor:
     """The nearest step, counted from 0 as in the published discrete-time networks."""
     assert table is not None
@@ -98,22 +107,32 @@ class Denoiser(nn.Module):
         """Whether the noise level can differ from pixel to pixel."""
         return self.card.time == "log-sigma" and bool(getattr(self.net, "everywhere", False))
 
-    def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Tensor | None = None,
+        share: Tensor | None = None,
+    ) -> Tensor:
         """x (B, C, H, W) float32, sigma (B,) float32 > 0 -> x0 (B, C, H, W) float32.
 
         sigma: also (B, 1, H, W), a level for each pixel, if the network can be told `everywhere`.
         condition: (B, ., H, W) float32, further input channels of the network; see `fused`.
+        share: (B, 1, H, W) in [0, 1], of the second of two levels `sigma` (B, 2) at each pixel, for
+        training; see `mixed`.
         """
         if condition is not None and self.card.fusion:
             x, sigma, condition = fused(x, condition, sigma)
-        scales = PARAMETRISATIONS[self.card.parametrisation](sigma.float(), self.card.sigma_data)
+        level = sigma.float() if share is None else mixed(sigma, share)
+        scales = PARAMETRISATIONS[self.card.parametrisation](level, self.card.sigma_data)
         c_in, c_skip, c_out = (c if c.ndim == 4 else c.reshape(-1, 1, 1, 1) for c in scales)
         h = c_in * x
         if condition is not None:
             h = torch.cat([h, condition], 1)
         h = h.to(self.dtype, memory_format=torch.channels_last)
         label = TIMES[self.card.time](sigma.float(), self.table)
-        return c_skip * x + c_out * self.net(h, label).float()
+        told = (label,) if share is None else (label, share)
+        return c_skip * x + c_out * self.net(h, *told).float()
 
     def prepared(self, device: torch.device, dtype: torch.dtype) -> "Denoiser":
         """Prepare for inference: fold weights, channels-last, convolutions in `dtype`."""

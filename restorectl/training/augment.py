@@ -1,6 +1,5 @@
 """Turns raw crops into varied clean images: square root, [-1, 1], random gamma, gain, flips."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,16 +16,14 @@ def clean(crops: CropBatch, options: CropOptions, generator: torch.Generator) ->
     """
     device = generator.device
     if options.range != "whitened":
-        fixed = torch.from_numpy(value_range.forward(crops.pixels, options.range, "identity"))
-        return _varied(fixed.to(device), options, generator)
+        raw = crops.pixels.cpu().numpy()
+        fixed = torch.from_numpy(value_range.forward(raw, options.range, "identity"))
+        return varied(fixed.to(device), options, generator)
     gamma = uniform(generator, (len(crops.pixels), 1, 1, 1), *options.gamma)
-    dark, low, high = (
-        torch.from_numpy(bound).to(device)[:, :, None, None]
-        for bound in (crops.dark, crops.low, crops.high)
-    )
+    dark, low, high = crops.ranges.to(device)[:, :, :, None, None].unbind(2)
     low, high = ((bound - dark).clamp_min(0) ** gamma for bound in (low, high))
-    x = (torch.from_numpy(crops.pixels).to(device) - dark).clamp_min(0) ** gamma
-    return _varied((x - low) * (2 / (high - low)) - 1, options, generator)
+    x = (crops.pixels.to(device) - dark).clamp_min(0) ** gamma
+    return varied((x - low) * (2 / (high - low)) - 1, options, generator)
 
 
 def paired(
@@ -34,12 +31,12 @@ def paired(
 ) -> tuple[Tensor, Tensor]:
     """Target and input (B, C, H, W) float32 of pairs, with equal orientation, gain and offset."""
     assert crops.partner is not None
-    both = torch.from_numpy(np.concatenate([crops.pixels, crops.partner], 1))
-    target, partner = _varied(both.to(generator.device), options, generator).chunk(2, 1)
+    both = torch.cat([crops.pixels, crops.partner], 1)
+    target, partner = varied(both.to(generator.device), options, generator).chunk(2, 1)
     return target, partner
 
 
-def _varied(x: Tensor, options: CropOptions, generator: torch.Generator) -> Tensor:
+def varied(x: Tensor, options: CropOptions, generator: torch.Generator) -> Tensor:
     """Give each sample a random gain and offset, unless its range is fixed, and one of eight
     orientations."""
     if options.range == "whitened":

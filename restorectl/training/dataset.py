@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from restorectl.batch.inputs import walk
 from restorectl.errors import InputError, NoInputError, UsageError, blamed
@@ -25,6 +28,7 @@ from restorectl.images.image import Image, open_image
 PERCENTILES = (0.5, 99.9)  # of a channel; mapped to -1 and +1
 PER_BLOCK = 65536  # pixels per block for the percentiles
 OPEN_FILES = 32
+BYTES = 4  # of a pixel held on the device
 WHOLE = 4  # images, of which one can be kept for validation
 
 
@@ -79,18 +83,33 @@ class Region:
 
 @dataclass(frozen=True)
 class CropBatch:
-    """Regions of equal size, in input units.
+    """Regions of equal size, in input units; all float32 and on one device.
 
-    pixels: (B, C, H, W) float32. dark, low, high: (B, C) float32, minimum and two percentiles
-    of each region's channel. For pairs, pixels and partner (the degraded image, (B, C, H, W) too)
-    are already in network units.
+    pixels: (B, C, H, W). ranges: (B, C, 3), minimum and two percentiles of each region's channel.
+    For pairs, pixels and partner (the degraded image, (B, C, H, W) too) are already in network
+    units.
     """
 
-    pixels: NDArray[np.float32]
-    dark: NDArray[np.float32]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    partner: NDArray[np.float32] | None = None
+    pixels: Tensor
+    ranges: Tensor
+    partner: Tensor | None = None
+
+    def binned(self, factor: int) -> "CropBatch":
+        """Means over blocks of factor x factor pixels."""
+        return replace(self, pixels=F.avg_pool2d(self.pixels, factor)) if factor > 1 else self
+
+
+def joined(batches: Sequence[CropBatch], order: NDArray[np.int64]) -> CropBatch:
+    """One batch of several; `order` says at which place of all each crop of the result is."""
+    if len(batches) == 1:
+        return batches[0]
+    place = torch.from_numpy(order).to(batches[0].pixels.device, non_blocking=True)
+    partners = [batch.partner for batch in batches if batch.partner is not None]
+    return CropBatch(
+        torch.cat([batch.pixels for batch in batches])[place],
+        torch.cat([batch.ranges for batch in batches])[place],
+        torch.cat(partners)[place] if partners else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -227,8 +246,10 @@ class ImageReader:
             image = self.images[region.image]
             pixels.append([self._pixels(region, c) for c in region.channels])
             bounds.append([(image.dark[c], image.low[c], image.high[c]) for c in region.channels])
-        ranges = np.array(bounds, np.float32)  # (B, C, 3)
-        return CropBatch(np.array(pixels, np.float32), *(ranges[..., i] for i in range(3)))
+        return CropBatch(
+            torch.from_numpy(np.array(pixels, np.float32)),
+            torch.tensor(bounds, dtype=torch.float32),
+        )
 
     def _pixels(self, region: Region, c: int) -> NDArray[np.generic]:
         """Pixels (H, W) in the image's dtype. Planes over 1/4 of the cache are read in parts."""
@@ -256,44 +277,110 @@ class ImageReader:
         self.cache.clear()
 
 
+class HeldRegions:
+    """All regions, decoded and on one device, where the crops of a batch are cut in one step."""
+
+    def __init__(
+        self, reader: RegionReader, regions: Sequence[Region], device: torch.device
+    ) -> None:
+        planes: list[Tensor] = []
+        partners: list[Tensor] = []
+        ranges, rows, start = [], [], 0
+        for region in regions:
+            one = reader.read([region])
+            planes.append(one.pixels.flatten())
+            partners += [] if one.partner is None else [one.partner.flatten()]
+            ranges.append(one.ranges)
+            rows.append((start, region.size[0] * region.size[1], region.size[1]))
+            start += len(planes[-1])
+        self.channels = len(regions[0].channels)
+        self.pixels = torch.cat(planes).to(device)
+        self.partner = torch.cat(partners).to(device) if partners else None
+        self.ranges = torch.cat(ranges).to(device)
+        self.layout = np.array(rows, np.int64)  # first pixel, pixels of a channel, and of a row
+
+    def cut(
+        self,
+        which: NDArray[np.int64],
+        top: NDArray[np.int64],
+        left: NDArray[np.int64],
+        length: int,
+    ) -> CropBatch:
+        """Crops of (length, length) px at these corners (B,) in these regions (B,)."""
+        first, plane, row = self.layout[which].T
+        where = np.stack([first + top * row + left, plane, row, which])
+        device = self.pixels.device
+        corner, plane, row, chosen = torch.from_numpy(where).to(device, non_blocking=True)
+        side = torch.arange(length, device=device)
+        at = corner[:, None] + torch.arange(self.channels, device=device) * plane[:, None]
+        at = at[:, :, None, None] + side[:, None] * row[:, None, None, None] + side
+        partner = None if self.partner is None else self.partner[at]
+        return CropBatch(self.pixels[at], self.ranges[chosen], partner)
+
+
 class CropSampler:
     """Random crops of regions; a region is chosen with probability ~ area ** balance."""
 
     def __init__(self, reader: RegionReader, regions: Sequence[Region], balance: float) -> None:
         self.reader, self.regions = reader, list(regions)
+        self.held: HeldRegions | None = None
         sizes = np.array([r.size for r in self.regions], np.int64).reshape(-1, 2)
         self.height, self.width = sizes.T
         self.weight = sizes.prod(1).astype(np.float64) ** balance
         self._cumulative: dict[int, NDArray[np.float64]] = {}
+
+    def hold(self, device: torch.device, room: int) -> None:
+        """Keep all regions on the device if they take at most `room` bytes; the crops are equal."""
+        planes = sum(r.size[0] * r.size[1] * len(r.channels) for r in self.regions)
+        if 0 < planes * BYTES <= room:
+            self.held = HeldRegions(self.reader, self.regions, device)
 
     def fits(self, side: int) -> bool:
         """Whether any crop of this size can be cut."""
         return bool(((self.height >= side) & (self.width >= side)).any())
 
     def batch(
-        self, seed: int, step: int, start: int, count: int, side: int, binning: int = 1
+        self,
+        seed: int,
+        step: int,
+        start: int,
+        count: int,
+        side: int,
+        binning: Sequence[int] = (1,),
     ) -> CropBatch:
         """The crops [start, start + count) of a step's batch, (side, side) pixels each.
 
-        binning: image pixels averaged per side. Raises UsageError if no region is large enough.
+        binning: image pixels averaged per side, one is chosen for each crop among those for which
+        a region is large enough. Raises UsageError if there is none.
         """
-        positions, length = np.arange(start, start + count, dtype=np.uint64), side * binning
+        positions = np.arange(start, start + count, dtype=np.uint64)
+        factors = [b for b in binning if self.fits(side * b)] or list(binning)
+        chosen = np.array(factors)[
+            (random(seed, step, positions, 4) * len(factors)).astype(np.int64)
+        ]
+        parts, order = [], []
+        for factor in sorted(set(factors)):
+            members = np.flatnonzero(chosen == factor)
+            if len(members):
+                crops = self._cut(seed, step, positions[members], side * factor)
+                parts.append(crops.binned(factor))
+                order.append(members)
+        return joined(parts, np.concatenate(order).argsort())
+
+    def _cut(self, seed: int, step: int, positions: NDArray[np.uint64], length: int) -> CropBatch:
         table = self._probabilities(length)
         which = np.searchsorted(table, random(seed, step, positions, 0), side="right")
         down = random(seed, step, positions, 1) * (self.height[which] - length + 1)
         across = random(seed, step, positions, 2) * (self.width[which] - length + 1)
+        top, left = down.astype(np.int64), across.astype(np.int64)
+        if self.held is not None:
+            return self.held.cut(which, top, left, length)
         crops = []
-        for i, y, x in zip(which.tolist(), down.tolist(), across.tolist(), strict=True):
+        for i, y, x in zip(which.tolist(), top.tolist(), left.tolist(), strict=True):
             region = self.regions[i]
-            top, left = region.first + int(y), region.left + int(x)
-            crops.append(
-                replace(region, first=top, last=top + length, left=left, right=left + length)
-            )
-        raw = self.reader.read(crops)
-        if binning == 1:
-            return raw
-        blocks = (*raw.pixels.shape[:2], side, binning, side, binning)
-        return replace(raw, pixels=raw.pixels.reshape(blocks).mean((3, 5)))
+            y, x = region.first + y, region.left + x
+            crops.append(replace(region, first=y, last=y + length, left=x, right=x + length))
+        return self.reader.read(crops)
 
     def _probabilities(self, side: int) -> NDArray[np.float64]:
         """Cumulative probabilities of the regions that are large enough."""

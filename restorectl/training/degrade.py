@@ -129,20 +129,30 @@ def counts(
     """
     count = len(x0)
     which = torch.randint(len(read), (count,), generator=generator, device=x0.device)
-    sigma = column(torch.tensor(read, device=x0.device)[which])
-    dark = column(torch.tensor([_table(r)[0] for r in read], device=x0.device)[which])
-    inverse = torch.from_numpy(np.stack([_table(r)[1] for r in read])).to(x0.device)[which]
+    known = _tables(read, x0.device)
+    sigma, dark, inverse = column(known[0][which]), column(known[1][which]), known[2][which]
     background = column(x0.amin((1, 2, 3))) - uniform(generator, (count, 1, 1, 1), 0.0, PEDESTAL)
     z = (x0 - background) / level + dark
     place = ((z - dark) / (END - dark)).clamp(0, 1).flatten(1) * (NODES - 1)
     lower = place.long().clamp(max=NODES - 2)
     part = place - lower
-    known = inverse.gather(1, lower) * (1 - part) + inverse.gather(1, lower + 1) * part
-    photons = torch.where(z < END, known.reshape(z.shape), z.square() / 4 - 0.125 - sigma.square())
+    few = inverse.gather(1, lower) * (1 - part) + inverse.gather(1, lower + 1) * part
+    photons = torch.where(z < END, few.reshape(z.shape), z.square() / 4 - 0.125 - sigma.square())
     found = torch.poisson(photons.clamp_min(0), generator=generator)
     normal = torch.randn(x0.shape, generator=generator, device=x0.device)
     found = 2 * (found + sigma * normal + 0.375 + sigma.square()).clamp_min(0).sqrt()
     return (found - dark) * level + background
+
+
+@lru_cache(maxsize=8)
+def _tables(read: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(R,) read noises, and their tables (R,) and (R, NODES), float32 on the device."""
+    dark, photons = zip(*map(_table, read), strict=True)
+    return (
+        torch.tensor(read, device=device),
+        torch.tensor(dark, device=device),
+        torch.from_numpy(np.stack(photons)).to(device),
+    )
 
 
 @lru_cache(maxsize=32)
@@ -167,23 +177,29 @@ def camera_noise(
     shape: tuple[int, int, int, int], options: Noise, generator: torch.Generator
 ) -> SimulatedNoise:
     """Simulate noise for each sample: white, correlated, or a mixture of both."""
+    noise = torch.randn(shape, generator=generator, device=generator.device)
+    level = torch.ones(len(noise), device=noise.device)
+    chosen = (uniform(generator, len(noise)) < options.correlated).nonzero()[:, 0]
+    if len(chosen):
+        made = correlated_noise((len(chosen), *shape[1:]), options, generator)
+        noise[chosen], level[chosen] = made.noise, made.low_frequency
+    return SimulatedNoise(noise, level)
+
+
+def correlated_noise(
+    shape: tuple[int, int, int, int], options: Noise, generator: torch.Generator
+) -> SimulatedNoise:
+    """Simulate noise that neighbouring pixels share, a part of it with white noise as well."""
     count, channels, height, width = shape
-    white = torch.randn(shape, generator=generator, device=generator.device)
-    coloured = uniform(generator, count) < options.correlated
     share = torch.where(
         uniform(generator, count) < options.mixed, uniform(generator, count, 0.3, 1.0), 1.0
-    )
-    share = share * coloured  # of the variance
+    )  # of the variance
     kernels = random_kernels(count, options.reach, generator)
-    gain = kernels.sum((1, 2))
-    chosen = coloured.nonzero()[:, 0]
-    if len(chosen):
-        padded = (len(chosen), channels, height + 2 * RADIUS, width + 2 * RADIUS)
-        source = torch.randn(padded, generator=generator, device=generator.device)
-        part = correlate(source, kernels[chosen])
-        weight = column(share[chosen])
-        white[chosen] = white[chosen] * (1 - weight).sqrt() + part * weight.sqrt()
-    return SimulatedNoise(white, (1 - share + share * gain.square()).sqrt())
+    padded = (count, channels, height + 2 * RADIUS, width + 2 * RADIUS)
+    source = torch.randn(padded, generator=generator, device=generator.device)
+    white = torch.randn(shape, generator=generator, device=generator.device)
+    noise = white * column(1 - share).sqrt() + correlate(source, kernels) * column(share).sqrt()
+    return SimulatedNoise(noise, (1 - share + share * kernels.sum((1, 2)).square()).sqrt())
 
 
 def correlate(source: Tensor, kernels: Tensor) -> Tensor:
@@ -214,8 +230,7 @@ def random_kernels(count: int, reach: tuple[float, ...], generator: torch.Genera
     kernels = correlate(F.pad(kernels, (RADIUS,) * 4)[:, None], second)[:, 0]
     kernels = kernels / kernels.square().sum((1, 2), keepdim=True).sqrt()
     weak = kernels.sum((1, 2)) < LEAST  # blue noise with almost no low frequencies
-    kernels[weak] = kernels[weak].abs()
-    return kernels
+    return torch.where(weak[:, None, None], kernels.abs(), kernels)
 
 
 def _blobs(family: Tensor, reach: tuple[float, ...], generator: torch.Generator) -> Tensor:
@@ -226,7 +241,7 @@ def _blobs(family: Tensor, reach: tuple[float, ...], generator: torch.Generator)
     extent[family == 2, 0] = 0.05  # rows
     extent[family == 3, 1] = 0.05  # columns
     round_ = (family == 0) | (family >= 4)
-    extent[round_, 1] = extent[round_, 0]
+    extent[:, 1] = torch.where(round_, extent[:, 0], extent[:, 1])
     power = uniform(generator, count, 1.0, 2.0)
     power = torch.where(round_, 2.0, power)[:, None]
     across = [torch.exp(-((axis.abs() / extent[:, i : i + 1]) ** power)) for i in (0, 1)]

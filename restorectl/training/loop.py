@@ -24,6 +24,7 @@ from restorectl.training.recipe import Optimiser
 
 # (model, step, micro-batch index, generator) -> loss of each sample (B,)
 BatchLoss = Callable[[nn.Module, int, int, torch.Generator], Tensor]
+CHECKED = {"cuda": 20}  # steps after which loss and gradient are read; elsewhere 1
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,17 @@ def joined(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of one optimiser step; number counts from 1."""
+    """The result of one optimiser step; number counts from 1.
+
+    loss and gradient are those of the last step that was `checked`.
+    """
 
     number: int
     loss: float  # mean over the batch
     gradient: float  # norm before clipping
     lr: float
     seconds: float
+    checked: bool = True  # loss and gradient of all steps so far are finite
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,13 @@ def optimise(
 ) -> Iterator[StepResult]:
     """Train to `options.steps`, yielding after each step, when `state` is up to date.
 
-    Raises EngineError if loss or gradient are not finite.
+    Loss and gradient are read back, which makes the device wait, at every CHECKED-th step and the
+    last. Raises EngineError if they are not finite.
     """
     device = next(state.model.parameters()).device
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     averages: list[Tensor] = list(state.average.parameters())
+    every, unread, read = CHECKED.get(device.type, 1), [], (math.nan, math.nan)
     state.model.train()
     while state.step < options.steps:
         start, number = time.perf_counter(), state.step + 1
@@ -161,12 +168,12 @@ def optimise(
             (each.sum() / options.batch).backward()  # type: ignore[no-untyped-call]
             summed += each.detach().double().sum()
         gradient = _summed_and_clipped(parameters, options.clip, processes)
-        mean = float(processes.total(summed)) / options.batch
-        if not (math.isfinite(mean) and math.isfinite(gradient)):
-            raise EngineError(
-                f"training diverged at step {number} (loss {mean}, gradient {gradient}):"
-                " lower optimiser.lr, or resume from the last checkpoint with another seed"
-            )
+        mean = (processes.total(summed) / options.batch).float()
+        unread.append(torch.stack([mean, gradient]))
+        checked = number % every == 0 or number == options.steps
+        if checked:
+            read = _read(unread, number)
+            unread = []
         lr = learning_rate(number, options)
         for group in state.optimiser.param_groups:
             group["lr"] = lr
@@ -176,7 +183,19 @@ def optimise(
         latest = [p.detach() for p in state.model.parameters()]
         torch._foreach_lerp_(averages, latest, 1 - decay)
         state.step = number
-        yield StepResult(number, mean, gradient, lr, time.perf_counter() - start)
+        yield StepResult(number, *read, lr, time.perf_counter() - start, checked)
+
+
+def _read(unread: list[Tensor], number: int) -> tuple[float, float]:
+    """The last of these losses and gradients (2,), when all are finite."""
+    values = torch.stack(unread).tolist()
+    for step, (loss, gradient) in enumerate(values, number - len(values) + 1):
+        if not (math.isfinite(loss) and math.isfinite(gradient)):
+            raise EngineError(
+                f"training diverged at step {step} (loss {loss}, gradient {gradient}):"
+                " lower optimiser.lr, or resume from the last checkpoint with another seed"
+            )
+    return loss, gradient
 
 
 def mean_loss(
@@ -219,7 +238,9 @@ def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManage
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
-def _summed_and_clipped(parameters: list[nn.Parameter], clip: float, processes: Processes) -> float:
+def _summed_and_clipped(
+    parameters: list[nn.Parameter], clip: float, processes: Processes
+) -> Tensor:
     """Sum gradients over processes, clip their norm, and return the norm before clipping."""
     for parameter in parameters:
         if parameter.grad is None:
@@ -232,4 +253,4 @@ def _summed_and_clipped(parameters: list[nn.Parameter], clip: float, processes: 
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
     if clip > 0:
         torch._foreach_mul_(grads, (clip / (norm + 1e-12)).clamp(max=1.0))
-    return float(norm)
+    return norm

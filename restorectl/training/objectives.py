@@ -16,15 +16,26 @@ from torch import Tensor
 
 from restorectl import catalog
 from restorectl.engine import slices as masked
-from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser, fused
+from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser, fused, mixed
 from restorectl.engine.schedule import schedule
 from restorectl.errors import UsageError
-from restorectl.training.degrade import camera_noise, column, degrade, filtered, uniform
+from restorectl.training.degrade import (
+    camera_noise,
+    column,
+    correlated_noise,
+    counts,
+    degrade,
+    filtered,
+    uniform,
+)
 from restorectl.training.recipe import Recipe
 
 CELL = 8  # px, side of the squares in which a noise level is measured
 LEVEL_ERROR = 0.05  # std of estimates of log sigma
 LEAST_LEVEL = 1e-3  # network units
+DIM = 0.15  # network units, mean background below the darkest pixel of counted images
+HALF_OCTAVE = 0.35  # log, the most by which a level rises over a crop
+FOURFOLD = 1.4  # log, the most by which two parts of a crop differ
 PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": torch.square,
     "l1": torch.abs,
@@ -117,9 +128,76 @@ def _denoising(
 
 
 def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Unconditional denoising up to level T' (RSCD, Algorithm 3)."""
+    """Unconditional denoising: with a schedule, of white noise up to level T' (RSCD, Algorithm 3);
+    without one, of white noise, low counts and correlated noise, as the recipe shares them out."""
     sigma, _ = draw.sigma(len(x0))
-    return _denoising(model, x0, sigma, None, draw)
+    if draw.recipe.levels.schedule:
+        return _denoising(model, x0, sigma, None, draw)
+    with torch.autocast(x0.device.type, enabled=False):  # noise in float32
+        seen = observed(x0, sigma, draw)
+    if seen.share is None:
+        made, level = model(seen.x, seen.told[:, 0]), column(seen.told)
+    else:
+        made, level = model(seen.x, seen.told, share=seen.share), mixed(seen.told, seen.share)
+    c_out = PARAMETRISATIONS[model.card.parametrisation](level, model.card.sigma_data)[2]
+    return draw.penalty((made - x0) / c_out).mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Images as a camera sees them (B, C, H, W), and what the network is told of their noise.
+
+    told: levels (B, 1), or (B, 2) with the share of the second at each pixel (B, 1, H, W).
+    """
+
+    x: Tensor
+    told: Tensor
+    share: Tensor | None
+
+
+def observed(x0: Tensor, sigma: Tensor, draw: Draw) -> Observed:
+    """Add noise of levels sigma (B,) to clean images (B, C, H, W), all float32.
+
+    The first samples are low counts, told the level of many photons; the next have correlated
+    noise, told its low-frequency level; the others white noise. In a share of those with noise the
+    level differs in and around a rectangle, or rises across the image.
+    """
+    options, generator, count = draw.recipe.noise, draw.generator, len(x0)
+    few = round(options.counts * count)
+    coloured = few + round(options.correlated * (count - few))
+    levels, share, level = sigma[:, None], None, column(sigma)
+    if options.region > 0:
+        levels, share = _two_levels(sigma, x0, draw)
+        level = mixed(levels, share)
+    noise, factor = draw.normal(x0), torch.ones_like(sigma)
+    if coloured > few:
+        made = correlated_noise((coloured - few, *x0.shape[1:]), options, generator)
+        noise[few:coloured], factor[few:coloured] = made.noise, made.low_frequency
+    x, levels = x0 + level * noise, levels.clone()
+    if few:
+        low, high = options.photons
+        photons = low * (high / low) ** uniform(generator, few)
+        light = x0[:few] - x0[:few].amin((1, 2, 3), keepdim=True) + DIM  # whitened: 2 sqrt(photons)
+        levels[:few] = (light.square().mean((1, 2, 3)) / (4 * photons)).sqrt()[:, None]
+        read = draw.recipe.degradation.read
+        x[:few] = counts(x0[:few], column(levels[:few, 0]), read, generator)
+    error = options.jitter * torch.randn(count, generator=generator, device=x0.device)
+    return Observed(x, levels * (factor * error.exp())[:, None], share)
+
+
+def _two_levels(sigma: Tensor, x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """Two levels of each sample (B, 2), equal in most, and the share of the second (B, 1, H, W)."""
+    generator, law, (count, _, height, width) = draw.generator, draw.recipe.levels, x0.shape
+    angle = column(2 * np.pi * uniform(generator, count))
+    down = torch.linspace(-0.5, 0.5, height, device=x0.device)[:, None]
+    across = torch.linspace(-0.5, 0.5, width, device=x0.device)
+    ramp = (0.5 + down * angle.sin() + across * angle.cos()).clamp(0, 1)
+    inside = rectangles((count, 1, height, width), generator)
+    sharp = uniform(generator, count) < 0.5
+    varies = uniform(generator, count) < draw.recipe.noise.region
+    step = uniform(generator, count, -1, 1) * torch.where(sharp, FOURFOLD, HALF_OCTAVE)
+    second = (sigma * (step * varies).exp()).clamp(law.min, law.max)
+    return torch.stack([sigma, second], 1), torch.where(column(sharp), inside.float(), ramp)
 
 
 def conditional(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from restorectl.errors import InputError, NoInputError, blamed
@@ -207,8 +208,9 @@ class PairReader:
             for region in regions
         ]
         pixels = np.array(both, np.float32)  # (B, C, 2, H, W)
-        ends = np.ones(pixels.shape[:2], np.float32)
-        return CropBatch(pixels[:, :, 0], -ends, -ends, ends, pixels[:, :, 1])
+        target, partner = torch.from_numpy(pixels).unbind(2)
+        ranges = torch.tensor([-1.0, -1.0, 1.0]).expand(*target.shape[:2], 3)
+        return CropBatch(target, ranges, partner)
 
     def close(self) -> None:
         """Drop all planes."""

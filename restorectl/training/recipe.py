@@ -48,15 +48,18 @@ class Levels:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise that a calibrator learns to measure; `conditional` uses its correlation for Gaussian
-    noise; the other objectives use white noise."""
+    """Noise that a calibrator learns to measure, and that `prior` without a schedule removes;
+    `conditional` uses its correlation for Gaussian noise; the others use white noise."""
 
     target: Literal["low-frequency", "std"] = "low-frequency"
     correlated: float = 0.7  # share of samples whose noise is correlated between pixels
     mixed: float = 0.5  # share of these with additional white noise
     reach: tuple[float, ...] = (0.3, 1.2)  # px, extent of correlation kernels
-    region: float = 0.5  # share of samples with a second, lower level in or around a rectangle
+    region: float = 0.5  # share of samples with a second level in or around a rectangle
     clip: float = 0.0  # share of samples with clipped dark pixels, as in a detector
+    counts: float = 0.0  # `prior`: share of samples with counted photons
+    photons: tuple[float, ...] = (0.5, 10.0)  # mean of these samples, log-uniform
+    jitter: float = 0.0  # `prior`: std of the error of the log level that the network is told
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class CropOptions:
     gain: tuple[float, ...] = (0.5, 1.1)  # factor on images in [-1, 1]
     offset: tuple[float, ...] = (-0.2, 0.2)
     flips: bool = True  # random mirroring and rotation by multiples of 90 degrees
+    phantoms: float = 0.0  # share of crops with drawn, noise-free structures, see phantoms.py
     cache_mb: int = 1024  # decoded planes held in memory
 
 
@@ -197,7 +201,7 @@ def parse(raw: Mapping[str, Any], where: str) -> Recipe:
 SHARES = (
     *("optimiser.final_lr", "noise.correlated", "noise.mixed", "noise.region", "noise.clip"),
     *("degradation.poisson", "degradation.blur", "degradation.binning", "degradation.filter"),
-    "slices.grids",
+    *("slices.grids", "noise.counts", "data.phantoms"),
 )
 
 
@@ -222,6 +226,10 @@ def _check(recipe: Recipe, where: str) -> None:
         (_rises(d.gain), "data.gain", "a range: [low, high]"),
         (_rises(d.offset), "data.offset", "a range: [low, high]"),
         (_rises(noise.reach, above=0), "noise.reach", "a range: [low, high]"),
+        (_rises(noise.photons, above=0), "noise.photons", "a range above 0: [low, high]"),
+        (noise.jitter >= 0, "noise.jitter", "at least 0"),
+        (d.phantoms == 0 or (d.channels == 1 and d.range == "whitened"), "data.phantoms",
+         "0 unless data.channels is 1 and data.range is whitened"),
         *((0 <= attrgetter(key)(recipe) <= 1, key, "between 0 and 1") for key in SHARES),
         (0 < recipe.levels.min <= recipe.levels.max, "levels.min", "above 0, up to levels.max"),
         (recipe.levels.max_step >= 0, "levels.max_step", "at least 0"),

@@ -22,7 +22,7 @@ from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError, WeightsError
 from restorectl.jobs import MAX_SHIFT, TrainJob
-from restorectl.training import augment, checkpoint
+from restorectl.training import augment, checkpoint, phantoms
 from restorectl.training import recipe as recipes
 from restorectl.training.dataset import (
     CropBatch,
@@ -80,6 +80,7 @@ def run(job: TrainJob, report: TrainingReport) -> Path:
         ThreadPoolExecutor(1) as thread,
     ):
         crops = cut_crops(images, job, recipe, report)
+        crops.hold(device, (recipe.data.cache_mb << 20) // (1 if job.partner is None else 2))
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = TrainingState(model, recipe.optimiser)
         if recipe.optimiser.compile:
@@ -95,9 +96,10 @@ def run(job: TrainJob, report: TrainingReport) -> Path:
         saved = time.monotonic()
         for step in _validated_steps(state, recipe, batches, processes, report):
             due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
-            if processes.rank == 0 and (due or step == recipe.optimiser.steps):
+            last = step.number == recipe.optimiser.steps
+            if processes.rank == 0 and step.checked and (due or last):
                 checkpoint.write(output, recipe, state, crops.record, initial)
-                report.saved(output, step)
+                report.saved(output, step.number)
                 saved = time.monotonic()
     return output
 
@@ -108,8 +110,8 @@ def _validated_steps(
     batches: "MicroBatches",
     processes: Processes,
     report: TrainingReport,
-) -> Iterator[int]:
-    """Run the remaining steps; yield each one's number after its validation."""
+) -> Iterator[StepResult]:
+    """Run the remaining steps; yield each after its validation."""
     o, v = recipe.optimiser, recipe.validation
     dtype = pick_precision(o.precision, next(state.model.parameters()).device)
     loss = CropLoss(objective(recipe.objective), recipe, batches)
@@ -129,7 +131,7 @@ def _validated_steps(
             if v.keep == "best":
                 state.judge(value if error is None else error)
             report.validated(step.number, value, error)
-        yield step.number
+        yield step
 
 
 # ---- options -------------------------------------------------------------------------------------
@@ -167,6 +169,7 @@ def _check_options(job: TrainJob, recipe: Recipe) -> None:
         (not pairs or job.select_hq is None, "`select_hq`: cannot be combined with `partner`"),
         (not pairs or d.range == "whitened", "data.range: pairs need whitened"),
         (not pairs or d.binning == (1,), "data.binning: pairs need 1"),
+        (not pairs or d.phantoms == 0, "data.phantoms: pairs need 0"),
     )  # fmt: skip
     _refuse(rules)
 
@@ -212,6 +215,12 @@ class CropSources:
     validation: CropSampler
     record: Mapping[str, Any]
     validated: bool = True  # whether there are images for validation
+
+    def hold(self, device: torch.device, room: int) -> None:
+        """Keep the images on the device, where they fit into `room` bytes, and close the files."""
+        for sampler in (self.training, self.validation):
+            sampler.hold(device, room)
+        self.training.reader.close()
 
 
 def cut_crops(
@@ -272,19 +281,19 @@ class MicroBatches:
 
     def _read(self, step: int, index: int) -> CropBatch:
         seed, d, v = self.recipe.seed, self.recipe.data, self.recipe.validation
-        size = self.recipe.optimiser.micro_batch
+        size, training = self.size(step), self.crops.training
+        real = max(1, size - round(d.phantoms * size))
         if step == 0:
-            size = min(size, v.crops)
-            return self.crops.validation.batch(seed, 0, index * size, size, v.crop)
-        at = np.array([index], np.uint64)
-        side, binning = (
-            choices[int(random(seed, step, at, stream)[0] * len(choices))]
-            for stream, choices in ((3, d.crop), (4, d.binning))
-        )
-        sizes = [(s, b) for s in d.crop for b in d.binning if self.crops.training.fits(s * b)]
-        if sizes and (side, binning) not in sizes:
-            side, binning = sizes[int(random(seed, step, at, 4)[0] * len(sizes))]
-        return self.crops.training.batch(seed, step, index * size, size, side, binning)
+            return self.crops.validation.batch(seed, 0, index * size, real, v.crop)
+        sides = [s for s in d.crop if any(training.fits(s * b) for b in d.binning)] or d.crop
+        which = random(seed, step, np.array([index], np.uint64), 3)[0]
+        side = sides[int(which * len(sides))]
+        return training.batch(seed, step, index * size, real, side, d.binning)
+
+    def size(self, step: int) -> int:
+        """Crops of a micro-batch, phantoms included."""
+        size = self.recipe.optimiser.micro_batch
+        return size if step else min(size, self.recipe.validation.crops)
 
 
 @dataclass(frozen=True)
@@ -305,7 +314,19 @@ class CropLoss:
             x0 = augment.clean(crops, options, generator)
         else:
             x0, partner = augment.paired(crops, options, generator)
+        missing = self.batches.size(step) - len(x0)
+        if missing:
+            x0 = self._completed(x0, missing, generator)
         return self.objective(model, x0, Draw(generator, self.recipe, partner))
+
+    def _completed(self, x0: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """The crops and `count` phantoms, which complete the micro-batch, in random order."""
+        options = self.recipe.data
+        with torch.autocast(x0.device.type, enabled=False):
+            made = phantoms.draw(count, x0.shape[-1], options.gamma, generator)
+        both = torch.cat([x0, augment.varied(made, options, generator)])
+        order = torch.randperm(len(both), generator=generator, device=both.device)
+        return both[order]
 
 
 # ---- model ---------------------------------------------------------------------------------------
@@ -454,6 +475,9 @@ def _check_model(recipe: Recipe, model: Denoiser) -> None:
          f" needs {output}"),
         (card.time != "index" or bool(card.schedule),
          "time: index needs levels.schedule, whose steps it counts"),
+        (recipe.objective != "prior" or recipe.noise.region == 0 or model.everywhere
+         or bool(recipe.levels.schedule),
+         "noise.region: this network takes one level for a crop: set noise.region=0"),
         (not odd, f"crops of {odd} px: this network needs multiples of {stride}"),
     )  # fmt: skip
     _refuse(rules)

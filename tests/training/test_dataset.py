@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from restorectl.errors import InputError, NoInputError, UsageError
 from restorectl.training import dataset
@@ -47,8 +48,8 @@ def patches():
 def test_crops_are_a_function_of_seed_step_and_position(folder, patches):
     whole = patches(folder).batch(3, 7, 0, 12, 32)
     assert whole.pixels.shape == (12, 1, 32, 32)
-    assert whole.pixels.dtype == np.float32
-    assert whole.low.shape == (12, 1)
+    assert whole.pixels.dtype == torch.float32
+    assert whole.ranges.shape == (12, 1, 3)
     small = patches(folder, cache=1)  # every crop is read by itself
     pieces = [small.batch(3, 7, start, 4, 32).pixels for start in (8, 0, 4)]
     assert np.array_equal(np.concatenate([pieces[1], pieces[2], pieces[0]]), whole.pixels)
@@ -60,12 +61,12 @@ def test_crops_are_cut_from_the_images_and_know_their_range(folder, patches):
     pixels = tifffile.imread(folder / "a" / "one.tif").astype(np.float32)
     found = 0
     many = patches(folder).batch(0, 1, 0, 40, 16)
-    for crop, low, high in zip(many.pixels[:, 0], many.low[:, 0], many.high[:, 0], strict=True):
+    for crop, ends in zip(many.pixels[:, 0].numpy(), many.ranges[:, 0, 1:], strict=True):
         windows = np.lib.stride_tricks.sliding_window_view(pixels, (16, 16))
         rows, cols = np.nonzero(windows[..., 0, 0] == crop[0, 0])
         if any(np.array_equal(windows[r, c], crop) for r, c in zip(rows, cols, strict=True)):
             found += 1
-            assert (low, high) == pytest.approx(np.percentile(pixels, (0.5, 99.9)), rel=0.01)
+            assert ends.tolist() == pytest.approx(np.percentile(pixels, (0.5, 99.9)), rel=0.01)
     assert 5 < found < 35
 
 
@@ -186,12 +187,12 @@ def test_several_channels_are_cut_together(tmp_path, patches):
     assert "has 1 channels, the recipe needs 2" in found.warnings[0]
     crops = patches(tmp_path, channels=2, fraction=0).batch(0, 1, 0, 3, 64)
     assert np.array_equal(crops.pixels, np.stack([both] * 3).astype(np.float32))
-    assert crops.high.shape == (3, 2)
+    assert crops.ranges.shape == (3, 2, 3)
 
 
 def test_binning_averages_pixels(tmp_path, patches):
     pixels = write(tmp_path / "one.tif", image((32, 32)))
-    crops = patches(tmp_path, fraction=0).batch(0, 1, 0, 2, 16, 2)
+    crops = patches(tmp_path, fraction=0).batch(0, 1, 0, 2, 16, [2])
     expected = pixels.astype(np.float32).reshape(16, 2, 16, 2).mean((1, 3))
     assert np.allclose(crops.pixels, expected)
 

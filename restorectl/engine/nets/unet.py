@@ -26,8 +26,10 @@ KNOT = 0.125 * math.log(2)  # of the label log(sigma) / 4: half an octave betwee
 class Told:
     """The embedded noise level: one for each item, or one for each pixel.
 
-    emb: (B, embedding) float32 or, for each pixel, of K levels of a fixed ladder (K, embedding).
-    shares: (B, K, H, W) of each of them at the pixels, in the dtype of the activations.
+    emb: (B, embedding) float32; of two levels for each item (B, 2, embedding); or, for each pixel,
+    of K levels of a fixed ladder (K, embedding).
+    shares: of each level of the ladder at the pixels (B, K, H, W), or of the second of two levels
+    (B, 1, H, W), in the dtype of the activations.
     """
 
     emb: Tensor
@@ -38,6 +40,9 @@ class Told:
         scale = (1 + linear(self.emb)).to(dtype)
         if self.shares is None:
             return scale[:, :, None, None]
+        if scale.ndim == 3:
+            first, second = scale[:, :, :, None, None].unbind(1)
+            return first + self.shares * (second - first)
         return F.conv2d(self.shares, scale.T[:, :, None, None].contiguous())
 
     def halved(self) -> "Told":
@@ -98,7 +103,9 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """x (B, c_in, H, W), label (B,) -> (B, c_out, H, W); H and W are multiples of `stride`.
 
-    label: of the noise level; (B, 1, H, W) where it differs from pixel to pixel.
+    label: of the noise level; (B, 1, H, W) where it differs from pixel to pixel; in training also
+    (B, 2) with `share`, that of the second of two levels at each pixel (B, 1, H, W), at the cost
+    of one level for each item.
     """
 
     everywhere = True  # takes a label for each pixel
@@ -150,10 +157,10 @@ class UNet(nn.Module):
                 module.fold()
         return self
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, share: Tensor | None = None) -> Tensor:
         dtype = x.dtype
         x = F.pixel_unshuffle(x, self.patch)  # (B, c_in * patch^2, H / patch, W / patch)
-        told = self._told(label, dtype)
+        told = self._told(label, share, dtype)
         x = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], 1))
         skips, encoder, decoder = [x], iter(self.encoder), iter(self.decoder)
         for level in range(self.levels):
@@ -172,19 +179,26 @@ class UNet(nn.Module):
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
         return F.pixel_shuffle(self.head(x) * self.gain.to(dtype), self.patch)
 
-    def _told(self, label: Tensor, dtype: torch.dtype) -> list[Told]:
+    def _told(self, label: Tensor, share: Tensor | None, dtype: torch.dtype) -> list[Told]:
         """The embedded level on the grid of each level of the network."""
         if label.ndim == 1:
             return [Told(self._embedded(label))] * self.levels
+        if share is not None:
+            emb = self._embedded(label.flatten()).unflatten(0, label.shape)  # (B, 2, embedding)
+            return self._halved(Told(emb, F.avg_pool2d(share, self.patch).to(dtype)))
         rung = F.avg_pool2d(label.float(), self.patch) / KNOT  # (B, 1, H / patch, W / patch)
         knots = torch.arange(int(rung.min().floor()), int(rung.max().ceil()) + 1)
         knots = knots.to(rung)[:, None, None]
         shares = (1 - (rung - knots).abs()).clamp_min(0)  # (B, K, ., .), sum 1
         shares = shares.to(dtype, memory_format=torch.channels_last)
-        told = [Told(self._embedded(knots[:, 0, 0] * KNOT), shares)]
-        while len(told) < self.levels:
-            told.append(told[-1].halved())
-        return told
+        return self._halved(Told(self._embedded(knots[:, 0, 0] * KNOT), shares))
+
+    def _halved(self, told: Told) -> list[Told]:
+        """The same on the grid of each level of the network."""
+        found = [told]
+        while len(found) < self.levels:
+            found.append(found[-1].halved())
+        return found
 
     def _embedded(self, label: Tensor) -> Tensor:
         """(B,) -> (B, embedding) float32."""
