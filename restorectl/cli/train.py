@@ -127,6 +127,7 @@ class View:
 
     def step(self, step: "StepResult") -> None:
         self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss
+        self.steps = step.steps
         if self.json_lines:
             sys.stdout.write(json.dumps(asdict(step)) + "\n")
         now = time.monotonic()
@@ -136,7 +137,7 @@ class View:
             text += f"  validation {self.validation:.4g}"
         text += f"  {_duration((self.steps - step.number) / pace)} left"
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=step.number, description=text)
+            self.bar.update(self.task, total=self.steps, completed=step.number, description=text)
         elif now - self.shown > SECONDS or step.number == self.steps:
             self.shown = now
             self.note(f"step {step.number}/{self.steps}  {text}")

@@ -27,6 +27,7 @@ CHANGEABLE = (
     "optimiser.compile",
     "optimiser.final_lr",
     "optimiser.lr",
+    "optimiser.minutes",
     "optimiser.precision",
     "optimiser.steps",
     "validation.crops",

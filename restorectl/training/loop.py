@@ -70,7 +70,8 @@ class StepResult:
     gradient: float  # norm before clipping
     lr: float
     seconds: float
-    checked: bool = True  # loss and gradient of all steps so far are finite
+    steps: int  # planned
+    checked: bool  # loss and gradient of all steps so far are finite
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class TrainingState:
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
         self.step = 0
+        self.steps = options.steps  # planned
         self.best: BestWeights | None = None
 
     def judge(self, error: float) -> None:
@@ -149,7 +151,9 @@ def optimise(
     dtype: torch.dtype,
     processes: Processes,
 ) -> Iterator[StepResult]:
-    """Train to `options.steps`, yielding after each step, when `state` is up to date.
+    """Train to `state.steps`, yielding after each step, when `state` is up to date.
+
+    With `options.minutes` the pace of the second half of the warm-up decides their number.
 
     Loss and gradient are read back, which makes the device wait, at every CHECKED-th step and the
     last. Raises EngineError if they are not finite.
@@ -159,7 +163,8 @@ def optimise(
     averages: list[Tensor] = list(state.average.parameters())
     every, unread, read = CHECKED.get(device.type, 1), [], (math.nan, math.nan)
     state.model.train()
-    while state.step < options.steps:
+    began = half = time.perf_counter()
+    while state.step < state.steps:
         start, number = time.perf_counter(), state.step + 1
         summed = torch.zeros((), dtype=torch.float64, device=device)
         for index in range(processes.rank, options.batch // options.micro_batch, processes.size):
@@ -170,11 +175,19 @@ def optimise(
         gradient = _summed_and_clipped(parameters, options.clip, processes)
         mean = (processes.total(summed) / options.batch).float()
         unread.append(torch.stack([mean, gradient]))
-        checked = number % every == 0 or number == options.steps
+        measured = options.minutes > 0 and number in (options.warmup // 2, options.warmup)
+        checked = number % every == 0 or number == state.steps or measured
         if checked:
             read = _read(unread, number)
             unread = []
-        lr = learning_rate(number, options)
+        if measured and number < options.warmup:
+            half = time.perf_counter()
+        elif measured:
+            pace = (time.perf_counter() - half) / (number - options.warmup // 2)
+            left = 60 * options.minutes - (time.perf_counter() - began)
+            more = torch.tensor(left / pace if processes.rank == 0 else 0.0, device=device)
+            state.steps = number + max(1, int(processes.total(more)))
+        lr = learning_rate(number, options, state.steps)
         for group in state.optimiser.param_groups:
             group["lr"] = lr
         state.optimiser.step()
@@ -183,7 +196,8 @@ def optimise(
         latest = [p.detach() for p in state.model.parameters()]
         torch._foreach_lerp_(averages, latest, 1 - decay)
         state.step = number
-        yield StepResult(number, *read, lr, time.perf_counter() - start, checked)
+        seconds = time.perf_counter() - start
+        yield StepResult(number, *read, lr, seconds, state.steps, checked)
 
 
 def _read(unread: list[Tensor], number: int) -> tuple[float, float]:
@@ -224,11 +238,12 @@ def generator(device: torch.device, *key: int | str) -> torch.Generator:
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def learning_rate(step: int, options: Optimiser) -> float:
-    """Learning rate of step 1, 2, ...: linear warm-up, then cosine decay to final_lr * lr."""
+def learning_rate(step: int, options: Optimiser, steps: int) -> float:
+    """Learning rate of step 1, 2, ... of `steps`: linear warm-up, then cosine decay to final_lr *
+    lr."""
     if step <= options.warmup:
         return options.lr * step / options.warmup
-    done = min(1.0, (step - options.warmup) / max(1, options.steps - options.warmup))
+    done = min(1.0, (step - options.warmup) / max(1, steps - options.warmup))
     share = options.final_lr + (1 - options.final_lr) * (1 + math.cos(math.pi * done)) / 2
     return options.lr * share
 

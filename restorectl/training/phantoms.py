@@ -7,13 +7,14 @@ where that makes drawing simpler, and the crop is its middle.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from restorectl.training.degrade import column, uniform
 
+Kind = Callable[[int, int, torch.Generator], Tensor]
 MARGIN = 16  # px around the crop
 POINTS = 512  # most puncta of a square
 LINES, BEADS, PACE = 20, 160, 0.8  # most filaments, points on each, their distance in px
@@ -21,15 +22,22 @@ CELLS = 40  # most cells or nuclei
 GLOW = 10.0  # px, extent of the light from other planes
 
 
-def draw(count: int, side: int, gamma: tuple[float, ...], generator: torch.Generator) -> Tensor:
+def draw(
+    count: int,
+    side: int,
+    gamma: tuple[float, ...],
+    generator: torch.Generator,
+    kinds: Sequence[Kind] | None = None,
+) -> Tensor:
     """Clean crops (count, 1, side, side) float32 in the square-root domain, -1 without light.
 
     gamma: range of the exponent of intensity, as for the crops of images. The brightest pixel of
     the square around a crop is at +1 or below, in sparse fields up to about +2.
     """
     size = side + 2 * MARGIN
-    each = -(-count // len(KINDS))
-    image = _bright(torch.cat([kind(each, size, generator) for kind in KINDS]))
+    kinds = kinds or KINDS
+    each = -(-count // len(kinds))
+    image = _bright(torch.cat([kind(each, size, generator) for kind in kinds]))
     order = torch.randperm(len(image), generator=generator, device=image.device)
     other = image.roll(len(image) // 2, 0)[order[:count]]  # of another kind
     image = image[order[:count]]  # (count, size, size), relative fluorescence
@@ -124,7 +132,7 @@ def textures(count: int, size: int, generator: torch.Generator) -> Tensor:
     return torch.where(_some(0.25, count, generator) > 0, wave**strength, image)
 
 
-KINDS: tuple[Callable[[int, int, torch.Generator], Tensor], ...] = (
+KINDS: tuple[Kind, ...] = (
     puncta,
     filaments,
     membranes,

@@ -110,6 +110,7 @@ class CropOptions:
 @dataclass(frozen=True)
 class Optimiser:
     steps: int = 10_000
+    minutes: float = 0.0  # above 0: `steps` is set after the warm-up so that it ends in this time
     batch: int = 1024  # crops per step, over all processes
     micro_batch: int = 64  # crops per network call; gradients are accumulated
     lr: float = 2e-3
@@ -216,6 +217,8 @@ def _check(recipe: Recipe, where: str) -> None:
          f"a divisor of optimiser.batch, {o.batch}"),
         (o.lr > 0, "optimiser.lr", "above 0"),
         (o.warmup >= 0, "optimiser.warmup", "at least 0"),
+        (o.minutes == 0 or (o.minutes > 0 and o.warmup >= 2), "optimiser.minutes",
+         "0, or above 0 with optimiser.warmup from 2, in which the time of a step is measured"),
         (0 <= o.ema < 1, "optimiser.ema", "in [0, 1)"),
         (bool(d.crop) and min(d.crop) >= 16, "data.crop", "sizes of at least 16 px"),
         (bool(d.binning) and min(d.binning) >= 1, "data.binning", "factors of at least 1"),
@@ -228,8 +231,8 @@ def _check(recipe: Recipe, where: str) -> None:
         (_rises(noise.reach, above=0), "noise.reach", "a range: [low, high]"),
         (_rises(noise.photons, above=0), "noise.photons", "a range above 0: [low, high]"),
         (noise.jitter >= 0, "noise.jitter", "at least 0"),
-        (d.phantoms == 0 or (d.channels == 1 and d.range == "whitened"), "data.phantoms",
-         "0 unless data.channels is 1 and data.range is whitened"),
+        (d.phantoms == 0 or d.range == "whitened", "data.phantoms",
+         "0 unless data.range is whitened"),
         *((0 <= attrgetter(key)(recipe) <= 1, key, "between 0 and 1") for key in SHARES),
         (0 < recipe.levels.min <= recipe.levels.max, "levels.min", "above 0, up to levels.max"),
         (recipe.levels.max_step >= 0, "levels.max_step", "at least 0"),

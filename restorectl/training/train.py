@@ -96,7 +96,7 @@ def run(job: TrainJob, report: TrainingReport) -> Path:
         saved = time.monotonic()
         for step in _validated_steps(state, recipe, batches, processes, report):
             due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
-            last = step.number == recipe.optimiser.steps
+            last = step.number == state.steps
             if processes.rank == 0 and step.checked and (due or last):
                 checkpoint.write(output, recipe, state, crops.record, initial)
                 report.saved(output, step.number)
@@ -123,7 +123,7 @@ def _validated_steps(
         if (
             v.every
             and batches.crops.validated
-            and (step.number == o.steps or step.number % v.every == 0)
+            and (step.number == state.steps or step.number % v.every == 0)
         ):
             value, error = mean_loss(state, loss, *fixed), None
             if measure is not None:
@@ -478,6 +478,8 @@ def _check_model(recipe: Recipe, model: Denoiser) -> None:
         (recipe.objective != "prior" or recipe.noise.region == 0 or model.everywhere
          or bool(recipe.levels.schedule),
          "noise.region: this network takes one level for a crop: set noise.region=0"),
+        (recipe.data.phantoms == 0 or recipe.data.channels == 1,
+         "data.phantoms: several channels need 0"),
         (not odd, f"crops of {odd} px: this network needs multiples of {stride}"),
     )  # fmt: skip
     _refuse(rules)

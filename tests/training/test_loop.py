@@ -115,12 +115,14 @@ def test_the_average_follows_the_weights():
 
 def test_rates():
     options = Optimiser(steps=110, lr=2.0, warmup=10, final_lr=0.1)
-    assert learning_rate(1, options) == pytest.approx(0.2)
-    assert learning_rate(10, options) == pytest.approx(2.0)
-    assert learning_rate(60, options) == pytest.approx(1.1)
-    assert learning_rate(110, options) == pytest.approx(0.2)
-    assert learning_rate(500, options) == pytest.approx(0.2)
-    assert learning_rate(1, dataclasses.replace(options, warmup=0)) == pytest.approx(2.0, rel=1e-3)
+    assert learning_rate(1, options, 110) == pytest.approx(0.2)
+    assert learning_rate(10, options, 110) == pytest.approx(2.0)
+    assert learning_rate(60, options, 110) == pytest.approx(1.1)
+    assert learning_rate(110, options, 110) == pytest.approx(0.2)
+    assert learning_rate(500, options, 110) == pytest.approx(0.2)
+    assert learning_rate(1, dataclasses.replace(options, warmup=0), 110) == pytest.approx(
+        2.0, rel=1e-3
+    )
 
 
 def test_clipping_bounds_the_gradient_that_adam_sees():
