@@ -223,10 +223,9 @@ def random_kernels(count: int, reach: tuple[float, ...], generator: torch.Genera
     kernels = torch.where(
         (family >= 4)[:, None, None], _taps(count, generator), _blobs(family, reach, generator)
     )
-    second = _blobs(family, reach, generator)
-    single = uniform(generator, count) < 0.5
-    second[single] = 0
-    second[single, INNER, INNER] = 1
+    single = (uniform(generator, count) < 0.5)[:, None, None]
+    alone = F.pad(torch.ones_like(kernels[:, :1, :1]), (INNER,) * 4)
+    second = torch.where(single, alone, _blobs(family, reach, generator))
     kernels = correlate(F.pad(kernels, (RADIUS,) * 4)[:, None], second)[:, 0]
     kernels = kernels / kernels.square().sum((1, 2), keepdim=True).sqrt()
     weak = kernels.sum((1, 2)) < LEAST  # blue noise with almost no low frequencies
@@ -238,14 +237,14 @@ def _blobs(family: Tensor, reach: tuple[float, ...], generator: torch.Generator)
     count, device = len(family), family.device
     axis = torch.arange(-INNER, INNER + 1, device=device, dtype=torch.float32)
     extent = uniform(generator, (count, 2), *reach) * 2**0.5
-    extent[family == 2, 0] = 0.05  # rows
-    extent[family == 3, 1] = 0.05  # columns
     round_ = (family == 0) | (family >= 4)
-    extent[:, 1] = torch.where(round_, extent[:, 0], extent[:, 1])
+    down = extent[:, :1].masked_fill((family == 2)[:, None], 0.05)  # rows
+    across = torch.where(round_[:, None], down, extent[:, 1:])
+    across = across.masked_fill((family == 3)[:, None], 0.05)  # columns
     power = uniform(generator, count, 1.0, 2.0)
     power = torch.where(round_, 2.0, power)[:, None]
-    across = [torch.exp(-((axis.abs() / extent[:, i : i + 1]) ** power)) for i in (0, 1)]
-    return across[0][:, :, None] * across[1][:, None, :]
+    lines = [torch.exp(-((axis.abs() / reached) ** power)) for reached in (down, across)]
+    return lines[0][:, :, None] * lines[1][:, None, :]
 
 
 def _taps(count: int, generator: torch.Generator) -> Tensor:

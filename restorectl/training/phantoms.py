@@ -18,7 +18,7 @@ Kind = Callable[[int, int, torch.Generator], Tensor]
 MARGIN = 16  # px around the crop
 POINTS = 512  # most puncta of a square
 LINES, BEADS, PACE = 20, 160, 0.8  # most filaments, points on each, their distance in px
-CELLS = 40  # most cells or nuclei
+CELLS = 24  # most cells or nuclei
 GLOW = 10.0  # px, extent of the light from other planes
 
 
@@ -88,8 +88,9 @@ def membranes(count: int, size: int, generator: torch.Generator) -> Tensor:
     away = _away(seeds, size).square().sum(1).sqrt()  # (count, CELLS, size, size)
     away = away + 0.05 * size * _normal((count, CELLS, 1, 1), generator)  # curved borders
     away = away + 1e6 * (1 - _first(CELLS, count, generator, 4))[:, :, None, None]
-    nearest, which = away.topk(2, 1, largest=False)
-    border = (nearest[:, 1] - nearest[:, 0]) / (2 * _log(0.45, 2.5, count, generator)[:, 0])
+    nearest, which = away.min(1, keepdim=True)
+    second = away.scatter(1, which, torch.inf).amin(1)
+    border = (second - nearest[:, 0]) / (2 * _log(0.45, 2.5, count, generator)[:, 0])
     level = _varied((count, CELLS), 0.6, generator)
     inside = level.gather(1, which[:, 0].flatten(1)).unflatten(1, (size, size))
     edges = 1 - _some(0.25, count, generator)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from common import table
 
@@ -206,6 +207,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = True
+    torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
     report = Report(args.out)
     report.note(f"torch {torch.__version__}, {pick_device(args.device)}")
     overrides = (

@@ -197,6 +197,42 @@ def test_binning_averages_pixels(tmp_path, patches):
     assert np.allclose(crops.pixels, expected)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_held_regions_give_the_same_crops(tmp_path, patches, channels):
+    for seed, shape in enumerate(((2, 70, 90), (2, 64, 40))):
+        write(tmp_path / f"{seed}.tif", image(shape, seed), "CYX")
+    files, held = (patches(tmp_path, channels=channels) for _ in range(2))
+    held.hold(torch.device("cpu"), 1 << 20)
+    assert held.held is not None
+    (tmp_path / "0.tif").rename(tmp_path / "gone")
+    held.reader.close()
+    both = [sampler.batch(3, 7, 5, 40, 16, [1, 2]) for sampler in (held,)]
+    (tmp_path / "gone").rename(tmp_path / "0.tif")
+    both.append(files.batch(3, 7, 5, 40, 16, [1, 2]))
+    assert torch.equal(both[0].pixels, both[1].pixels)
+    assert torch.equal(both[0].ranges, both[1].ranges)
+
+
+def test_regions_that_do_not_fit_are_not_held(tmp_path, patches):
+    write(tmp_path / "one.tif", image((64, 64)))
+    sampler = patches(tmp_path, fraction=0)
+    sampler.hold(torch.device("cpu"), 64 * 64 * 4 - 1)
+    assert sampler.held is None
+    sampler.hold(torch.device("cpu"), 64 * 64 * 4)
+    assert sampler.held is not None
+
+
+def test_each_crop_has_a_binning_of_its_own(tmp_path, patches):
+    """Rows that alternate between 0 and 100: their means over two rows are all 50."""
+    rows = np.repeat(np.arange(64, dtype=np.uint8)[:, None] % 2 * 100, 64, 1)
+    write(tmp_path / "rows.tif", rows)
+    sampler = patches(tmp_path, fraction=0)
+    whole = sampler.batch(0, 1, 0, 200, 16, [1, 2]).pixels
+    binned = (whole == 50).all(3).all(2)[:, 0]
+    assert 70 < int(binned.sum()) < 130
+    assert torch.equal(sampler.batch(0, 1, 90, 20, 16, [1, 2]).pixels, whole[90:110])
+
+
 def test_crops_larger_than_every_image(folder, patches):
     assert not patches(folder).fits(500)
     with pytest.raises(UsageError, match="500 px: lower data"):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from restorectl.errors import EngineError, WeightsError
+from restorectl.training import loop
 from restorectl.training.loop import (
     Processes,
     TrainingState,
@@ -123,6 +124,37 @@ def test_rates():
     assert learning_rate(1, dataclasses.replace(options, warmup=0), 110) == pytest.approx(
         2.0, rel=1e-3
     )
+
+
+def test_minutes_set_the_number_of_steps(monkeypatch):
+    """A clock that ticks whenever it is read: steps of about two seconds, 30 in a minute."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(clock)))
+    options = dataclasses.replace(OPTIONS, minutes=1.0, warmup=4)
+    state = TrainingState(model(), options)
+    done = run(state, options)
+    assert done[0].steps == OPTIONS.steps
+    assert {s.steps for s in done[4:]} == {state.steps}
+    assert [s.number for s in done] == list(range(1, state.steps + 1))
+    assert 15 < state.steps < 40
+    assert done[-1].lr == pytest.approx(options.lr * options.final_lr)
+
+
+def test_divergence_is_found_when_losses_are_read_later(monkeypatch):
+    monkeypatch.setitem(loop.CHECKED, "cpu", 5)
+
+    def broken(net, step, index, drawn):
+        return loss(net, step, index, drawn) * (math.nan if step == 3 else 1)
+
+    state = TrainingState(model(), OPTIONS)
+    steps = optimise(state, broken, OPTIONS, 0, FP32, Processes())
+    assert not any(next(steps).checked for _ in range(4))
+    with pytest.raises(EngineError, match="diverged at step 3"):
+        next(steps)
+    seen = run(TrainingState(model(), OPTIONS))
+    assert [s.checked for s in seen] == [False, False, False, False, True, True]
+    monkeypatch.setitem(loop.CHECKED, "cpu", 1)
+    assert [s.loss for s in run(TrainingState(model(), OPTIONS))][4:] == [s.loss for s in seen][4:]
 
 
 def test_clipping_bounds_the_gradient_that_adam_sees():

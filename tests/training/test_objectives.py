@@ -10,7 +10,7 @@ from torch import nn
 
 from restorectl import catalog
 from restorectl.engine.card import Card
-from restorectl.engine.denoiser import build, fused
+from restorectl.engine.denoiser import build, fused, mixed
 from restorectl.engine.schedule import schedule
 from restorectl.training.degrade import camera_noise, random_kernels
 from restorectl.training.objectives import (
@@ -19,6 +19,7 @@ from restorectl.training.objectives import (
     calibrator,
     conditional,
     noise_level,
+    observed,
     one_call,
     prior,
     rectangles,
@@ -281,3 +282,64 @@ def test_clipping_leaves_noise_only_above_the_point():
     at_floor = (x == x.min(1, keepdim=True).values).float().mean(1)
     assert at_floor.max() > 0.3
     assert at_floor.max() < 0.6
+
+
+def test_white_noise_is_told_its_level_with_an_error():
+    x0, sigma = torch.zeros(400, 1, 32, 32), torch.full((400,), 0.2)
+    seen = observed(x0, sigma, draw(noise=replace(WHITE, jitter=0.05)))
+    assert seen.share is None
+    error = (seen.told[:, 0] / 0.2).log()
+    assert float(error.mean()) == pytest.approx(0, abs=0.01)
+    assert float(error.std()) == pytest.approx(0.05, rel=0.15)
+    assert seen.x.std((1, 2, 3)).numpy() == pytest.approx(0.2, rel=0.12)
+    exact = observed(x0, sigma, draw())
+    assert torch.equal(exact.told, sigma[:, None])
+
+
+def test_two_levels_are_where_the_share_says():
+    sigma = torch.full((300,), 0.1)
+    seen = observed(torch.zeros(300, 1, 64, 64), sigma, draw(noise=replace(WHITE, region=1.0)))
+    assert seen.told.shape == (300, 2)
+    assert ((seen.share >= 0) & (seen.share <= 1)).all()
+    sharp = ((seen.share == 0) | (seen.share == 1)).all(3).all(2)[:, 0]
+    assert 100 < int(sharp.sum()) < 200
+    ratio = (seen.told[:, 1] / seen.told[:, 0]).log().abs()
+    assert float(ratio[~sharp].max()) < 0.36
+    assert float(ratio[sharp].max()) > 1
+    unit = seen.x / mixed(seen.told, seen.share)
+    assert unit.std((1, 2, 3)).numpy() == pytest.approx(1, abs=0.06)
+
+
+def test_shares_of_the_noise_and_what_is_told():
+    """10 of 40 samples are counted, 15 correlated, 15 white."""
+    noise = Noise(correlated=0.5, mixed=0.0, region=0.5, counts=0.25, photons=(5.0, 5.0))
+    x0 = images(1).expand(40, 1, 64, 64) * 0.5
+    seen = observed(x0, torch.full((40,), 0.1), draw(noise=noise))
+    error = seen.x - x0
+    beside = (error[..., 1:] * error[..., :-1]).mean((1, 2, 3)) / error.square().mean((1, 2, 3))
+    assert (beside[:10].abs() < 0.1).all()
+    assert beside[10:25].mean() > 0.2
+    assert (beside[25:].abs() < 0.1).all()
+    assert (seen.told[25:, 0] == 0.1).all()
+    assert not (seen.told[10:25, 0] == 0.1).any()
+    light = ((x0[0] - x0[0].min() + 0.15) / seen.told[0, 0]).square() / 4  # photons
+    assert float(light.mean()) == pytest.approx(5, rel=0.01)
+    assert torch.equal(seen.told[:10, 0], seen.told[:10, 1])
+
+
+def test_two_equal_levels_are_one_level():
+    """The network answers the same, told one level or two with any share."""
+    torch.manual_seed(0)
+    config = {"channels": (8, 16), "blocks": 1, "embedding": 8}
+    model = build(Card("made", "prior", "unet", config))
+    model.net.gain.data.fill_(1.0)
+    x, sigma = images(3, 32), torch.tensor([0.1, 0.3, 1.0])
+    one = model(x, sigma)
+    share = torch.rand(3, 1, 32, 32)
+    assert torch.allclose(model(x, torch.stack([sigma, sigma], 1), share=share), one, atol=1e-5)
+    both = torch.stack([sigma, 2 * sigma], 1)
+    first, second = (model(x, both, share=torch.full_like(share, s)) for s in (0.0, 1.0))
+    assert torch.allclose(first, one, atol=1e-5)
+    assert torch.allclose(second, model(x, 2 * sigma), atol=1e-5)
+    everywhere = model(x, mixed(both, torch.ones_like(share)))  # the ladder of inference
+    assert torch.allclose(everywhere, second, atol=0.1)

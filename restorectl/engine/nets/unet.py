@@ -29,7 +29,7 @@ class Told:
     emb: (B, embedding) float32; of two levels for each item (B, 2, embedding); or, for each pixel,
     of K levels of a fixed ladder (K, embedding).
     shares: of each level of the ladder at the pixels (B, K, H, W), or of the second of two levels
-    (B, 1, H, W), in the dtype of the activations.
+    (B, 1, H, W).
     """
 
     emb: Tensor
@@ -42,7 +42,7 @@ class Told:
             return scale[:, :, None, None]
         if scale.ndim == 3:
             first, second = scale[:, :, :, None, None].unbind(1)
-            return first + self.shares * (second - first)
+            return first + self.shares.to(dtype) * (second - first)
         return F.conv2d(self.shares, scale.T[:, :, None, None].contiguous())
 
     def halved(self) -> "Told":
@@ -184,7 +184,7 @@ class UNet(nn.Module):
         if label.ndim == 1:
             return [Told(self._embedded(label))] * self.levels
         if share is not None:
-            emb = self._embedded(label.flatten()).unflatten(0, label.shape)  # (B, 2, embedding)
+            emb = self._embedded(label.flatten()).reshape(*label.shape, -1)  # (B, 2, embedding)
             return self._halved(Told(emb, F.avg_pool2d(share, self.patch).to(dtype)))
         rung = F.avg_pool2d(label.float(), self.patch) / KNOT  # (B, 1, H / patch, W / patch)
         knots = torch.arange(int(rung.min().floor()), int(rung.max().ceil()) + 1)
