@@ -91,6 +91,7 @@ class RestoreJob(SamplingJob):
     step_map: str | None = None  # folder for maps of the diffusion steps at each place
     level: str = "auto"  # image: one noise level; map: a smooth map; auto: a map if it is needed
     orientations: int = 1  # 8: the mean over four rotations, each also mirrored
+    preview: bool = False  # also write a picture of each image before and after
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class DenoiseJob(SamplingJob):
     preset: str = "restorectl"
     settings: Mapping[str, Any] = field(default_factory=dict)  # override the preset's
     orientations: int = 1  # 8: the mean over four rotations, each also mirrored
+    preview: bool = False  # also write a picture of each image before and after
     guide: str | None = None  # folder of another method's results, named like the inputs
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from restorectl.images.pictures import Panel, draw_panels
+from restorectl.images.pictures import GREYS, Panel, draw_panels, pixel_size
 from tests.command import run
 from tests.documents import DOCS, ROOT
+from tests.make_data import PIXEL
 
 PICTURE = DOCS / "before-after.png"
 NAME = "filaments.png"
@@ -28,12 +29,15 @@ def main() -> None:
         lower, upper = (iio.imread(place / "maps" / f"a_{end}.tif") for end in ("lower", "upper"))
     low, high = 0, float(np.quantile(noisy, 0.998))
     shown = {"noisy": noisy, "restored": restored, "true": true}
-    panels = [Panel(title, image, low, high, heat=False) for title, image in shown.items()]
+    panels = [
+        Panel(title, image, low, high, GREYS, pixel=pixel_size(PIXEL) if title == "noisy" else None)
+        for title, image in shown.items()
+    ]
     bars = (upper - lower) / 2
     panels.append(
         Panel("error bar (90 %): plus or minus", bars, 0, float(np.quantile(bars, 0.998)))
     )
-    iio.imwrite(PICTURE, draw_panels(panels), optimize=True)
+    iio.imwrite(PICTURE, draw_panels({"": panels}), optimize=True)
 
 
 if __name__ == "__main__":

@@ -92,9 +92,12 @@ def resolve(files: Files, naming: Naming = same_name, *, folder_only: bool = Fal
         if os.path.isdir(path):
             _refuse_nesting(output, path)
     found = find(given, files.pattern)
-    pairs = [_pair(path, relative, output, naming) for path, relative in found.images]
-    if single:
-        pairs = [replace(p, targets=(output, *p.targets[1:]), name=output.name) for p in pairs]
+    if single:  # more results of the image are named like this one, and lie beside it
+        place, name = output.parent, PurePath(output.name)
+        named_so = [_pair(path, name, place, naming) for path, _ in found.images]
+        pairs = [replace(p, targets=(output, *p.targets[1:]), name=output.name) for p in named_so]
+    else:
+        pairs = [_pair(path, relative, output, naming) for path, relative in found.images]
     index, count = files.shard
     if not 1 <= index <= count:
         raise UsageError(f"`shard` {index}/{count}: I must be between 1 and N")

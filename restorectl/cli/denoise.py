@@ -118,6 +118,7 @@ def denoise(
     machine: opt.Machine,
     models: opt.Models,
     shared: opt.Shared,
+    preview: bool = opt.PREVIEW,
 ) -> None:
     """Denoise images with a choice of published methods; can average several restorations.
 
@@ -156,6 +157,7 @@ def denoise(
         orientations=orientations,
         start_step=start_step,
         dtype=dtype,
+        preview=preview,
         context=context,
         reach=reach,
     )

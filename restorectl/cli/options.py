@@ -281,6 +281,12 @@ HOT_PIXELS = option(
     choices=("auto", "keep"),
 )
 JSON = option(False, "Print one line of JSON per file on standard output.", "--json", panel=OUTPUT)
+PREVIEW = option(
+    False,
+    "Also write STEM_preview.png beside each result: before, after, their difference, and the"
+    " noise level.",
+    panel=OUTPUT,
+)
 DEBUG = option(False, "Print the traceback of every file that fails.", panel=OUTPUT)
 QUIET = option(False, "Print only errors.", "-q", panel=OUTPUT)
 

@@ -73,6 +73,7 @@ def restore(
     machine: opt.Machine,
     models: opt.Models,
     shared: opt.Shared,
+    preview: bool = opt.PREVIEW,
     step_map: str | None = option(
         None,
         "Also write a map of the noise, in diffusion steps, to this folder: STEM_steps.tif, one"
@@ -105,6 +106,7 @@ def restore(
         level=level,
         orientations=orientations,
         dtype=dtype,
+        preview=preview,
         context=context,
         reach=reach,
     )

@@ -1,11 +1,12 @@
-"""Figures: single maps as PNG bytes, maps side by side with colour bars, and a histogram.
+"""Pictures for people: single maps as PNG bytes, sheets of labelled panels, and a histogram.
 
-Only the histogram needs matplotlib, an optional dependency.
+Panels have colour bars and scale bars. Only the histogram needs matplotlib, an optional dependency.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from restorectl.errors import UsageError
 from restorectl.files.atomic import replacing
+from restorectl.images.header import Header
+from restorectl.images.image import Record, verify_image, write_image
 from restorectl.images.raster import encode_png
 
 Range = tuple[float, float]
@@ -25,11 +28,13 @@ RED, BLUE = (
 )  # ends of the diverging scale, with white in between
 HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # even lightness
 GREYS = ((0, 0, 0), (255, 255, 255))
+SIGNS = (BLUE, (255, 255, 255), RED)  # below 0, 0, above
 INK, PAPER = (30, 30, 30), (255, 255, 255)  # of panels
 BAR, LINE, VEIL = "#3b6ea5", "#444444", "#ffffffcc"  # of the histogram
 DPI = 150
 SIDE = 512  # px, the longer side of a panel
-MARGIN, BAR_HEIGHT, HEAD = 16, 14, 30  # px
+MARGIN, NARROWEST = 16, 160  # px, around panels; what a title needs
+TITLE, RAMP, SCALE, WORDS = 22, 14, 3, 20  # px, height of what belongs to a panel
 
 
 def grey(image: NDArray[np.floating[Any]], shown: Range) -> bytes:
@@ -73,51 +78,102 @@ def _png(values: NDArray[np.floating[Any]]) -> bytes:
 
 @dataclass(frozen=True)
 class Panel:
-    """A map (Y, X), with the lowest and highest value of its colour bar."""
+    """A map (Y, X) with its title above, and a colour bar and a scale bar below."""
 
     title: str
     values: np.ndarray
     low: float
     high: float
-    heat: bool = True  # colour scale from dark to bright, else grey
+    colours: Sequence[Colour] = HEAT
+    ramp: bool = True  # a colour bar with the lowest and highest value
+    pixel: tuple[float, str] | None = None  # width and its unit, for a scale bar
 
-    def coloured(self, values: np.ndarray) -> np.ndarray:
-        """(Y, X) -> (Y, X, 3) uint8 in the colours of the panel."""
-        colours = HEAT if self.heat else GREYS
-        found = np.rint(_coloured(values, (self.low, self.high), colours))
-        return np.asarray(found, np.uint8)
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in px, with all that is drawn."""
+        below = self.ramp * (RAMP + WORDS) + (self.pixel is not None) * (SCALE + WORDS)
+        height, width = self.values.shape
+        return max(width, NARROWEST), TITLE + height + MARGIN // 2 + below
+
+    def draw(self, canvas: Image.Image, left: int, top: int) -> None:
+        """Draw everything with its upper left corner at this place."""
+        pen, font, (width, _) = ImageDraw.Draw(canvas), ImageFont.load_default(13), self.size
+        pen.text((left, top), self.title, INK, font)
+        canvas.paste(self._painted(self.values), (left, top + TITLE))
+        top += TITLE + self.values.shape[0] + MARGIN // 2
+        if self.ramp:
+            values = np.linspace(self.low, self.high, width, dtype=np.float32)[None]
+            canvas.paste(self._painted(values.repeat(RAMP, 0)), (left, top))
+            top += RAMP + 2
+            pen.text((left, top), f"{self.low:.4g}", INK, font)
+            pen.text((left + width, top), f"{self.high:.4g}", INK, font, anchor="ra")
+            top += WORDS - 2
+        if self.pixel is not None:
+            length, text = scale_bar(self.values.shape[1], *self.pixel)
+            pen.rectangle((left, top, left + length - 1, top + SCALE - 1), INK)
+            pen.text((left, top + SCALE + 1), text, INK, font)
+
+    def _painted(self, values: np.ndarray) -> Image.Image:
+        found = np.rint(_coloured(values, (self.low, self.high), self.colours))
+        return Image.fromarray(found.astype(np.uint8))
 
 
-def draw_panels(panels: Sequence[Panel]) -> np.ndarray:
-    """Draw panels side by side: (height, width, 3) uint8."""
-    tallest = max(panel.values.shape[0] for panel in panels)
-    widths = [max(panel.values.shape[1], 160) for panel in panels]
-    size = (sum(widths) + MARGIN * (len(panels) + 1), HEAD + tallest + BAR_HEIGHT + 3 * MARGIN)
-    canvas = Image.new("RGB", size, PAPER)
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    left = MARGIN
-    for panel, width in zip(panels, widths, strict=True):
-        pen.text((left, 8), panel.title, INK, font)
-        canvas.paste(Image.fromarray(panel.coloured(panel.values)), (left, HEAD))
-        ramp = np.linspace(panel.low, panel.high, width, dtype=np.float32)[None].repeat(
-            BAR_HEIGHT, 0
-        )
-        top = HEAD + tallest + MARGIN // 2
-        canvas.paste(Image.fromarray(panel.coloured(ramp)), (left, top))
-        pen.text((left, top + BAR_HEIGHT + 2), f"{panel.low:.4g}", INK, font)
-        pen.text((left + width, top + BAR_HEIGHT + 2), f"{panel.high:.4g}", INK, font, anchor="ra")
-        left += width + MARGIN
+def draw_panels(rows: Mapping[str, Sequence[Panel]]) -> np.ndarray:
+    """Draw rows of panels, each below its caption ("" = none): (height, width, 3) uint8."""
+    columns = zip_longest(*rows.values())
+    widths = [max(panel.size[0] for panel in column if panel is not None) for column in columns]
+    heights = [max(panel.size[1] for panel in row) for row in rows.values()]
+    height = sum(heights) + MARGIN * (len(rows) + 1) + TITLE * sum(map(bool, rows))
+    canvas = Image.new("RGB", (sum(widths) + MARGIN * (len(widths) + 1), height), PAPER)
+    pen, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(15), MARGIN
+    for (caption, row), tall in zip(rows.items(), heights, strict=True):
+        pen.text((MARGIN, top - 2), caption, INK, font)
+        top, left = top + TITLE * bool(caption), MARGIN
+        for panel, wide in zip(row, widths, strict=False):
+            panel.draw(canvas, left, top)
+            left += wide + MARGIN
+        top += tall + MARGIN
     return np.asarray(canvas)
 
 
-def thumbnail(plane: np.ndarray) -> np.ndarray:
-    """A plane (Y, X) reduced to at most SIDE px per side by block means, float32."""
-    factor = max(1, -(-max(plane.shape) // SIDE))
+def scale_bar(width: int, pixel: float, unit: str) -> tuple[int, str]:
+    """Length in px, at most half of `width`, and text of a scale bar: 1, 2 or 5 times 10^k."""
+    most = width * pixel / 2
+    ten = 10.0 ** np.floor(np.log10(most))
+    length = max(n * ten for n in (1, 2, 5) if n * ten <= most)
+    return max(1, round(length / pixel)), f"{length:g} {unit}"
+
+
+def pixel_size(spacing: float | None, step: float = 1) -> tuple[float, str]:
+    """A pixel's width and its unit, in a picture whose pixels are `step` pixels of an image wide.
+
+    spacing: micrometres; None = unknown, the bar is then in pixels. The font has no micro sign.
+    """
+    return (float(step), "px") if spacing is None else (spacing * step, "um")
+
+
+def write_panels(path: Path, rows: Mapping[str, Sequence[Panel]], record: Record) -> None:
+    """Write a sheet of panels as PNG with its provenance. Raises OutputError."""
+    picture = draw_panels(rows)
+    header = Header("YXS", picture.shape, picture.dtype, format=".png")
+    colours = (np.ascontiguousarray(picture[..., c]) for c in range(3))
+    write_image(path, header, colours, provenance=record)
+    verify_image(path, header)
+
+
+def thumbnail(plane: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """A plane (Y, X) reduced to at most `side` px per side by block means, float32."""
+    factor = reduction(plane.shape, side)
     height, width = (max(1, n // factor) for n in plane.shape)
     cut = plane[: height * factor, : width * factor].astype(np.float32)
     if min(plane.shape) < factor:
         return cut[:height, :width]
     return np.asarray(cut.reshape(height, factor, width, factor).mean((1, 3)))
+
+
+def reduction(shape: tuple[int, ...], side: int = SIDE) -> int:
+    """Side in px of the blocks that become one pixel of a `thumbnail`."""
+    return max(1, -(-max(shape) // side))
 
 
 def require_matplotlib() -> None:

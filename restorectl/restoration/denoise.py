@@ -10,6 +10,7 @@ from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
 from restorectl.errors import UsageError
 from restorectl.jobs import DenoiseJob
+from restorectl.restoration import preview
 from restorectl.restoration.planes import Planes
 from restorectl.restoration.restorer import load_restorer
 
@@ -24,7 +25,11 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
         raise UsageError(f"`start_step` has no effect with `method` {job.method}: leave it out")
     if job.samples < 1:
         raise UsageError(f"`samples` {job.samples}: must be at least 1")
-    naming = inputs.same_name if job.dtype == "same" else inputs.as_tiff
+
+    def naming(relative: PurePath) -> tuple[PurePath, ...]:
+        names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
+        return (*names, preview.target(relative)) if job.preview else names
+
     found = inputs.resolve(job.files, naming)
     if job.guide is not None:
         if not method.guided:
@@ -41,4 +46,5 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
     own = {"method": job.method, "settings": asdict(settings), "guide": bool(job.guide)}
     level = "auto" if method.maps else "image"
     restorer = load_restorer(job, method, settings, level, job.orientations)
-    return run(job.files, Planes("denoise", restorer, own), found, report)
+    extras = (preview.writer(preview.RESTORED),) if job.preview else ()
+    return run(job.files, Planes("denoise", restorer, own, extras), found, report)

@@ -29,6 +29,7 @@ from restorectl.images.image import (
     to_dtype,
     verify_image,
 )
+from restorectl.images.masked import Masked
 from restorectl.restoration import channels, cleaned, neighbours
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.fusion import Fused
@@ -40,9 +41,20 @@ AROUND_BYTES = 16  # approximate memory per pixel of a plane for reading and wri
 
 Pixels = Mapping[Plane, np.ndarray]  # (Y, X) of each plane
 Place = tuple[ChannelGroup, list[Plane], tiles.Tile]  # a tile of the planes of a group
-# (image, channel groups, files of the products, file to write, provenance): writes the last target
-# and returns details and warnings for the outcome
-Extra = Callable[[Image, Sequence[ChannelGroup], Sequence[Path], Path, Record], "Told"]
+# (fitted image, files of the products, file to write, provenance): writes one more target and
+# returns details and warnings for the outcome
+Extra = Callable[["Fitted", Sequence[Path], Path, Record], "Told"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An image whose channels have models, ready to be restored."""
+
+    source: Image  # as it is
+    image: Image  # as it is restored: invalid pixels filled in, without stripes
+    known: Masked  # knows the invalid pixels
+    groups: list[ChannelGroup]
+    near: Neighbours
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Planes:
     command: str
     restorer: Restorer
     own: Mapping[str, Any]  # parameters of this command that can change a pixel
-    extra: Extra | None = None  # writes the pair's last target
+    extras: tuple[Extra, ...] = ()  # write the pair's last targets
 
     @property
     def origin(self) -> Origin:
@@ -136,37 +148,48 @@ class Planes:
         report: Report,
     ) -> None:
         """See `plan.Work`."""
-        header, restorer = image.header, self.restorer
-        height, width = header.canonical_shape[3:]
-        chosen = header.chosen(restorer.job.files.channels, pair.source)
-        headers = self._headers(header, pair)
-        report.file(pair.name, len(header.planes) * height * width)
+        height, width = image.header.canonical_shape[3:]
+        headers = self._headers(image.header, pair)
+        report.file(pair.name, len(image.header.planes) * height * width)
         with ExitStack() as stack:
             guide = None
             if pair.guide is not None:
                 guide = stack.enter_context(open_image(pair.guide))
-                guide.header.require_same_shape(guide.path, header, image.path)
-            whitened = restorer.card.value_range == "whitened"
-            noise = restorer.job.noise
-            image, known = cleaned.cleaned(image, chosen, noise, around_zero=whitened)
-            groups = channels.fit_groups(image, chosen, restorer)
-            channels.describe(outcome, header, groups, restorer.card.sigma_max)
+                guide.header.require_same_shape(guide.path, image.header, image.path)
+            fitted = self.fit(image, outcome)
             writers = [
                 stack.enter_context(create_image(part, made, provenance=record))
                 for part, made in zip(parts, headers, strict=False)
             ]
-            near = Neighbours(restorer, image, channels.by_plane(header, groups))
-            for products in restored_planes(near, report.advance, guide):
+            for products in self.restored(fitted, outcome, report, guide):
                 for writer, plane in zip(writers, products, strict=True):
                     writer.put(plane)
-            neighbours.describe(outcome, groups, near)
-            cleaned.describe(outcome, image, known)
         for part, made in zip(parts, headers, strict=False):
             verify_image(part, made)
-        if self.extra is not None:
-            told = self.extra(image, groups, parts[:-1], parts[-1], record)
+        made_parts, more = parts[: len(headers)], parts[len(headers) :]
+        for extra, part in zip(self.extras, more, strict=True):
+            told = extra(fitted, made_parts, part, record)
             outcome.details |= told.details
             outcome.warnings += told.warnings
+
+    def fit(self, image: Image, outcome: Outcome) -> Fitted:
+        """Fit the channels' models, and tell them."""
+        restorer, header = self.restorer, image.header
+        chosen = header.chosen(restorer.job.files.channels, image.path)
+        whitened = restorer.card.value_range == "whitened"
+        clean, known = cleaned.cleaned(image, chosen, restorer.job.noise, around_zero=whitened)
+        groups = channels.fit_groups(clean, chosen, restorer)
+        channels.describe(outcome, header, groups, restorer.card.sigma_max)
+        near = Neighbours(restorer, clean, channels.by_plane(header, groups))
+        return Fitted(image, clean, known, groups, near)
+
+    def restored(
+        self, fitted: Fitted, outcome: Outcome, report: Report, guide: Image | None = None
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield what `restored_planes` does, and tell at the end what it found."""
+        yield from restored_planes(fitted.near, report.advance, guide)
+        neighbours.describe(outcome, fitted.groups, fitted.near)
+        cleaned.describe(outcome, fitted.image, fitted.known)
 
     def _headers(self, header: Header, pair: Pair) -> list[Header]:
         """Headers of the products: first an image like the input, then maps of floats."""

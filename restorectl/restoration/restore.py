@@ -11,8 +11,8 @@ from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
 from restorectl.errors import UsageError
 from restorectl.jobs import RestoreJob
-from restorectl.restoration import step_map
-from restorectl.restoration.planes import Planes
+from restorectl.restoration import preview, step_map
+from restorectl.restoration.planes import Extra, Planes
 from restorectl.restoration.restorer import SCHEDULE, load_restorer, refuse_beside_start_step
 
 
@@ -25,7 +25,8 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
-        return names if place is None else (*names, step_map.target(place, relative))
+        names += () if place is None else (step_map.target(place, relative),)
+        return (*names, preview.target(relative)) if job.preview else names
 
     found = inputs.resolve(job.files, naming)
     level = job.level if method.maps else "image"
@@ -35,10 +36,12 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
         "loop": asdict(settings) or None,
         "step_map": None if place is None else step_map.parameters(schedule),
     }
-    extra = None
+    extras: list[Extra] = []
     if place is not None:
-        extra = step_map.writer(step_map.StepCounter(restorer.calibrator, schedule))
-    return run(job.files, Planes("restore", restorer, own, extra), found, report)
+        extras.append(step_map.writer(step_map.StepCounter(restorer.calibrator, schedule)))
+    if job.preview:
+        extras.append(preview.writer(preview.RESTORED))
+    return run(job.files, Planes("restore", restorer, own, tuple(extras)), found, report)
 
 
 def _settings(job: RestoreJob, method: Method) -> Any:

@@ -20,9 +20,8 @@ from restorectl.errors import InputError, UsageError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, verify_image, write_image
-from restorectl.restoration import channels
-from restorectl.restoration.channels import ChannelGroup, Model
-from restorectl.restoration.planes import Extra, Told
+from restorectl.restoration.channels import Model
+from restorectl.restoration.planes import Extra, Fitted, Told
 
 WINDOW = 256  # px
 CELL = 64  # px, image area per pixel of a step map
@@ -123,11 +122,9 @@ def writer(counter: StepCounter) -> Extra:
     Channels that are restored together have the same map.
     """
 
-    def write(
-        image: Image, groups: Sequence[ChannelGroup], _: Sequence[Path], part: Path, record: Record
-    ) -> Told:
+    def write(fitted: Fitted, _: Sequence[Path], part: Path, record: Record) -> Told:
+        image, group_of = fitted.image, fitted.near.group_of
         header, windows = map_header(image.header), grid(image.header)
-        group_of = channels.by_plane(image.header, groups)
 
         def planes() -> Iterator[np.ndarray]:
             for plane in header.planes:

@@ -17,21 +17,17 @@ from restorectl.batch.plan import Record
 from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
 from restorectl.errors import UsageError, WeightsError
-from restorectl.images.header import Header, Plane
-from restorectl.images.image import Image, open_image, write_image
-from restorectl.images.pictures import Panel, draw_panels, thumbnail
+from restorectl.images.image import Image, open_image
 from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import UncertaintyJob
-from restorectl.restoration import intervals
-from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration import intervals, preview
 from restorectl.restoration.intervals import Calibration
-from restorectl.restoration.planes import Planes, Told
+from restorectl.restoration.planes import Fitted, Planes, Told
 from restorectl.restoration.restorer import Batch, Reduction, Restorer, Samples, load_restorer
 from restorectl.restoration.step_map import stem
 
 PRODUCTS = ("mean", "std", "entropy", "lower", "upper")
 CORRELATED = 0.15  # of neighbouring residuals; above it the noise model does not hold
-SHOWN = (0.5, 99.8)  # percentiles shown as black and white
 
 
 def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
@@ -42,7 +38,7 @@ def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
     restorer = replace(restorer, reduction=error_bars(job.interval, calibration))
     plain = None if calibration is None else intervals.plain(calibration)
     own = {**sampling(job), "interval": job.interval, "calibration": plain}
-    work = Planes("uncertainty", restorer, own, overview)
+    work = Planes("uncertainty", restorer, own, (overview,))
     return run(job.files, work, found, report)
 
 
@@ -132,17 +128,18 @@ def _text(sampling: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in sampling.items())
 
 
-# ---- overview and summary ----------------------------------------------------------------------
-def overview(
-    image: Image, groups: Sequence[ChannelGroup], parts: Sequence[Path], part: Path, record: Record
-) -> Told:
-    """Draw the maps of the first channel's middle plane; summarise all channels."""
+# ---- summary -----------------------------------------------------------------------------------
+def overview(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
+    """Draw the maps of each channel's middle plane; summarise all planes."""
+    image = fitted.image
+    preview.writer(preview.SAMPLED, ("after", *PRODUCTS[1:]))(fitted, parts, part, record)
     axes = "".join(a for a in image.header.axes if a in "YX" or image.header.size(a) > 1)
     maps = dict(zip(PRODUCTS, (open_image(path, axes=axes) for path in parts), strict=True))
     try:
-        scales = {c: group.scale[:, k] for group in groups for k, c in enumerate(group.channels)}
+        scales = {
+            c: group.scale[:, k] for group in fitted.groups for k, c in enumerate(group.channels)
+        }
         summary = {str(c): _sums(image, maps, c, scale) for c, scale in scales.items()}
-        _draw(image, maps, next(iter(scales), 0), part, record)
     finally:
         for each in maps.values():
             each.close()
@@ -183,28 +180,3 @@ def _sums(image: Image, maps: dict[str, Image], channel: int, scale: np.ndarray)
     found["std_scaled"] = found["std"] / float(scale[1] - scale[0])
     found["residual_correlation"] = products / squares if squares > 0 else 0.0
     return found
-
-
-def _draw(image: Image, maps: dict[str, Image], channel: int, part: Path, record: Record) -> None:
-    planes = [plane for plane in image.header.planes if plane[1] == channel]
-    middle: Plane = planes[len(planes) // 2]
-    shown: dict[str, Any] = {name: thumbnail(each.read(middle)) for name, each in maps.items()}
-    shown = {name: np.nan_to_num(p, posinf=0, neginf=0) for name, p in shown.items()}  # copied
-    low, high = np.percentile(shown["mean"], SHOWN)
-    input_ = thumbnail(image.read(middle)) + image.zero(channel)
-    width = shown["upper"] - shown["lower"]
-    panels = [
-        Panel("input", input_, low, high, heat=False),
-        Panel("mean", shown["mean"], low, high, heat=False),
-        Panel("standard deviation", shown["std"], 0.0, _top(shown["std"])),
-        Panel("entropy (nats)", shown["entropy"], 0.0, _top(shown["entropy"])),
-        Panel("width of the interval", width, 0.0, _top(width)),
-    ]
-    picture = draw_panels(panels)
-    header = Header("YXS", picture.shape, np.dtype(np.uint8), format=".png")
-    colours = (np.ascontiguousarray(picture[..., c]) for c in range(3))
-    write_image(part, header, colours, provenance=record)
-
-
-def _top(values: np.ndarray) -> float:
-    return float(np.percentile(values, SHOWN[1]))

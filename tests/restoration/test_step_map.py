@@ -21,6 +21,8 @@ from restorectl.images.image import open_image, read_provenance
 from restorectl.jobs import Files, NoiseOptions
 from restorectl.restoration import calibrate, channels, step_map
 from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.neighbours import Neighbours
+from restorectl.restoration.planes import Fitted
 from restorectl.restoration.step_map import Level, StepCounter
 from tests.engine.test_samplers import Known
 
@@ -176,7 +178,7 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
         model = channels.Whitened((channels.fit(image, 0, NoiseOptions("gaussian")),), (0.0,))
     made = {"command": "restore", "parameters": {"x": 1}, "weights": "w", "input": "i"}
     with open_image(source) as image:
-        write(image, [ChannelGroup((0,), model, None, {})], [], target, made)
+        write(fitted(image, ChannelGroup((0,), model, None, {})), [], target, made)
     assert read_provenance(target) == made
     with open_image(target) as image:
         assert (image.header.axes, image.header.shape) == ("TYX", (2, 8, 16))
@@ -189,8 +191,13 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
             assert table.sigma(loud) / table.sigma(quiet) == pytest.approx(4, rel=0.15)
     before = target.read_bytes()
     with open_image(source) as image:
-        write(image, [ChannelGroup((0,), model, None, {})], [], target, made)
+        write(fitted(image, ChannelGroup((0,), model, None, {})), [], target, made)
     assert target.read_bytes() == before
+
+
+def fitted(image, group):
+    near = Neighbours(None, image, channels.by_plane(image.header, [group]))
+    return Fitted(image, image, None, [group], near)
 
 
 def test_maps_that_would_be_in_the_way_are_refused(tmp_path):

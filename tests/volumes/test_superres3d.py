@@ -21,6 +21,7 @@ from restorectl.errors import UsageError
 from restorectl.files import atomic
 from restorectl.images import tiles
 from restorectl.images.image import open_image, read_provenance
+from restorectl.images.pictures import MARGIN, NARROWEST, SCALE, TITLE, WORDS
 from restorectl.intensity import value_range
 from restorectl.jobs import Compute, Files, SuperresJob
 from restorectl.volumes import base, directions, interpolation, preview, superres3d
@@ -233,11 +234,16 @@ def test_preview_carries_provenance_and_a_second_run_skips(tmp_path):
     made = read(path)
     shades = np.percentile(made[9], preview.PERCENTILES)
     grey = np.rint(255 * np.clip((made[9] - shades[0]) / np.ptp(shades), 0, 1)).astype(np.uint8)
-    _, after = np.hsplit(picture, 2)
-    assert np.array_equal(after[36:76, 8:58], grey)  # XY, below two lines of text
-    assert (after[:36].min(), after[:36].max()) == (0, 255)  # black words on white
-    bar = after[76 + 18 + 17 + 4, 8:58]  # of 20 px, below XZ
-    assert np.array_equal(bar, np.repeat([0, 255], [20, 30]))
+    xy, xz, yz = (made[9], made[:, 20], made[:, :, 25])
+    below = MARGIN + TITLE + (TITLE + 40 + MARGIN // 2 + SCALE + WORDS) + MARGIN + 2 * TITLE
+    after = picture[below:]
+    assert np.array_equal(after[:40, MARGIN : MARGIN + 50], grey)
+    for k, (view, (tall, wide)) in enumerate(((xy, (40, 50)), (xz, (17, 50)), (yz, (17, 40)))):
+        left = MARGIN + k * (NARROWEST + MARGIN)
+        shown = after[:tall, left : left + wide]
+        assert np.corrcoef(shown.ravel(), np.clip(view, *shades).ravel())[0, 1] > 0.999
+        bar = after[tall + MARGIN // 2, left : left + wide]  # of 20 px
+        assert np.array_equal(bar < 128, np.arange(wide) < 20)
     outcome, _ = run(tmp_path, pixels, factor=4, preview=True)
     assert outcome.status == "skipped"
 
