@@ -1,5 +1,6 @@
 """What the documentation says is what the tool does: tables are generated, commands executed."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -21,6 +22,7 @@ COMMANDS = [
     for block in BLOCKS
     if (commands := [m[1] for m in re.finditer(r"^(?:.*&& )?(restorectl .*)$", block, re.M)])
 ]
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 FOLDERS = {"clean_images": "clean", "noisy_images": "noisy", "my_images": "noisy"}
 STEP = [
     *("optimiser.steps=1", "optimiser.batch=2", "optimiser.micro_batch=2"),
@@ -68,6 +70,23 @@ def test_commands_of_the_documentation_work(commands, tmp_path):
         words = shlex.split(command)[1:]
         words += QUICK.get(words[0], [])
         run(*words, cwd=tmp_path, check=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", PYTHON)
+def test_python_of_the_documentation_works(script, tmp_path):
+    """In a folder with the example images; napari, which needs a display, only keeps its layers."""
+    if "zarr" in script:
+        pytest.importorskip("zarr")
+    for name in ("noisy_images", "restored"):
+        (tmp_path / name).symlink_to(ROOT / "tests/data/noisy")
+    (tmp_path / "napari.py").write_text(
+        "class Viewer:\n    def add_image(self, data, name, scale):\n"
+        "        assert data.ndim == len(scale)\n\ndef run(): ...\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, check=True)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """`restorectl denoise`: options -> job -> restoration -> exit code."""
 
+from typing import Any
+
 import typer
 
 from restorectl.catalog import methods
@@ -20,6 +22,39 @@ def two_weights(option: str, text: str) -> tuple[float, float]:
     if not 0 <= last <= 1 or not 0 <= first <= 1:
         raise UsageError(f"{option} {text}: both must lie between 0 and 1")
     return first, last
+
+
+def settings(
+    *,
+    eta: float | None = None,
+    variance: str | None = None,
+    ahead: float | None = None,
+    mix: str | None = None,
+    mix_weights: tuple[float, float] | None = None,
+    mix_stop: float | None = None,
+    mix_noise: str | None = None,
+    interval: int | None = None,
+    repeats: int | None = None,
+    below_stop: str | None = None,
+    renoise: str | None = None,
+) -> dict[str, Any]:
+    """What these options say to a method; None = the preset's."""
+    first, last = mix_weights or (None, None)
+    found = {
+        "eta": eta,
+        "variance": variance,
+        "ahead": ahead,
+        "mix": mix,
+        "first": first,
+        "last": last,
+        "stop": mix_stop,
+        "shared_noise": None if mix_noise is None else mix_noise == "shared",
+        "interval": interval,
+        "repeats": repeats,
+        "repeat_below": None if below_stop is None else below_stop == "repeat",
+        "renoise": None if renoise is None else renoise == "repaint",
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @opt.command
@@ -124,21 +159,19 @@ def denoise(
 
     Example: restorectl denoise data/ -o denoised/ --method mixing
     """
-    first, last = mix_weights or (None, None)
-    settings = {
-        "eta": eta,
-        "variance": variance,
-        "ahead": ahead,
-        "mix": mix,
-        "first": first,
-        "last": last,
-        "stop": mix_stop,
-        "shared_noise": None if mix_noise is None else mix_noise == "shared",
-        "interval": interval,
-        "repeats": repeats,
-        "repeat_below": None if below_stop is None else below_stop == "repeat",
-        "renoise": None if renoise is None else renoise == "repaint",
-    }
+    own = settings(
+        eta=eta,
+        variance=variance,
+        ahead=ahead,
+        mix=mix,
+        mix_weights=mix_weights,
+        mix_stop=mix_stop,
+        mix_noise=mix_noise,
+        interval=interval,
+        repeats=repeats,
+        below_stop=below_stop,
+        renoise=renoise,
+    )
     job = DenoiseJob(
         files=shared.files(inputs, output),
         compute=machine,
@@ -152,7 +185,7 @@ def denoise(
         weights_from=models,
         method=method,
         preset=preset,
-        settings={name: value for name, value in settings.items() if value is not None},
+        settings=own,
         guide=guide,
         orientations=orientations,
         start_step=start_step,

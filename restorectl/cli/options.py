@@ -127,6 +127,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.options = {name: each for name, (each, _) in declared.items()}  # type: ignore[attr-defined]
     return run
 
 

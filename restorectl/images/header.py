@@ -20,6 +20,8 @@ from restorectl.errors import InputError
 
 CANONICAL = "TCZYX"
 KNOWN = frozenset(CANONICAL + "S")
+DTYPES = {f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)}
+DTYPES |= {"float16", "float32", "float64"}  # names of the dtypes that can be restored
 Plane = tuple[int, int, int]  # canonical (t, c, z)
 Spacing = tuple[float | None, float | None, float | None]  # z, y, x in micrometres
 UNKNOWN_SPACING: Spacing = (None, None, None)

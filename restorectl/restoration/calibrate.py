@@ -233,6 +233,25 @@ def _one(
     return measured
 
 
+def noise_models(image: Image, job: CalibrateJob) -> tuple[list[dict[str, Any]], list[str]]:
+    """The noise model of each channel, and of each group of planes whose noise differs.
+
+    Returns a row for each with the fields of NoiseModel after `channel` and `planes`, and warnings.
+    Raises InputError, WeightsError.
+    """
+    prior = load(job.prior or "prior", "prior", job.weights_from)
+    runner = make_runner(prior.card, prior.tensors, Compute(job.device))
+    chosen = image.header.chosen(job.files.channels, image.path)
+    clean, known = cleaned.cleaned(image, chosen, job.noise)
+    rows, warnings = [], []
+    for members in channels.together(clean, chosen, prior.card):
+        for planes, model in channels.fit_models(clean, members, prior.card, job.noise, runner):
+            where = {"channel": members[0], "planes": channels.planes_text(image.header, planes)}
+            rows.append(where | model.describe()["noise"])
+            warnings += [f"channel {members[0]}: {text}" for text in model.warnings()]
+    return rows, [*warnings, *known.warnings()]
+
+
 def _described(header: Header, parts: Sequence[Part]) -> dict[str, Any]:
     """The model of the channels, or that of each group of planes."""
     models = [(channels.planes_text(header, planes), model.describe()) for planes, model in parts]

@@ -18,10 +18,8 @@ from restorectl.restoration.restorer import SCHEDULE, load_restorer, refuse_besi
 
 def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     """Restore all images of the job. Raises for errors that stop the run, reports the others."""
-    method: Method = catalog.METHODS[job.sampler].load()
-    settings = _settings(job, method)
+    _settings(job)
     place = step_map.folder(job.step_map, job.files.inputs) if job.step_map else None
-    schedule = job.schedule or SCHEDULE
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
@@ -29,26 +27,34 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
         return (*names, preview.target(relative)) if job.preview else names
 
     found = inputs.resolve(job.files, naming)
+    return run(job.files, work(job), found, report)
+
+
+def work(job: RestoreJob) -> Planes:
+    """What the job does with each image. Raises UsageError, WeightsError."""
+    method, settings = _settings(job)
+    schedule = job.schedule or SCHEDULE
     level = job.level if method.maps else "image"
     restorer = load_restorer(job, method, settings, level, job.orientations, schedule)
     own = {
         "sampler": job.sampler,
         "loop": asdict(settings) or None,
-        "step_map": None if place is None else step_map.parameters(schedule),
+        "step_map": step_map.parameters(schedule) if job.step_map else None,
     }
     extras: list[Extra] = []
-    if place is not None:
+    if job.step_map:
         extras.append(step_map.writer(step_map.StepCounter(restorer.calibrator, schedule)))
     if job.preview:
         extras.append(preview.writer(preview.RESTORED))
-    return run(job.files, Planes("restore", restorer, own, tuple(extras)), found, report)
+    return Planes("restore", restorer, own, tuple(extras))
 
 
-def _settings(job: RestoreJob, method: Method) -> Any:
-    """The preset's settings with the job's own numbers.
+def _settings(job: RestoreJob) -> tuple[Method, Any]:
+    """The method, and the preset's settings with the job's own numbers.
 
     Raises UsageError for a value that has no effect with the sampler.
     """
+    method: Method = catalog.METHODS[job.sampler].load()
     looped = method.has("every")  # the step-calibrated loop
     only_looped = {
         "preset": None if job.preset in method.presets else job.preset,
@@ -74,8 +80,8 @@ def _settings(job: RestoreJob, method: Method) -> Any:
         }
         refuse_beside_start_step(measured)
     if not looped:
-        return method.settings(job.preset, job.sampler)
+        return method, method.settings(job.preset, job.sampler)
     every = job.recalibrate if job.start_step is None else 0  # 0: without a calibrator
     numbers = {"every": every, "rounds": job.rounds, "schedule": job.schedule}
     given = {name: value for name, value in numbers.items() if value is not None}
-    return method.settings(job.preset, job.sampler, **given)
+    return method, method.settings(job.preset, job.sampler, **given)

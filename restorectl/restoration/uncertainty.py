@@ -33,13 +33,20 @@ CORRELATED = 0.15  # of neighbouring residuals; above it the noise model does no
 def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
     """Write all maps of all images. Raises for errors that stop the run, reports the others."""
     found = inputs.resolve(job.files, targets, folder_only=True)
+    return run(job.files, work(job, report), found, report)
+
+
+def work(job: UncertaintyJob, report: Report) -> Planes:
+    """What the job does with each image; a note if there is no calibration.
+
+    Raises UsageError, WeightsError.
+    """
     restorer = sampling_restorer(job)
     calibration = _calibration(job, restorer.weights_sha256, report)
     restorer = replace(restorer, reduction=error_bars(job.interval, calibration))
     plain = None if calibration is None else intervals.plain(calibration)
     own = {**sampling(job), "interval": job.interval, "calibration": plain}
-    work = Planes("uncertainty", restorer, own, (overview,))
-    return run(job.files, work, found, report)
+    return Planes("uncertainty", restorer, own, (overview,))
 
 
 def targets(relative: PurePath) -> tuple[PurePath, ...]:

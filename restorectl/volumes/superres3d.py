@@ -31,13 +31,18 @@ def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
         return (name, shown) if job.preview else (name,)
 
     found = inputs.resolve(job.files, naming)
+    return run(job.files, work(job), found, report)
+
+
+def work(job: SuperresJob) -> Volumes:
+    """What the job does with each stack. Raises UsageError, WeightsError."""
+    _check(job)
     network, used = None, {}
     if job.method == "diffusion":
         weights = file.load(job.weights, "slices", job.weights_from)
         network = _network(job, weights)
         used = {"slices": (weights.card.name, weights.sha256)}
-    origin = Origin("superres3d", _parameters(job, network), used)
-    return run(job.files, Volumes(origin, job, network), found, report)
+    return Volumes(Origin("superres3d", _parameters(job, network), used), job, network)
 
 
 def _check(job: SuperresJob) -> None:

@@ -76,7 +76,7 @@ class Volumes:
 
     def plan(self, image: Image, pair: Pair) -> Planned:
         factor, _ = self._factor(image)
-        header = self._header(image, factor)
+        header = self.header(image)
         require_writable(pair.target, header.for_target(pair.target))
         times, count, planes, height, width = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, pair.source)
@@ -111,48 +111,58 @@ class Volumes:
         outcome: Outcome,
         report: Report,
     ) -> None:
+        output, place = self.header(image).for_target(pair.target), pair.target.parent
+        with create_image(parts[0], output, provenance=record) as writer:
+            for plane in self.planes(image, pair.name, place, outcome, report):
+                writer.put(plane)
+        verify_image(parts[0], output)
+        if len(parts) > 1:
+            write_preview(parts[1], image, parts[0], record)
+
+    def planes(
+        self, image: Image, name: str, folder: Path, outcome: Outcome, report: Report
+    ) -> Iterator[np.ndarray]:
+        """Yield the planes (Y, X) of the result, in the order of its `header`.
+
+        folder: of what does not fit in memory. Raises InputError.
+        """
         factor, remark = self._factor(image)
-        header = self._header(image, factor)
+        header = self.header(image)
         outcome.details |= {"factor": factor, "shape_out": list(header.shape)}
         outcome.warnings += [remark] if remark else []
         if factor == 1:
             outcome.message = "already isotropic: copied"
         shape = header.canonical_shape
-        chosen = header.chosen(self.job.files.channels, pair.source)
+        chosen = header.chosen(self.job.files.channels, image.path)
         channels = range(shape[1])
         known = masked(image, channels, self.job.invalid, hot=self.job.hot_pixels == "auto")
         whitened = self.network is None or self.network.card.value_range == "whitened"
         source = near_zero(known, channels) if whitened else known
         directions = 1 if self.network is None else len(DIRECTIONS[self.job.sweeps])
-        report.file(pair.name, int(np.prod(shape)) * directions)
-        volume = atomic.spooled_zeros(shape if factor > 1 else (0,), pair.target.parent)
+        report.file(name, int(np.prod(shape)) * directions)
+        volume = atomic.spooled_zeros(shape if factor > 1 else (0,), folder)
         if factor > 1:
-            self._restore_all(source, factor, chosen, volume, pair, outcome, report)
-        output = header.for_target(pair.target)
+            self._restore_all(source, factor, chosen, volume, folder, outcome, report)
         coarse = {c for c in channels if factor > 1 and is_coarse(source, c)}
-        with create_image(parts[0], output, provenance=record) as writer:
-            for plane in output.planes:
-                if factor == 1:
-                    writer.put(image.read(plane).astype(output.dtype, copy=False))
-                elif self.job.keep_observed and plane[2] % factor == 0:
-                    observed = known.repaired((*plane[:2], plane[2] // factor))
-                    writer.put(observed.astype(output.dtype, copy=False))
+        for plane in header.planes:
+            if factor == 1:
+                yield image.read(plane).astype(header.dtype, copy=False)
+            elif self.job.keep_observed and plane[2] % factor == 0:
+                observed = known.repaired((*plane[:2], plane[2] // factor))
+                yield observed.astype(header.dtype, copy=False)
+            else:
+                values = self._values(volume, plane) + source.zero(plane[1])
+                if plane[1] in coarse:
+                    made = self._dithered(source, values, plane, factor, header.dtype)
                 else:
-                    values = self._values(volume, plane) + source.zero(plane[1])
-                    if plane[1] in coarse:
-                        made = self._dithered(source, values, plane, factor, output.dtype)
-                    else:
-                        made = to_dtype(values, output.dtype)
-                    _keep_invalid(made, plane, factor, known)
-                    writer.put(made)
-        verify_image(parts[0], output)
+                    made = to_dtype(values, header.dtype)
+                _keep_invalid(made, plane, factor, known)
+                yield made
         if found := known.describe():
             outcome.details["invalid"] = found
             outcome.warnings += known.warnings()
-        if coarse and output.dtype.kind != "f":
+        if coarse and header.dtype.kind != "f":
             outcome.warnings.append(DITHERED)
-        if len(parts) > 1:
-            write_preview(parts[1], image, parts[0], record)
 
     def _factor(self, image: Image) -> tuple[int, str]:
         """The factor, and a warning. Raises InputError if the stack cannot be made isotropic."""
@@ -168,9 +178,9 @@ class Volumes:
         except InputError as error:
             raise InputError(f"{image.path}: {error}") from error
 
-    def _header(self, image: Image, factor: int) -> Header:
-        """Header of the result: more planes, closer together."""
-        header = image.header
+    def header(self, image: Image) -> Header:
+        """Header of the result: more planes, closer together. Raises InputError."""
+        (factor, _), header = self._factor(image), image.header
         if self.job.dtype != "same":
             header = header.with_dtype(self.job.dtype)
         if self.job.spacing is not None:
@@ -185,12 +195,12 @@ class Volumes:
         factor: int,
         chosen: Sequence[int],
         volume: np.ndarray,
-        pair: Pair,
+        folder: Path,
         outcome: Outcome,
         report: Report,
     ) -> None:
         """Restore all time points and channels into volume (T, C, Z, Y, X) of float32 zeros."""
-        network, folder = self.network, pair.target.parent
+        network = self.network
         kind = self.job.method if network is None else "linear"
         groups: list[Sequence[int]] = []  # a group of constant channels is interpolated
         if network is not None:

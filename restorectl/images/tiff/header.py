@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from restorectl.errors import InputError
-from restorectl.images.header import Header, resolve_axes
+from restorectl.images.header import DTYPES, Header, resolve_axes
 from restorectl.images.image import Array
 from restorectl.images.tiff import ifd, imagej
 from restorectl.images.tiff.decode import decoder, storage
@@ -18,8 +18,6 @@ from restorectl.images.tiff.ifd import Ifd, Tag, text_tag
 
 # Tags of the first page that apply to the whole file
 _OF_THE_FILE = frozenset({ifd.DESCRIPTION, ifd.HISTORY, ifd.SOFTWARE, imagej.COUNTS, imagej.BLOCKS})
-_DTYPES = {f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)}
-_DTYPES |= {"float16", "float32", "float64"}
 # values of PHOTOMETRIC whose samples are no intensities
 _NO_INTENSITIES = {
     4: "is a transparency mask",
@@ -122,7 +120,7 @@ def _inheriting(parent: Ifd, child: Ifd) -> Ifd:
 
 def _dtype(page: Ifd) -> np.dtype[Any]:
     found = decoder(storage(page))
-    if found.dtype is not None and found.dtype.name in _DTYPES and found.bitspersample != 1:
+    if found.dtype is not None and found.dtype.name in DTYPES and found.bitspersample != 1:
         native: np.dtype[Any] = found.dtype.newbyteorder("=")
         return native
     name = "pixels of an unknown type" if found.dtype is None else f"{found.dtype.name} pixels"
