@@ -14,11 +14,12 @@ from pathlib import Path, PurePath
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.errors import NoInputError, OutputError, UsageError
 from restorectl.files.atomic import output_error
-from restorectl.images.image import is_image_name
+from restorectl.images.image import is_image_name, read_provenance
 from restorectl.jobs import Files
 
 # Suffixes that results cannot have -> those that they get
 RESULTS = {".jpg": ".png", ".jpeg": ".png", ".lsm": ".tif", ".qptiff": ".tif", ".tf2": ".tif"}
+PREVIEW = "_preview.png"
 KINDS = 5  # suffixes of files that are not read, in one message
 Naming = Callable[[PurePath], tuple[PurePath, ...]]
 
@@ -70,6 +71,16 @@ def as_tiff(relative: PurePath) -> tuple[PurePath, ...]:
     """One output named like the input; PNG and JPEG, which cannot hold floats, become TIFF."""
     (named,) = same_name(relative)
     return (named.with_suffix(".tif") if named.suffix.lower() == ".png" else named,)
+
+
+def stem(path: PurePath) -> str:
+    """The file name without its suffix, or without .ome.tif."""
+    return path.stem.removesuffix(".ome")
+
+
+def preview_name(relative: PurePath) -> PurePath:
+    """Of the picture for people that lies beside an image's result."""
+    return relative.with_name(stem(relative) + PREVIEW)
 
 
 def resolve(files: Files, naming: Naming = same_name, *, folder_only: bool = False) -> Inputs:
@@ -169,7 +180,8 @@ def walk(
     closed: Callable[[OSError], object] | None = None,
     foreign: Counter[str] | None = None,
 ) -> Iterator[Path]:
-    """Yield image paths relative to folder, sorted, without hidden and unfinished files.
+    """Yield image paths relative to folder, sorted; hidden and unfinished files and previews are not
+    among them.
 
     Each linked folder is followed once, so loops of links end. `closed` is called for each folder
     that cannot be read; `foreign` counts the suffixes of files that are not images.
@@ -186,11 +198,20 @@ def walk(
         for name in names:
             if name.startswith(".") or name.endswith((".part", ".tmp", "~")):
                 continue
+            if name.endswith(PREVIEW) and _is_preview(Path(base, name), names):
+                continue
             if fnmatch(name, pattern) if pattern else is_image_name(name):
                 found.append(Path(base, name).relative_to(folder))
             elif foreign is not None and not pattern:
                 foreign[PurePath(name).suffix.lower()] += 1
     yield from sorted(found)
+
+
+def _is_preview(path: Path, beside: Iterable[str]) -> bool:
+    """Whether restorectl drew this picture of an image that lies beside it."""
+    shown = path.name.removesuffix(PREVIEW)
+    others = (PurePath(name) for name in beside if name != path.name and is_image_name(name))
+    return any(stem(other) == shown for other in others) and read_provenance(path) is not None
 
 
 def match_names(wanted: Iterable[PurePath], there: Iterable[PurePath]) -> dict[PurePath, PurePath]:

@@ -22,7 +22,7 @@ def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
-        return (*names, preview.target(relative)) if job.preview else names
+        return (*names, inputs.preview_name(relative)) if job.preview else names
 
     found = inputs.resolve(job.files, naming)
     if job.guide is not None:

@@ -5,7 +5,7 @@ Planes that are larger than a panel are shown reduced, and one part of them at f
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
@@ -41,11 +41,6 @@ MAPS = {  # name -> title and colours
 }
 RESTORED = ("before", "after", "residual", "level")  # shown by restore and denoise
 SAMPLED = ("before", "after", "std", "entropy", "width")  # by uncertainty
-
-
-def target(relative: PurePath) -> PurePath:
-    """Path of an image's preview, beside its result."""
-    return relative.with_name(f"{relative.stem.removesuffix('.ome')}_preview.png")
 
 
 def writer(names: Sequence[str], products: Sequence[str] = ("after",)) -> Extra:

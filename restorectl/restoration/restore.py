@@ -24,7 +24,7 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
         names += () if place is None else (step_map.target(place, relative),)
-        return (*names, preview.target(relative)) if job.preview else names
+        return (*names, inputs.preview_name(relative)) if job.preview else names
 
     found = inputs.resolve(job.files, naming)
     return run(job.files, work(job), found, report)

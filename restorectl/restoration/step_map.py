@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from restorectl.batch.inputs import stem
 from restorectl.batch.plan import Record
 from restorectl.engine.calibrators import level_of
 from restorectl.engine.samplers import Calibrator
@@ -140,11 +141,6 @@ def writer(counter: StepCounter) -> Extra:
         return Told()
 
     return write
-
-
-def stem(path: PurePath) -> str:
-    """The file name without its suffix, or without .ome.tif."""
-    return path.stem.removesuffix(".ome")
 
 
 def map_header(header: Header) -> Header:

@@ -24,7 +24,6 @@ from restorectl.restoration import intervals, preview
 from restorectl.restoration.intervals import Calibration
 from restorectl.restoration.planes import Fitted, Planes, Told
 from restorectl.restoration.restorer import Batch, Reduction, Restorer, Samples, load_restorer
-from restorectl.restoration.step_map import stem
 
 PRODUCTS = ("mean", "std", "entropy", "lower", "upper")
 CORRELATED = 0.15  # of neighbouring residuals; above it the noise model does not hold
@@ -51,7 +50,7 @@ def work(job: UncertaintyJob, report: Report) -> Planes:
 
 def targets(relative: PurePath) -> tuple[PurePath, ...]:
     """The output files of one image."""
-    name = stem(relative)
+    name = inputs.stem(relative)
     maps = [relative.with_name(f"{name}_{product}.tif") for product in PRODUCTS]
     return (*maps, relative.with_name(f"{name}_overview.png"))
 

@@ -27,8 +27,7 @@ def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         (name,) = inputs.as_tiff(relative)
-        shown = relative.with_name(f"{relative.stem}_preview.png")
-        return (name, shown) if job.preview else (name,)
+        return (name, inputs.preview_name(relative)) if job.preview else (name,)
 
     found = inputs.resolve(job.files, naming)
     return run(job.files, work(job), found, report)

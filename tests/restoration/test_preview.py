@@ -1,9 +1,13 @@
 """`--preview`: a picture of what was done, beside each result."""
 
+import shutil
+
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
 
+from restorectl.batch.inputs import walk
 from restorectl.batch.outcome import Silent
 from restorectl.images.image import open_image, read_provenance
 from restorectl.images.pictures import MARGIN, SIDE, TITLE
@@ -60,6 +64,17 @@ def test_a_result_without_a_preview_is_up_to_date_after_one_with_it(source, tmp_
         for wanted in (True, True, False)
     ]
     assert statuses == ["done", "skipped", "skipped"]
+
+
+def test_previews_are_no_images_of_a_folder(source, tmp_path):
+    path, _ = source
+    shutil.copy(path, tmp_path / "b.tif")
+    files = Files((str(path),), str(tmp_path), axes="CYX")
+    restore(RestoreJob(files, preview=True), Silent())
+    shutil.copy(tmp_path / "two_preview.png", tmp_path / "other_preview.png")  # of no image here
+    iio.imwrite(tmp_path / "b_preview.png", np.zeros((8, 8), np.uint8))  # not ours
+    found = [str(each) for each in walk(tmp_path, None)]
+    assert found == ["b.tif", "b_preview.png", "other_preview.png", "two.tif"]
 
 
 def test_of_a_large_plane_the_part_with_most_contrast_is_shown_at_full_resolution():
