@@ -286,8 +286,8 @@ def _target(header: Header, dtype: np.dtype[Any], out: Any) -> Any:
         return np.empty(header.shape, dtype)
     if tuple(out.shape) != header.shape or np.dtype(out.dtype) != dtype:
         raise UsageError(
-            f"`out` is {out.dtype} {sizes(tuple(out.shape))}, but the result is {dtype}"
-            f" {sizes(header.shape)}"
+            f"out: is {out.dtype} {sizes(tuple(out.shape))}, but the result is {dtype}"
+            f" {sizes(header.shape)}: make an array like that"
         )
     return out
 

@@ -185,7 +185,7 @@ def test_every_option_of_a_command_is_taken(name, kind):
         ({"step": 3}, TypeError, r"restore\(\) got an unexpected keyword argument 'step'"),
         ({"pattern": "*"}, TypeError, "unexpected keyword argument 'pattern'"),
         ({"channels": [3]}, InputError, r"array: `channels` 3: the image has channels 0..0"),
-        ({"out": np.zeros((3, 40, 56))}, UsageError, "`out` is float64 3x40x56, but the result is"),
+        ({"out": np.zeros((3, 40, 56))}, UsageError, "out: is float64 3x40x56, but the result is"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(stack, options, error, text):

@@ -180,11 +180,11 @@ def walk(
     closed: Callable[[OSError], object] | None = None,
     foreign: Counter[str] | None = None,
 ) -> Iterator[Path]:
-    """Yield image paths relative to folder, sorted; hidden and unfinished files and previews are not
-    among them.
+    """Yield image paths relative to folder, sorted.
 
-    Each linked folder is followed once, so loops of links end. `closed` is called for each folder
-    that cannot be read; `foreign` counts the suffixes of files that are not images.
+    Hidden and unfinished files are left out, and previews that lie beside their images. Each linked
+    folder is followed once, so loops of links end. `closed` is called for each folder that cannot
+    be read; `foreign` counts the suffixes of files that are not images.
     """
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
