@@ -34,7 +34,7 @@ MAPS = {  # name -> title and colours
     "before": ("before", GREYS),
     "after": ("after", GREYS),
     "residual": ("residual: before - after", SIGNS),
-    "level": ("noise level (std)", HEAT),
+    "level": ("noise level that is assumed", HEAT),
     "std": ("standard deviation", HEAT),
     "entropy": ("entropy (nats)", HEAT),
     "width": ("width of the interval", HEAT),
@@ -81,7 +81,10 @@ def _maps(fitted: Fitted, images: dict[str, Image], plane: Plane) -> dict[str, n
 
 
 def _level(group: ChannelGroup, restored: Image, plane: Plane, image: Image) -> np.ndarray:
-    """Standard deviation of what was taken for noise, (Y, X) in input units."""
+    """The noise level that the network was told, (Y, X) in input units.
+
+    The standard deviation of the noise or, where neighbouring pixels share it, more.
+    """
     t, _, z = plane
     together = [restored.read((t, c, z)) - image.zero(c) for c in group.channels]
     level = group.model.noise_std(np.nan_to_num(np.stack(together)).astype(np.float32))
