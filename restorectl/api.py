@@ -198,11 +198,11 @@ def estimate_noise(
     and the others of `restorectl calibrate --help` under "Camera noise".
 
     Returns a row for each channel, and for each group of planes if their noise differs: `channel`
-    (number), `planes` (in words), and the fields of `restorectl.intensity.noise.NoiseModel`: `kind`,
-    `gain` (grey levels per photo-electron), `offset`, `read_noise` (grey levels), `correlation` of
-    neighbouring pixels, `belief` (0 to 1), `level` (what a denoiser of white noise is told, as a
-    factor on the standard deviation; above 1 for correlated noise) and more. The variance of a
-    pixel at a signal s is gain * (s - offset) + read_noise^2.
+    (number), `planes` (in words), and the fields of `restorectl.intensity.noise.NoiseModel`:
+    `kind`, `gain` (grey levels per photo-electron), `offset`, `read_noise` (grey levels),
+    `correlation` of neighbouring pixels, `belief` (0 to 1), `level` (what a denoiser of white noise
+    is told, as a factor on the standard deviation; above 1 for correlated noise) and more. The
+    variance of a pixel at a signal s is gain * (s - offset) + read_noise^2.
 
     Raises UsageError, InputError, WeightsError; TypeError for an unknown option.
     """

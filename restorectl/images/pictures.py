@@ -162,10 +162,12 @@ def write_panels(path: Path, rows: Mapping[str, Sequence[Panel]], record: Record
 
 
 def thumbnail(plane: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """A plane (Y, X) reduced to at most `side` px per side by block means, float32."""
+    """A plane (Y, X) reduced to at most `side` px per side by block means; of integers float32, or
+    float64 where that cannot hold them."""
     factor = reduction(plane.shape, side)
     height, width = (max(1, n // factor) for n in plane.shape)
-    cut = plane[: height * factor, : width * factor].astype(np.float32)
+    cut = plane[: height * factor, : width * factor]
+    cut = cut.astype(np.result_type(plane.dtype, np.float32))
     if min(plane.shape) < factor:
         return cut[:height, :width]
     return np.asarray(cut.reshape(height, factor, width, factor).mean((1, 3)))

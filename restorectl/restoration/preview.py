@@ -39,6 +39,7 @@ MAPS = {  # name -> title and colours
     "entropy": ("entropy (nats)", HEAT),
     "width": ("width of the interval", HEAT),
 }
+View = Callable[[np.ndarray], np.ndarray]  # a plane (Y, X) -> what is shown of it, floats
 RESTORED = ("before", "after", "residual", "level")  # shown by restore and denoise
 SAMPLED = ("before", "after", "std", "entropy", "width")  # by uncertainty
 
@@ -56,10 +57,10 @@ def writer(names: Sequence[str], products: Sequence[str] = ("after",)) -> Extra:
             for c in channels[:CHANNELS]:
                 planes = [plane for plane in header.planes if plane[1] == c]
                 plane = planes[len(planes) // 2]
-                maps = _maps(fitted, images, plane)
-                for part_of_it, view, pixels in _views(maps["after"]):
+                for part_of_it, view, pixels in _views(images["after"].read(plane)):
                     caption = ", ".join([*_where(header, plane), *part_of_it])
-                    shown = {name: view(maps[name]) for name in names}
+                    maps = _maps(fitted, images, plane, view)
+                    shown = {name: maps[name] for name in names}
                     rows[caption] = _row(shown, pixel_size(header.spacing[2], pixels))
         write_panels(part, rows, record)
         return Told()
@@ -67,48 +68,51 @@ def writer(names: Sequence[str], products: Sequence[str] = ("after",)) -> Extra:
     return write
 
 
-def _maps(fitted: Fitted, images: dict[str, Image], plane: Plane) -> dict[str, np.ndarray]:
-    """Every map of one plane (Y, X), float64 in input units."""
-    maps = {name: each.read(plane).astype(np.float64) for name, each in images.items()}
-    maps["before"] = fitted.source.read(plane).astype(np.float64)
+def _maps(
+    fitted: Fitted, images: dict[str, Image], plane: Plane, view: View
+) -> dict[str, np.ndarray]:
+    """Every map of one view of a plane, in input units."""
+    maps = {name: view(each.read(plane)) for name, each in images.items()}
+    maps["before"] = view(fitted.source.read(plane))
     maps["residual"] = maps["before"] - maps["after"]
     maps["level"] = np.zeros(maps["after"].shape)
     if (group := fitted.near.group_of.get(plane)) is not None:
-        maps["level"] = _level(group, images["after"], plane, fitted.image)
+        maps["level"] = _level(group, images["after"], plane, fitted.image, view)
     if "upper" in maps:
         maps["width"] = maps["upper"] - maps["lower"]
     return maps
 
 
-def _level(group: ChannelGroup, restored: Image, plane: Plane, image: Image) -> np.ndarray:
-    """The noise level that the network was told, (Y, X) in input units.
+def _level(
+    group: ChannelGroup, restored: Image, plane: Plane, image: Image, view: View
+) -> np.ndarray:
+    """The noise level that the network was told, in input units.
 
     The standard deviation of the noise or, where neighbouring pixels share it, more.
     """
     t, _, z = plane
-    together = [restored.read((t, c, z)) - image.zero(c) for c in group.channels]
+    together = [view(restored.read((t, c, z))) - image.zero(c) for c in group.channels]
     level = group.model.noise_std(np.nan_to_num(np.stack(together)).astype(np.float32))
     level = level[group.channels.index(plane[1])].astype(np.float64)
     if group.model.sigma > 0:
         level *= group.decided["sigma"] / group.model.sigma
     if "log_levels" in group.decided:
-        level *= np.exp(level_map.at(group.decided, 0, 0, (level.shape[0], level.shape[1])))
+        height, width = image.header.canonical_shape[3:]
+        level *= np.exp(view(level_map.at(group.decided, 0, 0, (height, width))))
     return np.asarray(level)
 
 
-def _views(
-    after: np.ndarray,
-) -> Iterator[tuple[list[str], Callable[[np.ndarray], np.ndarray], float]]:
+def _views(after: np.ndarray) -> Iterator[tuple[list[str], View, float]]:
     """Yield what is shown of a plane: in words, plane -> picture, image pixels per its pixel."""
     step, zoom = reduction(after.shape), max(1, SMALL // max(after.shape))
     if zoom > 1:
-        yield [], lambda plane: plane.repeat(zoom, 0).repeat(zoom, 1), 1 / zoom
+        yield [], lambda p: p.astype(np.float64).repeat(zoom, 0).repeat(zoom, 1), 1 / zoom
         return
     yield [] if step == 1 else [f"reduced {step} times"], thumbnail, step
     if step > 1:
         rows, cols = _detail(after)
         place = f"rows {rows.start} to {rows.stop - 1}, columns {cols.start} to {cols.stop - 1}"
-        yield [place], lambda plane: plane[rows, cols], 1
+        yield [place], lambda plane: plane[rows, cols].astype(np.float64), 1
 
 
 def _detail(plane: np.ndarray) -> tuple[slice, slice]:
