@@ -164,7 +164,8 @@ def superres3d(
     array, axes (with Z), channels, out, options: see `restorectl.api`. spacing: micrometres between
     planes, rows and columns. factor: planes of the result per recorded plane, 1 to 8; None = what
     makes the spacing isotropic. Returns an array like the input, but with (N - 1) * factor + 1
-    planes for N, the recorded ones unchanged; or `out`.
+    planes for N, the recorded ones unchanged; or `out`. A result that is too large for memory is
+    held in the folder of temporary files (TMPDIR) while it is made.
 
     XZ and YZ slices are filled in by a diffusion model that was trained on 2D images (MSDSR).
 
@@ -173,7 +174,8 @@ def superres3d(
     """
     from restorectl.volumes.superres3d import work
 
-    job = _job("superres3d", SuperresJob, axes, channels, options, spacing=spacing, factor=factor)
+    given = {**options, "spacing": spacing, "factor": factor}
+    job = _job("superres3d", SuperresJob, axes, channels, given)
     volumes, image = work(job), ArrayImage(array, axes)
     header, outcome = volumes.header(image), Outcome("array", "", "planned")
     target = _target(header, header.dtype, out)

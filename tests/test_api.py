@@ -210,6 +210,21 @@ def test_arrays_that_cannot_be_restored_are_refused(array, axes, text):
         ArrayImage(array, axes)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({}, InputError, "array: .*spacing"),
+        ({"factor": 9}, UsageError, "`factor` 9: use auto or a whole number from 1 to 8"),
+        ({"factor": "x"}, UsageError, "`factor` x: use auto or a whole number"),
+        ({"spacing": "1,2"}, UsageError, "`spacing` 1,2: use three numbers"),
+        ({"factor": 2, "sweeps": "yx"}, UsageError, "`sweeps` yx: use one of both, xz, yz"),
+    ],
+)
+def test_stacks_that_cannot_be_made_isotropic_are_refused(stack, options, error, text):
+    with pytest.raises(error, match=text):
+        restorectl.superres3d(stack, "ZYX", **options)
+
+
 def test_what_the_command_warns_of_is_a_warning():
     plane = np.full((40, 40), 7, np.uint16)
     with pytest.warns(UserWarning, match="constant: nothing to restore") as told:

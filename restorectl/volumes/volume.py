@@ -84,19 +84,12 @@ class Volumes:
         held = min(voxels * 4, atomic.SPOOL_HELD) + HELD + 2 * CHUNK
         if self.network is None or factor == 1:
             return Planned(0, 0, header.nbytes, held)
-        together = self.network.card.channels
-        if len(chosen) % together:
-            raise InputError(
-                f"{image.path}: these weights restore {together} channels jointly, the image has"
-                f" {len(chosen)}: choose them with `channels`"
-            )
-        if self.network.card.objective == "e2e-unet" and factor & (factor - 1):
-            raise InputError(f"{image.path}: factor {factor}: e2e-unet needs factor 2, 4 or 8")
+        self._require_fit(image, factor, len(chosen))
         shape = (count, planes, height, width)
         number = sum(
             len(self.network.tiles_of((planes, shape[d.along]))) * shape[d.across]
             for d in DIRECTIONS[self.job.sweeps]
-        ) * times * (len(chosen) // together)  # fmt: skip
+        ) * times * (len(chosen) // self.network.card.channels)  # fmt: skip
         each = self.network.sampler.calls(self.network.steps)
         calls = None if each is None else each * self.network.samples * number
         largest = max(planes, 8) * max(height, width)
@@ -134,6 +127,7 @@ class Volumes:
             outcome.message = "already isotropic: copied"
         shape = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, image.path)
+        self._require_fit(image, factor, len(chosen))
         channels = range(shape[1])
         known = masked(image, channels, self.job.invalid, hot=self.job.hot_pixels == "auto")
         whitened = self.network is None or self.network.card.value_range == "whitened"
@@ -177,6 +171,19 @@ class Volumes:
             return interpolation.factor_of(self.job.spacing or image.header.spacing)
         except InputError as error:
             raise InputError(f"{image.path}: {error}") from error
+
+    def _require_fit(self, image: Image, factor: int, count: int) -> None:
+        """Raises InputError if the network cannot restore `count` channels, or this factor."""
+        if self.network is None or factor == 1:
+            return
+        together = self.network.card.channels
+        if count % together:
+            raise InputError(
+                f"{image.path}: these weights restore {together} channels jointly, the image has"
+                f" {count}: choose them with `channels`"
+            )
+        if self.network.card.objective == "e2e-unet" and factor & (factor - 1):
+            raise InputError(f"{image.path}: factor {factor}: e2e-unet needs factor 2, 4 or 8")
 
     def header(self, image: Image) -> Header:
         """Header of the result: more planes, closer together. Raises InputError."""
