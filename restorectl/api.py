@@ -180,7 +180,7 @@ def superres3d(
     header, outcome = volumes.header(image), Outcome("array", "", "planned")
     target = _target(header, header.dtype, out)
     folder = Path(tempfile.gettempdir())
-    planes = volumes.planes(image, "array", folder, outcome, Silent())
+    planes = volumes.planes(image, folder, outcome)
     for plane, values in zip(header.planes, planes, strict=True):
         target[place(header, plane)] = values
     _warn(outcome.warnings)
@@ -269,13 +269,13 @@ def _restored(
     work: Planes, image: ArrayImage, outs: Sequence[Any], guide: ArrayImage | None = None
 ) -> list[Any]:
     """The products of an image, each in its target; None = a new numpy array."""
-    header, outcome, report = image.header, Outcome("array", "", "planned"), Silent()
+    header, outcome = image.header, Outcome("array", "", "planned")
     kinds = work.restorer.dtypes(header)
     targets = [_target(header, dtype, out) for dtype, out in zip(kinds, outs, strict=True)]
     if guide is not None:
         guide.header.require_same_shape(guide.path, header, image.path)
     fitted = work.fit(image, outcome)
-    planes = work.restored(fitted, outcome, report, guide)
+    planes = work.restored(fitted, outcome, guide)
     for plane, products in zip(header.planes, planes, strict=True):
         for target, values in zip(targets, products, strict=True):
             target[place(header, plane)] = values

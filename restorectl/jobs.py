@@ -27,16 +27,19 @@ class Files:
     defer_for: float = 3600.0  # seconds after a change in which an incomplete input is deferred
     min_free: int = 0  # bytes to keep free on the output disk
     max_failures: int | None = None  # stop the run after this many failed files; None = never
+    max_memory: int | None = None  # bytes that the run may use; None = what is free
     probe: bool = False  # with dry_run: time an excerpt to estimate the run time
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How to compute; device, precision and seed can change pixels, batch cannot."""
+    """How to compute; device, precision, seed and compile can change pixels, the others cannot."""
 
     device: str = "auto"
     precision: str = "auto"
-    batch: int | None = None  # the most tiles in one network call; None = auto
+    threads: int | None = None  # tiles and files processed at a time; None = the cores there are
+    batch: int | None = None  # the most tiles in one call on a GPU; None = auto
+    compile: bool = False  # compile the network first
     seed: int = 0
 
 
@@ -125,6 +128,7 @@ class CalibrateJob:
     schedule: str = "rscd"  # discrete schedule that steps refer to
     windows: int | None = 64  # calibration windows per channel, evenly spread; None = all
     device: str = "auto"
+    threads: int | None = None  # windows measured at a time; None = the cores there are
     csv: str | None = None
     plot: str | None = None
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)

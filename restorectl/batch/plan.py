@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from restorectl.batch.inputs import Pair
-from restorectl.batch.outcome import Outcome, Report, turn
+from restorectl.batch.outcome import Outcome, Progress, turn
 from restorectl.errors import DiskFullError, IncompleteError, InputError, OutputError, UsageError
 from restorectl.files import machine, provenance
 from restorectl.files.provenance import matches
@@ -61,6 +61,7 @@ class Planned:
     calls: int | None  # network calls, one per tile; None = decided during the run
     bytes: int  # size of all outputs, uncompressed
     memory: int  # peak memory in bytes, without the program itself
+    pixels: int = 0  # of all calls together
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Work(Protocol):
     @property
     def origin(self) -> Origin: ...
 
+    @property
+    def at_once(self) -> int:
+        """How many images it can work on at a time, in threads of their own."""
+        ...
+
     def plan(self, image: Image, pair: Pair) -> Planned:
         """Estimate the work; reads no pixels.
 
@@ -109,13 +115,9 @@ class Work(Protocol):
         parts: Sequence[Path],
         record: Record,
         outcome: Outcome,
-        report: Report,
+        progress: Progress,
     ) -> None:
         """Write every target of the pair to its path in `parts`, with `record` inside."""
-        ...
-
-    def calls(self) -> int:
-        """Network calls so far, one per tile."""
         ...
 
 
@@ -177,7 +179,7 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
             outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
             outcome.warnings += image.unusual
             item.planned = work.plan(image, pair)
-        remedy = "use a smaller `batch`, or a machine with more memory"
+        remedy = "use fewer `threads`, or a machine with more memory"
         _require_memory(pair.source, item.planned.memory, memory, remedy)
     return item
 

@@ -7,7 +7,9 @@ import shlex
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from restorectl.batch import plan
 from restorectl.batch.inputs import Inputs, Pair, announce, make_folder
 from restorectl.batch.outcome import Outcome, Report, Silent, turn, write_manifest
 from restorectl.batch.plan import Item, Work
+from restorectl.engine.runner import Account, counting, one_thread
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
 from restorectl.files.atomic import replacing, sweep
@@ -52,6 +55,8 @@ def run(files: Files, work: Work, inputs: Inputs, report: Report) -> list[Outcom
             for folder in _folders(files, pairs):  # the run may have stopped before a temporary
                 sweep(folder, own=True)  # file was registered for removal
             _conclude(files, work, outcomes, warnings, report, stop)
+            if not isinstance(stop, Exception):
+                report.note(_how_to_go_on(outcomes))
             raise
         _conclude(files, work, outcomes, warnings, report, None)
     return outcomes
@@ -83,27 +88,85 @@ def _all(
     """Plan and process all pairs; their outcomes start at index `first`."""
     for folder in _folders(files, pairs):
         sweep(folder)
-    memory, items = machine.available_memory(), []
+    memory, items = _memory(files), []
     for number, pair in enumerate(pairs, first):
         items.append(plan.examine(files, work, pair, memory))
         outcomes[number] = items[-1].outcome
     _tell_old(files, items, report)
     plan.require_room(files, items)
+    report.planned(sum(item.planned.pixels for item in items if item.todo and item.planned))
+    # a limit of failures is kept exactly: the next file begins when the last one is known
+    at_once = work.at_once if files.max_failures is None else 1
+    flight: deque[tuple[Item, Account, Future[None]]] = deque()
+
+    def landed() -> bool:
+        """Wait for the first file in flight and report it; whether it failed."""
+        item, _, future = flight[0]
+        future.result()
+        flight.popleft()
+        report.done(item.outcome)
+        return item.outcome.status == "failed"
+
     failures = first
-    for number, item in enumerate(items):
-        if files.max_failures is not None and failures >= files.max_failures:
-            report.note(f"stopped after {failures} failures: {len(items) - number} files are left")
-            return
+    with ThreadPoolExecutor(at_once, "files", one_thread) as pool:
         try:
-            with turn(item.outcome, item.is_growing):
-                if item.todo:
-                    _one(files, work, item, report)
-                elif item.outcome.status == "skipped" and files.manifest is not None:
-                    _hash_outputs(item)
-        finally:
-            if not item.todo:  # todo: interrupted before it was finished
-                report.done(item.outcome)
-        failures += item.outcome.status == "failed"
+            for number, item in enumerate(items):
+                while flight and (len(flight) >= at_once or _crowded(flight, item, memory)):
+                    failures += landed()
+                if files.max_failures is not None and failures >= files.max_failures:
+                    left = len(items) - number
+                    report.note(f"stopped after {failures} failures: {left} files are left")
+                    return
+                account = Account()
+                future = pool.submit(_turn, files, work, item, account, report)
+                flight.append((item, account, future))
+            while flight:
+                landed()
+        except BaseException:
+            for _, account, future in flight:
+                account.stopped = True
+                future.cancel()
+            pool.shutdown()
+            for item, _, _ in flight:
+                if not item.todo:  # todo: interrupted before it was finished
+                    report.done(item.outcome)
+            raise
+
+
+def _crowded(
+    flight: Sequence[tuple[Item, Account, Future[None]]], item: Item, memory: int | None
+) -> bool:
+    """Whether the memory may not suffice for another file beside those in flight."""
+    planned = [each.planned for each in (item, *(item for item, _, _ in flight))]
+    return memory is not None and sum(each.memory for each in planned if each) > memory
+
+
+def _memory(files: Files) -> int | None:
+    """Bytes that the run may use besides what the program holds already; None = unknown."""
+    free = machine.available_memory()
+    if files.max_memory is None:
+        return free
+    allowed = max(0, files.max_memory - machine.process_memory())
+    return allowed if free is None else min(free, allowed)
+
+
+def _turn(files: Files, work: Work, item: Item, account: Account, report: Report) -> None:
+    """The turn of one file, in a thread."""
+    with turn(item.outcome, item.is_growing), counting(account):
+        if item.todo:
+            _one(files, work, item, account, report)
+        elif item.outcome.status == "skipped" and files.manifest is not None:
+            _hash_outputs(item)
+
+
+def _how_to_go_on(outcomes: Sequence[Outcome]) -> str:
+    """What a run that was interrupted has done."""
+    left = sum(outcome.status == "pending" for outcome in outcomes)
+    kept = sum(outcome.status in ("done", "skipped") for outcome in outcomes)
+    return (
+        f"{kept} of {len(outcomes)} files are done and stay, {left} are not: run the same command"
+        " again to go on with them"
+    )
 
 
 def _tell_old(files: Files, items: Sequence[Item], report: Report) -> None:
@@ -115,9 +178,11 @@ def _tell_old(files: Files, items: Sequence[Item], report: Report) -> None:
         report.note(f"{outputs} of an earlier version {fate}")
 
 
-def _one(files: Files, work: Work, item: Item, report: Report) -> None:
+def _one(files: Files, work: Work, item: Item, account: Account, report: Report) -> None:
     """Process one image: check it again, write temporary files, move them to the targets."""
-    pair, outcome, start, calls = item.pair, item.outcome, time.monotonic(), work.calls()
+    pair, outcome, start = item.pair, item.outcome, time.monotonic()
+    progress = report.file(pair.name, item.planned.pixels if item.planned else 0)
+    account.advance = progress.advance
     try:
         item.require_unchanged()
         record = work.origin.record(item.hashes if item.hashes is not None else plan.hashes(pair))
@@ -133,12 +198,13 @@ def _one(files: Files, work: Work, item: Item, report: Report) -> None:
                 stack.enter_context(replacing(target, item.require_unchanged))
                 for target in pair.targets
             ]
-            work.write(image, pair, parts, record, outcome, report)
+            work.write(image, pair, parts, record, outcome, progress)
         _hash_outputs(item)
         outcome.status = "done"
     finally:
         outcome.seconds = time.monotonic() - start
-        outcome.calls = work.calls() - calls
+        outcome.calls = account.calls
+        progress.close()
 
 
 def _hash_outputs(item: Item) -> None:
@@ -184,7 +250,7 @@ def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) ->
 
     Raises DiskFullError, OutputError as the run would.
     """
-    memory = machine.available_memory()
+    memory, held = _memory(files), machine.process_memory()
     items = [plan.examine(files, work, pair, memory) for pair in pairs]
     stop = None
     try:
@@ -196,6 +262,7 @@ def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) ->
     for item in items:
         if item.planned is not None:
             item.outcome.details |= asdict(item.planned)
+            item.outcome.details["memory"] += held  # of the whole process
             item.outcome.details["seconds"] = (
                 None if pace is None else round(pace * item.planned.windows, 2)
             )

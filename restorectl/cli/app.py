@@ -40,6 +40,15 @@ app = typer.Typer(
 )
 
 
+# Read when the libraries are loaded. Threads of one team that wait for others must not spin: that
+# takes cores from other processes. Tiles are run in parallel instead, so matrices need no team.
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM; raised so that temporary files are removed and the manifest is written."""
 
@@ -87,6 +96,8 @@ def main() -> None:
     if not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR"):
         # with GITHUB_ACTIONS set, typer would write escape codes into files
         os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):  # file names may not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -98,6 +98,7 @@ def calibrate(
     files_from: str | None = opt.FILES_FROM,
     models: opt.Models,
     device: str = opt.DEVICE,
+    threads: int | None = opt.THREADS,
     json_lines: bool = opt.JSON,
     quiet: bool = opt.QUIET,
 ) -> None:
@@ -132,6 +133,7 @@ def calibrate(
             schedule=schedule,
             windows=windows,
             device=device,
+            threads=threads,
             csv=csv,
             plot=plot,
             weights_from=models,

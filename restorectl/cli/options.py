@@ -262,9 +262,17 @@ CHANNELS = option(
 )
 DEVICE = option(
     "auto",
-    "Processor; auto: a CUDA GPU if there is one.",
+    "Processor; auto: a CUDA GPU if there is one, then Apple's (mps), else the CPU.",
     panel=COMPUTE,
     metavar="auto|cpu|cuda[:N]|mps",
+)
+THREADS = option(
+    "auto",
+    "Tiles, and small images, processed at a time on a CPU. auto: the cores this process may use."
+    " Affects speed and memory, not the result.",
+    panel=COMPUTE,
+    parse=automatic,
+    metavar="auto|N",
 )
 SEED = option(0, "Seed of the random numbers.", panel=COMPUTE)
 INVALID = option(
@@ -308,12 +316,19 @@ class Machine(Compute):
         panel=COMPUTE,
         choices=("auto", "bf16", "fp32"),
     )
+    threads: int | None = THREADS
     batch: int | None = option(
         "auto",
-        "Largest number of tiles in a network call. Affects memory and speed, not the result.",
+        "Largest number of tiles in one call on a GPU; auto: as many as its free memory holds. On a"
+        " CPU it is always one.",
         panel=COMPUTE,
         parse=automatic,
         metavar="auto|N",
+    )
+    compile: bool = option(
+        False,
+        "Compile the network first: takes up to minutes, and is faster for many images on a GPU.",
+        panel=COMPUTE,
     )
     seed: int = SEED
 
@@ -450,6 +465,14 @@ class Shared:
         parse=size,
         metavar="SIZE",
     )
+    max_memory: int | None = option(
+        "auto",
+        "Memory that the run may take, e.g. 4G: fewer images at a time, and none that needs more."
+        " auto: what the machine and the limits of its containers or jobs leave free.",
+        panel=COMPUTE,
+        parse=lambda name, text: None if text == "auto" else size(name, text),
+        metavar="auto|SIZE",
+    )
     max_failures: int | None = option(
         None, "Stop after N files have failed.", panel=UNATTENDED, metavar="N", min=1
     )
@@ -495,6 +518,7 @@ class Shared:
             min_age=self.min_age,
             defer_for=self.defer_for,
             min_free=self.min_free,
+            max_memory=self.max_memory,
             max_failures=1 if self.fail_fast else self.max_failures,
             probe=self.probe,
         )

@@ -13,13 +13,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -66,32 +66,29 @@ class Terminal:
     plan: bool = False  # of --dry-run: a table of all files at the end
     outcomes: list["Outcome"] = field(default_factory=list)
     total: TaskID | None = None
-    current: TaskID | None = None
+    by_pixels: bool = False  # the bar of all files is as long as their pixels
     files: int = 0
 
     def begin(self, files: int) -> None:
         self.files = files
         if self.bars is not None:
-            self.total = self.bars.add_task("files", total=files)
+            self.total = self.bars.add_task("files", total=files, done=f"0/{files} files")
 
-    def file(self, name: str, pixels: int) -> None:
-        if self.bars is not None:
-            self.current = self.bars.add_task(escape(name), total=pixels)
+    def planned(self, pixels: int) -> None:
+        if self.bars is not None and self.total is not None and pixels:
+            self.by_pixels = True
+            self.bars.update(self.total, total=pixels, completed=0)
 
-    def advance(self, pixels: int) -> None:
-        if self.bars is not None and self.current is not None:
-            self.bars.advance(self.current, pixels)
+    def file(self, name: str, pixels: int = 0) -> "FileBar":
+        return FileBar(self.bars, self.total, escape(name), pixels)
 
     def done(self, outcome: "Outcome") -> None:
         outcome.message = worded(outcome.message)  # here, so that the manifest has the same words
         outcome.warnings = [worded(text) for text in outcome.warnings]
         self.outcomes.append(outcome)
-        if self.bars is not None:
-            if self.current is not None:
-                self.bars.remove_task(self.current)
-                self.current = None
-            if self.total is not None:
-                self.bars.advance(self.total)
+        if self.bars is not None and self.total is not None:
+            counted = f"{len(self.outcomes)}/{max(self.files, len(self.outcomes))} files"
+            self.bars.update(self.total, advance=not self.by_pixels, done=counted)
         if self.json_lines:
             data(json.dumps(asdict(outcome), sort_keys=True) + "\n")
         failed = outcome.status == "failed"
@@ -150,6 +147,49 @@ class Terminal:
 
     def exit_code(self) -> int:
         return 3 if any(outcome.status == "failed" for outcome in self.outcomes) else 0
+
+
+class FileBar:
+    """Implements batch.outcome.Progress: the bar of one file, and its part in that of all files.
+
+    Bars are as long as the pixels that the network reads in all calls, so the time that is left
+    follows from the pixels; what is told is the number of calls.
+    """
+
+    def __init__(
+        self, bars: Progress | None, every: TaskID | None, name: str, planned: int
+    ) -> None:
+        self.bars, self.every, self.planned = bars, every, planned
+        self.count, self.most, self.unit, self.seen = 0, 0, "", 0
+        self.lock = Lock()
+        if bars is not None:
+            self.bar = bars.add_task(name, total=None, done="measuring noise")
+
+    def start(self, count: int | None, unit: str, pixels: int) -> None:
+        self.most, self.unit = count or 0, unit
+        if self.bars is not None:
+            self.bars.update(self.bar, total=pixels if count else None, done=self._text())
+
+    def advance(self, count: int, pixels: int) -> None:
+        if self.bars is None or not count:
+            return
+        with self.lock:
+            self.count += count
+            self.most = max(self.most, self.count) if self.most else 0
+            credit = min(pixels, self.planned - self.seen)
+            self.seen += credit
+        self.bars.update(self.bar, advance=pixels, done=self._text())
+        if self.every is not None:
+            self.bars.advance(self.every, credit)
+
+    def close(self) -> None:
+        if self.bars is not None:
+            self.bars.remove_task(self.bar)
+            if self.every is not None:  # what it did not need, or was not done
+                self.bars.advance(self.every, self.planned - self.seen)
+
+    def _text(self) -> str:
+        return f"{self.count}/{self.most} {self.unit}" if self.most else f"{self.count} {self.unit}"
 
 
 def data(text: str) -> None:
@@ -260,7 +300,7 @@ def reporting(
         bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[done]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,

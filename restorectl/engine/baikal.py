@@ -120,7 +120,7 @@ def _levels(p: Problem, s: BaikalSettings, table: Schedule) -> Tensor:
     count = p.steps or s.steps
     if count is not None:
         return sigma_schedule(top, count)
-    last = torch.from_numpy(table.step(top.double().cpu().numpy())).round()
+    last = torch.from_numpy(table.step(top.cpu().double().numpy())).round()
     steps = (last - torch.arange(int(last.max()) + 1)[:, None]).clamp(min=0)
     return torch.from_numpy(table.sigma(steps.numpy())).to(top)
 
@@ -152,7 +152,7 @@ def _mixing(
     shape, everyone = (-1, 1, 1, 1), torch.arange(len(y))
 
     def after(x: Tensor, sigma: Tensor, k: int) -> Tensor:
-        t = torch.from_numpy(table.step(sigma.double().cpu().numpy()))
+        t = torch.from_numpy(table.step(sigma.cpu().double().numpy()))
         u = ((t - stop) / max(start - stop, 1e-9)).clamp(0, 1)
         weight = s.last + (s.first - s.last) * WEIGHTS[s.mix or "linear"](u, start - stop)
         weight = torch.where((t >= stop) & (t > 0), weight, 0.0).to(x).reshape(shape)

@@ -49,7 +49,7 @@ class NetworkCalibrator:
         answers = torch.cat([self.net(tile.to(self.device)) for tile in tiles.split(1)])  # singly
         answers = answers.reshape(len(x), -1).mean(1)
         if self.counts_steps:
-            found = schedule(self.card.schedule).sigma(answers.double().cpu().numpy())
+            found = schedule(self.card.schedule).sigma(answers.cpu().double().numpy())
             return torch.from_numpy(found)
         return answers.exp().float().cpu()
 

@@ -73,7 +73,7 @@ def mixed(levels: Tensor, share: Tensor) -> Tensor:
 def _index(sigma: Tensor, table: Schedule | None) -> Tensor:
     """The nearest step, counted from 0 as in the published discrete-time networks."""
     assert table is not None
-    steps = torch.from_numpy(table.step(sigma.double().cpu().numpy()))
+    steps = torch.from_numpy(table.step(sigma.cpu().double().numpy()))
     return steps.round().clamp(1, table.steps).sub(1).to(sigma)
 
 

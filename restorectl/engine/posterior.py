@@ -128,11 +128,11 @@ def _probe(pilot: Problem, clean: Tensor, sigmas: Tensor, number: int) -> list[l
 
 def _table(levels: Tensor, spread: list[list[list[float]]]) -> Callable[[Tensor, Tensor], Tensor]:
     """Look up the spread at the nearest measured level, linearly interpolated in texture."""
-    at = levels.double().cpu().log()
+    at = levels.cpu().double().log()
 
     def look_up(x0: Tensor, sigma: Tensor) -> Tensor:
         here, found = texture(x0), torch.empty_like(x0)
-        for tile, level in enumerate(sigma.flatten().double().cpu().log()):
+        for tile, level in enumerate(sigma.flatten().cpu().double().log()):
             knots, values = spread[int((at - level).abs().argmin())]
             found[tile] = _interpolated(here[tile], here.new_tensor(knots), here.new_tensor(values))
         return found

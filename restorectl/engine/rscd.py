@@ -88,7 +88,7 @@ def follow(
         steps = torch.zeros(len(x), dtype=torch.float64)
         here = active.nonzero()[:, 0]
         asked = calibrate(x[here]) if number > 0 or first is None else first[here]
-        steps[here] = asked.double().cpu()
+        steps[here] = asked.cpu().double()
         block = _block(pool(steps), active, number, settings, problem.highest)
         if int(block.count.max()) == 0:
             break
@@ -148,7 +148,7 @@ def _median(steps: Tensor) -> Tensor:
 
 def _steps(levels: Tensor, p: Problem, calibrator: Calibrator, s: RscdSettings) -> Tensor:
     """Convert a calibrator's noise levels (B,) to fractional steps of the schedule (B,) float64."""
-    sigma = levels.double().cpu() * p.strength
+    sigma = levels.cpu().double() * p.strength
     if s.preserving and not calibrator.counts_steps:
         # a measured level is the noise of x_t, sqrt(1 - abar_t); a predicted step is t itself
         sigma = sigma / (1 - sigma**2).clamp_min(1e-6).sqrt()

@@ -142,7 +142,7 @@ def sigma_schedule(sigma: Tensor, steps: int, lowest: float = 0.01, rho: float =
     In float64: float32 powers can round differently with the tile's position in the batch, and a
     tile's levels must not depend on the other tiles.
     """
-    top = sigma.double().cpu()
+    top = sigma.cpu().double()
     floor = torch.minimum(torch.full_like(top, lowest), top / 2) ** (1 / rho)
     share = torch.linspace(0, 1, max(steps, 2), dtype=torch.float64)[:steps, None]
     levels = (top ** (1 / rho) + share * (floor - top ** (1 / rho))) ** rho

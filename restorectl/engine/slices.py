@@ -111,12 +111,17 @@ def between(runner: Runner, planes: np.ndarray, factor: int) -> np.ndarray:
     """
     model, known = runner.denoiser(), torch.from_numpy(planes).to(runner.device)
     label = torch.zeros(1, device=runner.device)
+
+    def middle(pair: Tensor) -> Tensor:
+        x = pair[None].to(model.dtype, memory_format=torch.channels_last)
+        made = model.net(x, label).float()[0]
+        runner.count(1, (planes.shape[2], planes.shape[3]))
+        return made
+
     while factor > 1:
         doubled = known.new_empty(2 * len(known) - 1, *known.shape[1:])
         doubled[::2] = known
-        for k, pair in enumerate(torch.cat([known[:-1], known[1:]], 1)):
-            x = pair[None].to(model.dtype, memory_format=torch.channels_last)
-            doubled[2 * k + 1] = model.net(x, label).float()[0]
-        runner.calls += len(known) - 1
+        pairs = torch.cat([known[:-1], known[1:]], 1)
+        doubled[1::2] = torch.stack(runner.workers.each(middle, pairs))
         known, factor = doubled, factor // 2
     return known.cpu().numpy()

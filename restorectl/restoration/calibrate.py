@@ -4,7 +4,7 @@ import csv
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from restorectl.batch import inputs
 from restorectl.batch.inputs import Found
-from restorectl.batch.outcome import Outcome, Report, turn
+from restorectl.batch.outcome import Outcome, Progress, Report, turn
 from restorectl.engine.card import Card
 from restorectl.engine.runner import Runner, make_runner
 from restorectl.engine.schedule import schedule
@@ -112,11 +112,9 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     job = ready.job
     calibrator, used = load_calibrator(job.method, job.weights, job.weights_from, job.device)
     prior = load(job.prior or "prior", "prior", job.weights_from)
-    counted = Counted(
-        StepCounter(calibrator, job.schedule),
-        prior.card,
-        make_runner(prior.card, prior.tensors, Compute(job.device)),
-    )
+    compute = Compute(job.device, threads=job.threads)
+    asked = make_runner(prior.card, prior.tensors, compute)
+    counted = Counted(StepCounter(calibrator, job.schedule, asked.workers), prior.card, asked)
     for found_weights in used.values():
         if job.prior is None:  # a calibrator measures what it was trained on
             counted = replace(counted, card=found_weights.card)
@@ -127,12 +125,13 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     inputs.announce(ready.found, len(ready.found.images), report)
     for path, relative in ready.found.images:
         start, outcome = time.monotonic(), Outcome(str(path), "", "done")
-        progress = _Progress(report, str(relative))
+        progress = report.file(str(relative))
         with turn(outcome):
             for row, measured in _one(job, path, counted, outcome, progress):
                 rows.append(row)
                 found += ((row, level) for level in measured)
         outcome.seconds = time.monotonic() - start
+        progress.close()
         report.done(outcome)
     steps = np.array([level.steps for _, level in found])
     t_max = covering(steps, schedule(job.schedule).steps, job.cover) if len(steps) else None
@@ -179,25 +178,12 @@ def _mostly_valid(image: Image, picked: list[Picked]) -> list[Picked]:
     return found or picked
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """Reports the progress of one file, in windows."""
-
-    report: Report
-    name: str
-
-    def over(self, levels: Iterable[Level]) -> Iterator[Level]:
-        for level in levels:
-            yield level
-            self.report.advance(1)
-
-
 def _one(
     job: CalibrateJob,
     path: Path,
     counted: Counted,
     outcome: Outcome,
-    progress: _Progress,
+    progress: Progress,
 ) -> list[tuple[ChannelRow, list[Level]]]:
     """Measure all channels of one image. Raises InputError."""
     measured = []
@@ -210,7 +196,8 @@ def _one(
         picked = [
             _mostly_valid(image, sampled(header, members[0], job.windows)) for members in groups
         ]
-        progress.report.file(progress.name, sum(map(len, picked)))
+        areas = [w.shape[0] * w.shape[1] for windows in picked for _, w in windows]
+        progress.start(len(areas), "windows", sum(areas))
         described = {}
         for members, windows in zip(groups, picked, strict=True):
             parts = channels.fit_models(image, members, counted.card, job.noise, counted.prior)
@@ -266,7 +253,7 @@ def _row(
     parts: Sequence[Part],
     picked: Sequence[Picked],
     counter: StepCounter,
-    progress: _Progress,
+    progress: Progress,
 ) -> tuple[ChannelRow, list[Level]]:
     """Measure channels that are restored together, usually one.
 
@@ -276,9 +263,7 @@ def _row(
     found: list[Level] = []
     std: dict[int, list[float]] = defaultdict(list)
     for k, same in itertools.groupby(picked, lambda pick: part_of.get(pick[0][::2], 0)):
-        part = list(
-            progress.over(step_map.levels(image, members, parts[k][1], list(same), counter))
-        )
+        part = step_map.levels(image, members, parts[k][1], list(same), counter, progress.advance)
         found += part
         std[k] += [level.std for level in part]
     models = [model for k in std for model in parts[k][1].noises]

@@ -8,6 +8,7 @@ import numpy as np
 
 from restorectl.batch import inputs
 from restorectl.batch.outcome import Outcome, Report, turn
+from restorectl.engine.runner import Account, counting
 from restorectl.errors import InputError, UsageError
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
@@ -48,10 +49,12 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     clean_names = inputs.match_names((name for _, name in images), inputs.walk(Path(truth), None))
     for source, relative in images:
         outcome = Outcome(str(source), "", "done")
-        with turn(outcome):
+        progress = report.file(str(relative))
+        with turn(outcome), counting(Account(progress.advance)):
             clean = Path(truth) / clean_names.get(relative, relative)
-            pixels = _measured(restorer, source, clean, scale, report)
+            pixels = _measured(restorer, source, clean, scale)
             measured.append(replace(pixels, name=str(relative)))
+        progress.close()
         report.done(outcome)
     made = intervals.fit(measured, restorer.weights_sha256, sampling(job), scale)
     if not made.guarantee:
@@ -69,7 +72,7 @@ def table(calibration: Calibration) -> str:
     return "\n".join(["image\tcoverage of the 90 % interval", *lines]) + "\n"
 
 
-def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report: Report) -> Pixels:
+def _measured(restorer: Restorer, source: Path, truth: Path, scale: str) -> Pixels:
     """Errors and spreads of one image, in units of its noise level."""
     files = restorer.job.files
     with (
@@ -78,9 +81,7 @@ def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report:
     ):
         header = image.header
         clean.header.require_same_shape(truth, header, source)
-        height, width = header.canonical_shape[3:]
-        report.file(source.name, len(header.planes) * height * width)
-        parts = list(_sampled_pixels(restorer, image, clean, report))
+        parts = list(_sampled_pixels(restorer, image, clean))
     seen, mean, std, noise = (np.concatenate(each) for each in zip(*parts, strict=True))
     if scale == "affine":
         seen = np.polyval(np.polyfit(seen, mean, 1), seen)
@@ -91,9 +92,7 @@ def _measured(restorer: Restorer, source: Path, truth: Path, scale: str, report:
     return Pixels(str(source), np.abs(seen - mean) / noise, std / noise, mean / noise)
 
 
-def _sampled_pixels(
-    restorer: Restorer, image: Image, clean: Image, report: Report
-) -> Iterator[Samples]:
+def _sampled_pixels(restorer: Restorer, image: Image, clean: Image) -> Iterator[Samples]:
     """Yield the sampled measured pixels of each plane, around `Image.zero`."""
     header = image.header
     chosen = header.chosen(restorer.job.files.channels, image.path)
@@ -103,7 +102,7 @@ def _sampled_pixels(
     group_of = channels.by_plane(header, groups)
     every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))
     every = max(1, every // PIXELS)
-    products = restored_planes(Neighbours(restorer, image, group_of), report.advance)
+    products = restored_planes(Neighbours(restorer, image, group_of))
     for plane, (_, std, _, low, high) in zip(header.planes, products, strict=True):
         if plane in group_of:
             zero = image.zero(plane[1])

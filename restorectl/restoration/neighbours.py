@@ -5,14 +5,13 @@ not depend on how many planes are processed together, nor on which ones.
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from restorectl.batch.outcome import Outcome
-from restorectl.engine.runner import tiles_together
 from restorectl.images import tiles
 from restorectl.images.blocks import varied
 from restorectl.images.header import Plane
@@ -40,54 +39,78 @@ class Neighbours:
     held: OrderedDict[Plane, Seen] = field(default_factory=OrderedDict)
     weights: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def fused(self, plane: Plane) -> Fused | None:
-        """A plane averaged with its neighbours, its level relative to the group's.
+    def fused(self, planes: Sequence[Plane]) -> dict[Plane, Fused]:
+        """Planes averaged with their neighbours, their levels relative to their group's.
 
-        None if its channel does not use neighbours.
+        Without those whose channel does not use neighbours.
         """
+        near = {plane: self._near(plane) for plane in planes}
+        used = [plane for plane in planes if near[plane]]
+        size = int(np.prod(self.image.header.canonical_shape[3:]))
+        reach, found = self.restorer.job.reach, {}
+        for some in tiles.chunks(used, _capacity(size, reach) // (4 * reach + 1)):
+            self._see([each for plane in some for each in near[plane]], _capacity(size, reach))
+            made = self.restorer.runner.workers.each(lambda plane: self._fuse(near[plane]), some)
+            for plane, fused in zip(some, made, strict=True):
+                found[plane] = fused
+                self.weights[plane[1]].append(fused.weight)
+        return found
+
+    def _near(self, plane: Plane) -> list[Plane]:
+        """A plane and its neighbours; empty if its channel does not use them."""
         group, shape = self.group_of[plane], self.image.header.canonical_shape
         context = group.context
         if context is None or not context.axes:
-            return None
-        near = [p for p in context.around(plane, shape) if self.group_of.get(p) is group]
-        seen = [self._seen(each, group) for each in (plane, *near)]
-        others = [each for each in seen[1:] if varied(each.x)]
-        levels = _levels(group, shape[3:])
-        fused = context.fuse(seen[0], others, 1.0 if levels is None else levels**2)
-        self.weights[plane[1]].append(fused.weight)
+            return []
+        others = [p for p in context.around(plane, shape) if self.group_of.get(p) is group]
+        return [plane, *others]
+
+    def _fuse(self, planes: Sequence[Plane]) -> Fused:
+        """The first plane averaged with the others."""
+        group, (own, *others) = self.group_of[planes[0]], [self.held[p] for p in planes]
+        levels = _levels(group, own.x.shape)
+        assert group.context is not None
+        fused = group.context.fuse(
+            own, [each for each in others if varied(each.x)], 1.0 if levels is None else levels**2
+        )
         return fused if levels is None else Fused(fused.x, fused.level * levels, fused.weight)
 
-    def _seen(self, plane: Plane, group: ChannelGroup) -> Seen:
-        """A plane with its pilot; the least recently used ones are forgotten."""
-        if plane not in self.held:
-            pixels = self.image.read(plane).astype(np.float32)[None]
-            x, invalid = group.model.forward(pixels)[0], self.image.invalid(plane)
-            valid = None if invalid is None else ~invalid
-            self.held[plane] = Seen(x, self._pilot(x, group), valid)
-            while len(self.held) > _capacity(x.size, self.restorer.job.reach):
-                self.held.popitem(last=False)
-        self.held.move_to_end(plane)
-        return self.held[plane]
+    def _see(self, planes: Sequence[Plane], most: int) -> None:
+        """Hold planes with their pilots; of the others, the least recently used are forgotten."""
+        restorer = self.restorer
+        batches: dict[Any, list[tuple[Seen, tiles.Tile]]] = defaultdict(list)
+        for plane in dict.fromkeys(planes):
+            if plane not in self.held:
+                group, invalid = self.group_of[plane], self.image.invalid(plane)
+                x = group.model.forward(self.image.read(plane).astype(np.float32)[None])[0]
+                valid = None if invalid is None else ~invalid
+                self.held[plane] = seen = Seen(x, np.empty_like(x), valid)
+                for tile in restorer.grid(x.shape):
+                    batches[id(group), tile.shape].append((seen, tile))
+            self.held.move_to_end(plane)
+        while len(self.held) > most:
+            self.held.popitem(last=False)
 
-    def _pilot(self, x: np.ndarray, group: ChannelGroup) -> np.ndarray:
-        """The plane (Y, X) restored in one call for each tile."""
-        restorer, pilot = self.restorer, np.empty_like(x)
-        levels = _levels(group, x.shape)
-        batches: dict[Any, list[tiles.Tile]] = defaultdict(list)
-        for tile in restorer.grid(x.shape):
-            batches[tile.shape].append(tile)
-        for shape, same in batches.items():
-            for part in tiles.chunks(same, tiles_together(restorer.job.compute, shape)):
-                answers = restorer.pilot(
-                    np.stack([tile.pad(x[tile.read]) for tile in part]),
-                    group.decided["sigma"],
-                    None
-                    if levels is None
-                    else np.stack([tile.pad(levels[tile.read]) for tile in part]),
-                )
-                for tile, answer in zip(part, answers, strict=True):
-                    pilot[tile.core] = tile.crop(answer)
-        return pilot
+        def pilot(task: tuple[ChannelGroup, list[tuple[Seen, tiles.Tile]]]) -> None:
+            group, places = task
+            levels = _levels(group, places[0][0].x.shape)
+            x = np.stack([tile.pad(seen.x[tile.read]) for seen, tile in places])
+            each_pixel = None
+            if levels is not None:
+                each_pixel = np.stack([tile.pad(levels[tile.read]) for _, tile in places])
+            answers = restorer.pilot(x, group.decided["sigma"], each_pixel)
+            for (seen, tile), answer in zip(places, answers, strict=True):
+                seen.pilot[tile.core] = tile.crop(answer)
+
+        groups = {id(group): group for group in self.group_of.values()}
+        restorer.runner.workers.each(
+            pilot,
+            (
+                (groups[key], part)
+                for (key, shape), places in batches.items()
+                for part in tiles.chunks(places, restorer.runner.together(shape))
+            ),
+        )
 
 
 def _capacity(size: int, reach: int) -> int:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from restorectl.batch.inputs import Pair
-from restorectl.batch.outcome import Outcome, Report
+from restorectl.batch.outcome import Outcome, Progress
 from restorectl.batch.plan import Origin, Planned, Record
 from restorectl.engine.noise_field import NoiseField, Site
-from restorectl.engine.runner import TILE_BYTES, tiles_together
 from restorectl.errors import InputError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
@@ -100,14 +99,17 @@ class Planes:
             parameters["dtype"] = job.dtype
         if job.files.series is not None:
             parameters["series"] = job.files.series
+        if job.compute.compile:
+            parameters["compile"] = True
         if job.start_step is not None:
             parameters["start_step"] = job.start_step
         used = {role: (w.card.name, w.sha256) for role, w in restorer.used.items()}
         return Origin(self.command, parameters, used, str(restorer.runner.device))
 
-    def calls(self) -> int:
+    @property
+    def at_once(self) -> int:
         """See `plan.Work`."""
-        return self.restorer.runner.calls
+        return self.restorer.runner.workers.files
 
     def plan(self, image: Image, pair: Pair) -> Planned:
         """See `plan.Work`."""
@@ -116,8 +118,9 @@ class Planes:
         chosen = header.chosen(restorer.job.files.channels, pair.source)
         channels.require_joint(image, chosen, restorer.card.channels)
         grid = restorer.grid((height, width))
-        units = len(grid) * len(header.planes) * len(chosen) // count
-        units //= min(restorer.card.channels, len(chosen))
+        repeats = len(header.planes) * len(chosen) // count
+        repeats //= min(restorer.card.channels, len(chosen))
+        units, pixels = len(grid) * repeats, sum(t.shape[0] * t.shape[1] for t in grid) * repeats
         calls, largest = restorer.calls_per_tile, max(t.shape[0] * t.shape[1] for t in grid)
         outputs = self._headers(header, pair)
         for target, output in zip(pair.targets, outputs, strict=False):
@@ -125,17 +128,20 @@ class Planes:
         if pair.guide is not None:
             with open_image(pair.guide) as guide:
                 guide.header.require_same_shape(guide.path, header, image.path)
-        together = min(len(grid), tiles_together(restorer.job.compute, grid[0].shape))
-        held = sum(max(PLANE_PIXELS, height * width) * h.dtype.itemsize for h in outputs) * 2
-        held += height * width * AROUND_BYTES
+        runner, size = restorer.runner, height * width
+        of_tile = runner.tile_bytes + 4 * (2 + len(outputs)) * runner.together(grid[0].shape)
+        ready = max(size, min(PLANE_PIXELS, size * len(header.planes)))
+        held = sum(ready * h.dtype.itemsize for h in outputs) * 2 + size * AROUND_BYTES
+        held += min(runner.workers.count, units) * largest * of_tile
         if restorer.context != "none" and times * depth > 1:
             calls = None if calls is None else calls + 1  # the pilots
-            held += neighbours.most_held(times * depth, height * width, restorer.job.reach)
+            held += neighbours.most_held(times * depth, size, restorer.job.reach)
         return Planned(
             units,
             None if calls is None else calls * units,
             sum(h.nbytes for h in outputs),
-            held + largest * TILE_BYTES + together * largest * 4 * (2 + len(outputs)),
+            held,
+            pixels * (calls or 1),
         )
 
     def write(
@@ -145,12 +151,10 @@ class Planes:
         parts: Sequence[Path],
         record: Record,
         outcome: Outcome,
-        report: Report,
+        progress: Progress,
     ) -> None:
         """See `plan.Work`."""
-        height, width = image.header.canonical_shape[3:]
         headers = self._headers(image.header, pair)
-        report.file(pair.name, len(image.header.planes) * height * width)
         with ExitStack() as stack:
             guide = None
             if pair.guide is not None:
@@ -161,7 +165,10 @@ class Planes:
                 stack.enter_context(create_image(part, made, provenance=record))
                 for part, made in zip(parts, headers, strict=False)
             ]
-            for products in self.restored(fitted, outcome, report, guide):
+            planned = self.plan(image, pair)
+            progress.start(planned.calls, "tile calls", planned.pixels)
+            restored = self.restored(fitted, outcome, guide)
+            for products in self.restorer.runner.workers.ahead(restored):
                 for writer, plane in zip(writers, products, strict=True):
                     writer.put(plane)
         for part, made in zip(parts, headers, strict=False):
@@ -184,10 +191,10 @@ class Planes:
         return Fitted(image, clean, known, groups, near)
 
     def restored(
-        self, fitted: Fitted, outcome: Outcome, report: Report, guide: Image | None = None
+        self, fitted: Fitted, outcome: Outcome, guide: Image | None = None
     ) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield what `restored_planes` does, and tell at the end what it found."""
-        yield from restored_planes(fitted.near, report.advance, guide)
+        yield from restored_planes(fitted.near, guide)
         neighbours.describe(outcome, fitted.groups, fitted.near)
         cleaned.describe(outcome, fitted.image, fitted.known)
 
@@ -198,9 +205,7 @@ class Planes:
 
 
 def restored_planes(
-    near: Neighbours,
-    advance: Callable[[int], None],
-    guide: Image | None = None,
+    near: Neighbours, guide: Image | None = None
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the planes (Y, X) of every product, in the file's order, a few in memory at a time.
 
@@ -218,11 +223,10 @@ def restored_planes(
             if (t, c, z) not in group_of:  # copied; its maps are NaN
                 maps = [np.full((height, width), np.nan, each) for each in of_maps]
                 ready[t, c, z] = (copied(image, (t, c, z)).astype(dtype, copy=False), *maps)
-                advance(height * width)
             elif (t, c, z) not in ready:
                 group = group_of[t, c, z]
                 together[tuple((t, each, z) for each in group.channels)] = group
-        _restore(near, guide, together, ready, advance)
+        _restore(near, guide, together, ready)
         for plane in planes:
             products = ready.pop(plane)
             if (kept := image.kept(plane)) is not None:
@@ -244,13 +248,12 @@ def _restore(
     guide: Image | None,
     together: Mapping[tuple[Plane, ...], ChannelGroup],
     ready: dict[Plane, tuple[np.ndarray, ...]],
-    advance: Callable[[int], None],
 ) -> None:
-    """Restore a few planes into `ready`, in batches of tiles of equal size."""
+    """Restore a few planes into `ready`, in batches of tiles of equal size, several at a time."""
     restorer, image = near.restorer, near.image
     pixels: dict[Plane, np.ndarray] = {}
     hints: dict[Plane, np.ndarray] = {}
-    averages: dict[Plane, Fused] = {}
+    averages = near.fused([plane for planes in together for plane in planes])
     batches: dict[Any, list[Place]] = defaultdict(list)
     grid = restorer.grid(image.header.canonical_shape[3:])
     for planes, group in together.items():
@@ -258,26 +261,33 @@ def _restore(
             pixels[plane] = image.read(plane)
             if guide is not None:
                 hints[plane] = guide.read(plane) - image.zero(plane[1])
-            if (average := near.fused(plane)) is not None:
-                averages[plane] = average
             shape = pixels[plane].shape
             ready[plane] = tuple(np.empty(shape, d) for d in restorer.dtypes(image.header))
         for tile in grid:
             batches[group.channels, group.planes, tile.shape].append((group, list(planes), tile))
     invalid = {p: found for p in pixels if (found := image.invalid(p)) is not None}
-    for (*_, shape), places in batches.items():
-        for part in tiles.chunks(places, tiles_together(restorer.job.compute, shape)):
-            group = part[0][0]
-            answers = restorer.restore(
-                _batch(group, part, pixels, hints, invalid, averages), group.decided
-            )
-            for (_, places_planes, tile), products in zip(part, answers, strict=True):
-                cores = tile.crop(products)  # (products, C, h, w)
-                for plane, values in zip(places_planes, cores.swapaxes(0, 1), strict=True):
-                    if group.decided["sigma"] <= 0:  # there is nothing to remove: copied
-                        values = (pixels[plane][tile.core], *values[1:])
-                    _put(restorer, group, plane, tile, values, image.zero(plane[1]), ready[plane])
-                advance(cores[0].size)
+
+    def restore(places: list[Place]) -> None:
+        group = places[0][0]
+        batch = _batch(group, places, pixels, hints, invalid, averages)
+        for (_, planes, tile), products in zip(
+            places, restorer.restore(batch, group.decided), strict=True
+        ):
+            cores = tile.crop(products)  # (products, C, h, w)
+            for plane, values in zip(planes, cores.swapaxes(0, 1), strict=True):
+                if group.decided["sigma"] <= 0:  # there is nothing to remove: copied
+                    values = (pixels[plane][tile.core], *values[1:])
+                _put(restorer, group, plane, tile, values, image.zero(plane[1]), ready[plane])
+
+    runner = restorer.runner
+    runner.workers.each(
+        restore,
+        (
+            part
+            for (*_, shape), places in batches.items()
+            for part in tiles.chunks(places, runner.together(shape))
+        ),
+    )
 
 
 def _put(

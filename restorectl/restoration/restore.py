@@ -43,7 +43,9 @@ def work(job: RestoreJob) -> Planes:
     }
     extras: list[Extra] = []
     if job.step_map:
-        extras.append(step_map.writer(step_map.StepCounter(restorer.calibrator, schedule)))
+        workers = restorer.runner.workers
+        counter = step_map.StepCounter(restorer.calibrator, schedule, workers)
+        extras.append(step_map.writer(counter))
     if job.preview:
         extras.append(preview.writer(preview.RESTORED))
     return Planes("restore", restorer, own, tuple(extras))

@@ -5,8 +5,8 @@ its noise level is estimated, and a schedule converts the level into a step. Win
 grid, WINDOW px wide, without overlap; a remainder below half of that joins the last window.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from restorectl.batch.inputs import stem
 from restorectl.batch.plan import Record
 from restorectl.engine.calibrators import level_of
+from restorectl.engine.runner import Workers
 from restorectl.engine.samplers import Calibrator
 from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, UsageError
@@ -37,6 +38,7 @@ class StepCounter:
 
     calibrator: Calibrator
     schedule: str
+    workers: Workers = field(default_factory=Workers)
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,32 @@ def levels(
     model: Model,
     picked: Sequence[Picked],
     counter: StepCounter,
-) -> Iterator[Level]:
-    """Yield the noise of each window of these channels together, in the given order.
+    advance: Callable[[int, int], None] = lambda windows, pixels: None,
+) -> list[Level]:
+    """The noise of each window of these channels together, in the given order.
 
     A plane is read once for consecutive windows. Raises InputError for NaN and infinity.
     """
-    table, current, pixels = schedule(counter.schedule), None, np.empty(0)
-    for plane, window in picked:
-        if plane != current:
-            (t, _, z), current = plane, plane
-            pixels = np.stack([image.read((t, c, z)) for c in members])  # (C, Y, X)
-        raw = pixels[:, *window.read]
-        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-            raise InputError(f"plane t,c,z = {plane} contains NaN or infinity: replace them first")
-        raw = raw.astype(np.float32)
+    table = schedule(counter.schedule)
+
+    def read() -> Iterator[tuple[Plane, tiles.Tile, np.ndarray]]:
+        current, pixels = None, np.empty(0)
+        for plane, window in picked:
+            if plane != current:
+                (t, _, z), current = plane, plane
+                pixels = np.stack([image.read((t, c, z)) for c in members])  # (C, Y, X)
+            raw = pixels[:, *window.read]
+            if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+                raise InputError(
+                    f"plane t,c,z = {plane} contains NaN or infinity: replace them first"
+                )
+            yield plane, window, raw.astype(np.float32)
+
+    def measured(each: tuple[Plane, tiles.Tile, np.ndarray]) -> Level:
+        plane, window, raw = each
         sigma = level_of(counter.calibrator, _large_enough(model.forward(raw)))
-        yield Level(
+        advance(1, raw[0].size)
+        return Level(
             plane=plane,
             rows=window.rows,
             cols=window.cols,
@@ -87,6 +99,8 @@ def levels(
             relative=sigma / model.level if model.level > 0 else None,
             std=sigma * model.unit(np.median(raw, axis=(1, 2))),
         )
+
+    return counter.workers.each(measured, read())
 
 
 def _large_enough(x: np.ndarray) -> np.ndarray:
@@ -134,7 +148,7 @@ def writer(counter: StepCounter) -> Extra:
                     continue
                 group, picked = group_of[plane], [(plane, window) for window in windows]
                 found = levels(image, group.channels, group.model, picked, counter)
-                yield interpolated(list(found), image.header)
+                yield interpolated(found, image.header)
 
         write_image(part, header, planes(), provenance=record)
         verify_image(part, header)

@@ -15,7 +15,7 @@ from restorectl import catalog
 from restorectl.engine import slices as engine
 from restorectl.engine.card import Card
 from restorectl.engine.noise_field import FieldWeights, Site, SliceNoise
-from restorectl.engine.runner import Runner, tiles_together
+from restorectl.engine.runner import Runner
 from restorectl.engine.samplers import Sampler
 from restorectl.errors import InputError
 from restorectl.files import atomic
@@ -24,7 +24,6 @@ from restorectl.images.blocks import sampled_pixels
 from restorectl.images.image import ALL, Image
 from restorectl.intensity import value_range
 from restorectl.intensity.value_range import StackRange, fit_stack_range
-from restorectl.jobs import Compute
 from restorectl.volumes import interpolation
 
 HELD = 256 << 20  # bytes; a stack up to this size is kept in memory, others on disk
@@ -181,7 +180,7 @@ class SliceNetwork:
     card: Card
     sampler: Sampler
     noise: FieldWeights  # how neighbouring slices share noise
-    compute: Compute
+    seed: int = 0
     steps: int | None = None  # network calls; None = the sampler's default
     samples: int = 1  # number of samples to average
 
@@ -226,7 +225,8 @@ class SliceNetwork:
         planes = interpolation.count(slices.observed.shape[2], factor)
         rows = interpolation.is_observed(factor, top, top + height, planes)
         made = np.empty_like(start)
-        for some in tiles.chunks(range(x.shape[1]), tiles_together(self.compute, tile.shape)):
+
+        def restore(some: list[int]) -> None:
             part = slice(some[0], some[-1] + 1)
             sites = [
                 Site((slices.t, slices.channel, slices.first + d), top, tile.cols[0]) for d in some
@@ -234,11 +234,14 @@ class SliceNetwork:
             samples = []
             for k in range(self.samples):
                 number = slices.direction.number
-                noise = SliceNoise(self.compute.seed, k, self.noise, slices.total, number)
+                noise = SliceNoise(self.seed, k, self.noise, slices.total, number)
                 samples.append(units.inverse(self._sample(x[:, part], rows, base, sites, noise)))
             mean = np.mean(samples, axis=0)
             # as a difference, so that information lost in the conversion of units is kept
             made[:, part] = start[:, part] + mean - units.inverse(x[:, part])
+
+        together = self.runner.together(tile.shape)
+        self.runner.workers.each(restore, tiles.chunks(range(x.shape[1]), together))
         return made
 
     def _sample(

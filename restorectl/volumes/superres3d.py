@@ -70,7 +70,7 @@ def _network(job: SuperresJob, weights: Weights) -> SliceNetwork:
         weights.card,
         catalog.METHODS[job.sampler].load().sampler(None, job.samples),
         catalog.SLICE_NOISE[job.slice_noise].load(),
-        job.compute,
+        job.compute.seed,
         job.steps or (PIXEL_STEPS if is_drawn(weights.card) else None),
         job.samples,
     )
@@ -95,6 +95,8 @@ def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any
         every["series"] = job.files.series
     if network is None:
         return every
+    if job.compute.compile:
+        every["compile"] = True
     return every | {
         "sweeps": job.sweeps,
         "anchor": job.anchor,

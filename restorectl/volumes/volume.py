@@ -8,7 +8,7 @@ unchanged but for repaired hot pixels. A chunk is a few rows (XZ) or columns (YZ
 the whole stack need not be in memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ import numpy as np
 
 from restorectl import catalog
 from restorectl.batch.inputs import Pair
-from restorectl.batch.outcome import Outcome, Report
+from restorectl.batch.outcome import Outcome, Progress
 from restorectl.batch.plan import Origin, Planned, Record
 from restorectl.engine import slices
 from restorectl.engine.noise_field import NoiseField, Site
-from restorectl.engine.runner import TILE_BYTES
+from restorectl.engine.runner import measuring
 from restorectl.errors import InputError
 from restorectl.files import atomic
 from restorectl.images import tiles
@@ -71,8 +71,10 @@ class Volumes:
     job: SuperresJob
     network: SliceNetwork | None
 
-    def calls(self) -> int:
-        return 0 if self.network is None else self.network.runner.calls
+    @property
+    def at_once(self) -> int:
+        """See `plan.Work`: slices of one stack are enough for all threads."""
+        return 1
 
     def plan(self, image: Image, pair: Pair) -> Planned:
         factor, _ = self._factor(image)
@@ -81,7 +83,8 @@ class Volumes:
         times, count, planes, height, width = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, pair.source)
         voxels = times * count * planes * height * width
-        held = min(voxels * 4, atomic.SPOOL_HELD) + HELD + 2 * CHUNK
+        size = voxels * 4
+        held = min(size, atomic.SPOOL_HELD) + min(size // factor, HELD) + min(5 * size, 2 * CHUNK)
         if self.network is None or factor == 1:
             return Planned(0, 0, header.nbytes, held)
         self._require_fit(image, factor, len(chosen))
@@ -92,8 +95,13 @@ class Volumes:
         ) * times * (len(chosen) // self.network.card.channels)  # fmt: skip
         each = self.network.sampler.calls(self.network.steps)
         calls = None if each is None else each * self.network.samples * number
-        largest = max(planes, 8) * max(height, width)
-        return Planned(number, calls, header.nbytes, held + largest * TILE_BYTES)
+        areas = [
+            t.shape[0] * t.shape[1] for t in self.network.tiles_of((planes, max(height, width)))
+        ]
+        runner = self.network.runner
+        held += max(areas) * runner.tile_bytes * runner.workers.count
+        pixels = (calls or number) * (sum(areas) // len(areas))
+        return Planned(number, calls, header.nbytes, held, pixels)
 
     def write(
         self,
@@ -102,19 +110,19 @@ class Volumes:
         parts: Sequence[Path],
         record: Record,
         outcome: Outcome,
-        report: Report,
+        progress: Progress,
     ) -> None:
         output, place = self.header(image).for_target(pair.target), pair.target.parent
         with create_image(parts[0], output, provenance=record) as writer:
-            for plane in self.planes(image, pair.name, place, outcome, report):
+            planned = self.plan(image, pair)
+            progress.start(planned.calls, "tile calls", planned.pixels)
+            for plane in self.planes(image, place, outcome):
                 writer.put(plane)
         verify_image(parts[0], output)
         if len(parts) > 1:
             write_preview(parts[1], image, parts[0], record)
 
-    def planes(
-        self, image: Image, name: str, folder: Path, outcome: Outcome, report: Report
-    ) -> Iterator[np.ndarray]:
+    def planes(self, image: Image, folder: Path, outcome: Outcome) -> Iterator[np.ndarray]:
         """Yield the planes (Y, X) of the result, in the order of its `header`.
 
         folder: of what does not fit in memory. Raises InputError.
@@ -132,11 +140,9 @@ class Volumes:
         known = masked(image, channels, self.job.invalid, hot=self.job.hot_pixels == "auto")
         whitened = self.network is None or self.network.card.value_range == "whitened"
         source = near_zero(known, channels) if whitened else known
-        directions = 1 if self.network is None else len(DIRECTIONS[self.job.sweeps])
-        report.file(name, int(np.prod(shape)) * directions)
         volume = atomic.spooled_zeros(shape if factor > 1 else (0,), folder)
         if factor > 1:
-            self._restore_all(source, factor, chosen, volume, folder, outcome, report)
+            self._restore_all(source, factor, chosen, volume, folder, outcome)
         coarse = {c for c in channels if factor > 1 and is_coarse(source, c)}
         for plane in header.planes:
             if factor == 1:
@@ -204,7 +210,6 @@ class Volumes:
         volume: np.ndarray,
         folder: Path,
         outcome: Outcome,
-        report: Report,
     ) -> None:
         """Restore all time points and channels into volume (T, C, Z, Y, X) of float32 zeros."""
         network = self.network
@@ -220,7 +225,7 @@ class Volumes:
         for t in range(len(volume)):
             for c in plain:
                 stack = Stack(image, t, (c,), folder)
-                _interpolate(stack, factor, kind, volume[t, c], report.advance)
+                _interpolate(stack, factor, kind, volume[t, c])
         if network is None:
             return
         for group in groups:
@@ -228,9 +233,9 @@ class Volumes:
             for t in range(len(volume)):
                 stack = Stack(image, t, group, folder)
                 if network.card.objective == "e2e-unet":
-                    _restore_planewise(network, stack, units, factor, volume[t], report.advance)
+                    _restore_planewise(network, stack, units, factor, volume[t])
                     continue
-                mix = self._restore(network, stack, units, factor, volume[t], report.advance)
+                mix = self._restore(network, stack, units, factor, volume[t])
                 name = "+".join(map(str, group)) + (f"@t{t}" if len(volume) > 1 else "")
                 outcome.details.setdefault("mix", {})[name] = mix.details()
                 if mix.unsure:
@@ -243,14 +248,14 @@ class Volumes:
         units: StackUnits,
         factor: int,
         volume: np.ndarray,
-        advance: Callable[[int], None],
     ) -> NetworkMix:
         """Restore the channels of one stack together; returns the mix used.
 
         volume: (C, Z, Y, X) of all channels, zero in the stack's channels.
         """
         job, directions = self.job, DIRECTIONS[self.job.sweeps]
-        mix = choose_mix(network, units, stack, factor, job.anchor, job.strength)
+        with measuring():
+            mix = choose_mix(network, units, stack, factor, job.anchor, job.strength)
         for direction in directions:
             target = direction.slices(volume)  # (C, D, Z, L), a view
             for part in _chunks(stack, factor, direction):
@@ -259,7 +264,6 @@ class Volumes:
                 filled /= len(directions)
                 for k, c in enumerate(stack.channels):
                     target[c, part] += filled[k]
-                advance(filled.size)
         return mix
 
     def _values(self, volume: np.ndarray, plane: Plane) -> np.ndarray:
@@ -334,14 +338,11 @@ def _chunks(stack: Stack, factor: int, direction: SliceDirection) -> Iterator[sl
         yield slice(start, min(start + step, across))
 
 
-def _interpolate(
-    stack: Stack, factor: int, kind: str, volume: np.ndarray, advance: Callable[[int], None]
-) -> None:
+def _interpolate(stack: Stack, factor: int, kind: str, volume: np.ndarray) -> None:
     """Interpolate one channel into volume (Z, Y, X), chunk by chunk."""
     interpolator = catalog.INTERPOLATIONS[kind].load()
     for part in _chunks(stack, factor, XZ):
         volume[:, part] = interpolation.interpolated(stack.read(part)[0], factor, interpolator)
-        advance(volume[:, part].size)
 
 
 def _restore_planewise(
@@ -350,7 +351,6 @@ def _restore_planewise(
     units: StackUnits,
     factor: int,
     volume: np.ndarray,
-    advance: Callable[[int], None],
 ) -> None:
     """E2E-UNet: predict planes between neighbours, by tiles in (Y, X), into (C, Z, Y, X)."""
     for tile in network.tiles_of((stack.shape[2], stack.shape[3])):
@@ -360,4 +360,3 @@ def _restore_planewise(
         cores = tile.crop(units.inverse(made.swapaxes(0, 1)))
         for k, c in enumerate(stack.channels):
             volume[c][(slice(None), *tile.core)] = cores[k]
-        advance(cores.size)

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import struct
+import threading
+import time
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image as Pillow
 from restorectl.batch import inputs, run
 from restorectl.batch.outcome import Silent
 from restorectl.batch.plan import Origin, Planned
+from restorectl.engine.runner import ACCOUNT
 from restorectl.errors import BusyError, DiskFullError, NoInputError, OutputError, UsageError
 from restorectl.files import lock, machine, provenance
 from restorectl.files.atomic import part_path
@@ -30,6 +33,7 @@ class Copy:
 
     during: object = None
     memory: int = 1000
+    at_once: int = 1
     origin: Origin | None = None
     opened: list = field(default_factory=list)
     written: list = field(default_factory=list)
@@ -40,16 +44,13 @@ class Copy:
             require_writable(target, image.header.for_target(target))
         return Planned(1, 1, image.header.nbytes, self.memory)
 
-    def write(self, image, pair, parts, record, outcome, report):
+    def write(self, image, pair, parts, record, outcome, progress):
         for target, part in zip(pair.targets, parts, strict=True):
             planes = [image.read(plane) for plane in image.header.planes]
             write_image(part, image.header.for_target(target), planes, provenance=record)
             if self.during is not None:
                 self.during(pair, part)
         self.written.append(pair.name)
-
-    def calls(self):
-        return len(self.written)
 
 
 @pytest.fixture
@@ -418,8 +419,12 @@ def test_an_interruption_leaves_a_manifest_and_nothing_half_way(folder, stop):
             raise stop
 
     files = settings(folder, manifest=str(folder / "run.json"))
+    report = Silent()
+    work = Copy(interrupt, origin=Origin("copy", {}, {}))
     with pytest.raises(stop):
-        go(files, Copy(interrupt))
+        run.run(files, work, inputs.resolve(files, inputs.same_name), report)
+    (said,) = report.notes
+    assert said.startswith("1 of 5 files are done and stay, 4 are not: run the same command again")
     told = json.loads(Path(files.manifest).read_text())
     assert [f["status"] for f in told["files"]] == ["done"] + ["pending"] * 4
     assert told["stopped"].startswith(stop.__name__)
@@ -427,6 +432,68 @@ def test_an_interruption_leaves_a_manifest_and_nothing_half_way(folder, stop):
     out = folder / "out"
     assert sorted(p.name for p in out.iterdir()) == [lock.NAME, "a.tif"]
     assert done["outputs"] == {str(out / "a.tif"): sha256((out / "a.tif").read_bytes()).hexdigest()}
+
+
+def test_several_files_at_a_time_end_as_one_by_one(folder):
+    both = threading.Barrier(2)
+
+    def meet(pair, part):
+        if pair.name in ("a.tif", "b.tif"):
+            both.wait(60)  # broken, and so an error, unless the other is there at the same time
+
+    (folder / "in/d.png").write_bytes(b"no image at all")
+    statuses, _, report = go(settings(folder), Copy(meet, at_once=2))
+    assert statuses == dict.fromkeys(ALL, "done") | {"d.png": "failed"}
+    together = content(folder / "out")
+    shutil.rmtree(folder / "out")
+    _, _, alone = go(settings(folder))
+    assert content(folder / "out") == together
+    assert [o.source for o in report.outcomes] == [o.source for o in alone.outcomes]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(25 * 10**5, 2), (19 * 10**5, 1), (None, 3)])
+def test_memory_limits_how_many_files_are_worked_on(folder, monkeypatch, limit, most):
+    monkeypatch.setattr(machine, "process_memory", lambda: 0)
+    inside, seen, lock = [], [], threading.Lock()
+
+    def count(pair, part):
+        with lock:
+            inside.append(pair.name)
+            seen.append(len(inside))
+        time.sleep(0.05)
+        inside.remove(pair.name)
+
+    statuses, _, _ = go(settings(folder, max_memory=limit), Copy(count, memory=10**6, at_once=3))
+    assert statuses == dict.fromkeys(ALL, "done")
+    assert max(seen) <= most
+
+
+def test_what_needs_more_than_the_memory_allowed_fails(folder, monkeypatch):
+    monkeypatch.setattr(machine, "process_memory", lambda: 400)
+    statuses, _, report = go(settings(folder, max_memory=1300))
+    assert set(statuses.values()) == {"failed"}
+    assert "takes about 1.0 kB of memory, but 900 B are available" in report.outcomes[0].message
+
+
+def test_an_interruption_ends_all_files_that_are_worked_on(folder):
+    entered = threading.Event()
+
+    def interrupt(pair, part):
+        if pair.name == "a.tif":
+            entered.wait(60)
+            raise KeyboardInterrupt
+        entered.set()
+        account = ACCOUNT.get()
+        for _ in range(6000):
+            account.add(1, 1, 1)  # a network call
+            time.sleep(0.01)
+
+    files = settings(folder, manifest=str(folder / "run.json"))
+    with pytest.raises(KeyboardInterrupt):
+        go(files, Copy(interrupt, at_once=2))
+    told = json.loads(Path(files.manifest).read_text())
+    assert {f["status"] for f in told["files"]} == {"pending"}
+    assert [p.name for p in (folder / "out").rglob("*") if p.is_file()] == [lock.NAME]
 
 
 def test_a_run_stops_after_so_many_failures(folder):

@@ -1,11 +1,19 @@
 """Speed, memory and start-up of `restorectl restore` on this machine.
 
-    python tests/benchmarks/bench_speed.py [speed] [memory] [start]
+    python tests/benchmarks/bench_speed.py [speed] [batch] [large] [busy] [shards] [volume] [memory]
+        [start]
 
 speed: seconds per 512x512 beside BM3D, pair by pair in one process, and the network's GFLOP/s
-beside this machine's own bf16 convolution peak. memory: peak of the real command. start: --help.
+beside this machine's own bf16 convolution peak. batch: twelve images of 512x512, with all that is
+done for a file, beside BM3D with a known level. large: time per pixel of a larger plane. busy:
+beside two processes that count. shards: two processes of one thread beside one of two. volume:
+superres3d. memory: peak of the real command. start: --help.
+
+On a busy machine compare the processor seconds: seconds on the clock are those of its neighbours.
+SIDE sets the side of the larger plane, 4096 unless given.
 """
 
+import os
 import resource
 import statistics
 import subprocess
@@ -14,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 from common import FIELDS, REPOSITORY, need_data, pair, table
 
@@ -95,6 +104,141 @@ def speed() -> None:
     print(f"median ratio {statistics.median(ratios):.1f}")
 
 
+def clocks() -> np.ndarray:
+    """(seconds, processor seconds of this process and of its finished children)."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    processor = sum(each.ru_utime + each.ru_stime for each in used)
+    return np.array([time.perf_counter(), processor])
+
+
+def fields(folder: Path, count: int, side: int, planes: int = 0) -> Path:
+    """A folder of simulated images, uint16."""
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for k in range(count):
+        cells = np.kron(rng.gamma(2.0, 50.0, (-(-side // 8),) * 2), np.ones((8, 8)))[:side, :side]
+        shape = (planes, side, side) if planes else (side, side)
+        image = rng.poisson(np.broadcast_to(cells, shape)).astype(np.uint16)
+        axes = {"imagej": True, "metadata": {"axes": "ZYX"}} if planes else {}
+        tifffile.imwrite(folder / f"{k:02}.tif", image, photometric="minisblack", **axes)
+    return folder
+
+
+def restored(source: Path, out: Path, **noise: object) -> np.ndarray:
+    """`clocks` of restoring a folder in this process."""
+    from restorectl.batch.outcome import Silent
+    from restorectl.jobs import Compute, Files, NoiseOptions, RestoreJob
+    from restorectl.restoration.restore import restore
+
+    files = Files((str(source),), str(out))
+    job = RestoreJob(files, Compute("cpu"), NoiseOptions(**noise), context="none")
+    start = clocks()
+    outcomes = restore(job, Silent())
+    assert all(outcome.status == "done" for outcome in outcomes), outcomes
+    return clocks() - start
+
+
+def batch() -> None:
+    from bm3d import bm3d
+
+    from restorectl.intensity import whitening
+    from restorectl.restoration import evidence
+
+    with tempfile.TemporaryDirectory() as place:
+        source = fields(Path(place, "in"), 12, 512)
+        restored(fields(Path(place, "warm"), 1, 512), Path(place, "warmed"))
+        rows = [["all that is done for a file", *restored(source, Path(place, "all")) / 12]]
+        asked = evidence.believed
+        evidence.believed = lambda model, *_: model  # the estimate is taken as it is
+        rows.append(
+            ["without asking about the noise", *restored(source, Path(place, "tiles")) / 12]
+        )
+        evidence.believed = asked
+        image = iio.imread(source / "00.tif").astype(np.float32)
+        model = whitening.fit([image])
+        x = model.forward(image)
+        start = clocks()
+        bm3d(x, model.sigma)
+        rows.append(["BM3D alone", *(clocks() - start)])
+    for row in rows:
+        row += [f"{rows[-1][k] / row[k]:.1f}" for k in (1, 2)]
+    table(["one 512x512 of twelve", "s", "processor s", "BM3D / it", "in processor s"], rows)
+
+
+def large() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        rows = []
+        for side in (2048, int(os.environ.get("SIDE", "4096"))):
+            took = restored(fields(Path(place, f"in{side}"), 1, side), Path(place, f"out{side}"))
+            rows.append([f"{side}x{side}", *took, *(1e6 * took / side**2)])
+    table(["plane", "s", "processor s", "us/px", "processor us/px"], rows)
+    print(f"{rows[1][3] / rows[0][3]:.2f} times the time per pixel ({rows[1][4] / rows[0][4]:.2f})")
+
+
+def busy() -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        cases = {"512x512": (512, 0), "128x128x6": (128, 6)}
+        for name, (side, planes) in cases.items():
+            source = fields(Path(place, name), 1, side, planes)
+            restored(source, Path(place, f"{name}-warm"))
+            quiet = restored(source, Path(place, f"{name}-quiet"))
+            loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in "12"]
+            loaded = restored(source, Path(place, f"{name}-busy"))
+            for loop in loops:
+                loop.kill()
+                loop.wait()
+            rows.append([name, *quiet, *loaded, f"{loaded[0] / quiet[0]:.2f}"])
+    columns = ["quiet s", "processor s", "beside two loops s", "processor s", "ratio"]
+    table(["image", *columns], rows)
+
+
+def shards() -> None:
+    from common import THREADS
+
+    words = [sys.executable, "-m", "restorectl", "restore", "-q", "--context", "none"]
+    with tempfile.TemporaryDirectory() as place:
+        source = fields(Path(place, "in"), 8, 512)
+        env = {k: v for k, v in (os.environ | THREADS).items() if v is not None}
+        env.pop("OMP_NUM_THREADS", None)
+        rows = []
+        for name, runs in {
+            "one process, two threads": [["--threads", "2"]],
+            "two shards, one thread each": [
+                ["--threads", "1", "--shard", f"{k}/2"] for k in (1, 2)
+            ],
+        }.items():
+            start = clocks()
+            out = ["-o", Path(place, name)]
+            made = [
+                subprocess.Popen([*words, source, *out, *more], cwd=REPOSITORY, env=env)
+                for more in runs
+            ]
+            assert not any(process.wait() for process in made)
+            rows.append([name, *(clocks() - start)])
+    table(["8 images of 512x512", "s", "processor s"], rows)
+    print(f"two shards / one process: {rows[1][1] / rows[0][1]:.2f}")
+
+
+def volume() -> None:
+    from restorectl.batch.outcome import Silent
+    from restorectl.jobs import Compute, Files, SuperresJob
+    from restorectl.volumes.superres3d import superres3d
+
+    with tempfile.TemporaryDirectory() as place:
+        source = fields(Path(place, "in"), 1, 256, 20)
+        job = SuperresJob(Files((str(source),), str(Path(place, "out"))), Compute("cpu"), factor=2)
+        start = clocks()
+        (outcome,) = superres3d(job, Silent())
+        seconds, processor = clocks() - start
+        print(
+            f"superres3d 256x256x20 to {outcome.details['shape_out'][0]}: {seconds:.1f} s,"
+            f" {processor:.1f} processor seconds, {outcome.calls} calls"
+        )
+
+
 def peak_memory(image: np.ndarray, axes: str) -> tuple[float, float]:
     """(peak GB, seconds) of the real command on one image."""
     import tifffile
@@ -148,6 +292,8 @@ def start() -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ("speed", "memory", "start"):
-        {"speed": speed, "memory": memory, "start": start}[name]()
+    parts = (speed, batch, large, busy, shards, volume, memory, start)
+    for function in parts:
+        if function.__name__ in (sys.argv[1:] or ("speed", "memory", "start")):
+            function()
     print(f"peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

@@ -14,6 +14,7 @@ STARTS = {  # arguments, exit code, and what is said; the others need real image
     "bench_context.py": (["fmd"], *NO_IMAGES),
     "bench_counts.py": (["0.3"], 0, "mean out / mean in"),
     "bench_evaluate.py": (["1"], 0, "1 pairs of 512x512"),
+    "bench_gpu.py": ([], 1, "no GPU here"),
     "bench_invalid.py": (["1"], 0, "0 of 1 failed"),
     "bench_files.py": (["20"], 0, "ms each"),
     "bench_mutations.py": (["20"], 0, "20 damaged files"),

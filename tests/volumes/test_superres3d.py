@@ -366,7 +366,7 @@ def test_tiles_leave_no_seams(steps, monkeypatch):
     """The embedded network in tiles of 96 px answers as in one of 320 px, noise included."""
     weights = weights_io.load("slices")
     runner = make_runner(weights.card, weights.tensors, Compute("cpu", "fp32"))
-    network = SliceNetwork(runner, weights.card, DDIM.sampler(None, 1), shared, Compute(), steps)
+    network = SliceNetwork(runner, weights.card, DDIM.sampler(None, 1), shared, 0, steps)
     observed = phantom.volume((6, 1, 320), 1, 4.0)[None].swapaxes(1, 2).astype(np.float32)
     units = StackUnits(weights.card, (value_range.fit_stack_range([observed]),))
     row = StackSlices(observed, XZ, 0, 1)

@@ -94,10 +94,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor, told: Told) -> Tensor:
         if self.encoder:
             x = pixel_norm(self.skip(x) if self.skip is not None else x)
-        y = self.conv1(F.silu(self.conv0(F.silu(x)) * told.scale(self.emb, x.dtype)))
+        scale, y = told.scale(self.emb, x.dtype), self.conv0(F.silu(x))
+        reuse = self.conv0.folded  # in training, gradients need what would be overwritten
+        y = self.conv1(F.silu(y.mul_(scale) if reuse else y * scale, inplace=reuse))
         if not self.encoder and self.skip is not None:
             x = self.skip(x)
-        return torch.add(y, x, alpha=KEEP)
+        return y.add_(x, alpha=KEEP) if reuse else torch.add(y, x, alpha=KEEP)
 
 
 class UNet(nn.Module):
