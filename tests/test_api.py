@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what the comma
 OF_FILES = {  # options of commands that an array has no use for
     *("inputs", "output", "axes", "series", "channels", "pattern", "files_from", "shard"),
     *("overwrite", "keep_old", "min_age", "defer_for", "min_free", "max_failures", "fail_fast"),
-    *("dry_run", "probe", "json_lines", "quiet", "log_format", "manifest", "debug"),
+    *("max_memory", "dry_run", "probe", "json_lines", "quiet", "log_format", "manifest", "debug"),
     *("step_map", "preview", "guide", "calibrate", "scale"),
 }
 
