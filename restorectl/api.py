@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from inspect import signature
-from operator import gt, lt
+from operator import gt, le, lt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,6 +217,9 @@ def estimate_noise(
 
 
 # ---- the way of the commands ---------------------------------------------------------------------
+LIMITS = (("min", lt, "at least"), ("max", gt, "at most"), ("above", le, "above"))
+
+
 def _checked(command: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Option values by job field; text is parsed as on the command line.
 
@@ -233,7 +236,7 @@ def _checked(command: str, options: Mapping[str, Any]) -> dict[str, Any]:
             value = option.parse(f"`{name}`", value)
         if option.choices and value not in (None, *option.choices):
             raise UsageError(f"`{name}` {value}: use one of {', '.join(option.choices)}")
-        for end, wrong, words in (("min", lt, "at least"), ("max", gt, "at most")):
+        for end, wrong, words in LIMITS:
             if value is not None and end in option.shown and wrong(value, option.shown[end]):
                 raise UsageError(f"`{name}` {value}: must be {words} {option.shown[end]}")
         given[field] = value

@@ -19,8 +19,10 @@ exception is a bug: `blamed` makes it one line if it belongs to one file, else i
 with its traceback.
 """
 
+import difflib
 import logging
 import traceback
+from collections.abc import Iterable
 from os import PathLike
 
 LOG = logging.getLogger("restorectl")  # tracebacks of single files, for `debug`
@@ -94,6 +96,23 @@ def blamed(path: str | PathLike[str], error: Exception) -> RestorectlError:
         " traceback is shown by `debug`, and in `manifest` and `log_format` json",
         error,
     )
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The most similar of the known names, as the end of a message; empty if there are none."""
+    near = difflib.get_close_matches(given, list(known), 1, 0)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def printable(text: str) -> str:
+    """Text with its control characters escaped, for terminals: names may contain them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def spreadsheet_cell(text: object) -> str:
+    """Text for a cell of a CSV file: printable, and never a formula of a spreadsheet."""
+    shown = printable(str(text))
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 def first_line(error: BaseException) -> str:

@@ -14,13 +14,15 @@ class Files:
     inputs: tuple[str, ...]
     output: str
     pattern: str | None = None  # glob that file names in a folder must match
+    exclude: tuple[str, ...] = ()  # globs of names or relative paths in a folder to leave out
     files_from: str | None = None  # file with one path per line; "-" is standard input
     shard: tuple[int, int] = (1, 1)  # (I, N): process the I-th of N parts
     overwrite: bool = False  # also replace files that restorectl did not write
     keep_old: bool = False  # keep outputs of an earlier version whose pixels would differ today
     axes: str | None = None
     series: str | None = None  # which of several images in a file, by number or name
-    channels: tuple[int, ...] | None = None  # channels to restore, None = all; others are copied
+    # channels to restore by number or name, None = all; others are copied
+    channels: tuple[int | str, ...] | None = None
     dry_run: bool = False
     manifest: str | None = None
     min_age: float = 0.0  # seconds since the last change that an input must have
@@ -76,7 +78,7 @@ class SamplingJob:
     samples: int = 1  # restorations of each image
     strength: float = 1.0  # factor on the estimated noise level
     calibrator: str = "analytic"  # row of catalog.CALIBRATORS
-    calibrator_weights: str = "calibrator"
+    calibrator_weights: str | None = None  # of a calibrator that has some; None = calibrator
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
     dtype: str = "same"  # of the restored images: same as the input, or float32
     start_step: float | None = None  # diffusion step to start from, in place of a calibrator's

@@ -20,8 +20,9 @@ from tests.phantom import camera, volume
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what the command warns of
 
 OF_FILES = {  # options of commands that an array has no use for
-    *("inputs", "output", "axes", "series", "channels", "pattern", "files_from", "shard"),
-    *("overwrite", "keep_old", "min_age", "defer_for", "min_free", "max_failures", "fail_fast"),
+    *("inputs", "output", "axes", "series", "channels", "pattern", "exclude", "shard"),
+    *("files_from", "overwrite", "keep_old", "min_age", "defer_for", "min_free", "max_failures"),
+    *("fail_fast",),
     *("max_memory", "dry_run", "probe", "json_lines", "quiet", "log_format", "manifest", "debug"),
     *("step_map", "preview", "guide", "calibrate", "scale"),
 }

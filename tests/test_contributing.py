@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from restorectl import catalog
 from restorectl.batch.outcome import Silent
 from restorectl.cli import app as command_line
+from restorectl.cli import commands
 from restorectl.jobs import Compute, EvaluateJob, Files, RestoreJob
 from tests.phantom import scene
 
@@ -37,12 +38,13 @@ def followed(monkeypatch):
         return made
 
     before = {name: dict(getattr(catalog, name)) for name in TABLES}
-    commands = list(command_line.app.registered_commands)
+    names = dict(commands.COMMANDS)
     yield follow
     for name, rows in before.items():
         getattr(catalog, name).clear()
         getattr(catalog, name).update(rows)
-    command_line.app.registered_commands[:] = commands
+    commands.COMMANDS.clear()
+    commands.COMMANDS.update(names)
 
 
 @pytest.mark.slow

@@ -6,20 +6,28 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from heapq import heappop, heappush
 from pathlib import Path, PurePath
 
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.errors import NoInputError, OutputError, UsageError
 from restorectl.files.atomic import output_error
+from restorectl.files.machine import readable
 from restorectl.images.image import is_image_name, read_provenance
 from restorectl.jobs import Files
 
 # Suffixes that results cannot have -> those that they get
 RESULTS = {".jpg": ".png", ".jpeg": ".png", ".lsm": ".tif", ".qptiff": ".tif", ".tf2": ".tif"}
 PREVIEW = "_preview.png"
+# Files of which nobody means a folder
+NO_FOLDERS = {
+    *(".czi", ".dcm", ".h5", ".hdf5", ".ims", ".lif", ".mrc", ".nd2", ".oib", ".oif", ".oir"),
+    *(".stk", ".svs", ".vsi", ".npy", ".npz", ".zip"),
+    *(".bmp", ".gif", ".jp2", ".webp", ".csv", ".html", ".json", ".pdf", ".yaml"),
+}
 KINDS = 5  # suffixes of files that are not read, in one message
 Naming = Callable[[PurePath], tuple[PurePath, ...]]
 
@@ -93,6 +101,7 @@ def resolve(files: Files, naming: Naming = same_name, *, folder_only: bool = Fal
     nothing matches.
     """
     output = Path(files.output)
+    _check_names(files)
     given = named(files)
     single = len(given) == 1 and not os.path.isdir(given[0]) and _is_file_target(output)
     if folder_only and single:
@@ -102,24 +111,84 @@ def resolve(files: Files, naming: Naming = same_name, *, folder_only: bool = Fal
     for path in given:
         if os.path.isdir(path):
             _refuse_nesting(output, path)
-    found = find(given, files.pattern)
+    found = find(given, files.pattern, files.exclude)
     if single:  # more results of the image are named like this one, and lie beside it
         place, name = output.parent, PurePath(output.name)
         named_so = [_pair(path, name, place, naming) for path, _ in found.images]
         pairs = [replace(p, targets=(output, *p.targets[1:]), name=output.name) for p in named_so]
     else:
         pairs = [_pair(path, relative, output, naming) for path, relative in found.images]
-    index, count = files.shard
-    if not 1 <= index <= count:
-        raise UsageError(f"`shard` {index}/{count}: I must be between 1 and N")
     once = {(_real(pair.source), pair.targets): pair for pair in reversed(pairs)}  # named twice
     pairs = list(reversed(once.values()))
     clashes = _clashes(pairs)
-    mine = [pair for pair in pairs if in_shard(pair.name, index, count)]
+    index, count = files.shard
+    shares = _shares(pairs, frozenset(given) if files.files_from is not None else (), count)
+    mine = [pair for pair in pairs if shares[pair] == index]
     refused = [Outcome.failed(pair.source, clashes[pair]) for pair in mine if pair in clashes]
+    notes = [found.note, *_about_shards(shares, index, count, files.dry_run)]
     return Inputs(
-        [pair for pair in mine if pair not in clashes], [*found.refused, *refused], found.note
+        [pair for pair in mine if pair not in clashes],
+        [*found.refused, *refused],
+        "\n".join(note for note in notes if note),
     )
+
+
+def _check_names(files: Files) -> None:
+    """Raises UsageError for names that can be refused before any file is looked at."""
+    output, (index, count) = Path(files.output), files.shard
+    if not 1 <= index <= count:
+        raise UsageError(f"`shard` {index}/{count}: I must be between 1 and N")
+    suffix = output.suffix.lower()
+    if suffix in NO_FOLDERS | RESULTS.keys() and not output.is_dir():
+        other = output.with_suffix(RESULTS.get(suffix, ".tif"))
+        raise UsageError(
+            f"`output` {output}: {suffix} files cannot be written: name a folder, or a single"
+            f" image such as {other}"
+        )
+    if files.manifest is not None and not Path(files.manifest).absolute().parent.is_dir():
+        raise UsageError(
+            f"`manifest` {files.manifest}: its folder does not exist: make it first, or choose"
+            " another name"
+        )
+
+
+def _shares(pairs: Sequence[Pair], listed: Collection[Path], count: int) -> dict[Pair, int]:
+    """The shard, 1..count, of each pair; the same in every shard.
+
+    Named files of a list (`files_from`) are spread by size: the largest first, each to the shard
+    with the fewest bytes so far. All others are spread by name, so that new files move no others.
+    """
+    if count == 1:
+        return dict.fromkeys(pairs, 1)
+    sizes = {pair: _size(pair.source) for pair in pairs if pair.source in listed}
+    shares = {pair: shard_of(pair.name, count) for pair in pairs if pair not in sizes}
+    loads = [(0, 0, shard) for shard in range(1, count + 1)]  # bytes, files
+    for pair in sorted(sizes, key=lambda pair: (-sizes[pair], pair.name)):
+        taken, files, shard = heappop(loads)
+        shares[pair] = shard
+        heappush(loads, (taken + sizes[pair], files + 1, shard))
+    return shares
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # it will fail, whichever shard takes it
+
+
+def _about_shards(shares: Mapping[Pair, int], index: int, count: int, every: bool) -> Iterator[str]:
+    """What to say of shards: that this one is empty; with `every` how large each is."""
+    if count == 1:
+        return
+    if every:
+        for shard in range(1, count + 1):
+            mine = [pair for pair, each in shares.items() if each == shard]
+            files = "1 file" if len(mine) == 1 else f"{len(mine)} files"
+            taken = readable(sum(_size(pair.source) for pair in mine))
+            yield f"shard {shard}/{count}: {files}, {taken}{' (this one)' * (shard == index)}"
+    if index not in shares.values():
+        yield f"shard {index}/{count} is empty: none of the {len(shares)} files is in it"
 
 
 def named(files: Files) -> list[Path]:
@@ -130,15 +199,24 @@ def named(files: Files) -> list[Path]:
     return found
 
 
-def find(given: list[Path], pattern: str | None) -> Found:
-    """Find images in files and folders. Raises NoInputError if nothing matches."""
+def find(given: list[Path], pattern: str | None, exclude: Sequence[str] = ()) -> Found:
+    """Find images in files and folders.
+
+    Raises NoInputError if nothing matches, or if none of the paths exists.
+    """
+    missing = [path for path in given if not os.path.lexists(path)]
+    if len(missing) == len(given):
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise NoInputError(f"{missing[0]}: no such file or folder{more}")
     images: list[tuple[Path, PurePath]] = []
     refused: list[Outcome] = []
     foreign: Counter[str] = Counter()
     for path in given:
         if os.path.isdir(path):
             closed: list[OSError] = []
-            images += ((path / rel, rel) for rel in walk(path, pattern, closed.append, foreign))
+            images += (
+                (path / rel, rel) for rel in walk(path, pattern, closed.append, foreign, exclude)
+            )
             reason = "the folder cannot be read"
             refused += (
                 Outcome.failed(e.filename, f"{e.filename}: {reason} ({e.strerror})") for e in closed
@@ -154,6 +232,7 @@ def find(given: list[Path], pattern: str | None) -> Found:
     note = f"{count} {'file' if count == 1 else 'files'} of kinds that are not read: {kinds}"
     if not images and not refused:
         what = f" named like '{pattern}'" if pattern else ""
+        what += f", without those like {', '.join(map(repr, exclude))}," if exclude else ""
         also = f"; {note}" if count else ""
         raise NoInputError(f"no images{what} in: {', '.join(map(str, given))}{also}")
     return Found(images, refused, note if count else "")
@@ -162,16 +241,16 @@ def find(given: list[Path], pattern: str | None) -> Found:
 def announce(found: Inputs | Found, usable: int, report: Report) -> None:
     """Begin the report of a run: how many files, which are not read, which were refused."""
     report.begin(usable + len(found.refused))
-    if found.note:
-        report.note(found.note)
+    for line in found.note.splitlines():
+        report.note(line)
     for outcome in found.refused:
         report.done(outcome)
 
 
-def in_shard(name: str, index: int, count: int) -> bool:
-    """Whether shard `index` of 1..count takes this file: by name, so new files move no others."""
+def shard_of(name: str, count: int) -> int:
+    """The shard, 1..count, that takes a file: by name, so new files move no others."""
     digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % count == index - 1
+    return int.from_bytes(digest, "big") % count + 1
 
 
 def walk(
@@ -179,13 +258,20 @@ def walk(
     pattern: str | None,
     closed: Callable[[OSError], object] | None = None,
     foreign: Counter[str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> Iterator[Path]:
     """Yield image paths relative to folder, sorted.
 
     Hidden and unfinished files are left out, and previews that lie beside their images. Each linked
     folder is followed once, so loops of links end. `closed` is called for each folder that cannot
-    be read; `foreign` counts the suffixes of files that are not images.
+    be read; `foreign` counts the suffixes of files that are not images. `exclude`: patterns
+    of names or relative paths of files and subfolders to leave out.
     """
+
+    def out(base: str, name: str) -> bool:
+        relative = os.path.relpath(os.path.join(base, name), folder)
+        return any(fnmatch(name, each) or fnmatch(relative, each) for each in exclude)
+
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
     for base, folders, names in os.walk(folder, onerror=closed, followlinks=True):
@@ -194,9 +280,9 @@ def walk(
             folders.clear()
             continue
         seen.add((here.st_dev, here.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and not out(base, n))
         for name in names:
-            if name.startswith(".") or name.endswith((".part", ".tmp", "~")):
+            if name.startswith(".") or name.endswith((".part", ".tmp", "~")) or out(base, name):
                 continue
             if name.endswith(PREVIEW) and _is_preview(Path(base, name), names):
                 continue

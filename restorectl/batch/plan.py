@@ -15,6 +15,7 @@ from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Progress, turn
 from restorectl.errors import DiskFullError, IncompleteError, InputError, OutputError, UsageError
 from restorectl.files import machine, provenance
+from restorectl.files.machine import readable
 from restorectl.files.provenance import matches
 from restorectl.images.image import Existing, Image, format_of, look, open_image
 from restorectl.jobs import Files
@@ -187,8 +188,8 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
 def _require_memory(path: Path, taken: int, memory: int | None, remedy: str) -> None:
     if memory is not None and taken > memory:
         raise InputError(
-            f"{path}: takes about {size(taken)} of memory, but {size(memory)} are available:"
-            f" {remedy}"
+            f"{path}: takes about {readable(taken)} of memory, but {readable(memory)} are"
+            f" available: {remedy}"
         )
 
 
@@ -253,8 +254,8 @@ def require_free(files: Files, item: Item) -> None:
     free = machine.free_space(target.parent)
     if needed + files.min_free > free:
         raise DiskFullError(
-            f"{target}: takes {size(needed)}, but the disk has {size(free)} free, of which"
-            f" `min_free` reserves {size(files.min_free)}: free some space"
+            f"{target}: takes {readable(needed)}, but the disk has {readable(free)} free, of which"
+            f" `min_free` reserves {readable(files.min_free)}: free some space"
         )
 
 
@@ -282,10 +283,10 @@ def require_room(files: Files, items: Sequence[Item]) -> None:
     for together in disks.values():
         needed, free = _growth(together), machine.free_space(together[0].pair.target.parent)
         if needed + files.min_free > free:
-            reserve = f" plus `min_free` {size(files.min_free)}" if files.min_free else ""
+            reserve = f" plus `min_free` {readable(files.min_free)}" if files.min_free else ""
             raise DiskFullError(
-                f"{files.output}: {len(together)} outputs take {size(needed)}{reserve}, but the"
-                f" disk has {size(free)} free: free some space and run again"
+                f"{files.output}: {len(together)} outputs take {readable(needed)}{reserve}, but the"
+                f" disk has {readable(free)} free: free some space and run again"
             )
 
 
@@ -315,18 +316,6 @@ def _check_manifest(files: Files, items: Sequence[Item]) -> None:
     if files.manifest is None:
         return
     path = Path(files.manifest)
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"`manifest` {path}: the folder {path.parent} does not exist")
     taken = {os.path.realpath(p) for i in items for p in (*_inputs(i.pair), *i.pair.targets)}
     if os.path.realpath(path) in taken:
         raise UsageError(f"`manifest` {path}: is an image of this run: choose another name")
-
-
-def size(count: int) -> str:
-    """A number of bytes in readable form, such as 3.2 GB."""
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -10,31 +10,15 @@ from typing import Annotated
 import typer
 
 import restorectl
-from restorectl.cli import (
-    calibrate,
-    denoise,
-    docs,
-    evaluate,
-    restore,
-    superres3d,
-    train,
-    uncertainty,
-    weights,
-)
-from restorectl.cli.progress import tell_end
+from restorectl.cli.commands import Lazy
 from restorectl.errors import RestorectlError
 
-EPILOG = (
-    "Exit codes: 0 all done · 1 unexpected error · 2 invalid options · 3 some files failed, the"
-    " others are done · 4 no input found · 5 a model is missing or wrong · 6 quality gate not met ·"
-    " 73 disk full · 75 another run uses the output folder · 130/143 interrupted."
-)
-
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+ENDING = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
 app = typer.Typer(
+    cls=Lazy,
     name="restorectl",
     help="Restore microscopy images with diffusion models. Input files are never modified.",
-    epilog=EPILOG,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -50,7 +34,8 @@ ENVIRONMENT = {
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM; raised so that temporary files are removed and the manifest is written."""
+    """SIGINT, SIGTERM or SIGHUP; raised so that temporary files are removed and the manifest is
+    written."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -66,49 +51,87 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("-V", "--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Options that stand before the command."""
 
 
-app.command("restore", epilog=EPILOG)(restore.restore)
-app.command("denoise", epilog=EPILOG)(denoise.denoise)
-app.command("superres3d", epilog=EPILOG)(superres3d.superres3d)
-app.command("uncertainty", epilog=EPILOG)(uncertainty.uncertainty)
-app.command("train", epilog=EPILOG)(train.train)
-app.command("calibrate", epilog=EPILOG)(calibrate.calibrate)
-app.command("evaluate", epilog=EPILOG)(evaluate.evaluate)
-app.command("docs", epilog=EPILOG)(docs.docs)
-app.add_typer(weights.app, name="weights", epilog=EPILOG)
-
-
 def _on_signal(number: int, _frame: FrameType | None) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):  # a second signal ends the process at once
-        signal.signal(each, signal.SIG_DFL)
+    for each in ENDING:  # a second signal ends the process at once
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, signal.SIG_DFL)
     raise Interrupted(number)
+
+
+class _Outlet(io.FileIO):
+    """Standard output or error. If it can no longer be written to, the work still goes on."""
+
+    failure: OSError | None = None
+
+    def write(self, data: "io.ReadableBuffer") -> int:  # type: ignore[name-defined, override]
+        if self.failure is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failure = error
+        return memoryview(data).nbytes
+
+
+def _streams() -> list[_Outlet]:
+    """Make the standard streams safe: closed ones lead nowhere, names need not be UTF-8.
+
+    Returns those of stdout and stderr.
+    """
+    for number in range(3):  # an image must not get the number of a closed stream
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdin is None:
+        sys.stdin = open(0)  # noqa: SIM115
+    outlets = []
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        outlet = _Outlet(number, "w", closefd=False)
+        encoding = getattr(getattr(sys, name), "encoding", None) or "utf-8"
+        text = io.TextIOWrapper(
+            io.BufferedWriter(outlet),
+            encoding,
+            "backslashreplace",
+            line_buffering=outlet.isatty() or number == 2,
+        )
+        setattr(sys, name, text)
+        outlets.append(outlet)
+    return outlets
 
 
 def main() -> None:
     """Entry point: our errors become one line and an exit code, bugs keep their traceback."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
-    if not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR"):
-        # with GITHUB_ACTIONS set, typer would write escape codes into files
-        os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")
+    from restorectl.cli.progress import tell_end
+
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for stream in (sys.stdout, sys.stderr):  # file names may not be UTF-8
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _on_signal)
+    out, _ = _streams()
+    code = 0
     try:
-        app()
+        app(prog_name="restorectl")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except RestorectlError as error:
         tell_end(str(error), error.exit_code)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except Interrupted as stop:
         tell_end("interrupted", stop.exit_code)
-        sys.exit(stop.exit_code)
-    except BrokenPipeError:  # the reader of stdout has gone, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = stop.exit_code
+    sys.stdout.flush()
+    if out.failure is not None and not isinstance(out.failure, BrokenPipeError) and code == 0:
+        from restorectl.files.atomic import output_error
+
+        lost = output_error(out.failure, "standard output")
+        tell_end(str(lost), lost.exit_code)
+        code = lost.exit_code
+    sys.exit(code)

@@ -1,5 +1,6 @@
 """`restorectl calibrate`: options -> job -> restoration; the table on stdout."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from restorectl.cli import options as opt
 from restorectl.cli.options import option
 from restorectl.cli.progress import reporting
 from restorectl.cli.train import viewing
-from restorectl.errors import UsageError
+from restorectl.errors import UsageError, printable
 from restorectl.jobs import CalibrateJob, Files, TrainJob
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ HEADER = (
     *("file", "channel", "windows", "sigma", "steps", "min", "max", "noise", "gain"),
     *("correlation", "warnings"),
 )
+SHORT = {
+    "channel": "ch",
+    "windows": "n",
+    "correlation": "corr",
+    "poisson-gaussian": "p-g",
+    "gaussian": "g",
+}
 
 
 def all_or_count(option: str, text: str) -> int | None:
@@ -35,12 +43,17 @@ def calibrate(
     inputs: tuple[str, ...] = opt.INPUTS,
     method: str | None = option(
         None,
-        f"How noise is measured. {opt.explained(CALIBRATORS)}. Default: network with --weights or"
-        " --fit, otherwise analytic.",
+        "How noise is measured. Default: network with --weights or --fit, otherwise analytic.",
         choices=CALIBRATORS,
+        often=True,
     ),
     weights: str | None = option(
-        None, "Model of the method network. Default: calibrator.", "-w", metavar=opt.MODEL
+        None,
+        "Model of the method network. Default: calibrator.",
+        "-w",
+        metavar=opt.MODEL,
+        complete=opt.model_names,
+        often=True,
     ),
     schedule: str = option(
         "rscd", "Noise schedule whose steps are counted.", choices=opt.SCHEDULES
@@ -50,10 +63,12 @@ def calibrate(
         "Model that is to restore the images: noise is measured in its units, and of its channels"
         " together. Default: as the calibrator was trained, or prior.",
         metavar=opt.MODEL,
+        complete=opt.model_names,
     ),
     cover: float = option(
         0.99,
         "Share of the windows for which T' has to be enough; 1: all, as in the paper of RSCD.",
+        metavar="P",
         min=0.0,
         max=1.0,
     ),
@@ -64,7 +79,7 @@ def calibrate(
         metavar="N|all",
     ),
     csv: str | None = option(
-        None, "Write a table with one row per window.", panel=opt.OUTPUT, metavar="FILE"
+        None, "Write a table with one row per window.", panel=opt.OUTPUT, metavar="FILE", often=True
     ),
     plot: str | None = option(
         None,
@@ -72,6 +87,7 @@ def calibrate(
         " for.",
         panel=opt.OUTPUT,
         metavar="FILE.png",
+        often=True,
     ),
     fit: str | None = option(
         None,
@@ -93,8 +109,9 @@ def calibrate(
     camera: opt.Camera,
     axes: str | None = opt.AXES,
     series: str | None = opt.SERIES,
-    channels: tuple[int, ...] | None = opt.CHANNELS,
+    channels: tuple[int | str, ...] | None = opt.CHANNELS,
     pattern: str | None = opt.PATTERN,
+    exclude: tuple[str, ...] = opt.EXCLUDE,
     files_from: str | None = opt.FILES_FROM,
     models: opt.Models,
     device: str = opt.DEVICE,
@@ -104,7 +121,9 @@ def calibrate(
 ) -> None:
     """Measure how noisy images are, and how many diffusion steps that corresponds to.
 
-    Example: restorectl calibrate data/ --csv windows.csv
+    Examples:
+        restorectl calibrate data/ --csv windows.csv
+        restorectl calibrate data/ --fit clean/ -o cal.safetensors
     """
     if fit is None and (overrides or resume):
         raise UsageError("--set and --resume: work only together with --fit HQ_DIR")
@@ -120,6 +139,7 @@ def calibrate(
                 inputs=inputs,
                 output="",
                 pattern=pattern,
+                exclude=exclude,
                 files_from=files_from,
                 axes=axes,
                 series=series,
@@ -187,15 +207,28 @@ def _measure(prepared: "PreparedCalibration", json_lines: bool, quiet: bool) -> 
 
 
 def table(rows: Sequence["ChannelRow"]) -> str:
-    """Aligned columns for people, awk and sort; warnings, the one free text, come last."""
+    """Aligned columns for people, awk and sort; warnings, the one free text, come last.
+
+    On a terminal that is too narrow, headings and noise models are short, and warnings stand below.
+    """
     lines = [HEADER, *(_cells(row) for row in rows)]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    text = _aligned(lines, below=False)
+    if max(map(len, text.splitlines())) <= limit:
+        return text
+    return _aligned([tuple(SHORT.get(cell, cell) for cell in line) for line in lines], below=True)
+
+
+def _aligned(lines: Sequence[tuple[str, ...]], below: bool) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER) - 1)]
     text = ""
     for line in lines:
         numbers = zip(line[2:-1], widths[2:], strict=True)
         cells = [line[0].ljust(widths[0]), line[1].ljust(widths[1])]
         cells += [cell.rjust(width) for cell, width in numbers]
-        text += "  ".join([*cells, line[-1]]).rstrip() + "\n"
+        text += "  ".join([*cells, "" if below else line[-1]]).rstrip() + "\n"
+        if below and line[-1] not in ("-", HEADER[-1]):
+            text += f"    {line[-1]}\n"
     return text
 
 
@@ -203,4 +236,5 @@ def _cells(row: "ChannelRow") -> tuple[str, ...]:
     steps = (f"{value:.1f}" for value in (row.steps, row.steps_min, row.steps_max))
     measured = (str(row.windows), f"{row.sigma:.4f}", *steps)
     model = (row.noise, f"{row.gain:.4g}", f"{row.correlation:.2f}")
-    return (row.file, row.channel, *measured, *model, "; ".join(row.warnings) or "-")
+    texts = (row.file, row.channel, *measured, *model, "; ".join(row.warnings) or "-")
+    return tuple(map(printable, texts))

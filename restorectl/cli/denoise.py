@@ -63,16 +63,19 @@ def denoise(
     output: str = opt.RESULTS,
     inputs: tuple[str, ...] = opt.INPUTS,
     method: str = option(
-        "posterior", opt.explained(methods("denoise")), choices=methods("denoise")
+        "posterior", "Method of restoration.", choices=methods("denoise"), often=True
     ),
     weights: str | None = opt.OWN_WEIGHTS,
     preset: str = option(
         "restorectl",
-        "restorectl: the settings that measured best with few steps · paper: as published ·"
-        " challenge: repaint as its authors later used it in the AI4Life challenge.",
-        choices=("restorectl", "paper", "challenge"),
+        "Settings.",
+        choices={
+            "restorectl": "those that measured best with few steps",
+            "paper": "as published",
+            "challenge": "repaint as its authors later used it in the AI4Life challenge",
+        },
     ),
-    samples: int = option(1, "Number of restorations to average.", metavar="N"),
+    samples: int = option(1, "Number of restorations to average.", min=1, often=True),
     steps: int | None = option(
         "auto", "Network calls per tile and restoration.", parse=opt.automatic, metavar="auto|N"
     ),
@@ -128,10 +131,10 @@ def denoise(
         choices=("independent", "shared"),
     ),
     interval: int | None = option(
-        None, "Number of steps that are repeated together.", panel=MIXING, metavar="U"
+        None, "Number of steps that are repeated together.", panel=MIXING, metavar="U", min=1
     ),
     repeats: int | None = option(
-        None, "How many times each interval is run.", panel=MIXING, metavar="R"
+        None, "How many times each interval is run.", panel=MIXING, metavar="R", min=1
     ),
     below_stop: str | None = option(
         None,
@@ -148,7 +151,7 @@ def denoise(
     ),
     dtype: str = opt.DTYPE,
     calibrator: str = opt.CALIBRATOR,
-    calibrator_weights: str = opt.CALIBRATOR_WEIGHTS,
+    calibrator_weights: str | None = opt.CALIBRATOR_WEIGHTS,
     camera: opt.Camera,
     machine: opt.Machine,
     models: opt.Models,
@@ -157,7 +160,9 @@ def denoise(
 ) -> None:
     """Denoise images with a choice of published methods; can average several restorations.
 
-    Example: restorectl denoise data/ -o denoised/ --method mixing
+    Examples:
+        restorectl denoise data/ -o denoised/ --method mixing
+        restorectl denoise data/cells.tif -o mean.tif --samples 8
     """
     own = settings(
         eta=eta,

@@ -1,5 +1,6 @@
 """`restorectl evaluate`: options -> job -> evaluation; tables on stdout, gates as the exit code."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,14 @@ from restorectl.catalog import METRICS
 from restorectl.cli import options as opt
 from restorectl.cli.options import argument, option
 from restorectl.cli.progress import data, reporting, worded
-from restorectl.errors import GateError, InputError, UsageError
+from restorectl.errors import (
+    GateError,
+    InputError,
+    OutputError,
+    RestorectlError,
+    UsageError,
+    printable,
+)
 from restorectl.jobs import EvaluateJob
 
 if TYPE_CHECKING:
@@ -90,15 +98,17 @@ class Outputs:
         "Print all scores in full precision as JSON, instead of the tables.",
         "--json",
         panel=opt.OUTPUT,
+        often=True,
     )
     csv: str | None = option(
         None,
         "Write a table with one row per prediction; -: to standard output.",
         panel=opt.OUTPUT,
         metavar="FILE|-",
+        often=True,
     )
     report: str | None = option(
-        None, "Write a report with figures.", panel=opt.OUTPUT, metavar="FILE.html"
+        None, "Write a report with figures.", panel=opt.OUTPUT, metavar="FILE.html", often=True
     )
 
     @property
@@ -118,28 +128,34 @@ def evaluate(
         None,
         "The true images, matched by relative path, with or without the suffix.",
         metavar="DIR|FILE",
+        often=True,
     ),
     metrics: tuple[str, ...] | None = option(
         None,
         "Scores to compute, for each plane, then averaged over the planes of a file. Default:"
-        " mae,nrmse,psnr,ssim,pearson, and those that belong to the other options. "
-        + opt.explained(METRICS),
+        " mae,nrmse,psnr,ssim,pearson, and those that belong to the other options.",
         panel=SCORING,
+        choices=METRICS,
         parse=opt.names,
         metavar="a,b,c",
+        often=True,
     ),
     data_range: float | None = option(
         None,
         "Grey levels from black to white for PSNR, SSIM and LPIPS. Default: 255 for targets of 8"
         " bits, otherwise the largest minus the smallest value of each target.",
         panel=SCORING,
+        above=0,
     ),
     scale: str = option(
         "none",
-        "First fit each channel of a prediction to its target. affine: by least squares;"
-        " percentile: by the 0.1 and 99.9 percentiles.",
+        "First fit each channel of a prediction to its target.",
         panel=SCORING,
-        choices=("none", "affine", "percentile"),
+        choices={
+            "none": "score it as it is",
+            "affine": "by least squares",
+            "percentile": "by the 0.1 and 99.9 percentiles",
+        },
     ),
     project: str = option(
         "none",
@@ -158,6 +174,8 @@ def evaluate(
         0.9,
         "Share of pixels that should lie within STEM_lower..STEM_upper.",
         panel=SCORING,
+        metavar="P",
+        parse=opt.share,
     ),
     alexnet: str = option("alexnet-lpips", "Model for lpips.", panel=SCORING, metavar="NAME|FILE"),
     reference: str | None = option(
@@ -166,6 +184,7 @@ def evaluate(
         " scaled from its 0.1 to its 99.9 percentile or, if given, from 0 to --data-range.",
         panel=UNPAIRED,
         metavar="HQ_DIR",
+        often=True,
     ),
     inception: str = option(
         "inception-fid", "Model for fid and slice-fid.", panel=UNPAIRED, metavar="NAME|FILE"
@@ -175,6 +194,7 @@ def evaluate(
         "Exit with code 6 if the median of any method is below N, e.g. psnr=30. Can be repeated.",
         panel=GATES,
         metavar="METRIC=N",
+        often=True,
     ),
     fail_over: tuple[str, ...] = option(
         (), "The same for medians above N, e.g. mae=5.", panel=GATES, metavar="METRIC=N"
@@ -184,6 +204,16 @@ def evaluate(
         "Write a web page on which people compare the methods blindly; needs --input.",
         panel=STUDY,
         metavar="FILE.html",
+        often=True,
+    ),
+    wording: str = option(
+        "general",
+        "What the page of --preference asks: general; clinical, as in the study of RSCD; or a YAML"
+        " file with your own words (keys: title, introduction, better, hallucination,"
+        " explanation).",
+        panel=STUDY,
+        metavar="NAME|FILE.yaml",
+        complete=lambda: ("general", "clinical"),
     ),
     preference_results: bool = option(
         False,
@@ -200,6 +230,7 @@ def evaluate(
         "--input",
         panel=opt.OUTPUT,
         metavar="DIR",
+        often=True,
     ),
     device: str = opt.DEVICE,
     seed: int = opt.SEED,
@@ -208,16 +239,24 @@ def evaluate(
 ) -> None:
     """Compare restored images with true ones: scores, tests between methods, quality gates.
 
-    Example: restorectl evaluate restored/ other/ --target clean/ --fail-under psnr=30
+    Examples:
+        restorectl evaluate restored/ other/ --target clean/ --fail-under psnr=10
+        restorectl evaluate restored/ --target clean/ --input data/ --report a.html
     """
     if outputs.json_lines and outputs.csv == STDOUT:
         raise UsageError("--json and --csv -: only one of them can write to standard output")
     if checks.classifier is not None and checks.labels is None:
         raise UsageError("--classifier: needs --labels FILE.csv")
     if preference_results:
-        raise typer.Exit(_preference_results(predictions, outputs.json_lines))
+        raise typer.Exit(_preference_results(predictions, outputs.json_lines, quiet))
+    if wording != "general" and preference is None:
+        raise UsageError(f"--wording {wording}: works only together with --preference")
     if preference is not None:
-        _study(preference, predictions, inputs, seed, axes)
+        if inputs is None:
+            raise UsageError("--preference: needs --input DIR, the unrestored images")
+        from restorectl.evaluation.study import study
+
+        study(preference, predictions, inputs, seed, axes, pattern, wording)
         if target is None and reference is None and metrics is None:
             return
     from restorectl.evaluation.comparison import gates
@@ -262,41 +301,41 @@ def _score(
         comparison = run(prepared, view)
         for warning in comparison.warnings:
             view.note(f"warning: {warning}")
-    if outputs.tables:
+    shown = outputs.tables and not quiet
+    if shown:
         tables.show(comparison)
     found = {}
     for name, each in checks.results(comparison):
         found[name] = each
-        if outputs.tables:
+        if shown:
             tables.CHECKS[name](each)
     missed = [worded(text) for text in results.unmet(comparison, limits)]
     if outputs.json_lines:
         data(results.as_json(results.as_dict(comparison, missed) | found))
-    if outputs.csv is not None:
-        results.write_csv(outputs.csv, comparison)
-    if outputs.report is not None:
-        from restorectl.evaluation.report import write as write_report
-
-        write_report(outputs.report, comparison)
+    problems: list[RestorectlError] = []
+    for target, write in ((outputs.csv, results.write_csv), (outputs.report, _write_report)):
+        try:  # an output that cannot be written keeps no other from being written
+            if target is not None:
+                write(target, comparison)
+        except OutputError as error:
+            problems.append(error)
     if missed:
-        raise GateError("; ".join(missed))
+        problems.append(GateError("; ".join(missed)))
     failed = sum(tables.failures(each) for each in found.values())
+    for problem in problems[1:]:
+        sys.stderr.write(f"restorectl: {printable(worded(str(problem)))}\n")
+    if problems:
+        raise problems[0]
     return FAILED if failed else view.exit_code()
 
 
-def _study(
-    path: str, predictions: Sequence[str], inputs: str | None, seed: int, axes: str | None
-) -> None:
-    from restorectl.evaluation.comparison import check_target
-    from restorectl.evaluation.study import study
+def _write_report(path: str, comparison: "Comparison") -> None:
+    from restorectl.evaluation.report import write
 
-    check_target("--preference", path)
-    if inputs is None:
-        raise UsageError("--preference: needs --input DIR, the unrestored images")
-    study(path, predictions, inputs, seed, axes)
+    write(path, comparison)
 
 
-def _preference_results(files: Sequence[str], as_json: bool) -> int:
+def _preference_results(files: Sequence[str], as_json: bool, quiet: bool) -> int:
     """Show the results of a study; returns the exit code."""
     from restorectl.cli import tables
     from restorectl.evaluation import comparison, study
@@ -304,6 +343,6 @@ def _preference_results(files: Sequence[str], as_json: bool) -> int:
     found = study.results(files)
     if as_json:
         data(comparison.as_json(found))
-    else:
+    elif not quiet:
         tables.preferred(found)
     return FAILED if tables.failures(found) else 0

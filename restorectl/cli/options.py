@@ -6,26 +6,33 @@ of options. A group is a frozen dataclass, usually the part of the job that it f
 """
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from enum import StrEnum
-from typing import Annotated, Any, get_args, get_origin
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
-from rich.markup import escape
 
 from restorectl.catalog import CALIBRATORS, Row
-from restorectl.cli.progress import Terminal, reporting, show_tracebacks
-from restorectl.errors import UsageError
+from restorectl.cli import layout
+from restorectl.cli.progress import reporting, show_tracebacks
+from restorectl.errors import UsageError, did_you_mean
 from restorectl.jobs import Compute, Files, NoiseOptions, WeightsOptions
+
+if TYPE_CHECKING:
+    from restorectl.cli.progress import Terminal
 
 FILES, COMPUTE, OUTPUT, MODELS = "Files", "Computation", "Reporting", "Models"
 NOISE, UNATTENDED = "Camera noise", "Unattended runs"
-MODEL = "NAME|FILE|hf://..."  # how a model is named
+MODEL = "MODEL"  # how a model is named
+AXIS_LETTERS = "TCZYXS"
 SCHEDULES = ("rscd", "cosine", "cosine200", "linear")
 VARIANCES = ("analytic", "ancestral")
+METAVAR = 22  # letters of choices that are shown beside an option; more are shown as NAME
+Names = Mapping[str, str] | Mapping[str, Row]  # each with its help
 
 
 # ---- declaring -----------------------------------------------------------------------------------
@@ -37,43 +44,105 @@ class Option:
     help: str
     names: tuple[str, ...]  # if none is long, --parameter-name is added
     panel: str | None
-    choices: tuple[str, ...]  # empty = any value of the parameter's type
+    choices: Mapping[str, str]  # each with its help, or ""; empty = any value of the type
     parse: Callable[[str, str], Any] | None  # (option, text) -> value; raises UsageError
-    shown: Mapping[str, Any]  # metavar, min, max
+    often: bool  # shown by -h
+    complete: Callable[[], Iterable[str]] | None  # values that shells offer
+    shown: Mapping[str, Any]  # metavar; min, max: limits of a number; above: one it must exceed
     is_argument: bool = False
 
     def typed(self, name: str, kind: Any) -> inspect.Parameter:
-        """The parameter as typer needs it; `kind`: the type of its values."""
-        if self.parse is not None:
-            kind = str
-        elif get_origin(kind) is tuple:
-            kind = list[get_args(kind)[0]]  # type: ignore[misc]
-        elif self.choices:
-            kind = _enumeration(name, self.choices)
-        empty = self.default is None or self.default == ()
-        default = (
-            None if empty else inspect.Parameter.empty if self.default is ... else self.default
-        )
+        """The parameter as typer needs it: a flag, text or several texts.
+
+        kind: the type of its values. All are converted by `value`, so that errors have our words.
+        """
+        flag = kind is bool
+        several = get_origin(kind) is tuple and self.parse is None
+        default = self.default if flag else inspect.Parameter.empty if self.required else None
         declared = typer.Argument if self.is_argument else typer.Option
         names = () if self.is_argument else self._names(name)
-        help = escape(self.help)  # rich would take [@revision] for markup
-        info = declared(*names, help=help, rich_help_panel=self.panel, **self.shown)
+        more: Any = {} if flag else {"autocompletion": self._completed}
+        info = declared(*names, help=self.help, metavar=self.shown.get("metavar"), **more)
+        text: Any = list[str] if several else str
         return inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=default,
-            annotation=Annotated[kind | None if empty else kind, info],
+            annotation=Annotated[bool if flag else text if self.required else text | None, info],
         )
 
-    def value(self, name: str, given: Any) -> Any:
+    def value(self, name: str, kind: Any, given: Any) -> Any:
         """Convert the value from typer to that of the job. Raises UsageError."""
-        if given is None:
-            return self.default
-        if self.choices:
-            return given.value
+        if given is None or given == []:
+            given = self.default
+        if isinstance(given, list | tuple):
+            return tuple(Path(each) if Path in get_args(kind) else each for each in given)
+        if not isinstance(given, str):
+            return given
+        where = self.shown.get("metavar", name) if self.is_argument else self._names(name)[-1]
+        kinds = {kind, *get_args(kind)}
         if self.parse is not None:
-            return self.parse(self._names(name)[-1], given)
-        return tuple(given) if isinstance(given, list) else given
+            value = self.parse(where, given)
+            for each in value if self.choices else ():
+                one_of(where, each, self.choices)
+            return value
+        if self.choices:
+            return one_of(where, given, self.choices)
+        if kinds & {int, float}:
+            return number(where, given, float if float in kinds else int, self.shown)
+        return Path(given) if Path in kinds else given
+
+    def from_yaml(self, value: Any, where: str) -> Any:
+        """The value of a key of --config as typer gives it. Raises UsageError."""
+        several = isinstance(value, list)
+        if isinstance(self.default, bool) != isinstance(value, bool) or (
+            isinstance(value, dict) or value is None
+        ):
+            wanted = "true or false" if isinstance(self.default, bool) else "a value"
+            raise UsageError(f"{where}: must be {wanted}, not {value!r}")
+        if isinstance(value, bool):
+            return value
+        if several and not isinstance(self.default, tuple):
+            return ",".join(map(str, value))
+        texts = [str(each) for each in value] if several else [str(value)]
+        return texts if isinstance(self.default, tuple) else texts[0]
+
+    @property
+    def required(self) -> bool:
+        return self.default is ...
+
+    def long(self, name: str) -> str:
+        """The option's long name."""
+        return next(each for each in self._names(name) if each.startswith("--")).split("/")[0]
+
+    def described(self, name: str, short: bool = False) -> str:
+        """The option's lines in the help; short: choices only by name."""
+        metavar, text = self.shown.get("metavar", ""), self.help
+        if self.choices and not metavar:
+            metavar = "|".join(self.choices)
+            metavar = metavar if len(metavar) <= METAVAR else "NAME"
+        elif not metavar and not isinstance(self.default, bool):
+            metavar = "N" if {"min", "max", "above"} & self.shown.keys() else "TEXT"
+        names = metavar if self.is_argument else f"{', '.join(self._names(name))} {metavar}"
+        if self.required and not self.is_argument:
+            text += " Required."
+        elif isinstance(self.default, str | float | int) and not isinstance(self.default, bool):
+            default = f"{self.default:g}" if isinstance(self.default, float) else self.default
+            text += "" if "Default:" in text else f" Default: {default}."
+        named = {} if short else {name: each for name, each in self.choices.items() if each}
+        if metavar == "NAME" and not named:
+            text += f" One of: {', '.join(self.choices)}."
+        return layout.entry(names.strip(), text + (layout.choices(named) if named else ""))
+
+    def _completed(self, incomplete: str) -> list[tuple[str, str]]:
+        """What a shell offers: of names separated by commas, the last is completed."""
+        known = self.choices or dict.fromkeys(self.complete() if self.complete else (), "")
+        done, comma, last = (
+            incomplete.rpartition(",") if self.parse is names else ("", "", incomplete)
+        )
+        return [
+            (done + comma + each, text) for each, text in known.items() if each.startswith(last)
+        ]
 
     def _names(self, name: str) -> tuple[str, ...]:
         if any(each.startswith("--") for each in self.names):
@@ -81,32 +150,34 @@ class Option:
         return (*self.names, "--" + name.replace("_", "-"))
 
 
-def _enumeration(name: str, choices: Iterable[str]) -> type[StrEnum]:
-    return StrEnum(name, list(choices))  # type: ignore[misc, return-value, unused-ignore]
-
-
 def option(
     default: Any,
     help: str,
     *names: str,
     panel: str | None = None,
-    choices: Iterable[str] = (),
+    choices: Iterable[str] | Names = (),
     parse: Callable[[str, str], Any] | None = None,
+    often: bool = False,
+    complete: Callable[[], Iterable[str]] | None = None,
     **shown: Any,
 ) -> Any:
     """Declare an option, as the default of a command's parameter or of a group's field."""
-    return Option(default, help, names, panel, tuple(choices), parse, shown)
+    rows: Any = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
+    helps = {name: row.help if isinstance(row, Row) else row for name, row in rows.items()}
+    return Option(default, help, names, panel, helps, parse, often, complete, shown)
 
 
-def argument(default: Any, help: str, metavar: str) -> Any:
+def argument(
+    default: Any, help: str, metavar: str, complete: Callable[[], Iterable[str]] | None = None
+) -> Any:
     """Declare a positional argument in the same way."""
-    return Option(default, help, (), None, (), None, {"metavar": metavar}, is_argument=True)
+    shown = {"metavar": metavar}
+    return Option(default, help, (), None, {}, None, True, complete, shown, is_argument=True)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Convert a function for typer: one option per parameter and per field of a group."""
     declared: dict[str, tuple[Any, Any]] = {}  # an Option and the type of its values
-    every = {"debug": (DEBUG, bool)}  # of all commands; the functions do not see it
     groups = {}
     for name, each in inspect.signature(function).parameters.items():
         if isinstance(each.default, Option):
@@ -114,11 +185,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         else:
             groups[name] = each.annotation
             declared |= {f.name: (f.default, f.type) for f in fields(each.annotation)}
+    # of all commands; the functions do not see them
+    every = {"config": (CONFIG, str | None), "debug": (DEBUG, bool)}
 
-    def run(*, debug: bool, **given: Any) -> None:
+    def run(*, debug: bool, config: str | None, **given: Any) -> None:
         if debug:
             show_tracebacks()
-        values = {name: declared[name][0].value(name, each) for name, each in given.items()}
+        values = {n: declared[n][0].value(n, declared[n][1], each) for n, each in given.items()}
         for name, group in groups.items():
             values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
         function(**values)
@@ -127,16 +200,39 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.options = {name: each for name, (each, _) in declared.items()}  # type: ignore[attr-defined]
+    own = {name: each for name, (each, _) in declared.items()}
+    vars(run).update(options=own, shown=own | {name: each for name, (each, _) in every.items()})
     return run
 
 
-def explained(table: Mapping[str, Row]) -> str:
-    """The help of all rows of a catalog table, in one text."""
-    return " · ".join(f"{name}: {row.help}" for name, row in table.items())
-
-
 # ---- parsing text --------------------------------------------------------------------------------
+def one_of(option: str, text: str, known: Iterable[str]) -> str:
+    """Parse one of the known names. Raises UsageError."""
+    if text not in known:
+        near = did_you_mean(text, known)
+        raise UsageError(f"{option} {text}: use one of {', '.join(known)}{near}")
+    return text
+
+
+def number(option: str, text: str, kind: type[float], limits: Mapping[str, float]) -> float:
+    """Parse a whole number (`kind` int) or a finite one within limits. Raises UsageError."""
+    try:
+        value = kind(text)
+        finite = math.isfinite(value)
+    except (ValueError, OverflowError) as error:
+        what = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{option} {text[:40]}: not {what}") from error
+    low, high, above = (limits.get(name) for name in ("min", "max", "above"))
+    if not finite:
+        raise UsageError(f"{option} {text}: must be finite")
+    if above is not None and value <= above:
+        raise UsageError(f"{option} {text}: must be above {above:g}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        limit = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+        raise UsageError(f"{option} {text}: must be {limit}")
+    return value
+
+
 def automatic(option: str, text: str) -> int | None:
     """Parse `auto` to None, or a positive whole number. Raises UsageError."""
     return None if text == "auto" else count(option, text, "auto")
@@ -144,7 +240,7 @@ def automatic(option: str, text: str) -> int | None:
 
 def count(option: str, text: str, word: str) -> int:
     """Parse a positive whole number; `word`: what else the option takes. Raises UsageError."""
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise UsageError(f"{option} {text}: use {word} or a whole number of at least 1")
     return int(text)
 
@@ -154,12 +250,36 @@ def names(_option: str, text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def numbers(option: str, text: str) -> tuple[int, ...]:
-    """Parse whole numbers separated by commas. Raises UsageError."""
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: use whole numbers and commas, e.g. 0,2") from error
+def channel_list(option: str, text: str) -> tuple[int | str, ...]:
+    """Parse numbers or names of channels separated by commas. Raises UsageError."""
+    found = tuple(int(each) if each.isdecimal() else each for each in names(option, text))
+    if not found:
+        raise UsageError(f"{option} {text}: use numbers or names and commas, e.g. 0,2 or DAPI")
+    return found
+
+
+def axis_letters(option: str, text: str) -> str:
+    """Parse the letters of dimensions. Raises UsageError."""
+    letters = text.upper()
+    wrong = [each for each in letters if each not in AXIS_LETTERS]
+    if wrong:
+        raise UsageError(f"{option} {text}: '{wrong[0]}' is none of {', '.join(AXIS_LETTERS)}")
+    if len(set(letters)) < len(letters) or not {"Y", "X"} <= set(letters):
+        raise UsageError(f"{option} {text}: name Y, X and each other letter once, e.g. ZYX")
+    return letters
+
+
+def share(option: str, text: str) -> float:
+    """Parse a number between 0 and 1. Raises UsageError."""
+    value = number(option, text, float, {"above": 0})
+    if value >= 1:
+        raise UsageError(f"{option} {text}: must be below 1, e.g. 0.9")
+    return value
+
+
+def auto_or_number(option: str, text: str) -> float | None:
+    """Parse `auto` to None, or a number from 0 to 1. Raises UsageError."""
+    return None if text == "auto" else number(option, text, float, {"min": 0, "max": 1})
 
 
 def size(option: str, text: str) -> int:
@@ -210,6 +330,13 @@ def shard(text: str | None, inputs: tuple[str, ...], files_from: str | None) -> 
 
 
 # ---- options of several commands -----------------------------------------------------------------
+def model_names() -> list[str]:
+    """Names of models, for shells."""
+    from restorectl.weights.registry import models
+
+    return list(models())
+
+
 INPUTS = argument((), "Images, or folders (searched with their subfolders).", "INPUTS...")
 RESULTS = option(
     ...,
@@ -217,6 +344,7 @@ RESULTS = option(
     " can also have an image file as output.",
     *("-o", "--output"),
     metavar="OUT",
+    often=True,
 )
 WEIGHTS_HELP = (
     "The model: a name that `restorectl weights list` shows, a file, or"
@@ -227,12 +355,29 @@ OWN_WEIGHTS = option(
     f"{WEIGHTS_HELP} Default: conditional if that is chosen, otherwise prior.",
     "-w",
     metavar=MODEL,
+    complete=model_names,
+    often=True,
 )
 STRENGTH = option(
-    1.0, "Factor on the noise level: below 1 removes less, above 1 more.", min=0.0, max=10.0
+    1.0,
+    "Factor on the noise level: below 1 removes less, above 1 more; at most 10.",
+    min=0.0,
+    max=10.0,
+    often=True,
 )
 PATTERN = option(
-    None, "In folders, use only files with names like this, e.g. '*.tif'.", panel=FILES
+    None,
+    "In folders, use only files with names like this, e.g. '*.tif'.",
+    panel=FILES,
+    metavar="PATTERN",
+    often=True,
+)
+EXCLUDE = option(
+    (),
+    "In folders, leave out files and subfolders with names or relative paths like this, e.g."
+    " '*_raw.tif'. Can be repeated.",
+    panel=FILES,
+    metavar="PATTERN",
 )
 FILES_FROM = option(
     None,
@@ -246,6 +391,8 @@ AXES = option(
     "The dimensions of the images in order, e.g. ZYX, if the files do not record them. Letters:"
     " T time, C channel, Z, Y, X, S colour sample.",
     panel=FILES,
+    parse=axis_letters,
+    metavar="LETTERS",
 )
 SERIES = option(
     None,
@@ -255,10 +402,11 @@ SERIES = option(
 )
 CHANNELS = option(
     None,
-    "Process only these channels, counted from 0; the others are copied unchanged.",
+    "Process only these channels, by number, counted from 0, or by name; the others are copied"
+    " unchanged.",
     panel=FILES,
-    parse=numbers,
-    metavar="0,2",
+    parse=channel_list,
+    metavar="0,2|NAMES",
 )
 DEVICE = option(
     "auto",
@@ -274,7 +422,7 @@ THREADS = option(
     parse=automatic,
     metavar="auto|N",
 )
-SEED = option(0, "Seed of the random numbers.", panel=COMPUTE)
+SEED = option(0, "Seed of the random numbers.", panel=COMPUTE, metavar="N")
 INVALID = option(
     "auto",
     "Pixels that are no measurements: left out of all fits and copied unchanged. auto: constant"
@@ -296,13 +444,20 @@ PREVIEW = option(
     " noise level.",
     panel=OUTPUT,
 )
+CONFIG = option(
+    None,
+    "Defaults for options, in sections by command: `restore: {min-free: 5G, quiet: true}`. Options"
+    " on the command line win.",
+    panel=OUTPUT,
+    metavar="FILE.yaml",
+)
 DEBUG = option(False, "Print the traceback of every file that fails.", panel=OUTPUT)
-QUIET = option(False, "Print only errors.", "-q", panel=OUTPUT)
+QUIET = option(False, "Print only errors.", "-q", panel=OUTPUT, often=True)
 
 
 def weights_option(default: str) -> Any:
     """-w of a command that has one default model."""
-    return option(default, WEIGHTS_HELP, "-w", metavar=MODEL)
+    return option(default, WEIGHTS_HELP, "-w", metavar=MODEL, complete=model_names, often=True)
 
 
 @dataclass(frozen=True)
@@ -355,16 +510,20 @@ class Camera(NoiseOptions):
 
     kind: str = option(
         "auto",
-        "Noise model. auto: estimated from the image; none: the image has no noise and stays as it"
-        " is.",
+        "Noise model.",
         "--noise",
         panel=NOISE,
-        choices=("auto", "gaussian", "poisson-gaussian", "none"),
+        choices={
+            "auto": "estimated from the image",
+            "gaussian": "the same everywhere",
+            "poisson-gaussian": "of photons and electronics",
+            "none": "the image has no noise and stays as it is",
+        },
     )
-    gain: float | None = option(None, "Grey levels per photo-electron.", panel=NOISE)
-    offset: float | None = option(None, "Grey level in the dark.", panel=NOISE)
+    gain: float | None = option(None, "Grey levels per photo-electron.", panel=NOISE, above=0)
+    offset: float | None = option(None, "Grey level in the dark.", panel=NOISE, metavar="N")
     read_noise: float | None = option(
-        None, "Standard deviation of the noise in the dark, in grey levels.", panel=NOISE
+        None, "Standard deviation of the noise in the dark, in grey levels.", panel=NOISE, min=0
     )
     destripe: str = option(
         "auto",
@@ -374,6 +533,16 @@ class Camera(NoiseOptions):
     )
     invalid: str = INVALID
     hot_pixels: str = HOT_PIXELS
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for numbers of a noise model that is not used."""
+        unused = {"none": ("gain", "offset", "read_noise"), "gaussian": ("gain",)}
+        for name in unused.get(self.kind, ()):
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"`{name}` {getattr(self, name):g} has no effect with `kind` {self.kind}: leave"
+                    " one of them out"
+                )
 
 
 START_STEP = option(
@@ -390,9 +559,15 @@ def context(default: str) -> Any:
     return option(
         default,
         "Planes next to a plane in depth (z) and time (t) that are averaged with it where they show"
-        " the same. auto: where that is predicted to help · none: every plane alone · z, t, zt:"
-        " always in these directions.",
-        choices=("auto", "none", "z", "t", "zt"),
+        " the same.",
+        choices={
+            "auto": "where that is predicted to help",
+            "none": "every plane alone",
+            "z": "always those in depth",
+            "t": "always those in time",
+            "zt": "always both",
+        },
+        often=True,
     )
 
 
@@ -405,16 +580,22 @@ ORIENTATIONS = option(
 )
 DTYPE = option(
     "same",
-    "Data type of the results. same: the input's; integers are dithered where noise is below one"
-    " grey level, so that mean intensities stay · float32: not rounded; PNG and JPEG become TIFF.",
-    choices=("same", "float32"),
+    "Data type of the results.",
+    choices={
+        "same": "the input's; integers are dithered where noise is below one grey level, so that"
+        " mean intensities stay",
+        "float32": "not rounded; PNG and JPEG become TIFF",
+    },
 )
 CALIBRATOR = option(
-    "analytic",
-    "How the noise level to start from is measured. " + explained(CALIBRATORS),
-    choices=CALIBRATORS,
+    "analytic", "How the noise level to start from is measured.", choices=CALIBRATORS
 )
-CALIBRATOR_WEIGHTS = option("calibrator", "Model of --calibrator network.", metavar=MODEL)
+CALIBRATOR_WEIGHTS = option(
+    None,
+    "Model of --calibrator network. Default: calibrator.",
+    metavar=MODEL,
+    complete=model_names,
+)
 
 
 @dataclass(frozen=True)
@@ -425,16 +606,20 @@ class Shared:
     series: str | None = SERIES
     channels: tuple[int, ...] | None = CHANNELS
     pattern: str | None = PATTERN
+    exclude: tuple[str, ...] = EXCLUDE
     files_from: str | None = FILES_FROM
     shard: str | None = option(
         None,
-        "Process only part I of N of the files. Default: the part of this SLURM array task, or"
-        " all.",
+        "Process only part I of N of the files: those of a list (--files-from) are spread by size,"
+        " those in folders by name. Default: the part of this SLURM array task, or all.",
         panel=FILES,
         metavar="I/N",
     )
     overwrite: bool = option(
-        False, "Also replace existing files that restorectl did not write.", panel=FILES
+        False,
+        "Also replace existing files that restorectl did not write.",
+        panel=FILES,
+        often=True,
     )
     keep_old: bool = option(
         False,
@@ -478,7 +663,11 @@ class Shared:
     )
     fail_fast: bool = option(False, "Stop after the first file that fails.", panel=UNATTENDED)
     dry_run: bool = option(
-        False, "Show what would be done, without writing anything.", "-n", panel=OUTPUT
+        False,
+        "Show what would be done, without writing anything.",
+        "-n",
+        panel=OUTPUT,
+        often=True,
     )
     probe: bool = option(
         False, "With --dry-run: time an excerpt, and estimate how long the run takes.", panel=OUTPUT
@@ -496,6 +685,7 @@ class Shared:
         "Write a JSON record of what was done to each file, and how.",
         panel=OUTPUT,
         metavar="FILE.json",
+        often=True,
     )
 
     def files(self, inputs: tuple[str, ...], output: str) -> Files:
@@ -506,6 +696,7 @@ class Shared:
             inputs=inputs,
             output=output,
             pattern=self.pattern,
+            exclude=self.exclude,
             files_from=self.files_from,
             shard=shard(self.shard, inputs, self.files_from),
             overwrite=self.overwrite,
@@ -523,7 +714,7 @@ class Shared:
             probe=self.probe,
         )
 
-    def reporting(self) -> AbstractContextManager[Terminal]:
+    def reporting(self) -> AbstractContextManager["Terminal"]:
         """Shows the run on the terminal or as JSON, and holds its exit code."""
         return reporting(
             quiet=self.quiet,

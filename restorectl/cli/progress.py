@@ -5,8 +5,8 @@ Messages go to stderr, data (--json, the plan of --dry-run) to stdout.
 
 import json
 import logging
-import os
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -16,19 +16,12 @@ from dataclasses import asdict, dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
-from restorectl.errors import LOG, RestorectlError
+from restorectl.errors import LOG, RestorectlError, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
     from restorectl.batch.outcome import Outcome
 
 MARK = {"done": "✓", "skipped": "=", "planned": "·", "deferred": "…", "failed": "✗"}
@@ -51,21 +44,29 @@ OPTIONS = {
     "start": "--start-step",
     "stop": "--mix-stop",
 }
-COLUMNS = ("status", "shape", "axes", "dtype", "windows", "calls", "bytes", "memory", "seconds")
+# Columns of the plan -> their values in an outcome's details
+COLUMNS = {
+    "tiles": "windows",
+    "calls": "calls",
+    "output": "bytes",
+    "memory": "memory",
+    "seconds": "seconds",
+}
+SIZES = ("output", "memory")
 
 
 @dataclass
 class Terminal:
     """Implements batch.outcome.Report."""
 
-    console: Console
+    console: "Console"
     quiet: bool
     json_lines: bool
-    bars: Progress | None
+    bars: "Progress | None"
     json_log: bool = False  # JSON lines on stderr in place of text
     plan: bool = False  # of --dry-run: a table of all files at the end
     outcomes: list["Outcome"] = field(default_factory=list)
-    total: TaskID | None = None
+    total: "TaskID | None" = None
     by_pixels: bool = False  # the bar of all files is as long as their pixels
     files: int = 0
 
@@ -80,7 +81,7 @@ class Terminal:
             self.bars.update(self.total, total=pixels, completed=0)
 
     def file(self, name: str, pixels: int = 0) -> "FileBar":
-        return FileBar(self.bars, self.total, escape(name), pixels)
+        return FileBar(self.bars, self.total, printable(name), pixels)
 
     def done(self, outcome: "Outcome") -> None:
         outcome.message = worded(outcome.message)  # here, so that the manifest has the same words
@@ -106,7 +107,11 @@ class Terminal:
         else:
             arrow = f" -> {outcome.target}" if outcome.target else ""
             text += printable(outcome.source + arrow)
-            text += f" ({outcome.message})" if outcome.message else f" ({outcome.seconds:.1f} s)"
+            text += (
+                f" ({printable(outcome.message)})"
+                if outcome.message
+                else (f" ({outcome.seconds:.1f} s)")
+            )
         for warning in outcome.warnings:
             text += f"\n    warning: {printable(warning)}"
         self.console.print(
@@ -157,7 +162,7 @@ class FileBar:
     """
 
     def __init__(
-        self, bars: Progress | None, every: TaskID | None, name: str, planned: int
+        self, bars: "Progress | None", every: "TaskID | None", name: str, planned: int
     ) -> None:
         self.bars, self.every, self.planned = bars, every, planned
         self.count, self.most, self.unit, self.seen = 0, 0, "", 0
@@ -193,12 +198,9 @@ class FileBar:
 
 
 def data(text: str) -> None:
-    """Write to stdout. If its reader has gone, as in `| head`, the work still goes on."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Write to stdout at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def log(event: str, level: str, **values: Any) -> None:
@@ -243,47 +245,60 @@ def worded(text: str) -> str:
     return re.sub(r"`([a-z_]+)`", lambda m: OPTIONS.get(m[1], "--" + m[1].replace("_", "-")), text)
 
 
-def printable(text: str) -> str:
-    """Escape control characters, which file names may contain."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def plan_table(outcomes: Sequence["Outcome"]) -> str:
-    """The plan of --dry-run as aligned columns; file names and messages come last."""
-    lines: list[tuple[str, ...]] = [(*COLUMNS, "file")]
+    """The plan of --dry-run as aligned columns; file names and messages come last.
+
+    On a terminal, a line that is too long is given without the file that is to be written.
+    """
+    from restorectl.files.machine import readable
+
+    timed = any(outcome.details.get("seconds") is not None for outcome in outcomes)
+    columns = [name for name in COLUMNS if timed or name != "seconds"]
+    lines: list[tuple[str, ...]] = [("status", "shape", "axes", "dtype", *columns, "file")]
     for outcome in outcomes:
         found = outcome.details
         shape = "x".join(map(str, found.get("shape", ()))) or "-"
-        numbers = (found.get(name) for name in COLUMNS[4:])
-        cells = ("-" if n is None else str(n) for n in numbers)
-        arrow = f" -> {outcome.target}" if outcome.target else ""
-        free = printable(outcome.source + arrow)
-        free += f" ({printable(outcome.message)})" if outcome.message else ""
-        words = (outcome.status, shape, found.get("axes", "-"), found.get("dtype", "-"))
-        lines.append((*words, *cells, free))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+        cells = [outcome.status, shape, found.get("axes", "-"), found.get("dtype", "-")]
+        for name in columns:
+            number = found.get(COLUMNS[name])
+            shown = "-" if number is None else str(number)
+            if name in SIZES and number is not None:
+                shown = readable(number).replace(" ", "")
+            cells.append(shown)
+        lines.append((*cells, printable(outcome.source)))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 4)]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     text = ""
-    for line in lines:
+    for number, line in enumerate(lines):
         left = (cell.ljust(width) for cell, width in zip(line[:4], widths[:4], strict=True))
         right = (cell.rjust(width) for cell, width in zip(line[4:-1], widths[4:], strict=True))
-        text += "  ".join([*left, *right, line[-1]]) + "\n"
+        row = "  ".join([*left, *right, line[-1]])
+        if number:
+            outcome = outcomes[number - 1]
+            arrow = f" -> {printable(outcome.target)}" if outcome.target else ""
+            row += arrow if len(row + arrow) <= limit else ""
+            reason = outcome.message.removeprefix(f"{outcome.source}: ")
+            row += f" ({printable(reason)})" if reason else ""
+        text += row + "\n"
     return text
 
 
 def totals(outcomes: Sequence["Outcome"]) -> str:
     """The work for all planned files together."""
+    from restorectl.files.machine import readable
+
     planned = [outcome.details for outcome in outcomes if outcome.status == "planned"]
     windows, size = (sum(each[name] for each in planned) for name in ("windows", "bytes"))
     calls, seconds = ([each.get(name) for each in planned] for name in ("calls", "seconds"))
     known = [n for n in calls if n is not None]
-    text = f"{windows} windows, {sum(known)} network calls"
+    text = f"{windows} tiles, {sum(known)} network calls"
     text += (
         f", {len(calls) - len(known)} files decide during the run"
         if len(known) < len(calls)
         else ""
     )
-    text += f", {size / 1e6:.1f} MB of outputs"
-    text += f", peak memory {max(each['memory'] for each in planned) / 1e6:.0f} MB"
+    text += f", {readable(size)} of outputs"
+    text += f", peak memory {readable(max(each['memory'] for each in planned))}"
     if None in seconds:
         return text
     return f"{text}, {sum(n for n in seconds if n is not None):.0f} s"
@@ -294,11 +309,19 @@ def reporting(
     *, quiet: bool, json_lines: bool, json_log: bool = False, plan: bool = False
 ) -> Iterator[Terminal]:
     """Shows one run; prints the summary at its end."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     bars = None
     if console.is_terminal and not (quiet or json_log):
         bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[done]}"),
             TimeRemainingColumn(),

@@ -18,8 +18,9 @@ def restore(
     weights: str = opt.weights_option("prior"),
     sampler: str = option(
         "ddim",
-        "Method of restoration. " + opt.explained(methods("restore")),
+        "Method of restoration.",
         choices=methods("restore"),
+        often=True,
     ),
     steps: int | None = option(
         "auto",
@@ -31,20 +32,26 @@ def restore(
     start_step: float | None = opt.START_STEP,
     level: str = option(
         "auto",
-        "image: one noise level for the whole image · map: a smooth map of noise levels, if they"
-        " differ by more than a third within the image; it can mistake fine texture for noise ·"
-        " auto: a map if noise alone can be the reason.",
-        choices=("auto", "image", "map"),
+        "Noise levels within an image.",
+        choices={
+            "auto": "a map if noise alone can be the reason",
+            "image": "one noise level for the whole image",
+            "map": "a smooth map of noise levels, if they differ by more than a third within the"
+            " image; it can mistake fine texture for noise",
+        },
     ),
     context: str = opt.context("auto"),
     reach: int = opt.REACH,
     orientations: int = opt.ORIENTATIONS,
     preset: str = option(
         "restorectl",
-        "restorectl: our own settings · paper: Algorithm 1 as printed · official: as in the"
-        " published code.",
+        "Settings.",
         panel=RSCD,
-        choices=("restorectl", "paper", "official"),
+        choices={
+            "restorectl": "our own",
+            "paper": "Algorithm 1 as printed",
+            "official": "as in the published code",
+        },
     ),
     recalibrate: int | None = option(
         None,
@@ -55,10 +62,12 @@ def restore(
     ),
     rounds: str | None = option(
         None,
-        "image: measured on sampled tiles, the same for the whole image, without seams · patch:"
-        " measured on each tile, as in the paper. Default: as in the preset, image.",
+        "Where the noise level is measured again. Default: as in the preset, image.",
         panel=RSCD,
-        choices=("image", "patch"),
+        choices={
+            "image": "on sampled tiles, the same for the whole image, without seams",
+            "patch": "on each tile, as in the paper",
+        },
     ),
     schedule: str | None = option(
         None,
@@ -68,7 +77,7 @@ def restore(
     ),
     dtype: str = opt.DTYPE,
     calibrator: str = opt.CALIBRATOR,
-    calibrator_weights: str = opt.CALIBRATOR_WEIGHTS,
+    calibrator_weights: str | None = opt.CALIBRATOR_WEIGHTS,
     camera: opt.Camera,
     machine: opt.Machine,
     models: opt.Models,
@@ -84,7 +93,9 @@ def restore(
 ) -> None:
     """Remove noise from images; their metadata stay the same.
 
-    Example: restorectl restore data/ -o restored/
+    Examples:
+        restorectl restore data/ -o restored/
+        restorectl restore data/cells.tif -o cells.png --strength 0.8
     """
     job = RestoreJob(
         files=shared.files(inputs, output),

@@ -16,23 +16,16 @@ SAMPLERS = methods("superres3d")
 
 def spacing_numbers(option: str, text: str) -> tuple[float, float, float]:
     """Parse micrometres in z, y and x. Raises UsageError."""
-    found = [number(option, part) for part in text.split(",")]
+    found = [opt.number(option, part, float, {"above": 0}) for part in text.split(",")]
     if len(found) != 3:
         raise UsageError(f"{option} {text}: use three numbers, Z,Y,X, such as 1,0.25,0.25")
     return found[0], found[1], found[2]
 
 
-def share(option: str, text: str) -> float | None:
-    """Parse `auto` to None, or a number. Raises UsageError."""
-    return None if text == "auto" else number(option, text)
-
-
-def number(option: str, text: str) -> float:
-    """Parse a number. Raises UsageError."""
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: not a number") from error
+def planes(option: str, text: str) -> int | None:
+    """Parse `auto` to None, or a factor. Raises UsageError."""
+    factor = opt.automatic(option, text)
+    return None if factor is None else int(opt.number(option, text, int, {"min": 2, "max": 8}))
 
 
 @opt.command
@@ -43,16 +36,19 @@ def superres3d(
     weights: str = opt.weights_option("slices"),
     method: str = option(
         "diffusion",
-        "diffusion: with a model · " + opt.explained(INTERPOLATIONS),
-        choices=("diffusion", *INTERPOLATIONS),
+        "How the planes between are made.",
+        choices={"diffusion": "with a model"}
+        | {name: row.help for name, row in INTERPOLATIONS.items()},
+        often=True,
     ),
     factor: int | None = option(
         "auto",
         "Planes of the result per recorded plane, 2 to 8. auto: as many as make the spacing"
         " isotropic.",
         panel=STACK,
-        parse=opt.automatic,
+        parse=planes,
         metavar="auto|N",
+        often=True,
     ),
     spacing: tuple[float, float, float] | None = option(
         None,
@@ -60,6 +56,7 @@ def superres3d(
         panel=STACK,
         parse=spacing_numbers,
         metavar="Z,Y,X",
+        often=True,
     ),
     keep_observed: bool = option(
         True,
@@ -94,10 +91,10 @@ def superres3d(
         "Share of the model in the result; the rest is interpolation. auto: the share that is"
         " nearest to the truth in the same test, or 1 with --anchor linear.",
         panel=MODEL,
-        parse=share,
+        parse=opt.auto_or_number,
         metavar="auto|0..1",
     ),
-    sampler: str = option("ddim", opt.explained(SAMPLERS), panel=MODEL, choices=SAMPLERS),
+    sampler: str = option("ddim", "Steps of the model.", panel=MODEL, choices=SAMPLERS),
     steps: int | None = option(
         "auto",
         "Network calls per slice: 1 gives the best estimate, 8 or more give full detail.",
@@ -108,7 +105,7 @@ def superres3d(
     samples: int = option(1, "Number of restorations to average.", panel=MODEL, min=1),
     slice_noise: str = option(
         "shared",
-        "Random numbers in neighbouring slices. " + opt.explained(SLICE_NOISE),
+        "Random numbers in neighbouring slices.",
         panel=MODEL,
         choices=SLICE_NOISE,
     ),
@@ -125,7 +122,9 @@ def superres3d(
 
     N planes become (N - 1) * factor + 1, and the file records the new spacing.
 
-    Example: restorectl superres3d stacks/ -o isotropic/ --spacing 1,0.25,0.25
+    Examples:
+        restorectl superres3d stacks/ -o isotropic/ --spacing 1,0.25,0.25
+        restorectl superres3d stacks/stack.tif -o smooth.tif --factor 2 --method cubic
     """
     job = SuperresJob(
         files=shared.files(inputs, output),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from restorectl.catalog import METRICS
 from restorectl.cli.progress import worded
+from restorectl.errors import printable
 
 if TYPE_CHECKING:
     from restorectl.evaluation.comparison import Comparison, Summary
@@ -45,7 +46,7 @@ def rows(title: str, header: Sequence[str], lines: Sequence[Sequence[Any]]) -> N
     console = _console()
     table = _table(console, title, header)
     for line in lines:
-        table.add_row(*(escape(_text(cell)) for cell in line))
+        table.add_row(*(_shown(_text(cell)) for cell in line))
     console.print(table)
 
 
@@ -58,22 +59,28 @@ def _console() -> Console:
 
 def _table(console: Console, title: str, header: Sequence[str]) -> Table:
     console.print()
-    console.print(title, markup=False)
+    console.print(printable(title), markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     narrow = console.is_terminal  # break names before a bracket or a method
     for index, name in enumerate(header):
         if narrow:
             name = name.replace(" (", "\n(").replace("against ", "against\n")
-        table.add_column(escape(name), justify="right" if index else "left", no_wrap=not narrow)
+        lines = map(_shown, name.split("\n"))
+        table.add_column("\n".join(lines), justify="right" if index else "left", no_wrap=not narrow)
     return table
 
 
 def _styled(console: Console, text: str, place: int, among: int) -> str:
     """Best bold, second underlined; plain off a terminal or if there is only one."""
-    shown = escape(text)
+    shown = _shown(text)
     if not console.is_terminal or among < 2 or place not in STYLES:
         return shown
     return f"[{STYLES[place]}]{shown}[/]"
+
+
+def _shown(text: str) -> str:
+    """Names of methods, files and labels as they are safe on a terminal."""
+    return escape(printable(text))
 
 
 def _text(value: Any) -> str:
@@ -140,7 +147,7 @@ def _compared(
     table = _table(console, _about(metric, better), header)
     for method in comparison.methods:
         if method not in found:
-            table.add_row(escape(method), "0")
+            table.add_row(_shown(method), "0")
             continue
         place = order.index(method) if method in order else len(order)
         p = values.get((method, versus), values.get((versus, method)))
@@ -171,7 +178,7 @@ def _sets(console: Console, comparison: "Comparison") -> None:
             text = _text(found[name]) if name in found else ""
             place = orders[name].index(method) if name in found else len(STYLES)
             cells.append(_styled(console, text, place, len(orders[name])))
-        table.add_row(escape(method), *cells)
+        table.add_row(_shown(method), *cells)
     console.print(table)
 
 
@@ -229,23 +236,23 @@ def preferred(found: Mapping[str, Any]) -> None:
     """Print preferences with 95 % intervals, and the agreement of raters."""
     lines = [
         [
-            *(method, each["comparisons"]),
+            *(method, each["comparisons"], each["undecided"]),
             *(_share(each["share"], each["interval"])),
             *(_share(each["hallucination_rate"], each["hallucination_interval"])),
         ]
         for method, each in found["methods"].items()
     ]
-    header = ["method", "comparisons", "preferred", "95 %", "hallucinated", "95 %"]
+    header = ["method", "compared", "undecided", "preferred", "95 %", "hallucinated", "95 %"]
     rows(f"study {found['study']} · {len(found['raters'])} raters", header, lines)
     pairs = [
         [
             " over ".join(pair["methods"]),
-            pair["comparisons"],
+            *(pair["comparisons"], pair["undecided"]),
             *_share(pair["share"], pair["interval"]),
         ]
         for pair in found["pairs"]
     ]
-    rows("pairs of methods", ["methods", "comparisons", "preferred", "95 %"], pairs)
+    rows("pairs of methods", ["methods", "compared", "undecided", "preferred", "95 %"], pairs)
     agreement = list(_agreement(found["agreement"]))
     if agreement:
         rows("agreement", ["question", "raters", "tasks", "percent", "kappa"], agreement)
@@ -254,7 +261,7 @@ def preferred(found: Mapping[str, Any]) -> None:
 def failures(found: Mapping[str, Any]) -> int:
     """Print failures to stderr; returns their number."""
     for line in found["failures"]:
-        sys.stderr.write(f"restorectl: {worded(line)}\n")
+        sys.stderr.write(f"restorectl: {printable(worded(line))}\n")
     return len(found["failures"])
 
 
@@ -266,7 +273,9 @@ def _agreement(found: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
             yield [question, names, str(pair["tasks"]), f"{pair['percent']:.1%}", kappa]
 
 
-def _share(share: float, interval: Sequence[float]) -> tuple[str, str]:
+def _share(share: float | None, interval: Sequence[float] | None) -> tuple[str, str]:
+    if share is None or interval is None:
+        return "-", "-"
     return f"{share:.1%}", f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 

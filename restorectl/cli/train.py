@@ -10,35 +10,51 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-
 from restorectl.cli import options as opt
 from restorectl.cli.options import argument, option
 from restorectl.cli.progress import worded
+from restorectl.errors import printable
 from restorectl.jobs import MAX_SHIFT, TrainJob
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
     from restorectl.training.loop import StepResult
 
 SECONDS = 10.0  # between plain lines
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of bundled recipes, for shells."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 @opt.command
 def train(
     *,
-    recipe: str = argument(..., "Name of a bundled recipe, or a YAML file.", "RECIPE"),
-    data: str = option(..., "Folder of images, with its subfolders.", metavar="DIR"),
-    output: str = option(..., "Weights file to write.", "-o", metavar="FILE.safetensors"),
+    recipe: str = argument(
+        ..., "Name of a bundled recipe, or a YAML file.", "RECIPE", complete=recipe_names
+    ),
+    data: str = option(..., "Folder of images, with its subfolders.", metavar="DIR", often=True),
+    output: str = option(
+        ..., "Weights file to write.", "-o", metavar="FILE.safetensors", often=True
+    ),
     overrides: tuple[str, ...] = option(
         (),
         "Change a value in the recipe, e.g. optimiser.lr=1e-4.",
         *("-s", "--set"),
         metavar="KEY=VALUE",
+        often=True,
     ),
-    resume: bool = option(False, "Continue from the last checkpoint of this output."),
+    resume: bool = option(False, "Continue from the last checkpoint of this output.", often=True),
     init: str | None = option(
-        None, "Model to start from. Default: as in the recipe.", metavar=opt.MODEL
+        None,
+        "Model to start from. Default: as in the recipe.",
+        metavar=opt.MODEL,
+        complete=opt.model_names,
+        often=True,
     ),
     select_hq: str | None = option(
         None,
@@ -50,9 +66,10 @@ def train(
         "Train on pairs: folder of noisy images, with the same names as the clean ones in --data.",
         "--input",
         metavar="DIR",
+        often=True,
     ),
     register: str | None = option(
-        None, "Align each clean image with its noisy one.", metavar="rigid|affine"
+        None, "Align each clean image with its noisy one.", choices=("rigid", "affine")
     ),
     max_shift: float = option(
         MAX_SHIFT,
@@ -70,11 +87,11 @@ def train(
 ) -> None:
     """Train or fine-tune a model on your own images; can be interrupted and resumed.
 
-    Example: restorectl train finetune --data clean/ -o mine.safetensors
-
-    On pairs: restorectl train conditional-pairs --data clean/ --input noisy/ -o mine.safetensors
-
     Several processes: torchrun --nproc_per_node 2 -m restorectl train ...
+
+    Examples:
+        restorectl train finetune --data clean/ -o mine.safetensors
+        restorectl train conditional-pairs --data clean/ --input data/ -o pairs.safetensors
     """
     with viewing(quiet, json_lines) as view:
         from restorectl.training.train import run
@@ -101,11 +118,11 @@ def train(
 class View:
     """Implements training.train.TrainingReport: a bar on a terminal, else a line now and then."""
 
-    console: Console
+    console: "Console"
     quiet: bool
     json_lines: bool
-    bar: Progress | None
-    task: TaskID | None = None
+    bar: "Progress | None"
+    task: "TaskID | None" = None
     steps: int = 0
     batch: int = 0
     start: float = 0.0
@@ -123,7 +140,9 @@ class View:
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(worded(text), markup=False, highlight=False, soft_wrap=True)
+            self.console.print(
+                printable(worded(text)), markup=False, highlight=False, soft_wrap=True
+            )
 
     def step(self, step: "StepResult") -> None:
         self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss
@@ -164,6 +183,9 @@ def _duration(seconds: float) -> str:
 @contextmanager
 def viewing(quiet: bool, json_lines: bool) -> Iterator[View]:
     """Shows one run; of several processes only the first prints."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     quiet = quiet or os.environ.get("RANK", "0") != "0"
     json_lines = json_lines and os.environ.get("RANK", "0") == "0"

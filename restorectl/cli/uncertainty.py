@@ -4,7 +4,6 @@ import sys
 
 import typer
 
-from restorectl.catalog import methods
 from restorectl.cli import options as opt
 from restorectl.cli.options import option
 from restorectl.jobs import UncertaintyJob
@@ -21,16 +20,19 @@ def uncertainty(
         " STEM_overview.png; with --calibrate, a YAML file.",
         "-o",
         metavar="OUT",
+        often=True,
     ),
     inputs: tuple[str, ...] = opt.INPUTS,
     source: str = option(
         "posterior",
-        "Where restorations come from. posterior: random samples of the model prior, given the"
-        " image · conditional: random samples of the conditional DDPM.",
-        choices=methods("uncertainty"),
+        "Where restorations come from.",
+        choices={
+            "posterior": "random samples of the model prior, given the image",
+            "conditional": "random samples of the conditional DDPM",
+        },
     ),
     weights: str | None = opt.OWN_WEIGHTS,
-    samples: int = option(15, "Restorations per image, at least 2.", metavar="N"),
+    samples: int = option(15, "Restorations per image, at least 2.", min=2, often=True),
     steps: int | None = option(
         "auto", "Network calls per restoration; auto: 10.", parse=opt.automatic, metavar="auto|N"
     ),
@@ -41,7 +43,12 @@ def uncertainty(
         choices=opt.VARIANCES,
     ),
     interval: float = option(
-        0.9, "Share of pixels whose true value should lie inside.", panel=BARS, metavar="P"
+        0.9,
+        "Share of pixels whose true value should lie inside.",
+        panel=BARS,
+        metavar="P",
+        parse=opt.share,
+        often=True,
     ),
     calibration: str = option(
         "auto",
@@ -67,7 +74,7 @@ def uncertainty(
     context: str = opt.context("none"),
     reach: int = opt.REACH,
     calibrator: str = opt.CALIBRATOR,
-    calibrator_weights: str = opt.CALIBRATOR_WEIGHTS,
+    calibrator_weights: str | None = opt.CALIBRATOR_WEIGHTS,
     camera: opt.Camera,
     machine: opt.Machine,
     models: opt.Models,
@@ -75,7 +82,9 @@ def uncertainty(
 ) -> None:
     """Restore each image many times: write the mean, the spread, and error bars for each pixel.
 
-    Example: restorectl uncertainty data/ -o maps/ --samples 15
+    Examples:
+        restorectl uncertainty data/ -o maps/ --samples 15
+        restorectl uncertainty data/ -o mine.yaml --calibrate clean/
     """
     job = UncertaintyJob(
         files=shared.files(inputs, output),

@@ -9,52 +9,65 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 
 from restorectl.cli import options as opt
+from restorectl.cli.commands import Command, Commands
 from restorectl.cli.options import argument, option
 from restorectl.cli.progress import worded
-from restorectl.errors import WeightsError
+from restorectl.errors import WeightsError, printable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from restorectl.weights.registry import ModelRow, ModelStatus
 
-app = typer.Typer(
+weights = typer.Typer(
+    cls=Commands,
     help="List, download, verify, locate, import and export models.",
-    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 IMPORTS = ("rscd", "msdsr", "inception-fid", "alexnet-lpips")  # rows of weights.published.PUBLISHED
-NAMES = argument((), "Names of models, files or hf:// addresses.", "NAME...")
-NAME = argument(..., "Name of a model, a file or an hf:// address.", "NAME")
+NAMES = argument(
+    (), "Names of models, files or hf:// addresses.", "NAME...", complete=opt.model_names
+)
+NAME = argument(
+    ..., "Name of a model, a file or an hf:// address.", "NAME", complete=opt.model_names
+)
 JSON = option(False, "Print one line of JSON per model on standard output.", "--json")
 
 
-@app.command("list")
+@weights.command("list", cls=Command)
 @opt.command
 def show(*, models: opt.Models, json_lines: bool = JSON) -> None:
-    """List the models by name, and whether they are on this machine. Never uses the network."""
+    """List the models by name, and whether they are on this machine. Never uses the network.
+
+    Examples:
+        restorectl weights list
+        restorectl weights list --json
+    """
     from restorectl.weights.registry import listed
 
     (_json if json_lines else _table)(listed(models))
 
 
-@app.command()
+@weights.command(cls=Command)
 @opt.command
 def pull(
     *,
     names: tuple[str, ...] = NAMES,
-    every: bool = option(False, "All models of the registry.", "--all"),
+    every: bool = option(False, "All models of the registry.", "--all", often=True),
     models: opt.Models,
     json_lines: bool = JSON,
     quiet: bool = opt.QUIET,
 ) -> None:
     """Download models into the cache, and verify them.
 
-    Example, on a machine with internet: restorectl weights pull --all
+    Examples:
+        restorectl weights pull prior slices
+        restorectl weights pull --all
     """
     from restorectl.weights.registry import pull as run
 
@@ -62,60 +75,78 @@ def pull(
         _finish(run(names, every, models, bars), json_lines)
 
 
-@app.command()
+@weights.command(cls=Command)
 @opt.command
 def verify(*, names: tuple[str, ...] = NAMES, models: opt.Models, json_lines: bool = JSON) -> None:
     """Check the models on this machine; exit code 5 if one differs from the registry.
 
     Never uses the network.
+
+    Examples:
+        restorectl weights verify
+        restorectl weights verify prior --json
     """
     from restorectl.weights.registry import verify as run
 
     _finish(run(names, models), json_lines)
 
 
-@app.command()
+@weights.command(cls=Command)
 @opt.command
-def path(*, name: str = NAME, models: opt.Models) -> None:
-    """Print the path of a model on this machine, for scripts. Never uses the network."""
+def path(*, name: str = NAME, models: opt.Models, json_lines: bool = JSON) -> None:
+    """Print the path of a model on this machine, for scripts. Never uses the network.
+
+    Examples:
+        restorectl weights path prior
+        restorectl weights path prior --json
+    """
     from restorectl.weights.registry import locate
 
-    typer.echo(str(locate(name, models)))
+    _paths([locate(name, models)], json_lines)
 
 
-@app.command()
+@weights.command(cls=Command)
 @opt.command
 def export(
     *,
     name: str = NAME,
-    hub: Path = option(..., "Folder to write, new or empty.", metavar="DIR"),
+    hub: Path = option(..., "Folder to write, new or empty.", metavar="DIR", often=True),
     models: opt.Models,
+    json_lines: bool = JSON,
     quiet: bool = opt.QUIET,
 ) -> None:
-    """Write a folder to upload to a hub: weights, model card and registry entry."""
+    """Write a folder to upload to a hub: weights, model card and registry entry.
+
+    Examples:
+        restorectl weights export prior --hub upload/
+        restorectl weights export slices --hub upload2/ --json
+    """
     from restorectl.weights.export import export as run
 
     with _bars(quiet) as bars:
         written = run(name, hub, models, bars)
-    for each in written:
-        typer.echo(str(each))
+    _paths(written, json_lines)
 
 
-@app.command("import")
+@weights.command("import", cls=Command)
 @opt.command
 def take(
     *,
     files: tuple[Path, ...] = argument(
         ..., "Published checkpoint; alexnet-lpips takes two files.", "FILE..."
     ),
-    kind: str = option(..., f"Kind of checkpoint: {', '.join(IMPORTS)}.", "--as", metavar="KIND"),
-    output: Path = option(..., "Weights file to write.", "-o", metavar="OUT.safetensors"),
+    kind: str = option(..., "Kind of checkpoint.", "--as", choices=IMPORTS, often=True),
+    output: Path = option(
+        ..., "Weights file to write.", "-o", metavar="OUT.safetensors", often=True
+    ),
     overwrite: bool = option(False, "Replace an existing output."),
     json_lines: bool = JSON,
 ) -> None:
     """Convert a published checkpoint to a weights file. Code in it is never run.
 
-    Example: restorectl weights import d17986ac.ckpt --as msdsr -o msdsr.safetensors
+    Examples:
+        restorectl weights import d17986ac.ckpt --as msdsr -o msdsr.safetensors
+        restorectl weights import alex.pth lin.pth --as alexnet-lpips -o lpips.safetensors
     """
     from restorectl.weights.published import import_checkpoint
 
@@ -136,13 +167,12 @@ def _finish(results: Iterable["ModelStatus"], lines: bool) -> None:
         if lines:
             _json([result])
         else:
-            typer.echo(
-                "  ".join(part for part in (result.name, result.status, result.path) if part)
-            )
+            parts = (result.name, result.status, result.path)
+            typer.echo(printable("  ".join(part for part in parts if part)))
         if result.error:
             wrong.append(result.error)
     for error in wrong[:-1]:
-        sys.stderr.write(f"restorectl: {worded(str(error))}\n")
+        sys.stderr.write(f"restorectl: {printable(worded(str(error)))}\n")
     if wrong:
         raise WeightsError(wrong[-1])
 
@@ -153,12 +183,21 @@ def _json(rows: Iterable["ModelRow | ModelStatus"]) -> None:
     sys.stdout.flush()
 
 
+def _paths(paths: Iterable[Path], lines: bool) -> None:
+    for path in paths:  # for scripts: as it is
+        typer.echo(json.dumps({"path": str(path)}) if lines else str(path))
+
+
 def _table(rows: list["ModelRow"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "task", "size", "licence", "where"):
         table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, row.task, f"{row.bytes / 1e6:.1f} MB", row.licence, row.where)
+        size = f"{row.bytes / 1e6:.1f} MB"
+        table.add_row(row.name, printable(row.task), size, printable(row.licence), row.where)
     console = Console(force_terminal=sys.stdout.isatty(), highlight=False)
     if not console.is_terminal:
         console.width = 1000  # nothing is cut where it is read by programs
@@ -168,12 +207,12 @@ def _table(rows: list["ModelRow"]) -> None:
 class _Bar:
     """Implements weights.hub.TransferProgress, with one bar per file."""
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: "Progress") -> None:
         self.bars = bars
         self.task: TaskID | None = None
 
     def begin(self, name: str, total: int | None) -> None:
-        self.task = self.bars.add_task(name, total=total)
+        self.task = self.bars.add_task(printable(name), total=total)
 
     def advance(self, size: int) -> None:
         if self.task is not None:
@@ -183,6 +222,9 @@ class _Bar:
 @contextmanager
 def _bars(quiet: bool) -> Iterator[_Bar | None]:
     """Bars on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     if quiet or not console.is_terminal:
         yield None

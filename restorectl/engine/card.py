@@ -12,6 +12,12 @@ from restorectl.errors import WeightsError
 from restorectl.files import strict
 
 KEY = "restorectl"
+LIMITS = (  # of numbers in a card
+    ("channels", 1, 64),
+    ("window", 0, 4096),
+    ("sigma_data", 1e-6, 1e6),
+    ("sigma_max", 1e-6, 1e6),
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,16 @@ class Card:
 def from_json(text: str, where: str) -> Card:
     """The card in JSON `text`. Raises WeightsError, naming the file `where`, if it is invalid."""
     try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also overlong numbers
+        raw = strict.parse_json(text)
+    except ValueError as error:
         raise WeightsError(f"{where}: the header is not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise WeightsError(f"{where}: the header holds no card")
-    return strict.build(Card, raw, f"{where}: the card", WeightsError)
+    card = strict.build(Card, raw, f"{where}: the card", WeightsError)
+    for name, low, high in LIMITS:
+        value = getattr(card, name)
+        if not low <= value <= high:
+            raise WeightsError(
+                f"{where}: the card: {name} is {value:g}, not from {low:g} to {high:g}"
+            )
+    return card

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from restorectl import catalog
 from restorectl.engine.card import Card
 from restorectl.engine.schedule import Schedule, schedule
-from restorectl.errors import WeightsError
+from restorectl.errors import WeightsError, did_you_mean, first_line
 
 Coefficients = tuple[Tensor, Tensor, Tensor]  # c_in, c_skip, c_out: x0 = c_skip x + c_out F(c_in x)
 
@@ -150,24 +150,60 @@ class Denoiser(nn.Module):
 
 
 def build(card: Card, tensors: dict[str, Tensor] | None = None) -> Denoiser:
-    """The denoiser that a card describes, with tensors (if given) loaded strictly."""
-    if card.network not in catalog.NETWORKS:
-        known = ", ".join(catalog.NETWORKS)
-        raise WeightsError(f"unknown network '{card.network}' in the weights, known are: {known}")
-    for value, table in ((card.parametrisation, PARAMETRISATIONS), (card.time, TIMES)):
+    """The denoiser that a card describes, with tensors (if given) loaded strictly.
+
+    Raises WeightsError for an unknown network and for a config that it cannot take or that tensors
+    do not fit; nothing is allocated before they do.
+    """
+    choices: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+        ("network", card.network, catalog.NETWORKS),
+        ("parametrisation", card.parametrisation, PARAMETRISATIONS),
+        ("time", card.time, TIMES),
+    )
+    for what, value, table in choices:
         if value not in table:
-            raise WeightsError(f"unknown '{value}' in the weights, known are: {', '.join(table)}")
+            raise WeightsError(
+                f"unknown {what} '{value}', known are: {', '.join(table)}"
+                f"{did_you_mean(value, table)}"
+            )
     factory: Callable[..., nn.Module] = catalog.NETWORKS[card.network].load()
+    config = _plain(card.config)
+    _check_sizes(card, MOST_BLOCKS if tensors is None else len(tensors))
     try:
-        net = factory(**_plain(card.config))
-    except TypeError as error:
+        if tensors is not None:
+            with torch.device("meta"):
+                _check_shapes(factory(**config), tensors)
+        net = factory(**config)
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(
-            f"network '{card.network}' does not take this config: {error}"
+            f"network '{card.network}' does not take this config: {first_line(error)}"
         ) from error
     denoiser = Denoiser(net, card)
     if tensors is not None:
         load_tensors(denoiser.net, tensors)
     return denoiser
+
+
+MOST_BLOCKS, WIDEST = 1000, 1 << 16  # of a network that is still to be trained
+
+
+def _check_sizes(card: Card, blocks: int) -> None:
+    """Raises WeightsError for sizes in a card that no network with `blocks` tensors can have."""
+    for key, value in card.config.items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        most = blocks if key == "blocks" else WIDEST
+        for number in numbers:
+            size = isinstance(number, int | float) and not isinstance(number, bool)
+            if size and not 1 <= number <= most:
+                raise WeightsError(
+                    f"network '{card.network}' does not take this config: {key} {number} is not"
+                    f" from 1 to {most}"
+                )
+        if len(numbers) > blocks:
+            raise WeightsError(
+                f"network '{card.network}' does not take this config: {key} has {len(numbers)}"
+                " numbers"
+            )
 
 
 def load_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -178,6 +214,14 @@ def load_tensors(net: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Raises WeightsError for missing, unknown, misshapen or non-finite tensors."""
+    _check_shapes(net, tensors)
+    for name, value in tensors.items():
+        if not torch.isfinite(value.float()).all():
+            raise WeightsError(f"weights: tensor '{name}' holds NaN or infinity")
+
+
+def _check_shapes(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError for missing, unknown or misshapen tensors."""
     expected = net.state_dict()
     missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
     if missing or extra:
@@ -191,8 +235,6 @@ def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"weights: tensor '{name}' has shape {tuple(value.shape)},"
                 f" the network needs {tuple(expected[name].shape)}"
             )
-        if not torch.isfinite(value.float()).all():
-            raise WeightsError(f"weights: tensor '{name}' holds NaN or infinity")
 
 
 def fits(card: Card, tensors: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ px of a chart WIDTH px wide.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 Float = NDArray[np.float64]
 WIDTH, HEIGHT = 480, 260
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 44  # margins around the plot, for ticks and labels
-NAMES = 132  # left margin of box plots, which holds the names
+NAMES, LETTERS = 132, 20  # left margin of box plots in px, which holds names in lines of letters
 ROW = 34  # height of one box
 SHOWN = 80  # with more values than this, a box plot shows only those beyond the whiskers as dots
 ROLES = 8  # colours of methods
@@ -144,7 +145,7 @@ class DrawnBox:
     """One row of a box plot; `box` is None if the group has no finite value."""
 
     group: Group
-    label: str  # the group's name, shortened in the middle
+    label: list[str]  # the group's name, in up to two lines
     y: float
     box: Box | None = None  # in px
     tip: str = ""
@@ -175,7 +176,9 @@ def draw_boxes(groups: Sequence[Group]) -> BoxDrawing | None:
 
 
 def _row(group: Group, across: "_Scale", y: float) -> DrawnBox:
-    label = group.name if len(group.name) <= 20 else group.name[:9] + "…" + group.name[-10:]
+    label = textwrap.wrap(group.name, LETTERS)
+    if len(label) > 2:
+        label = [label[0], label[1][: LETTERS - 1] + "…"]
     kept = np.flatnonzero(np.isfinite(group.values))
     if not len(kept):
         return DrawnBox(group, label, y)
@@ -248,7 +251,8 @@ def _decades(scale: _Scale) -> list[Tick]:
     step = max(1, math.ceil((last - first) / 6))
     powers = range(first, last + 1, step)
     if len(powers) < 2:
-        return [Tick(scale(value), _label(10**value)) for value in scale.round_values(4)]
+        values = [(value, float(f"{10**value:.3g}")) for value in scale.round_values(4)]
+        return [Tick(scale(value), _label(shown)) for value, shown in values]
     return [Tick(scale(power), "10", str(power)) for power in powers]
 
 

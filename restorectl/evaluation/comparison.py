@@ -15,7 +15,7 @@ from scipy import stats
 
 import restorectl
 from restorectl.catalog import METRICS
-from restorectl.errors import UsageError
+from restorectl.errors import UsageError, did_you_mean, spreadsheet_cell
 from restorectl.files.atomic import replacing
 from restorectl.images.image import is_image_name
 
@@ -161,7 +161,10 @@ def gates(under: Sequence[str], over: Sequence[str]) -> tuple[Gate, ...]:
             name, _, number = text.partition("=")
             given = f"`fail_{'under' if lowest else 'over'}` {text}"
             if name not in METRICS:
-                raise UsageError(f"{given}: use METRIC=NUMBER with one of {', '.join(METRICS)}")
+                raise UsageError(
+                    f"{given}: use METRIC=NUMBER with one of {', '.join(METRICS)}"
+                    f"{did_you_mean(name, METRICS)}"
+                )
             try:
                 limit = float(number)
             except ValueError as error:
@@ -238,17 +241,18 @@ def as_json(document: Mapping[str, Any]) -> str:
 
 
 def write_csv(target: str, comparison: Comparison) -> None:
-    """One row per prediction and, with `by` z, one per depth. Raises OutputError."""
+    """One row per prediction and, with `by` z, one per depth. Raises OutputError, DiskFullError."""
     with _opened(target) as file:
         writer = csv.writer(file, lineterminator="\n")
         metrics = comparison.metrics
         writer.writerow(["method", "name", "z", "prediction", "target", "data_range", *metrics])
         for score in comparison.scores:
-            places = str(score.prediction), str(score.target)
+            places = [spreadsheet_cell(path) for path in (score.prediction, score.target)]
             largest = comparison.data_range.get(score.name, "")
             for z, values in (("", score.values), *enumerate(score.depths)):
                 numbers = [values.get(metric, "") for metric in metrics]
-                writer.writerow([score.method, score.name, z, *places, largest, *numbers])
+                names = spreadsheet_cell(score.method), spreadsheet_cell(score.name)
+                writer.writerow([*names, z, *places, largest, *numbers])
 
 
 @contextmanager

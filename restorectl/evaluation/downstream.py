@@ -18,6 +18,7 @@ from restorectl.errors import EngineError, InputError, UsageError, blamed
 from restorectl.evaluation import classifier
 from restorectl.evaluation.comparison import Comparison, FileScore
 from restorectl.evaluation.read import LoadedImage, input_of, load, predicted, range_of
+from restorectl.files.strict import read_text
 
 Labels = NDArray[np.integer]
 OVERLAP = 0.5  # two objects match above this intersection over union (IoU)
@@ -354,9 +355,10 @@ class _ImageClassifier:
 def _read_labels(path: Path) -> dict[str, str]:
     """Name -> label from a CSV; a first line name,label is skipped. Raises UsageError."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_text(path, str(path), UsageError).removeprefix("\ufeff")
+        lines = csv.reader(text.splitlines(keepends=True))
+        rows = [row for row in lines if any(cell.strip() for cell in row)]
+    except csv.Error as error:
         raise UsageError(f"{path}: cannot be read as a CSV of name,label ({error})") from error
     if rows and [cell.strip().lower() for cell in rows[0][:2]] == ["name", "label"]:
         rows = rows[1:]

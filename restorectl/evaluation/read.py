@@ -105,13 +105,16 @@ def _methods(
     Single files of one folder are one method; if the target is a single file, each is its own.
     """
     groups: dict[Path, dict[PurePath, Path]] = {}
+    absent = [path for path in map(Path, predictions) if not path.exists()]
+    if absent and (goal is None or len(absent) == len(predictions)):
+        raise NoInputError(f"{absent[0]}: no such file or folder")
     for path in map(Path, predictions):
-        if path.is_dir():
+        if path in absent:
+            groups[path] = {}  # every target lacks a prediction of it
+        elif path.is_dir():
             if path in groups:
                 raise UsageError(f"{path}: is given twice")
             groups[path] = images_below(path, pattern)
-        elif not path.exists():
-            raise NoInputError(f"{path}: no such file or folder")
         elif goal is not None and goal.is_file():
             groups[path] = {PurePath(goal.name): path}
         else:

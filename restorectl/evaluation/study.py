@@ -9,9 +9,10 @@ import base64
 import binascii
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,18 +22,48 @@ from scipy import stats
 
 from restorectl import __version__
 from restorectl.batch.inputs import match_names
-from restorectl.errors import InputError, NoInputError, UsageError, blamed
+from restorectl.errors import InputError, NoInputError, UsageError, blamed, did_you_mean
+from restorectl.evaluation.comparison import check_target
 from restorectl.evaluation.examples import interesting_crop
 from restorectl.evaluation.pages import plain, write_page
 from restorectl.evaluation.read import colours, images_below, load, shown_planes
+from restorectl.files.strict import build, parse_json, read_text, read_yaml
 from restorectl.images.pictures import data_uri, grey
 
 KIND = "preference-answers"
 SIDES = ("A", "B")
+NONE = "none"  # the answer of a rater who prefers neither
 FLAGS = ("neither", "A", "B", "both")
 PANEL = 512  # px, the largest side of a picture
 SHOWN = (0.5, 99.8)  # percentiles that become black and white
 ALIKE = 3.0  # if the ranges of methods differ by more, each picture has its own black and white
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What the page says and asks."""
+
+    title: str = "Which restoration is better?"
+    introduction: str = (
+        "Choose the restoration of better overall quality: clear, and faithful to the input."
+    )
+    better: str = "Which restoration has better overall quality?"
+    hallucination: str = "Which one shows something that is not real?"
+    explanation: str = (
+        "Say whether a restoration shows a structure that the input does not support, or has lost"
+        " one, so that a reader could conclude something wrong."
+    )
+
+
+WORDINGS = {
+    "general": Wording(),
+    "clinical": Wording(
+        hallucination="Which has a clinically significant hallucination?",
+        explanation="Say whether a restoration shows a clinically significant hallucination: a"
+        " structure that the input does not support, or one that is gone, and that could change"
+        " what a reader concludes.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -47,26 +78,35 @@ class StudyTask:
 
 
 def study(
-    path: str, folders: Sequence[str], inputs: str, seed: int, axes: str | None = None
+    path: str,
+    folders: Sequence[str],
+    inputs: str,
+    seed: int,
+    axes: str | None = None,
+    pattern: str | None = None,
+    wording: str = "general",
 ) -> None:
     """Write a self-contained page that compares every two folders on every image that both have.
 
     Files belong together by relative path without suffix; STEM_mean of an uncertainty set stands
     for STEM; a stack is shown by its middle plane. `seed` decides the order of the tasks and of A
     and B; equal arguments and images give equal bytes. `axes` are those of all images, if the files
-    do not record them. The page's first screen lists the files that cannot be shown.
+    do not record them, `pattern` a glob of file names, `wording` a name in WORDINGS or a YAML file.
+    The page's first screen lists the files that cannot be shown.
 
     Raises UsageError for fewer than two folders, NoInputError if no image is in the inputs and in
     two folders, OutputError, DiskFullError.
     """
+    check_target("`preference`", path)
+    words = WORDINGS[wording] if wording in WORDINGS else _own_words(wording)
     if len(folders) < 2:
         raise UsageError("`preference` compares restorations: name at least two folders")
     for folder in (*folders, inputs):
         if not Path(folder).is_dir():
             raise UsageError(f"{folder}: is not a folder of images")
     methods = _labels(folders)
-    sources = images_below(Path(inputs))
-    made = {m: images_below(Path(f)) for m, f in zip(methods, folders, strict=True)}
+    sources = images_below(Path(inputs), pattern)
+    made = {m: images_below(Path(f), pattern) for m, f in zip(methods, folders, strict=True)}
     own_names = {method: match_names(sources, files) for method, files in made.items()}
     tasks: list[tuple[str, StudyTask]] = []
     notes: list[str] = []
@@ -84,7 +124,19 @@ def study(
         first = f"; first: {notes[0]}" if notes else ""
         raise NoInputError(f"no image of {inputs} can be compared in two folders{first}")
     tasks.sort(key=lambda item: item[0])
-    write_page(path, "study.html", data=_questions([task for _, task in tasks], notes))
+    data = _questions([task for _, task in tasks], notes, words)
+    write_page(path, "study.html", data=data, words=words)
+
+
+def _own_words(path: str) -> Wording:
+    """The wording in a YAML file. Raises UsageError."""
+    if not os.path.exists(path):
+        near = did_you_mean(path, WORDINGS)
+        raise UsageError(
+            f"`wording` {path}: no such file, and known are {', '.join(WORDINGS)}{near}"
+        )
+    where = f"`wording` {path}"
+    return build(Wording, read_yaml(path, where, UsageError), where)
 
 
 def _labels(folders: Sequence[str]) -> list[str]:
@@ -140,7 +192,7 @@ def _pictures(
     return drawn, ", ".join(part for part in parts if part)
 
 
-def _questions(tasks: Sequence[StudyTask], notes: Sequence[str]) -> dict[str, Any]:
+def _questions(tasks: Sequence[StudyTask], notes: Sequence[str], words: Wording) -> dict[str, Any]:
     """What the page's script asks and shows; equal tasks give equal data."""
     key = [{"file": task.file, **dict(zip(SIDES, task.methods, strict=True))} for task in tasks]
     shown = [
@@ -156,7 +208,8 @@ def _questions(tasks: Sequence[StudyTask], notes: Sequence[str]) -> dict[str, An
         _name_of(png): data_uri(png) for task in tasks for png in (task.input, *task.pictures)
     }
     hidden = base64.b64encode(json.dumps(key, sort_keys=True).encode()).decode("ascii")
-    study = hashlib.sha256(json.dumps([hidden, shown], sort_keys=True).encode()).hexdigest()[:16]
+    asked = json.dumps([hidden, shown, asdict(words)], sort_keys=True)
+    study = hashlib.sha256(asked.encode()).hexdigest()[:16]
     return {
         "tool": "restorectl",
         "version": __version__,
@@ -183,8 +236,9 @@ class RaterAnswers:
 def results(files: Sequence[str]) -> dict[str, Any]:
     """Statistics of the exported answers of one study.
 
-    Returns `study`, `raters` (name, answers), `tasks`; `methods`: for each the share of its
-    comparisons that it won and the share in which it was said to hallucinate, with 95 % Wilson
+    Returns `study`, `raters` (name, answers), `tasks`; `methods`: for each the share that it won of
+    the comparisons that ended in a preference (None if none did), how many ended without one
+    (`undecided`), and the share of all in which it was said to hallucinate, with 95 % Wilson
     intervals; `pairs`: how often the first of two methods won; `agreement` between raters on
     `better` and `hallucination`, as a share in 0..1 and as Cohen's kappa; `failures`: a line for
     each file without answers.
@@ -231,17 +285,15 @@ def _methods(given: Given) -> dict[str, dict[str, Any]]:
     found = {}
     for method in sorted({task[side] for task, _, _ in given for side in SIDES}):
         mine = [
-            (side == better, flagged in (side, "both"))
+            (side == better, flagged in (side, "both"), better == NONE)
             for task, better, flagged in given
             for side in SIDES
             if task[side] == method
         ]
-        preferred, flagged = (sum(pick[kind] for pick in mine) for kind in range(2))
+        preferred, flagged, undecided = (sum(pick[kind] for pick in mine) for kind in range(3))
         found[method] = {
             "comparisons": len(mine),
-            "preferred": preferred,
-            "share": preferred / len(mine),
-            "interval": list(wilson(preferred, len(mine))),
+            **_preferred(preferred, len(mine), undecided),
             "hallucinated": flagged,
             "hallucination_rate": flagged / len(mine),
             "hallucination_interval": list(wilson(flagged, len(mine))),
@@ -251,20 +303,29 @@ def _methods(given: Given) -> dict[str, dict[str, Any]]:
 
 def _pairs(given: Given) -> list[dict[str, Any]]:
     """For every two methods, in alphabetical order, how often the first was preferred."""
-    wins: dict[tuple[str, str], list[bool]] = {}
+    wins: dict[tuple[str, str], list[str]] = {}
     for task, better, _ in given:
         one, two = sorted((task["A"], task["B"]))
-        wins.setdefault((one, two), []).append(task[better] == one)
+        wins.setdefault((one, two), []).append("" if better == NONE else task[better])
     return [
         {
             "methods": list(pair),
             "comparisons": len(won),
-            "preferred": sum(won),
-            "share": sum(won) / len(won),
-            "interval": list(wilson(sum(won), len(won))),
+            **_preferred(won.count(pair[0]), len(won), won.count("")),
         }
         for pair, won in sorted(wins.items())
     ]
+
+
+def _preferred(wins: int, comparisons: int, undecided: int) -> dict[str, Any]:
+    """The share of wins among the comparisons that ended in a preference."""
+    decided = comparisons - undecided
+    return {
+        "preferred": wins,
+        "undecided": undecided,
+        "share": wins / decided if decided else None,
+        "interval": list(wilson(wins, decided)) if decided else None,
+    }
 
 
 def _check_together(read: list[RaterAnswers]) -> None:
@@ -277,17 +338,15 @@ def _check_together(read: list[RaterAnswers]) -> None:
 
 def _read(file: str) -> RaterAnswers:
     try:
-        raw = json.loads(Path(file).read_text("utf-8"))
+        raw = parse_json(read_text(file, file, InputError))
         if not isinstance(raw, dict) or raw.get("kind") != KIND:
             raise ValueError(f"its kind is not {KIND}")
         tasks = tuple(read_key(raw["key"]))
         given = {int(task): (a["better"], a["hallucination"]) for task, a in raw["answers"].items()}
         for task, (better, flagged) in given.items():
-            if not 0 <= task < len(tasks) or better not in SIDES or flagged not in FLAGS:
+            if not 0 <= task < len(tasks) or better not in (*SIDES, NONE) or flagged not in FLAGS:
                 raise ValueError(f"its answer to task {task} is damaged")
         return RaterAnswers(PurePath(file).name, str(raw["study"]), str(raw["rater"]), tasks, given)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file}: not the exported answers of a preference study ({error})"
@@ -302,7 +361,7 @@ def _name_of(png: bytes) -> str:
 def read_key(hidden: str) -> list[dict[str, str]]:
     """File and methods A, B of each task. Raises ValueError for any other text."""
     try:
-        key = json.loads(base64.b64decode(hidden, validate=True))
+        key = parse_json(base64.b64decode(hidden, validate=True))
     except (binascii.Error, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(key, list) or not all(map(_is_entry, key)):

@@ -16,7 +16,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def replacing(target: Path, check: Callable[[], None] | None = None) -> Iterator
             _discard(part)
 
 
-def output_error(exc: OSError, target: Path) -> OutputError:
+def output_error(exc: OSError, target: Path | str) -> OutputError:
     """Convert an OSError from writing `target` to a one-line error."""
     if exc.errno in _FULL:
         return DiskFullError(
@@ -126,12 +126,8 @@ def _digest(text: str) -> str:
 
 
 def _discard(part: Path) -> None:
-    try:
+    with suppress(OSError):  # what ended the writing is told; what is left is for sweep
         part.unlink(missing_ok=True)
-    except NotADirectoryError:
-        return  # the folder never existed, so neither did the file
-    except PermissionError:
-        return  # it could not be made either; an existing one is left for sweep
 
 
 def _alive(pid: int) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from restorectl.errors import BusyError
 from restorectl.files.atomic import output_error
+from restorectl.files.strict import parse_json
 
 try:
     import fcntl
@@ -161,7 +162,7 @@ def _holder(folder: Path) -> dict[str, Any]:
 
 def _signature(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}  # not written yet, or not readable for us
     return found if isinstance(found, dict) else {}

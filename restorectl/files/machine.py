@@ -52,6 +52,16 @@ def free_space(path: Path) -> int:
     return shutil.disk_usage(existing_folder(path)).free
 
 
+def readable(count: int) -> str:
+    """A number of bytes for people, such as 3.2 GB."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def existing_folder(path: Path) -> Path:
     """`path`, or its nearest existing parent folder."""
     path = path.absolute()

@@ -5,19 +5,71 @@ errors.
 """
 
 import dataclasses
-import difflib
+import json
 import math
+import os
+import reprlib
+import stat
 import types
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
+from os import PathLike
 from typing import Any, Literal, TypeVar
 
 import yaml
 
-from restorectl.errors import RestorectlError, UsageError
+from restorectl.errors import RestorectlError, UsageError, did_you_mean
 
 T = TypeVar("T")
+LARGEST = 10_000_000  # bytes of a file that people write by hand, or that a page exports
+
+
+def read_text(path: str | PathLike[str], where: str, raises: type[RestorectlError]) -> str:
+    """The UTF-8 text of a regular file of at most LARGEST bytes.
+
+    Pipes and devices are refused, because reading them may never end. Raises `raises`, naming
+    `where`.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(LARGEST + 1) if regular else b""
+        text = data.decode("utf-8")
+    except FileNotFoundError as error:
+        raise raises(f"{where}: cannot be read (no such file)") from error
+    except OSError as error:
+        raise raises(f"{where}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise raises(f"{where}: cannot be read (it is not UTF-8 text)") from error
+    if not regular:
+        raise raises(f"{where}: cannot be read (it is not a regular file)")
+    if len(data) > LARGEST:
+        raise raises(f"{where}: is larger than {LARGEST // 1_000_000} MB: not such a file")
+    return text
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The values in JSON text. Raises ValueError, also for what is nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def read_yaml(
+    path: str | PathLike[str],
+    where: str,
+    raises: type[RestorectlError],
+    loader: type[yaml.SafeLoader] = yaml.SafeLoader,
+) -> Any:
+    """The plain values in a YAML file, read as `read_text` does. Raises `raises`."""
+    text = read_text(path, where, raises)
+    try:
+        return yaml.load(text, loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else one_line(error)
+        raise raises(f"{where}: cannot be read: not valid YAML ({reason})") from error
 
 
 def one_line(error: Exception) -> str:
@@ -62,8 +114,8 @@ def build(
     for name, value in raw.items():
         key = f"{prefix}{name}"
         if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, 1, 0)[0]
-            raise raises(f"{where}: unknown key {_short(key)}; did you mean '{prefix}{near}'?")
+            near = did_you_mean(key, [f"{prefix}{each}" for each in hints])
+            raise raises(f"{where}: unknown key {_short(key)}{near}")
         values[name] = _value(hints[name], value, where, raises, key)
     for each in dataclasses.fields(kind):  # type: ignore[arg-type]
         required = each.default is each.default_factory is dataclasses.MISSING
@@ -117,5 +169,7 @@ def _misfit(hint: Any, key: str, value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    brief = reprlib.Repr()  # bounded: aliases in YAML can make a value endless
+    brief.maxstring = brief.maxother = 100
+    text = brief.repr(value)
     return text if len(text) < 60 else text[:57] + "..."

@@ -75,17 +75,29 @@ class Header:
         """Size of all pixels in bytes, uncompressed."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def chosen(self, wanted: tuple[int, ...] | None, source: PurePath) -> tuple[int, ...]:
-        """The channels to process; wanted None = all. Raises InputError for a missing channel."""
+    def chosen(self, wanted: tuple[int | str, ...] | None, source: PurePath) -> tuple[int, ...]:
+        """The channels to process, wanted by number or name; None = all.
+
+        Raises InputError for a missing channel, and for a name of several.
+        """
         count = self.canonical_shape[1]
         if wanted is None:
             return tuple(range(count))
-        wrong = [c for c in wanted if not 0 <= c < count]
-        if wrong:
-            raise InputError(
-                f"{source}: `channels` {wrong[0]}: the image has channels 0..{count - 1}"
-            )
-        return wanted
+        found = []
+        for each in wanted:
+            named = [k for k, name in enumerate(self.channels) if name == each]
+            if isinstance(each, int) and each < count:
+                found.append(each)
+            elif len(named) == 1:
+                found += named
+            else:
+                names = f" ({', '.join(self.channels)})" if self.channels else ""
+                many = "several channels have that name: " if named else ""
+                raise InputError(
+                    f"{source}: `channels` {each}: {many}the image has channels 0..{count - 1}"
+                    f"{names}"
+                )
+        return tuple(dict.fromkeys(found))
 
     def require_same_shape(self, path: PurePath, other: "Header", partner: PurePath) -> None:
         """Raises InputError unless the image of `path` has the canonical shape of its partner."""

@@ -6,7 +6,6 @@ imagecodecs those of 16-bit colour, which imageio (Pillow) silently reads as 8 b
 Neither checks whether a file is complete. So chunks are read, checked and written here.
 """
 
-import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from PIL import Image as Pillow
 from restorectl import __version__
 from restorectl.errors import IncompleteError, InputError, OutputError
 from restorectl.files.provenance import dumps
+from restorectl.files.strict import parse_json
 from restorectl.images.header import PRINT_DPI, UNKNOWN_SPACING, Header, Plane, Spacing
 from restorectl.images.image import (
     ALL,
@@ -226,7 +226,7 @@ def _record_in_png(path: Path) -> dict[str, Any] | None:
     try:
         chunks = read_chunks(path, path.read_bytes())
         text = next((data for kind, data in chunks if _is_record((kind, data))), _RECORD + b"null")
-        found = json.loads(text.removeprefix(_RECORD))
+        found = parse_json(text.removeprefix(_RECORD))
     except (InputError, ValueError):
         return None  # damaged, so never up to date
     return found if isinstance(found, dict) else None

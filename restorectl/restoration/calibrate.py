@@ -17,7 +17,7 @@ from restorectl.batch.outcome import Outcome, Progress, Report, turn
 from restorectl.engine.card import Card
 from restorectl.engine.runner import Runner, make_runner
 from restorectl.engine.schedule import schedule
-from restorectl.errors import OutputError, UsageError
+from restorectl.errors import UsageError, spreadsheet_cell
 from restorectl.files.atomic import replacing
 from restorectl.images import pictures
 from restorectl.images.blocks import Planes, spread
@@ -84,10 +84,10 @@ class CalibrationSummary:
 
 
 def prepare(job: CalibrateJob) -> PreparedCalibration:
-    """Find inputs and check outputs. Raises UsageError, NoInputError or OutputError."""
+    """Find inputs and check outputs. Raises UsageError, NoInputError."""
     schedule(job.schedule)
     given = inputs.named(job.files)
-    found = inputs.find(given, job.files.pattern)
+    found = inputs.find(given, job.files.pattern, job.files.exclude)
     sources = {path.resolve() for path, _ in found.images}
     for option, target in (("`csv`", job.csv), ("`plot`", job.plot)):
         if target is None:
@@ -96,7 +96,7 @@ def prepare(job: CalibrateJob) -> PreparedCalibration:
         if path.resolve() in sources or (option == "`csv`" and is_image_name(path)):
             raise UsageError(f"{option} {path}: is the name of an image: choose another name")
         if not path.parent.is_dir():
-            raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
+            raise UsageError(f"{option} {path}: its folder does not exist: make it first")
     if job.plot is not None:
         if Path(job.plot).suffix.lower() != ".png":
             raise UsageError(f"`plot` {job.plot}: must end in .png")
@@ -303,4 +303,5 @@ def _write_csv(path: Path, found: Iterable[tuple[ChannelRow, Level]]) -> None:
             size = level.rows[1] - top, level.cols[1] - left
             relative = "" if level.relative is None else f"{level.relative:.6g}"
             numbers = (f"{level.sigma:.6g}", f"{level.steps:.6g}", relative, f"{level.std:.6g}")
-            writer.writerow([row.file, row.channel, *level.plane, top, left, *size, *numbers])
+            names = spreadsheet_cell(row.file), spreadsheet_cell(row.channel)
+            writer.writerow([*names, *level.plane, top, left, *size, *numbers])

@@ -9,7 +9,7 @@ import numpy as np
 from restorectl.batch import inputs
 from restorectl.batch.outcome import Outcome, Report, turn
 from restorectl.engine.runner import Account, counting
-from restorectl.errors import InputError, UsageError
+from restorectl.errors import InputError, UsageError, printable
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
 from restorectl.jobs import UncertaintyJob
@@ -39,7 +39,8 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
         raise UsageError(f"`output` {output}: the calibration's file name must end in .yaml")
     if not Path(truth).is_dir():
         raise UsageError(f"`calibrate` {truth}: is not a folder of true images")
-    found = inputs.find(inputs.named(job.files), job.files.pattern)
+    files = job.files
+    found = inputs.find(inputs.named(files), files.pattern, files.exclude)
     images = found.images
     if len({relative for _, relative in images}) < len(images):
         raise UsageError("`calibrate`: two inputs have the same name: use a single folder")
@@ -68,7 +69,7 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
 
 def table(calibration: Calibration) -> str:
     """Coverage of each image by a calibration fitted to the other images, tab-separated."""
-    lines = [f"{name}\t{share:.3f}" for name, share in calibration.coverage.items()]
+    lines = [f"{printable(name)}\t{share:.3f}" for name, share in calibration.coverage.items()]
     return "\n".join(["image\tcoverage of the 90 % interval", *lines]) + "\n"
 
 

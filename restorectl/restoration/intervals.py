@@ -19,7 +19,7 @@ from scipy import special
 
 from restorectl.errors import InputError
 from restorectl.files.atomic import replacing
-from restorectl.files.strict import build, one_line
+from restorectl.files.strict import build, read_yaml
 
 
 @dataclass(frozen=True)
@@ -249,10 +249,7 @@ SUFFIX = ".errorbars.yaml"
 
 def read_calibration(path: Path) -> Calibration:
     """Read a calibration of error bars. Raises InputError if the file is invalid."""
-    try:
-        raw: Any = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
+    raw = read_yaml(path, f"calibration {path}", InputError)
     return build(Calibration, raw, f"calibration {path}", InputError)
 
 

@@ -209,12 +209,20 @@ def load_restorer(
         raise UsageError(f"`steps` {job.steps}: must be at least 1")
     if orientations not in (1, ALL):
         raise UsageError(f"`orientations` {orientations}: must be 1 or {ALL}")
+    if job.calibrator_weights is not None and not catalog.CALIBRATORS[job.calibrator].task:
+        raise UsageError(
+            f"`calibrator_weights` {job.calibrator_weights} has no effect with `calibrator`"
+            f" {job.calibrator}: use `calibrator` network, or leave it out"
+        )
     weights = load(job.weights or method.task, method.task, job.weights_from)
     method.check(settings, weights.card.sigma_max)
     runner = make_runner(weights.card, weights.tensors, job.compute)
     if job.start_step is None:
         calibrator, used = load_calibrator(
-            job.calibrator, job.calibrator_weights, job.weights_from, job.compute.device
+            job.calibrator,
+            job.calibrator_weights or "calibrator",
+            job.weights_from,
+            job.compute.device,
         )
         for found in used.values():
             check_units(found.card, weights.card)

@@ -166,6 +166,7 @@ $("export-end").addEventListener("click", download);
 const KEYS = {
   1: () => answer("better", "A"),
   2: () => answer("better", "B"),
+  0: () => answer("better", "none"),
   3: () => answer("hallucination", "neither"),
   4: () => answer("hallucination", "A"),
   5: () => answer("hallucination", "B"),

@@ -13,6 +13,7 @@ from restorectl.engine.card import KEY
 from restorectl.engine.denoiser import Denoiser
 from restorectl.errors import UsageError, WeightsError
 from restorectl.files.atomic import replacing
+from restorectl.files.strict import parse_json
 from restorectl.training import recipe as recipes
 from restorectl.training.loop import TrainingState
 from restorectl.training.recipe import Recipe
@@ -87,9 +88,9 @@ def restore(state: TrainingState, path: Path, recipe: Recipe, data: Mapping[str,
     """Load a checkpoint. Raises UsageError if the recipe or the images differ from it."""
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {}).get(RESUME_KEY, "{}"))
+            record = parse_json((file.metadata() or {}).get(RESUME_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint ({error})") from error
     if not isinstance(record, dict) or not {"step", "recipe", "data"} <= record.keys():
         raise WeightsError(f"{path}: not a checkpoint of restorectl train")

@@ -6,15 +6,15 @@ Unknown keys are errors: a misspelt key that silently disables a feature costs d
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from restorectl.errors import UsageError
+from restorectl.catalog import NETWORKS
+from restorectl.errors import UsageError, did_you_mean
 from restorectl.files import strict
 from restorectl.intensity.value_range import RANGES
 
@@ -176,14 +176,12 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises UsageError with the wrong key and the most similar valid one.
     """
     path = PACKAGED / f"{name}.yaml" if name in bundled() else Path(name)
-    try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.exists(path):
         raise UsageError(
-            f"recipe '{name}': no such file, and bundled recipes are: {', '.join(bundled())}"
-        ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"recipe {path}: cannot be read ({strict.one_line(error)})") from error
+            f"recipe '{name}': no such file, and bundled recipes are:"
+            f" {', '.join(bundled())}{did_you_mean(name, bundled())}"
+        )
+    raw = strict.read_yaml(path, f"recipe {path}", UsageError)
     if not isinstance(raw, dict):
         raise UsageError(f"recipe {path}: not a mapping of keys to values")
     for text in overrides:
@@ -210,6 +208,12 @@ def _check(recipe: Recipe, where: str) -> None:
     """Raises UsageError for invalid values."""
     o, d, v, s = recipe.optimiser, recipe.data, recipe.validation, recipe.select
     noise, worse, rows = recipe.noise, recipe.degradation, recipe.slices
+    if recipe.network.name not in ("", *NETWORKS):
+        near = did_you_mean(recipe.network.name, NETWORKS)
+        raise UsageError(
+            f"{where}: 'network.name' {recipe.network.name} is unknown, known are:"
+            f" {', '.join(NETWORKS)}{near}"
+        )
     rules = (
         (o.steps >= 1, "optimiser.steps", "at least 1"),
         (o.batch >= 1, "optimiser.batch", "at least 1"),

@@ -120,8 +120,8 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: cannot be read ({first_line(error)})") from error
     except Exception as error:  # an UnpicklingError, or any error from damaged bytes
         raise WeightsError(
-            f"{path}: not a checkpoint of plain tensors ({first_line(error)}): save only its"
-            " state dict, torch.save(model.state_dict(), FILE)"
+            f"{path}: not a checkpoint of plain tensors, or damaged ({type(error).__name__}): save"
+            " only its state dict, torch.save(model.state_dict(), FILE)"
         ) from error
     while isinstance(content, Mapping):
         inner = [content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)]

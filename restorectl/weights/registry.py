@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from restorectl.errors import UsageError, WeightsError
+from restorectl.errors import UsageError, WeightsError, did_you_mean
 from restorectl.files.provenance import file_sha256
-from restorectl.files.strict import build, one_line
+from restorectl.files.strict import build, read_yaml
 from restorectl.jobs import WeightsOptions
 from restorectl.weights import hub
 from restorectl.weights.hub import HubFile, TransferProgress
@@ -134,7 +134,10 @@ def find(name: str, options: WeightsOptions | None = None) -> ModelFile:
         raise WeightsError(f"weights '{name}': no such file; for one of the hub {hint}")
     if "://" in name:
         raise WeightsError(f"weights '{name}': not a hub address, use {hub.FORM}")
-    raise WeightsError(f"weights '{name}': no such file, and known names are: {', '.join(known)}")
+    near = did_you_mean(name, known)
+    raise WeightsError(
+        f"weights '{name}': no such file, and known names are: {', '.join(known)}{near}"
+    )
 
 
 def models(options: WeightsOptions | None = None) -> dict[str, ModelFile]:
@@ -151,13 +154,7 @@ def models(options: WeightsOptions | None = None) -> dict[str, ModelFile]:
 
 def read_registry(path: Path) -> dict[str, ModelFile]:
     """The models of one registry file. Raises WeightsError, naming the file and the model."""
-    try:
-        raw = yaml.load(path.read_text("utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise WeightsError(f"{path}: cannot be read ({reason})") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise WeightsError(f"{path}: not valid YAML ({one_line(error)})") from error
+    raw = read_yaml(path, str(path), WeightsError, _Loader)
     if not isinstance(raw, dict):
         raise WeightsError(f"{path}: not a mapping of model names to blocks")
     found = {}

@@ -568,7 +568,7 @@ def test_several_targets_are_one_piece_of_work(folder):
 
 
 def test_manifests_that_cannot_be_meant(folder):
-    with pytest.raises(OutputError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         go(settings(folder, manifest=str(folder / "no/run.json")))
     with pytest.raises(UsageError, match="is an image of this run"):
         go(settings(folder, manifest=str(folder / "in/a.tif")))

@@ -101,7 +101,7 @@ ROWS = (
         ("restore noisy -o few --sampler rscd --start-step 5",
          "restore noisy -o many --sampler rscd --start-step 100"), " --start-step 10"),
     Row("RSCD", "Figures 6, 14", "blind preference study",
-        ("evaluate rscd once --input noisy --preference study.html",)),
+        ("evaluate rscd once --input noisy --preference study.html --wording clinical",)),
     Row("RSCD", "Figure 6", "preferences, and agreement of the experts",
         ("evaluate --preference-results anna.json ben.json",)),
     Row("RSCD", "Figures 7, 15", "diagnosis before and after restoration",

@@ -64,7 +64,7 @@ def test_killed_at_a_hundred_moments(server, twenty, figure):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_at_ten_moments(server, twenty, figure, number):
     place, wanted, seconds = twenty
     rng, out, manifest = random.Random(number), place / "stopped", place / "stopped.json"

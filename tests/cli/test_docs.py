@@ -46,7 +46,7 @@ def test_an_unknown_topic_names_the_nearest():
     done = run("docs", "wieghts")
     assert (done.returncode, done.stdout) == (2, "")
     assert "wieghts" in done.stderr
-    assert "did you mean weights?" in done.stderr
+    assert "did you mean 'weights'?" in done.stderr
 
 
 def test_a_wide_terminal_shows_wide_tables(monkeypatch):

@@ -80,9 +80,21 @@ def test_the_dry_run(place):
     done = shell(place, BLOCKS["sh"])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\nplanned ") == IMAGES
-    told = rf"{IMAGES} network calls, .* MB of outputs, peak memory \d+ MB, \d+ s"
+    told = rf"{IMAGES} network calls, [\d.]+ kB of outputs, peak memory [\d.]+ MB, \d+ s"
     assert re.search(told, done.stderr)
     assert not (place / "data/restored").exists()
+
+
+def test_the_file_of_defaults(place):
+    content = BLOCKS["config"].replace("/data/", f"{place}/data/").replace("20G", "1K")
+    (place / "c.yaml").write_text(content)
+    for path in (place / "data/acquired").iterdir():
+        os.utime(path, (10**9, 10**9))
+    (place / "data/acquired/a_raw.tif").write_bytes(b"left out")
+    done = shell(place, f"restorectl restore /data/acquired --config {place}/c.yaml")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(images(place)) == IMAGES
+    assert (place / "data/restored.json").exists()
 
 
 def test_the_slurm_array(place):
@@ -110,7 +122,7 @@ def test_the_slurm_array(place):
 def test_the_table_has_every_exit_code():
     classes = [each for each in vars(errors).values() if isinstance(each, type)]
     used = {each.exit_code for each in classes if issubclass(each, errors.RestorectlError)}
-    assert used | {0, 130, 143} == CODES
+    assert used | {0, 129, 130, 143} == CODES
 
 
 def test_the_exit_codes(place):

@@ -84,10 +84,10 @@ def test_the_plan_as_text_and_as_json(place):
     text = run("restore", "in", "-o", "out", "-n", cwd=place)
     lines = text.stdout.decode().splitlines()
     assert lines[0].split()[:4] == ["status", "shape", "axes", "dtype"]
-    assert lines[1].split()[:7] == ["planned", "48x48", "YX", "uint16", "1", "1", "4608"]
+    assert lines[1].split()[:7] == ["planned", "48x48", "YX", "uint16", "1", "1", "4.6kB"]
     assert lines[1].endswith("in/00.tif -> out/00.tif")
     assert lines[2].startswith("deferred ")
-    assert "1 planned, 1 deferred: 1 windows, 1 network calls, 0.0 MB" in text.stderr.decode()
+    assert "1 planned, 1 deferred: 1 tiles, 1 network calls, 4.6 kB" in text.stderr.decode()
     probed = run("restore", "in", "-o", "out", "-n", "--probe", "--json", cwd=place)
     planned, deferred = (json.loads(line) for line in probed.stdout.splitlines())
     assert planned["details"]["seconds"] > 0

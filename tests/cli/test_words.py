@@ -18,12 +18,23 @@ MODEL_CARD = "export.py"  # holds a page for the hub, with commands to be typed
 
 def options():
     """Every option of every command, as it is typed."""
-    found, waiting = set(), [typer.main.get_command(app)]
+    parameters = [each for command in commands().values() for each in command.params]
+    return {name for each in parameters for name in (*each.opts, *each.secondary_opts)}
+
+
+@functools.cache
+def commands():
+    """Every command by its words, such as "weights pull"."""
+    found, waiting = {}, [("", typer.main.get_command(app))]
     while waiting:
-        command = waiting.pop()
-        waiting += getattr(command, "commands", {}).values()
-        for parameter in command.params:
-            found |= {*parameter.opts, *parameter.secondary_opts}
+        name, command = waiting.pop()
+        if hasattr(command, "list_commands"):
+            names = command.list_commands(None)
+            waiting += [
+                (f"{name} {each}".strip(), command.get_command(None, each)) for each in names
+            ]
+        else:
+            found[name] = command
     return found
 
 

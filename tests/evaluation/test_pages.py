@@ -113,6 +113,30 @@ def test_the_report_opens_without_a_word_on_the_console(browser, root, tmp_path)
         assert picture.size["height"] > 50
 
 
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_first_column_stays_in_sight(browser, root, tmp_path, width):
+    long = ("restored with a sampler of 10 steps", "restored with a sampler of 34 steps, and more")
+    report.write(str(tmp_path / "r.html"), comparison(root, methods=long))
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        browser.get((tmp_path / "r.html").as_uri())
+        settle(browser)
+        places = browser.execute_script(
+            "const box = document.querySelector('.scroll'); box.scrollLeft = 99999;"
+            "const left = (each) => each.getBoundingClientRect().left;"
+            "return [box.scrollLeft, left(box.querySelector('tbody th')) - left(box),"
+            " document.documentElement.scrollWidth - innerWidth]"
+        )
+        assert (places[0] > 0) == (width == 400)
+        assert places[1] == 0
+        assert places[2] <= 0
+        names = [each.text for each in every(browser, ".chart svg .label.end")]
+        assert all(name.startswith("restored with a") for name in names[:2])
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_a_picture_opens_large_and_the_arrows_flip_through_its_row(browser, root, tmp_path):
     report.write(str(tmp_path / "r.html"), comparison(root))
     browser.get((tmp_path / "r.html").as_uri())

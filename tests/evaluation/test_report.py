@@ -14,10 +14,11 @@ from PIL import Image
 from restorectl.errors import InputError, OutputError
 from restorectl.evaluation import examples
 from restorectl.evaluation import report as evaluate_report
-from restorectl.evaluation.charts import Chart, Group, Series, number
+from restorectl.evaluation.charts import Chart, Group, Series, draw_boxes, draw_lines, number
 from restorectl.evaluation.comparison import FileScore
 from restorectl.evaluation.pages import TEMPLATES, write_page
 from restorectl.evaluation.read import predicted, volume
+from restorectl.evaluation.study import WORDINGS
 from restorectl.images.pictures import BLUE, RED, difference, grey, heat
 from tests.pages import METHODS, NAMES, comparison, images, write
 
@@ -324,7 +325,7 @@ def test_names_of_methods_and_files_are_shown_and_not_run(root, tmp_path):
 
 def test_data_cannot_end_their_element_and_undecodable_names_are_written(tmp_path):
     data = {"name": "</script><!-- & ' \"", "<": 1}
-    write_page(str(tmp_path / "s.html"), "study.html", data=data)
+    write_page(str(tmp_path / "s.html"), "study.html", data=data, words=WORDINGS["general"])
     page = (tmp_path / "s.html").read_text("utf-8")
     held = page.split('id="data">')[1].split("</script>")[0]
     assert json.loads(held) == data
@@ -360,3 +361,22 @@ def test_charts_leave_out_what_cannot_be_drawn():
     assert "no finite value" in DRAW.boxes("l", "c", [Group("g", "m0", values[1:2], ("b",))])
     same = DRAW.boxes("l", "c", [Group("g", "m0", np.full(3, 2.0), ("a", "b", "c"))])
     assert "nan" not in same.lower()
+
+
+def test_ticks_of_a_logarithmic_axis_are_short():
+    x = np.arange(4.0)
+    chart = Chart("t", "x", "y", (Series("s", "m0", x, 0.0003 + x * 1e-5),), log=True)
+    ticks = draw_lines(chart).y_ticks
+    assert len(ticks) >= 2
+    assert all(len(tick.label) <= 8 for tick in ticks)
+
+
+def test_long_names_keep_their_beginning():
+    names = ["restored with the sampler of 10 steps", "x" * 60, "short"]
+    groups = [Group(name, "m0", np.arange(3.0), ("a", "b", "c")) for name in names]
+    labels = [row.label for row in draw_boxes(groups).rows]
+    assert labels == [
+        ["restored with the", "sampler of 10 steps"],
+        ["x" * 20, "x" * 19 + "…"],
+        ["short"],
+    ]

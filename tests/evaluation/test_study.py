@@ -227,3 +227,40 @@ def test_different_studies_and_a_rater_twice_are_refused(tmp_path):
         results([one, two])
     with pytest.raises(UsageError, match="Ann"):
         results([one, three])
+
+
+def test_a_rater_may_prefer_neither(tmp_path):
+    better = ["A"] * 3 + ["none"] * 4 + ["B"] * 3  # ours wins 3, 4 undecided, ours wins 3 as B
+    path = answers(tmp_path / "a.json", "anna", better, ["neither"] * 10)
+    found = results([str(path)])
+    ours, theirs = found["methods"]["ours"], found["methods"]["theirs"]
+    assert (ours["comparisons"], ours["preferred"], ours["undecided"]) == (10, 6, 4)
+    assert (ours["share"], theirs["share"]) == (1.0, 0.0)
+    (pair,) = found["pairs"]
+    assert (pair["preferred"], pair["undecided"], pair["share"]) == (6, 4, 1.0)
+    nobody = answers(tmp_path / "b.json", "ben", ["none"] * 10, ["neither"] * 10)
+    found = results([str(nobody)])
+    assert found["methods"]["ours"]["share"] is found["pairs"][0]["interval"] is None
+
+
+def test_the_words_of_the_page_can_be_chosen(root, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("hallucination: Which one invents <nuclei>?\n")
+    folders = [str(root / m) for m in ("m0", "m1")]
+    pages = {}
+    for wording in ("general", "clinical", str(own)):
+        path = tmp_path / "s.html"
+        study(str(path), folders, str(root / "input"), 0, pattern="t*", wording=wording)
+        pages[wording] = path.read_text("utf-8")
+        assert pages[wording].count("A</span>") == 2
+    assert "clinical" not in pages["general"]
+    assert "clinically significant hallucination" in pages["clinical"]
+    assert "invents &lt;nuclei&gt;?" in pages[str(own)]
+    data = [json.loads(p.split('id="data">')[1].split("</script>")[0]) for p in pages.values()]
+    assert len({each["study"] for each in data}) == 3  # answers to other questions are no others
+    assert [len(each["tasks"]) for each in data] == [2, 2, 2]  # of the files named t*
+    own.write_text("halucination: x\n")
+    with pytest.raises(UsageError, match="did you mean 'hallucination'"):
+        study(str(tmp_path / "s.html"), folders, str(root / "input"), 0, wording=str(own))
+    with pytest.raises(UsageError, match="did you mean 'clinical'"):
+        study(str(tmp_path / "s.html"), folders, str(root / "input"), 0, wording="clinicl")

@@ -1,5 +1,6 @@
 """Plain values into dataclasses: what is taken, and the one line that says what is not."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from restorectl.errors import UsageError, WeightsError
-from restorectl.files.strict import build
+from restorectl.files.strict import LARGEST, build, parse_json, read_text, read_yaml
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,27 @@ def test_a_missing_key_and_something_else_than_keys():
         build(Outer, {}, "here")
     with pytest.raises(UsageError, match=r"^here: wrong type: must be a mapping, not \[\]$"):
         build(Outer, [], "here")
+
+
+def test_json_that_is_too_deep_is_no_value():
+    with pytest.raises(ValueError, match="too deep"):
+        parse_json('{"a":' * 200_000)
+    assert parse_json('{"a": [1]}') == {"a": [1]}
+
+
+def test_texts_come_from_small_regular_files(tmp_path):
+    (tmp_path / "a").write_text("µ", "utf-8")
+    assert read_text(tmp_path / "a", "x", UsageError) == "µ"
+    os.truncate(tmp_path / "a", LARGEST + 1)
+    for name, words in (("a", "larger than 10 MB"), ("b", "no such file"), (".", "directory")):
+        with pytest.raises(WeightsError, match=f"x: .*{words}"):
+            read_text(tmp_path / name, "x", WeightsError)
+
+
+def test_a_value_without_end_is_named_shortly(tmp_path):
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 40)]
+    (tmp_path / "a.yaml").write_text("\n".join(lines) + "\nname: *a39\n")
+    with pytest.raises(UsageError) as caught:
+        build(Outer, {"name": read_yaml(tmp_path / "a.yaml", "x", UsageError)["name"]}, "x")
+    assert len(str(caught.value)) < 200

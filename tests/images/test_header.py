@@ -132,3 +132,16 @@ def test_images_that_belong_together_have_one_canonical_shape():
         stack.require_same_shape(
             PurePath("a.tif"), Header("YX", (8, 9), stack.dtype), PurePath("b.tif")
         )
+
+
+def test_channels_by_number_and_name():
+    header = Header("CYX", (3, 4, 5), np.dtype(np.uint8), channels=("DAPI", "GFP", "GFP"))
+    assert header.chosen(None, PurePath("a")) == (0, 1, 2)
+    assert header.chosen(("DAPI", 2, 0), PurePath("a")) == (0, 2)
+    for wanted, words in (
+        ("Cy5", "channels 0..2 .DAPI, GFP, GFP."),
+        ("GFP", "several"),
+        (3, "0..2"),
+    ):
+        with pytest.raises(InputError, match=f"`channels` {wanted}: .*{words}"):
+            header.chosen((wanted,), PurePath("a"))

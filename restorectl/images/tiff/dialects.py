@@ -1,7 +1,6 @@
 """How the pages of a TIFF form one image, in each dialect that programs write."""
 
 import html
-import json
 import math
 import re
 import struct
@@ -14,6 +13,7 @@ import numpy as np
 import tifffile
 
 from restorectl.errors import IncompleteError, InputError
+from restorectl.files.strict import parse_json
 from restorectl.images.header import PRINT_DPI, UNKNOWN_SPACING, Spacing
 from restorectl.images.image import choose_series
 from restorectl.images.tiff import ifd, imagej, ome
@@ -155,7 +155,7 @@ def shaped(description: bytes) -> dict[str, Any]:
     old = re.fullmatch(rb"shape=\(([\d, ]+)\)", description.strip())
     try:
         text = b'{"shape": [%s]}' % old[1].rstrip(b", ") if old else description
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = parse_json(text)
         return found | {"shape": [int(n) for n in found["shape"]]}
     except (ValueError, TypeError, KeyError) as exc:
         start = description[:40].decode("utf-8", "replace")
@@ -270,7 +270,7 @@ def _mm_summary(path: Path, order: str) -> dict[str, Any]:
 def _json(text: bytes) -> dict[str, Any]:
     """A JSON object; {} if the text is none."""
     try:
-        found = json.loads(text.rstrip(b"\0"))
+        found = parse_json(text.rstrip(b"\0"))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -4,7 +4,6 @@
 for each dialect, which refuse files that are cut off, and keep every tag for the output.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import Iterator
 from operator import lt
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from restorectl.errors import IncompleteError, InputError
+from restorectl.files.strict import parse_json
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
 from restorectl.images.tiff import ifd
@@ -162,7 +162,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             pages = read_chain(file, path)
-        found = json.loads(pages[0].text(ifd.HISTORY))
+        found = parse_json(pages[0].text(ifd.HISTORY))
     except (InputError, ValueError):
         return None  # damaged, or no record of restorectl
     record = found.get("restorectl") if isinstance(found, dict) else None

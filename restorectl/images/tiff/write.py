@@ -33,6 +33,7 @@ import numpy as np
 from restorectl import __version__
 from restorectl.errors import OutputError
 from restorectl.files.provenance import dumps
+from restorectl.files.strict import parse_json
 from restorectl.images.header import Header, Spacing
 from restorectl.images.image import Array, Consumer, Format, Record
 from restorectl.images.tiff import ifd, imagej, ome
@@ -303,7 +304,7 @@ def _software(was: bytes) -> bytes:
 def _foreign_history(text: bytes) -> str:
     """Another program's ImageHistory, unwrapped from restorectl's record if necessary."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         return text.decode("latin-1")
     if isinstance(found, dict) and "restorectl" in found:
