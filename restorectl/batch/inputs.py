@@ -347,9 +347,7 @@ def walk(
             folders.remove(name)
             if not pattern or fnmatch(inside[0] if inside else name, pattern):
                 found.append(Path(base, name).relative_to(folder))
-        if inside:  # its files belong to the images
-            continue
-        for name in names:
+        for name in () if inside else names:  # what is in a plate belongs to its images
             if name.startswith(".") or name.endswith((".part", ".tmp", "~")) or out(base, name):
                 continue
             if name.endswith(PREVIEW) and _is_preview(Path(base, name), (*names, *images)):
