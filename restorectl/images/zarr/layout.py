@@ -6,6 +6,7 @@ In a plate, or in a file that bioformats2raw made, images are groups within grou
 
 import json
 import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ SECONDS = {
     "nanosecond": 1e-9,
     "second": 1.0,
 }
+_SURROUNDING = threading.Lock()  # images of a plate that are written side by side
 _SEVERAL = {"version": "0.5", "bioformats2raw.layout": 3}  # attributes of a group of images
 # what reading from a zip file raises if it is damaged, encrypted, or packed in an unknown way
 _DAMAGED = (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError)
@@ -248,6 +250,11 @@ def surround(source: Path, target: Path) -> None:
     The groups around the target have the names of those around the source. Images of another kind
     of file become a group as that of bioformats2raw.
     """
+    with _SURROUNDING:
+        _surround(source, target)
+
+
+def _surround(source: Path, target: Path) -> None:
     own = Tree(source.parent).attributes()
     if own is None and target.parent.suffix.lower() == ".zarr":
         made = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": _SEVERAL}}
