@@ -12,7 +12,7 @@ import tifffile
 
 from restorectl.batch import inputs, run
 from restorectl.batch.inputs import Pair
-from restorectl.batch.outcome import Outcome, Report, Silent
+from restorectl.batch.outcome import Outcome, Progress, Silent
 from restorectl.batch.plan import Origin, Planned, Record
 from restorectl.errors import UsageError
 from restorectl.images.image import Image, open_image, write_image
@@ -28,6 +28,7 @@ class Copy:
     """Work that copies an image."""
 
     origin: Origin
+    at_once: int = 2
 
     def plan(self, image: Image, pair: Pair) -> Planned:
         return Planned(1, 1, image.header.nbytes, 1000)
@@ -39,7 +40,7 @@ class Copy:
         parts: Sequence[Path],
         record: Record,
         outcome: Outcome,
-        report: Report,
+        progress: Progress,
     ) -> None:
         planes = map(image.read, image.header.planes)
         write_image(parts[0], image.header.for_target(pair.target), planes, provenance=record)
