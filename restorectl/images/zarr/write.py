@@ -198,8 +198,8 @@ class ZarrOutput:
             low, high = seen or (0.0, 1.0)
             most = (low, high) if info is None else (float(info.min), float(info.max))
             window = {"min": most[0], "max": most[1], "start": low, "end": high}
-            label = self.header.channels[c] if self.header.channels else f"channel {c}"
-            channels.append({"label": label, "color": colour, "active": True, "window": window})
+            named = {"label": self.header.channels[c]} if self.header.channels else {}
+            channels.append({**named, "color": colour, "active": True, "window": window})
         return {"channels": channels}
 
 
