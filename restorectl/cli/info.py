@@ -20,9 +20,11 @@ def info(
     pattern: str | None = opt.PATTERN,
     json_lines: bool = opt.JSON,
 ) -> None:
-    """Show what is in image files: axes, size, pixel size, channels, and what would be lost.
+    """Show what is in image files, and what results would lose.
 
-    Example: restorectl info experiment.czi
+    Examples:
+        restorectl info experiment.czi
+        restorectl info data --json
     """
     from restorectl.batch.info import describe
 
