@@ -17,6 +17,9 @@ class Row:
     target: str
     help: str
     suffixes: tuple[str, ...] = ()  # FORMATS only: file name endings, lower case
+    result: str = ""  # FORMATS only: ending of results where they cannot have the input's
+    lost: str = ""  # FORMATS only: what results do not have of an input
+    is_folder: bool = False  # FORMATS only: whether an image is a folder
     commands: tuple[str, ...] = ()  # METHODS only: commands that offer it
     task: str = ""  # CALIBRATORS only: task of the weights it needs
     kind: str = ""  # METRICS only: paired (planes), uncertainty (of a file) or set (of images)
@@ -27,19 +30,59 @@ class Row:
         return getattr(import_module(f"restorectl.{module}"), attribute)
 
 
+_MAKERS = "metadata other than pixel size, channel names and the time between frames"
+_ZARR = "nothing in OME-Zarr; in TIFF, labels, tables and " + _MAKERS
 FORMATS: dict[str, Row] = {
     "tiff": Row(
         "images.tiff.write:FORMAT",
         "TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF, NDTiff",
         (".tif", ".tiff", ".btf", ".tf8"),
+        lost="nothing in TIFF; in OME-Zarr, " + _MAKERS,
     ),
     "lsm": Row(
         "images.tiff.write:INPUT_ONLY",
-        "Zeiss LSM, PerkinElmer QPTIFF and others that are TIFF, input only: results are TIFF",
-        (".lsm", ".qptiff", ".tf2"),
+        "Zeiss LSM, MetaMorph STK, Aperio SVS, PerkinElmer QPTIFF and others that are TIFF, input"
+        " only: results are TIFF",
+        (".lsm", ".stk", ".svs", ".qptiff", ".tf2"),
+        result=".tif",
+        lost="private tags of the maker",
     ),
     "png": Row("images.raster:PNG", "PNG, 8 or 16 bit, grey or RGB", (".png",)),
-    "jpeg": Row("images.raster:JPEG", "JPEG, input only: results are PNG", (".jpg", ".jpeg")),
+    "jpeg": Row(
+        "images.raster:JPEG",
+        "JPEG, input only: results are PNG",
+        (".jpg", ".jpeg"),
+        result=".png",
+    ),
+    "ome-zarr": Row(
+        "images.zarr.write:FOLDER",
+        "OME-Zarr 0.4 and 0.5 in a folder, also plates",
+        (".zarr",),
+        lost=_ZARR,
+        is_folder=True,
+    ),
+    "ome-zarr-zip": Row(
+        "images.zarr.write:ZIP",
+        "OME-Zarr 0.4 and 0.5 in a zip file",
+        (".zarr.zip", ".ozx"),
+        lost=_ZARR,
+    ),
+    "czi": Row(
+        "images.makers.czi:FORMAT", "Zeiss CZI, input only", (".czi",), result=".tif", lost=_MAKERS
+    ),
+    "nd2": Row(
+        "images.makers.nd2:FORMAT", "Nikon ND2, input only", (".nd2",), result=".tif", lost=_MAKERS
+    ),
+    "lif": Row(
+        "images.makers.lif:FORMAT", "Leica LIF, input only", (".lif",), result=".tif", lost=_MAKERS
+    ),
+    "hdf5": Row(
+        "images.makers.hdf5:FORMAT",
+        "Imaris IMS and other HDF5, input only",
+        (".ims", ".h5", ".hdf5"),
+        result=".tif",
+        lost="attributes and other data sets",
+    ),
 }
 
 NETWORKS: dict[str, Row] = {

@@ -20,7 +20,9 @@ class Files:
     overwrite: bool = False  # also replace files that restorectl did not write
     keep_old: bool = False  # keep outputs of an earlier version whose pixels would differ today
     axes: str | None = None
-    series: str | None = None  # which of several images in a file, by number or name
+    series: str | None = None  # which of several images in a file: number, name or "all"
+    to: str | None = None  # format of the results in a folder: ome-zarr, ome-tiff; None = as input
+    pyramid: bool = False  # write TIFF as tiles, with smaller copies of each plane
     # channels to restore by number or name, None = all; others are copied
     channels: tuple[int | str, ...] | None = None
     dry_run: bool = False

@@ -16,11 +16,17 @@ from restorectl.batch.outcome import Outcome, Report
 from restorectl.errors import NoInputError, OutputError, UsageError
 from restorectl.files.atomic import output_error
 from restorectl.files.machine import readable
-from restorectl.images.image import is_image_name, read_provenance
+from restorectl.images.image import (
+    base_name,
+    format_of,
+    is_folder_name,
+    is_image_folder,
+    is_image_name,
+    read_provenance,
+    result_ending,
+)
 from restorectl.jobs import Files
 
-# Suffixes that results cannot have -> those that they get
-RESULTS = {".jpg": ".png", ".jpeg": ".png", ".lsm": ".tif", ".qptiff": ".tif", ".tf2": ".tif"}
 PREVIEW = "_preview.png"
 # Files of which nobody means a folder
 NO_FOLDERS = {
@@ -39,6 +45,7 @@ class Pair:
     source: Path
     targets: tuple[Path, ...]  # the restored image first
     name: str  # path below OUT, used for shards, reports and manifests
+    series: str | None = None  # which image of the source
     guide: Path | None = None  # another method's result for the same image
 
     @property
@@ -56,12 +63,29 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Source:
+    """One image to work on."""
+
+    path: Path
+    relative: PurePath  # to the named folder; for one of several images, also with its number
+    series: str | None  # which image of the file
+    file: PurePath | None = None  # for one of several images, `relative` without the number
+
+
+@dataclass(frozen=True)
 class Found:
     """The images in named files and folders."""
 
-    images: Sequence[tuple[Path, PurePath]]  # each with its path relative to the named folder
+    images: Sequence[Source]
     refused: Sequence[Outcome]
     note: str
+
+    def renamed(self, name: str) -> "Found":
+        """The same with another name of the folder that all images are in."""
+        images = [
+            replace(each, relative=PurePath(name, *each.relative.parts[1:])) for each in self.images
+        ]
+        return replace(self, images=images)
 
 
 def same_name(relative: PurePath) -> tuple[PurePath, ...]:
@@ -71,8 +95,8 @@ def same_name(relative: PurePath) -> tuple[PurePath, ...]:
     """
     if not is_image_name(relative):
         return (relative.with_name(f"{relative.name}.tif"),)
-    suffix = RESULTS.get(relative.suffix.lower())
-    return (relative.with_suffix(suffix) if suffix is not None else relative,)
+    ending = result_ending(relative)
+    return (relative.with_name(base_name(relative) + ending) if ending else relative,)
 
 
 def as_tiff(relative: PurePath) -> tuple[PurePath, ...]:
@@ -81,14 +105,9 @@ def as_tiff(relative: PurePath) -> tuple[PurePath, ...]:
     return (named.with_suffix(".tif") if named.suffix.lower() == ".png" else named,)
 
 
-def stem(path: PurePath) -> str:
-    """The file name without its suffix, or without .ome.tif."""
-    return path.stem.removesuffix(".ome")
-
-
 def preview_name(relative: PurePath) -> PurePath:
     """Of the picture for people that lies beside an image's result."""
-    return relative.with_name(stem(relative) + PREVIEW)
+    return relative.with_name(base_name(relative) + PREVIEW)
 
 
 def resolve(files: Files, naming: Naming = same_name, *, folder_only: bool = False) -> Inputs:
@@ -103,21 +122,28 @@ def resolve(files: Files, naming: Naming = same_name, *, folder_only: bool = Fal
     output = Path(files.output)
     _check_names(files)
     given = named(files)
-    single = len(given) == 1 and not os.path.isdir(given[0]) and _is_file_target(output)
+    given = [path if path.name else path.absolute() for path in given]
+    is_one = len(given) == 1 and (not os.path.isdir(given[0]) or is_image_folder(given[0]))
+    single = is_one and _is_image_target(output)
+    group = len(given) == 1 and is_folder_name(given[0]) and not is_one and is_folder_name(output)
     if folder_only and single:
         raise UsageError(f"`output` {output}: looks like a file, but this command writes a folder")
-    if not single:
-        _check_folder(output)
     for path in given:
         if os.path.isdir(path):
             _refuse_nesting(output, path)
-    found = find(given, files.pattern, files.exclude)
-    if single:  # more results of the image are named like this one, and lie beside it
-        place, name = output.parent, PurePath(output.name)
-        named_so = [_pair(path, name, place, naming) for path, _ in found.images]
-        pairs = [replace(p, targets=(output, *p.targets[1:]), name=output.name) for p in named_so]
+    if not single and not group:
+        _check_folder(output)
+    if files.to is not None and (folder_only or single):
+        raise UsageError(
+            f"`to` {files.to}: has no effect here: the results are TIFF, or named by `output`"
+        )
+    found = find(given, files.pattern, files.series, files.exclude)
+    if group:  # such as plate.zarr -> restored.zarr
+        output, found = output.parent, found.renamed(output.name)
+    if single:
+        pairs = _into_one(output, found.images, naming)
     else:
-        pairs = [_pair(path, relative, output, naming) for path, relative in found.images]
+        pairs = [_pair(each, output, naming, files.to) for each in found.images]
     once = {(_real(pair.source), pair.targets): pair for pair in reversed(pairs)}  # named twice
     pairs = list(reversed(once.values()))
     clashes = _clashes(pairs)
@@ -139,8 +165,9 @@ def _check_names(files: Files) -> None:
     if not 1 <= index <= count:
         raise UsageError(f"`shard` {index}/{count}: I must be between 1 and N")
     suffix = output.suffix.lower()
-    if suffix in NO_FOLDERS | RESULTS.keys() and not output.is_dir():
-        other = output.with_suffix(RESULTS.get(suffix, ".tif"))
+    ending = result_ending(output) or (".tif" if suffix in NO_FOLDERS else "")
+    if ending and not output.is_dir() and (result_ending(output) or not is_image_name(output)):
+        other = output.with_suffix(ending)
         raise UsageError(
             f"`output` {output}: {suffix} files cannot be written: name a folder, or a single"
             f" image such as {other}"
@@ -199,8 +226,13 @@ def named(files: Files) -> list[Path]:
     return found
 
 
-def find(given: list[Path], pattern: str | None, exclude: Sequence[str] = ()) -> Found:
-    """Find images in files and folders.
+def find(
+    given: list[Path],
+    pattern: str | None,
+    series: str | None = None,
+    exclude: Sequence[str] = (),
+) -> Found:
+    """Find images in files and folders; series "all": each of several images in a file.
 
     Raises NoInputError if nothing matches, or if none of the paths exists.
     """
@@ -212,11 +244,11 @@ def find(given: list[Path], pattern: str | None, exclude: Sequence[str] = ()) ->
     refused: list[Outcome] = []
     foreign: Counter[str] = Counter()
     for path in given:
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not is_image_folder(path):
             closed: list[OSError] = []
-            images += (
-                (path / rel, rel) for rel in walk(path, pattern, closed.append, foreign, exclude)
-            )
+            own = path.name if is_folder_name(path) else ""  # a plate keeps its name
+            below = walk(path, pattern, closed.append, foreign, exclude)
+            images += ((path / rel, PurePath(own, rel)) for rel in below)
             reason = "the folder cannot be read"
             refused += (
                 Outcome.failed(e.filename, f"{e.filename}: {reason} ({e.strerror})") for e in closed
@@ -235,7 +267,30 @@ def find(given: list[Path], pattern: str | None, exclude: Sequence[str] = ()) ->
         what += f", without those like {', '.join(map(repr, exclude))}," if exclude else ""
         also = f"; {note}" if count else ""
         raise NoInputError(f"no images{what} in: {', '.join(map(str, given))}{also}")
-    return Found(images, refused, note if count else "")
+    sources = [each for path, relative in images for each in _in_file(path, relative, series)]
+    return Found(sources, refused, note if count else "")
+
+
+def _in_file(path: Path, relative: PurePath, series: str | None) -> list[Source]:
+    """The images to work on in a file; series: a number, a name or "all"."""
+    if series != "all":
+        return [Source(path, relative, series)]
+    try:
+        titles = format_of(path).titles(path)
+    except Exception:  # the image is opened again in its turn, where this is reported
+        titles = ("",)
+    if len(titles) == 1:
+        return [Source(path, relative, None)]
+    base = base_name(relative)
+    ending = relative.name[len(base) :]
+    names = [
+        "_".join(filter(None, (base, str(k), re.sub(r"[^\w.-]+", "-", title).strip("-.")[:60])))
+        for k, title in enumerate(titles)
+    ]
+    return [
+        Source(path, relative.with_name(name + ending), str(k), relative)
+        for k, name in enumerate(names)
+    ]
 
 
 def announce(found: Inputs | Found, usable: int, report: Report) -> None:
@@ -262,7 +317,8 @@ def walk(
 ) -> Iterator[Path]:
     """Yield image paths relative to folder, sorted.
 
-    Hidden and unfinished files are left out, and previews that lie beside their images. Each linked
+    Hidden and unfinished files are left out, and previews that lie beside their images. A folder
+    that is one image is yielded as such, in a plate under the plate's pattern. Each linked
     folder is followed once, so loops of links end. `closed` is called for each folder that cannot
     be read; `foreign` counts the suffixes of files that are not images. `exclude`: patterns
     of names or relative paths of files and subfolders to leave out.
@@ -272,6 +328,9 @@ def walk(
         relative = os.path.relpath(os.path.join(base, name), folder)
         return any(fnmatch(name, each) or fnmatch(relative, each) for each in exclude)
 
+    if is_image_folder(folder):
+        yield Path()
+        return
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
     for base, folders, names in os.walk(folder, onerror=closed, followlinks=True):
@@ -281,10 +340,17 @@ def walk(
             continue
         seen.add((here.st_dev, here.st_ino))
         folders[:] = sorted(n for n in folders if not n.startswith(".") and not out(base, n))
-        for name in names:
+        parts = (folder.name, *Path(base).relative_to(folder).parts)
+        inside = [name for name in parts if is_folder_name(name)]
+        images = [name for name in folders if is_image_folder(Path(base, name))]
+        for name in images:
+            folders.remove(name)
+            if not pattern or fnmatch(inside[0] if inside else name, pattern):
+                found.append(Path(base, name).relative_to(folder))
+        for name in () if inside else names:  # what is in a plate belongs to its images
             if name.startswith(".") or name.endswith((".part", ".tmp", "~")) or out(base, name):
                 continue
-            if name.endswith(PREVIEW) and _is_preview(Path(base, name), names):
+            if name.endswith(PREVIEW) and _is_preview(Path(base, name), (*names, *images)):
                 continue
             if fnmatch(name, pattern) if pattern else is_image_name(name):
                 found.append(Path(base, name).relative_to(folder))
@@ -297,7 +363,7 @@ def _is_preview(path: Path, beside: Iterable[str]) -> bool:
     """Whether restorectl drew this picture of an image that lies beside it."""
     shown = path.name.removesuffix(PREVIEW)
     others = (PurePath(name) for name in beside if name != path.name and is_image_name(name))
-    return any(stem(other) == shown for other in others) and read_provenance(path) is not None
+    return any(base_name(other) == shown for other in others) and read_provenance(path) is not None
 
 
 def match_names(wanted: Iterable[PurePath], there: Iterable[PurePath]) -> dict[PurePath, PurePath]:
@@ -307,18 +373,22 @@ def match_names(wanted: Iterable[PurePath], there: Iterable[PurePath]) -> dict[P
     does, the same name with another suffix; what has no partner is not in the result.
     """
     wanted, names = list(wanted), set(there)
-    wanted_stems = Counter(name.with_suffix("") for name in wanted)
+    wanted_stems = Counter(_stem(name) for name in wanted)
     by_stem: dict[PurePath, list[PurePath]] = {}
     for name in names:
-        by_stem.setdefault(name.with_suffix(""), []).append(name)
+        by_stem.setdefault(_stem(name), []).append(name)
     found = {}
     for name in wanted:
-        alike = by_stem.get(name.with_suffix(""), [])
+        alike = by_stem.get(_stem(name), [])
         if name in names:
             found[name] = name
-        elif len(alike) == 1 and wanted_stems[name.with_suffix("")] == 1:
+        elif len(alike) == 1 and wanted_stems[_stem(name)] == 1:
             found[name] = alike[0]
     return found
+
+
+def _stem(name: PurePath) -> PurePath:
+    return name.with_name(base_name(name))
 
 
 def _listed(source: str | None) -> list[str]:
@@ -341,20 +411,60 @@ def _listed(source: str | None) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def _is_file_target(output: Path) -> bool:
-    return is_image_name(output) and not output.is_dir()
+def _is_image_target(output: Path) -> bool:
+    return is_image_name(output) and (not output.is_dir() or is_folder_name(output))
 
 
 def _check_folder(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UsageError(f"`output` {output}: is a file, but these inputs need a folder")
-    if not output.exists() and is_image_name(output):
+    if is_image_name(output) and (not output.exists() or is_image_folder(output)):
         raise UsageError(f"`output` {output}: looks like an image, but these inputs need a folder")
 
 
-def _pair(source: Path, relative: PurePath, output: Path, naming: Naming) -> Pair:
-    names = naming(relative)
-    return Pair(source, tuple(output / name for name in names), str(same_name(relative)[0]))
+def _pair(source: Source, output: Path, naming: Naming, to: str | None) -> Pair:
+    first, *rest = naming(source.relative)
+    if source.file is not None:  # OME-Zarr holds several images together
+        (together,) = _converted(naming(source.file)[:1], to)
+        first = together / str(source.series) if is_folder_name(together) else first
+    targets = (*_converted((first,), to), *rest)
+    name = str(same_name(source.relative)[0])
+    return Pair(source.path, tuple(output / each for each in targets), name, source.series)
+
+
+def _into_one(output: Path, images: Sequence[Source], naming: Naming) -> list[Pair]:
+    """The pairs with one output; an OME-Zarr holds several images. Raises UsageError.
+
+    More results of an image are named like the output, and lie beside it.
+    """
+    if len(images) > 1 and not is_folder_name(output):
+        raise UsageError(
+            f"`output` {output}: is one file, but the input has {len(images)} images: name a folder"
+        )
+    pairs = []
+    for each in images:
+        one = len(images) == 1
+        relative, target = (PurePath(output.name), output) if one else (each.relative, None)
+        target = target or output / str(each.series)
+        pair = _pair(replace(each, relative=relative, file=None), output.parent, naming, None)
+        name = str(target.relative_to(output.parent))
+        pairs.append(replace(pair, targets=(target, *pair.targets[1:]), name=name))
+    return pairs
+
+
+def _converted(names: tuple[PurePath, ...], to: str | None) -> tuple[PurePath, ...]:
+    """The names with the ending of another format; a plate that becomes TIFFs is a plain folder."""
+    if to is None:
+        return names
+    found = []
+    for name in names:
+        if to == "ome-tiff":
+            folders = [part.removesuffix(".zarr").removesuffix(".ome") for part in name.parts[:-1]]
+            found.append(PurePath(*folders, f"{base_name(name)}.ome.tif"))
+        else:
+            inside = any(is_folder_name(part) for part in name.parts)
+            found.append(name if inside else name.with_name(f"{base_name(name)}.ome.zarr"))
+    return tuple(found)
 
 
 def _refuse_nesting(output: Path, folder: Path) -> None:

@@ -17,7 +17,14 @@ from restorectl.errors import DiskFullError, IncompleteError, InputError, Output
 from restorectl.files import machine, provenance
 from restorectl.files.machine import readable
 from restorectl.files.provenance import matches
-from restorectl.images.image import Existing, Image, format_of, look, open_image
+from restorectl.images.image import (
+    Existing,
+    Image,
+    format_of,
+    is_image_folder,
+    look,
+    open_image,
+)
 from restorectl.jobs import Files
 
 Record = Mapping[str, Any]  # what provenance.record returns for an output
@@ -39,7 +46,9 @@ class Stamp:
 
 
 def stamp(path: Path) -> Stamp:
-    """The stamp of a file. Raises InputError if it is missing or not a regular file.
+    """The stamp of a file, or of all that is in a folder.
+
+    Raises InputError if it is missing or not a regular file.
 
     Pipes and devices are refused, because reading them may never end.
     """
@@ -49,9 +58,14 @@ def stamp(path: Path) -> Stamp:
         missing = isinstance(error, FileNotFoundError)
         reason = "no such file" if missing else f"cannot be read: {error.strerror}"
         raise InputError(f"{path}: {reason}") from error
+    inode = (found.st_dev, found.st_ino)
+    if stat.S_ISDIR(found.st_mode) and is_image_folder(path):
+        inside = [found, *(each.lstat() for each in path.rglob("*"))]
+        newest = max(each.st_mtime_ns for each in inside)
+        return Stamp(sum(each.st_size for each in inside), newest, inode)
     if not stat.S_ISREG(found.st_mode):
         raise InputError(f"{path}: is not a regular file: name an image")
-    return Stamp(found.st_size, found.st_mtime_ns, (found.st_dev, found.st_ino))
+    return Stamp(found.st_size, found.st_mtime_ns, inode)
 
 
 @dataclass(frozen=True)
@@ -175,9 +189,11 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
             return item
         held = format_of(pair.source).held_when_open(pair.source)
         _require_memory(pair.source, held, memory, "save the image as TIFF, which is read in parts")
-        with open_image(pair.source, axes=files.axes, series=files.series) as image:
+        with open_image(pair.source, axes=files.axes, series=pair.series) as image:
             shape, dtype = list(image.header.shape), str(image.header.dtype)
             outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
+            if image.doubtful and item.is_growing():
+                raise IncompleteError(f"{pair.source}: {image.unusual[0]}")
             outcome.warnings += image.unusual
             item.planned = work.plan(image, pair)
         remedy = "use fewer `threads`, or a machine with more memory"
@@ -306,7 +322,7 @@ def _growth(items: Sequence[Item]) -> int:
     total = overlap = 0
     for item in items:
         new = item.planned.bytes if item.planned is not None else 0
-        old = sum(path.stat().st_size for path in item.pair.targets if path.is_file())
+        old = sum(stamp(path).size for path in item.pair.targets if path.is_file() or path.is_dir())
         total += max(0, new - old)
         overlap = max(overlap, min(new, old))
     return total + overlap

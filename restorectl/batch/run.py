@@ -22,9 +22,16 @@ from restorectl.batch.plan import Item, Work
 from restorectl.engine.runner import Account, counting, one_thread
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
-from restorectl.files.atomic import replacing, sweep
+from restorectl.files.atomic import part_name, sweep
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import ALL, Array, Image, format_of, open_image
+from restorectl.images.image import (
+    ALL,
+    Array,
+    Image,
+    format_of,
+    open_image,
+    publishing,
+)
 from restorectl.jobs import Files
 
 PROBE_SIDE = 256  # px, side of the excerpt that is timed
@@ -86,8 +93,9 @@ def _all(
     report: Report,
 ) -> None:
     """Plan and process all pairs; their outcomes start at index `first`."""
+    resumable = {part_name(target) for pair in pairs for target in pair.targets}
     for folder in _folders(files, pairs):
-        sweep(folder)
+        sweep(folder, keep=resumable)
     memory, items = _memory(files), []
     for number, pair in enumerate(pairs, first):
         items.append(plan.examine(files, work, pair, memory))
@@ -189,13 +197,13 @@ def _one(files: Files, work: Work, item: Item, account: Account, report: Report)
         plan.refuse_foreign(files, pair)  # a file may have appeared since planning
         plan.require_free(files, item)
         with (
-            open_image(pair.source, axes=files.axes, series=files.series) as image,
+            open_image(pair.source, axes=files.axes, series=pair.series) as image,
             ExitStack() as stack,
         ):
             for target in pair.targets:
                 make_folder(target.parent)
             parts = [
-                stack.enter_context(replacing(target, item.require_unchanged))
+                stack.enter_context(publishing(pair.source, target, item.require_unchanged, record))
                 for target in pair.targets
             ]
             work.write(image, pair, parts, record, outcome, progress)
@@ -310,7 +318,7 @@ def seconds_per_window(files: Files, work: Work, pair: Pair) -> float | None:
         return None  # the guide would have to be cut too
     with tempfile.TemporaryDirectory(prefix="restorectl-probe-") as place:
         targets = tuple(Path(place, f"{k}.tif") for k in range(len(pair.targets)))
-        trial = Pair(pair.source, targets, pair.name)
+        trial = Pair(pair.source, targets, pair.name, pair.series)
         for most in (
             {"T": 1, "Z": 1, "Y": PROBE_SIDE, "X": PROBE_SIDE},
             {"T": 1, "Y": PROBE_SIDE, "X": PROBE_SIDE},
@@ -325,7 +333,7 @@ def seconds_per_window(files: Files, work: Work, pair: Pair) -> float | None:
 
 
 def _timed(files: Files, work: Work, trial: Pair, most: Mapping[str, int]) -> float:
-    with open_image(trial.source, axes=files.axes, series=files.series) as image:
+    with open_image(trial.source, axes=files.axes, series=trial.series) as image:
         piece = cut(image, most)
         windows = work.plan(piece, trial).windows
         start = time.monotonic()

@@ -28,6 +28,7 @@ COMMANDS = {  # cli/NAME.py: NAME -> what it does
     "train": "Train or fine-tune a model on your own images.",
     "calibrate": "Measure how noisy images are.",
     "evaluate": "Compare restored images with true ones.",
+    "info": "Show what is in image files, and what results would lose.",
     "weights": "List, download, verify, locate, import and export models.",
     "docs": "Read the documentation. Never uses the network.",
     "help": "Show the help of a command.",

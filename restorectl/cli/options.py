@@ -396,8 +396,9 @@ AXES = option(
 )
 SERIES = option(
     None,
-    "Which of several images in a file: its number, counted from 0, or its name.",
-    metavar="N|NAME",
+    "Which of several images in a file: its number, counted from 0, or its name; all: each of them,"
+    " with a result of its own.",
+    metavar="all|N|NAME",
     panel=FILES,
 )
 CHANNELS = option(
@@ -604,6 +605,19 @@ class Shared:
 
     axes: str | None = AXES
     series: str | None = SERIES
+    to: str | None = option(
+        None,
+        "Format of the results in an output folder. Default: that of the input, or TIFF where it is"
+        " only read.",
+        panel=FILES,
+        choices=("ome-zarr", "ome-tiff"),
+    )
+    pyramid: bool = option(
+        False,
+        "Write TIFF as BigTIFF in tiles with smaller copies of each plane, for viewers of large"
+        " images.",
+        panel=FILES,
+    )
     channels: tuple[int, ...] | None = CHANNELS
     pattern: str | None = PATTERN
     exclude: tuple[str, ...] = EXCLUDE
@@ -703,6 +717,8 @@ class Shared:
             keep_old=self.keep_old,
             axes=self.axes,
             series=self.series,
+            to=self.to,
+            pyramid=self.pyramid,
             channels=self.channels,
             dry_run=self.dry_run,
             manifest=self.manifest,

@@ -16,7 +16,7 @@ from restorectl.errors import InputError, NoInputError, UsageError
 from restorectl.evaluation.comparison import Comparison, FileScore
 from restorectl.evaluation.metrics.metric import SCALES, Array, Undefined
 from restorectl.images.header import Header
-from restorectl.images.image import is_image_name, open_image
+from restorectl.images.image import is_image_folder, is_image_name, is_one_image, open_image
 
 PARTS = ("mean", "std", "entropy", "lower", "upper", "overview")  # of an uncertainty set
 EIGHT_BIT = 255.0
@@ -79,7 +79,7 @@ def match(
 def _targets(goal: Path, pattern: str | None) -> dict[PurePath, Path]:
     if not goal.exists():
         raise NoInputError(f"`target` {goal}: no such file or folder")
-    if goal.is_file():
+    if is_one_image(goal):
         return {PurePath(goal.name): goal}
     found: dict[PurePath, Path] = {name: goal / name for name in walk(goal, pattern)}
     if not found:
@@ -111,11 +111,11 @@ def _methods(
     for path in map(Path, predictions):
         if path in absent:
             groups[path] = {}  # every target lacks a prediction of it
-        elif path.is_dir():
+        elif path.is_dir() and not is_image_folder(path):
             if path in groups:
                 raise UsageError(f"{path}: is given twice")
             groups[path] = images_below(path, pattern)
-        elif goal is not None and goal.is_file():
+        elif goal is not None and is_one_image(goal):
             groups[path] = {PurePath(goal.name): path}
         else:
             groups.setdefault(path.parent, {})[PurePath(path.name)] = path
@@ -152,14 +152,14 @@ def input_of(inputs: Path | None, name: str) -> Path | None:
 
     `inputs` may also be the one image itself.
     """
-    if inputs is None or inputs.is_file():
+    if inputs is None or is_one_image(inputs):
         return inputs
     exact = inputs / name
-    if exact.is_file():
+    if is_one_image(exact):
         return exact
     if not exact.parent.is_dir():
         return None
-    beside = [p for p in exact.parent.iterdir() if is_image_name(p) and p.is_file()]
+    beside = [p for p in exact.parent.iterdir() if is_image_name(p) and is_one_image(p)]
     partner = match_names([exact], beside).get(exact)
     return None if partner is None else Path(partner)
 

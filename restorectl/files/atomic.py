@@ -4,6 +4,8 @@ A file is written to a hidden sibling `.NAME.restorectl-PID-HOST.part`, synced, 
 is a digest of the host name, so that machines sharing a folder do not delete each other's files; a
 lock on the file itself would block its own writer on SMB shares.
 
+A folder is written in the same way (`replacing_folder`); after a kill, it can be resumed.
+
 `spooled_zeros` holds arrays larger than memory in an unnamed temporary file near the output.
 """
 
@@ -13,9 +15,10 @@ import math
 import os
 import platform
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ import numpy as np
 from restorectl.errors import DiskFullError, OutputError
 
 _NAME_BYTES = 255  # longest file name on common file systems
-_PART = re.compile(r"\..*\.restorectl-(\d+)(?:-([0-9a-f]{8}))?\.part", re.DOTALL)
+_PART = re.compile(r"\.(.*)\.restorectl-(\d+)(?:-([0-9a-f]{8}))?\.part", re.DOTALL)
 _FOREIGN_SECONDS = 7 * 86400.0  # age at which a file of another host is stale
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # some network shares
@@ -79,6 +82,65 @@ def replacing(target: Path, check: Callable[[], None] | None = None) -> Iterator
             _discard(part)
 
 
+@contextmanager
+def replacing_folder(
+    target: Path, check: Callable[[], None], is_part: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """Yield a temporary sibling folder of `target`; on success it becomes `target`.
+
+    It is empty, or what a killed run left, if is_part says that it is of this output; other
+    leftovers are removed. An old `target` is moved aside just before, so that a power cut can leave
+    none, but never a part of one. Otherwise as `replacing`.
+    """
+    part, done = part_path(target), False
+    old = part_path(target.with_name(f"{target.name}.old"))
+    try:
+        for left in _stale_folders(target):
+            if not part.exists() and is_part(left):
+                os.replace(left, part)
+            else:
+                shutil.rmtree(left)
+        part.mkdir(exist_ok=True)
+        yield part
+        for base, _, names in os.walk(part):
+            for name in names:
+                with open(Path(base, name), "rb") as file:
+                    os.fsync(file.fileno())
+            _sync_folder(Path(base))
+        check()
+        if os.path.lexists(target):
+            os.replace(target, old)
+        os.replace(part, target)
+        done = True
+        _sync_folder(target.parent)
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            _discard(old)
+    except OSError as exc:
+        raise output_error(exc, target) from exc
+    finally:
+        if not done:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def part_name(target: Path) -> str:
+    """What the names of all temporary siblings of `target` have in common."""
+    match = _PART.fullmatch(part_path(target).name)
+    assert match is not None
+    return match[1]
+
+
+def _stale_folders(target: Path) -> list[Path]:
+    """Temporary folders of `target` that dead processes left, the newest first."""
+    found = []
+    for path in target.parent.iterdir():
+        match = _PART.fullmatch(path.name)
+        if match and match[1] == part_name(target) and path.is_dir() and _is_stale(match, path):
+            found.append(path)
+    return sorted(found, key=lambda path: -path.stat().st_mtime)
+
+
 def output_error(exc: OSError, target: Path | str) -> OutputError:
     """Convert an OSError from writing `target` to a one-line error."""
     if exc.errno in _FULL:
@@ -88,21 +150,26 @@ def output_error(exc: OSError, target: Path | str) -> OutputError:
     return OutputError(f"{target}: cannot be written: {exc.strerror or exc}")
 
 
-def sweep(folder: Path, *, own: bool = False) -> list[Path]:
-    """Remove temporary files of dead processes in `folder` (not in its subfolders).
+def sweep(folder: Path, *, own: bool = False, keep: Collection[str] = ()) -> list[Path]:
+    """Remove temporary files and folders of dead processes in `folder` (not in its subfolders).
 
     Keeps files of processes that run on this host, and for a week those of other hosts. own: remove
-    this process's files instead, when it stops writing. Returns the removed paths. Raises
-    OutputError if one cannot be removed.
+    this process's files instead, when it stops writing. keep: `part_name` of folders that may be
+    resumed. Returns the removed paths. Raises OutputError if one cannot be removed.
     """
     removed = []
     try:
         for path in sorted(folder.iterdir()):
             match = _PART.fullmatch(path.name)
-            if match is None or path.is_symlink() or not path.is_file():
+            if match is None or path.is_symlink() or not (path.is_file() or path.is_dir()):
                 continue
             if _is_own(match) if own else _is_stale(match, path):
-                path.unlink(missing_ok=True)
+                if path.is_file():
+                    path.unlink(missing_ok=True)
+                elif match[1] not in keep:
+                    shutil.rmtree(path)
+                else:
+                    continue
                 removed.append(path)
     except (FileNotFoundError, NotADirectoryError):
         return removed  # the folder is made later, or another run is sweeping it
@@ -112,12 +179,12 @@ def sweep(folder: Path, *, own: bool = False) -> list[Path]:
 
 
 def _is_own(match: re.Match[str]) -> bool:
-    return int(match[1]) == os.getpid() and match[2] == _digest(platform.node())
+    return int(match[2]) == os.getpid() and match[3] == _digest(platform.node())
 
 
 def _is_stale(match: re.Match[str], path: Path) -> bool:
-    if match[2] in (None, _digest(platform.node())):
-        return not _alive(int(match[1]))
+    if match[3] in (None, _digest(platform.node())):
+        return not _alive(int(match[2]))
     return time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from restorectl import __version__
@@ -24,6 +25,17 @@ def file_sha256(path: str | PathLike[str]) -> str:
     """SHA-256 of a file's bytes in hexadecimal, read as a stream. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(path: Path) -> str:
+    """SHA-256 of the names and bytes of all files in a folder, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    for file in sorted(each for each in path.rglob("*") if each.is_file()):
+        name = file.relative_to(path).as_posix()
+        digest.update(
+            f"{len(name)} {name} {file_sha256(file)}\n".encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()
 
 
 def record(

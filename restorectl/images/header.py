@@ -27,6 +27,7 @@ Spacing = tuple[float | None, float | None, float | None]  # z, y, x in micromet
 UNKNOWN_SPACING: Spacing = (None, None, None)
 # dots per inch; up to this a resolution is for printing (72, 96, 300) and not a pixel size
 PRINT_DPI = 1200.0
+MOST_PLANES = 1 << 20  # of one image
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Header:
     dtype: np.dtype[Any]  # native byte order
     spacing: Spacing = UNKNOWN_SPACING  # None = not recorded in the file
     channels: tuple[str, ...] = ()  # empty, or one name per canonical channel
-    format: str = ""  # row of catalog.FORMATS it was read with, or suffix to write it with
+    format: str = ""  # row of catalog.FORMATS it was read with, or the path to write it to
     # What the format needs to write the file again; for the format's own module only.
     extra: Mapping[str, Any] = field(
         default_factory=lambda: MappingProxyType({}), compare=False, repr=False
     )
+    interval: float | None = None  # seconds between time points; None = not recorded in the file
+    pyramid: bool = False  # write TIFF as tiles with smaller copies of each plane
 
     def size(self, axis: str) -> int:
         """Length of an axis; 1 if the file does not have it."""
@@ -116,9 +119,9 @@ class Header:
         """The same header with another pixel size (z, y, x) in micrometres, None = unknown."""
         return replace(self, spacing=spacing)
 
-    def for_target(self, target: PurePath) -> "Header":
-        """The same header, to be written in the format of the target's suffix."""
-        return replace(self, format=target.suffix.lower())
+    def for_target(self, target: PurePath, pyramid: bool = False) -> "Header":
+        """The same header, to be written in the format of the target's name."""
+        return replace(self, format=str(target), pyramid=pyramid)
 
     def with_z(self, n_z: int, z_spacing: float | None) -> "Header":
         """The same header with `n_z` planes, `z_spacing` micrometres apart."""
@@ -129,6 +132,16 @@ class Header:
         at = axes.index("Z")
         shape = (*shape[:at], n_z, *shape[at + 1 :])
         return replace(self, axes=axes, shape=shape, spacing=(z_spacing, *self.spacing[1:]))
+
+
+def require_plausible(axes: str, shape: tuple[int, ...]) -> None:
+    """Raises InputError for more planes than any image has: what says so is damaged."""
+    outer = [n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"]
+    if math.prod(outer) > MOST_PLANES:
+        raise InputError(
+            f"claims {math.prod(outer)} planes (axes {axes} of shape {sizes(shape)}): it is"
+            " damaged, or has to be split"
+        )
 
 
 def resolve_axes(

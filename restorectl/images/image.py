@@ -1,7 +1,7 @@
 """Open, write and check image files and folders of any format.
 
 Each row of `catalog.FORMATS` is a `Format`. Reading identifies the format by content, never by
-name; writing uses `Header.format`, which is the row that opened the image or the suffix given to
+name; writing uses `Header.format`, which is the row that opened the image or the path given to
 `Header.for_target`. A writer takes planes one by one, so several images can be written at once
 without holding them in memory.
 """
@@ -10,7 +10,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Self
@@ -19,6 +19,7 @@ import numpy as np
 
 from restorectl.catalog import FORMATS, Row
 from restorectl.errors import IncompleteError, InputError, OutputError
+from restorectl.files.atomic import replacing, replacing_folder
 from restorectl.files.provenance import file_sha256
 from restorectl.images.header import Header, Plane, sizes
 
@@ -39,6 +40,7 @@ class Image(ABC):
     unusual: tuple[
         str, ...
     ] = ()  # warnings: what is unusual about the file and changes what is read
+    doubtful: bool = False  # whether what is unusual may be that it is still being written
 
     @abstractmethod
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
@@ -88,7 +90,8 @@ class Format:
     probe: Callable[[Path, bytes], bool]
     # (path, `axes`, `series`); IncompleteError if data that the metadata describe are missing
     open: Callable[[Path, str | None, str | None], Image]
-    create: Callable[[Path, Header, Record], Consumer] | None = None
+    # (path, header, provenance), and `first` if `resume` found planes: writes from there on
+    create: Callable[..., Consumer] | None = None
     # Raises OutputError if the format cannot hold the image.
     check: Callable[[Path, Header], object] = lambda path, header: None
     # The provenance record of an image; None if damaged or not written by restorectl.
@@ -97,6 +100,12 @@ class Format:
     has_mark: Callable[[Path], bool] = lambda path: False
     held_when_open: Callable[[Path], int] = _file_size  # bytes of memory when open
     content_hash: Callable[[Path], str] = file_sha256  # SHA-256 in hexadecimal
+    stored: Callable[[Header], Header] = lambda header: header  # as a written image has it
+    # (temporary path, header, provenance) -> how many planes an interrupted run left there
+    resume: Callable[[Path, Header, Record], int] = lambda path, header, provenance: 0
+    # (source, target): writes what belongs to the folders around the target
+    surround: Callable[[Path, Path], None] = lambda source, target: None
+    titles: Callable[[Path], Sequence[str]] = lambda path: ("",)  # of the images in a file
 
 
 def format_of(path: Pathlike) -> Format:
@@ -131,7 +140,37 @@ def format_of(path: Pathlike) -> Format:
 
 def is_image_name(path: str | PurePath) -> bool:
     """Whether a file name has the suffix of a readable format; does not access the file."""
-    return _row_of_suffix(PurePath(path).suffix) is not None
+    return _row_of_name(PurePath(path)) is not None
+
+
+def is_image_folder(path: Path) -> bool:
+    """Whether a folder is one image, and not a folder of images."""
+    return any(row.load().probe(path, b"") for row in FORMATS.values() if row.is_folder)
+
+
+def is_one_image(path: Path) -> bool:
+    """Whether a path is a file or a folder that is one image."""
+    return path.is_file() or is_image_folder(path)
+
+
+def is_folder_name(path: str | PurePath) -> bool:
+    """Whether a name has the suffix of a format whose images are folders."""
+    suffixes = tuple(s for row in FORMATS.values() if row.is_folder for s in row.suffixes)
+    return PurePath(path).name.lower().endswith(suffixes)
+
+
+def result_ending(path: PurePath) -> str:
+    """The ending of the result of an image whose format is only read; "" for other formats."""
+    row = _row_of_name(path)
+    return row.result if row is not None else ""
+
+
+def base_name(path: PurePath) -> str:
+    """The file name without the suffix of its format, and without .ome."""
+    name = path.name.lower()
+    known = {suffix for row in FORMATS.values() for suffix in row.suffixes if name.endswith(suffix)}
+    suffix = max(known, key=len, default="")
+    return path.name[: len(path.name) - len(suffix)].removesuffix(".ome") if suffix else path.stem
 
 
 def open_image(path: Pathlike, *, axes: str | None = None, series: str | None = None) -> Image:
@@ -189,35 +228,42 @@ class ImageWriter:
             self.consumer.send(plane)
 
 
-def require_writable(path: Path, header: Header) -> Callable[[Path, Header, Record], Consumer]:
-    """The function that writes an image of this header; reads and writes nothing.
+def require_writable(path: Path, header: Header) -> Format:
+    """The format that writes an image of this header; reads and writes nothing.
 
     Raises OutputError if no format has the path's suffix, or if its format cannot hold the image.
     """
-    row = FORMATS.get(header.format) or _row_of_suffix(header.format)
+    row = FORMATS.get(header.format) or _row_of_name(PurePath(header.format))
     if row is None:
         known = " ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
         raise OutputError(
-            f"{path}: '{header.format}' is not an image format: end the name in one of {known}"
+            f"{path}: '{PurePath(header.format).name}' is not an image format: end the name in one"
+            f" of {known}"
         )
     form: Format = row.load()
     if form.create is None:
-        raise OutputError(f"{path}: {header.format} cannot hold a restored image: use .png or .tif")
+        shown = PurePath(header.format).suffix or header.format
+        raise OutputError(f"{path}: {shown} cannot hold a restored image: use .png or .tif")
     form.check(path, header)
-    return form.create
+    return form
 
 
 @contextmanager
-def create_image(path: Pathlike, header: Header, *, provenance: Record) -> Iterator[ImageWriter]:
-    """Write an image plane by plane; call it inside `atomic.replacing`.
+def create_image(
+    path: Pathlike, header: Header, *, provenance: Record, first: int = 0
+) -> Iterator[ImageWriter]:
+    """Write an image plane by plane; call it inside `publishing`.
 
     Only one page is in memory at a time. Equal arguments and planes give equal bytes.
+    first: the planes before it are there already (see `planes_there`).
 
     Raises OutputError if the format cannot hold the image, ValueError for planes that do not match
     the header. `replacing` converts any OSError of the disk.
     """
     path = Path(path)
-    writer = ImageWriter(header, require_writable(path, header)(path, header, provenance))
+    create, more = require_writable(path, header).create, {"first": first} if first else {}
+    assert create is not None
+    writer = ImageWriter(header, create(path, header, provenance, **more), first)
     next(writer.consumer)
     try:
         yield writer
@@ -244,13 +290,44 @@ def verify_image(path: Pathlike, header: Header) -> None:
     Raises OutputError if anything differs.
     """
     path = Path(path)
-    squeezed = "".join(axis for axis in header.axes if axis in "YX" or header.size(axis) > 1)
     try:
-        with open_image(path, axes=squeezed) as image:
-            _require_equal(path, image.header, header)
-            image.read(header.planes[-1])
+        stored = format_of(path).stored(header)
+        with open_written(path, header) as image:
+            _require_equal(path, image.header, stored)
+            image.read(stored.planes[-1])
     except InputError as exc:
         raise OutputError(f"{path}: was not written correctly: {exc}") from exc
+
+
+def open_written(path: Path, header: Header) -> Image:
+    """Open an image that was written from this header."""
+    stored = format_of(path).stored(header)
+    axes = "".join(axis for axis in stored.axes if axis in "YX" or stored.size(axis) > 1)
+    return open_image(path, axes=axes)
+
+
+def planes_there(path: Path, header: Header, provenance: Record) -> int:
+    """How many planes of an image an interrupted run left at its temporary path.
+
+    The last one is never counted: what is written after all planes is written again.
+    """
+    found = require_writable(path, header).resume(path, header, provenance)
+    return min(found, len(header.planes) - 1)
+
+
+def publishing(
+    source: Path, target: Path, check: Callable[[], None], provenance: Record
+) -> AbstractContextManager[Path]:
+    """A temporary sibling of `target`, a file or folder, that becomes it; see `files.atomic`.
+
+    A folder that an interrupted run left there, with the same provenance, is resumed.
+    """
+    row = _row_of_name(target)
+    if row is None or not row.is_folder:
+        return replacing(target, check)
+    form: Format = row.load()
+    form.surround(source, target)
+    return replacing_folder(target, check, lambda part: form.record(part) == provenance)
 
 
 def _require_equal(path: Path, found: Header, header: Header) -> None:
@@ -311,8 +388,20 @@ def look(path: Path) -> Existing | None:
     return Existing(ours, record)
 
 
-def _row_of_suffix(suffix: str) -> Row | None:
-    return next((row for row in FORMATS.values() if suffix.lower() in row.suffixes), None)
+def _row_of_name(path: PurePath) -> Row | None:
+    """The format with the longest suffix of a name; all in a folder of a format is of that."""
+    name = path.name.lower()
+    found = [
+        (len(suffix), row)
+        for row in FORMATS.values()
+        for suffix in row.suffixes
+        if name.endswith(suffix)
+    ]
+    if found:
+        return max(found, key=lambda item: item[0])[1]
+    around = {parent.suffix.lower() for parent in path.parents}
+    folders = (row for row in FORMATS.values() if row.is_folder and not path.suffix)
+    return next((row for row in folders if around & {*row.suffixes}), None)
 
 
 def to_dtype(values: np.ndarray, dtype: np.dtype, dither: np.ndarray | None = None) -> np.ndarray:

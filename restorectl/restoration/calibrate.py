@@ -87,8 +87,8 @@ def prepare(job: CalibrateJob) -> PreparedCalibration:
     """Find inputs and check outputs. Raises UsageError, NoInputError."""
     schedule(job.schedule)
     given = inputs.named(job.files)
-    found = inputs.find(given, job.files.pattern, job.files.exclude)
-    sources = {path.resolve() for path, _ in found.images}
+    found = inputs.find(given, job.files.pattern, job.files.series, job.files.exclude)
+    sources = {each.path.resolve() for each in found.images}
     for option, target in (("`csv`", job.csv), ("`plot`", job.plot)):
         if target is None:
             continue
@@ -123,11 +123,11 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     rows: list[ChannelRow] = []
     found: list[tuple[ChannelRow, Level]] = []
     inputs.announce(ready.found, len(ready.found.images), report)
-    for path, relative in ready.found.images:
-        start, outcome = time.monotonic(), Outcome(str(path), "", "done")
-        progress = report.file(str(relative))
+    for source in ready.found.images:
+        start, outcome = time.monotonic(), Outcome(str(source.path), "", "done")
+        progress = report.file(str(source.relative))
         with turn(outcome):
-            for row, measured in _one(job, path, counted, outcome, progress):
+            for row, measured in _one(job, source, counted, outcome, progress):
                 rows.append(row)
                 found += ((row, level) for level in measured)
         outcome.seconds = time.monotonic() - start
@@ -180,18 +180,18 @@ def _mostly_valid(image: Image, picked: list[Picked]) -> list[Picked]:
 
 def _one(
     job: CalibrateJob,
-    path: Path,
+    source: inputs.Source,
     counted: Counted,
     outcome: Outcome,
     progress: Progress,
 ) -> list[tuple[ChannelRow, list[Level]]]:
     """Measure all channels of one image. Raises InputError."""
     measured = []
-    with open_image(path, axes=job.files.axes, series=job.files.series) as source:
-        header = source.header
-        outcome.warnings += source.unusual
-        chosen = header.chosen(job.files.channels, path)
-        image, known = cleaned.cleaned(source, chosen, job.noise)
+    with open_image(source.path, axes=job.files.axes, series=source.series) as measurable:
+        header = measurable.header
+        outcome.warnings += measurable.unusual
+        chosen = header.chosen(job.files.channels, source.path)
+        image, known = cleaned.cleaned(measurable, chosen, job.noise)
         groups = channels.together(image, chosen, counted.card)
         picked = [
             _mostly_valid(image, sampled(header, members[0], job.windows)) for members in groups

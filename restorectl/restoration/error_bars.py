@@ -40,19 +40,22 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
     if not Path(truth).is_dir():
         raise UsageError(f"`calibrate` {truth}: is not a folder of true images")
     files = job.files
-    found = inputs.find(inputs.named(files), files.pattern, files.exclude)
+    found = inputs.find(inputs.named(files), files.pattern, files.series, files.exclude)
     images = found.images
-    if len({relative for _, relative in images}) < len(images):
+    if len({each.relative for each in images}) < len(images):
         raise UsageError("`calibrate`: two inputs have the same name: use a single folder")
     restorer = replace(sampling_restorer(job), reduction=error_bars(job.interval, None))
     inputs.announce(found, len(images), report)
     measured = []
-    clean_names = inputs.match_names((name for _, name in images), inputs.walk(Path(truth), None))
-    for source, relative in images:
-        outcome = Outcome(str(source), "", "done")
+    clean_names = inputs.match_names(
+        (each.file or each.relative for each in images), inputs.walk(Path(truth), None)
+    )
+    for source in images:
+        outcome, relative = Outcome(str(source.path), "", "done"), source.relative
         progress = report.file(str(relative))
         with turn(outcome), counting(Account(progress.advance)):
-            clean = Path(truth) / clean_names.get(relative, relative)
+            name = source.file or relative
+            clean = Path(truth) / clean_names.get(name, name)
             pixels = _measured(restorer, source, clean, scale)
             measured.append(replace(pixels, name=str(relative)))
         progress.close()
@@ -73,24 +76,24 @@ def table(calibration: Calibration) -> str:
     return "\n".join(["image\tcoverage of the 90 % interval", *lines]) + "\n"
 
 
-def _measured(restorer: Restorer, source: Path, truth: Path, scale: str) -> Pixels:
+def _measured(restorer: Restorer, source: inputs.Source, truth: Path, scale: str) -> Pixels:
     """Errors and spreads of one image, in units of its noise level."""
     files = restorer.job.files
     with (
-        open_image(source, axes=files.axes, series=files.series) as image,
-        open_image(truth, axes=files.axes, series=files.series) as clean,
+        open_image(source.path, axes=files.axes, series=source.series) as image,
+        open_image(truth, axes=files.axes, series=source.series) as clean,
     ):
         header = image.header
-        clean.header.require_same_shape(truth, header, source)
+        clean.header.require_same_shape(truth, header, source.path)
         parts = list(_sampled_pixels(restorer, image, clean))
     seen, mean, std, noise = (np.concatenate(each) for each in zip(*parts, strict=True))
     if scale == "affine":
         seen = np.polyval(np.polyfit(seen, mean, 1), seen)
     known = noise > 0
     if not known.any():
-        raise InputError(f"{source}: no noise was found to calibrate: leave this image out")
+        raise InputError(f"{source.path}: no noise was found to calibrate: leave this image out")
     seen, mean, std, noise = (each[known] for each in (seen, mean, std, noise))
-    return Pixels(str(source), np.abs(seen - mean) / noise, std / noise, mean / noise)
+    return Pixels(str(source.path), np.abs(seen - mean) / noise, std / noise, mean / noise)
 
 
 def _sampled_pixels(restorer: Restorer, image: Image, clean: Image) -> Iterator[Samples]:

@@ -24,6 +24,7 @@ from restorectl.images.image import (
     Image,
     create_image,
     open_image,
+    planes_there,
     require_writable,
     to_dtype,
     verify_image,
@@ -101,6 +102,8 @@ class Planes:
             parameters["series"] = job.files.series
         if job.compute.compile:
             parameters["compile"] = True
+        if job.files.pyramid:
+            parameters["pyramid"] = True
         if job.start_step is not None:
             parameters["start_step"] = job.start_step
         used = {role: (w.card.name, w.sha256) for role, w in restorer.used.items()}
@@ -161,13 +164,16 @@ class Planes:
                 guide = stack.enter_context(open_image(pair.guide))
                 guide.header.require_same_shape(guide.path, image.header, image.path)
             fitted = self.fit(image, outcome)
+            made_of = list(zip(parts, headers, strict=False))
+            first = min(planes_there(part, made, record) for part, made in made_of)
             writers = [
-                stack.enter_context(create_image(part, made, provenance=record))
-                for part, made in zip(parts, headers, strict=False)
+                stack.enter_context(create_image(part, made, provenance=record, first=first))
+                for part, made in made_of
             ]
             planned = self.plan(image, pair)
             progress.start(planned.calls, "tile calls", planned.pixels)
-            restored = self.restored(fitted, outcome, guide)
+            progress.advance(0, first * planned.pixels // len(image.header.planes))
+            restored = self.restored(fitted, outcome, guide, first)
             for products in self.restorer.runner.workers.ahead(restored):
                 for writer, plane in zip(writers, products, strict=True):
                     writer.put(plane)
@@ -191,25 +197,26 @@ class Planes:
         return Fitted(image, clean, known, groups, near)
 
     def restored(
-        self, fitted: Fitted, outcome: Outcome, guide: Image | None = None
+        self, fitted: Fitted, outcome: Outcome, guide: Image | None = None, first: int = 0
     ) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield what `restored_planes` does, and tell at the end what it found."""
-        yield from restored_planes(fitted.near, guide)
+        yield from restored_planes(fitted.near, guide, first)
         neighbours.describe(outcome, fitted.groups, fitted.near)
         cleaned.describe(outcome, fitted.image, fitted.known)
 
     def _headers(self, header: Header, pair: Pair) -> list[Header]:
         """Headers of the products: first an image like the input, then maps of floats."""
         kinds = [header.with_dtype(dtype) for dtype in self.restorer.dtypes(header)]
-        return [k.for_target(target) for k, target in zip(kinds, pair.targets, strict=False)]
+        tiled = self.restorer.job.files.pyramid
+        return [k.for_target(target, tiled) for k, target in zip(kinds, pair.targets, strict=False)]
 
 
 def restored_planes(
-    near: Neighbours, guide: Image | None = None
+    near: Neighbours, guide: Image | None = None, first: int = 0
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the planes (Y, X) of every product, in the file's order, a few in memory at a time.
 
-    Pixels that are copied are NaN in all maps.
+    Pixels that are copied are NaN in all maps. first: leave out the planes before it.
     guide: another method's result, an image of the same shape. Planes of channels that are restored
     together stay in memory until it is their turn in the file.
     """
@@ -217,7 +224,9 @@ def restored_planes(
     height, width = image.header.canonical_shape[3:]
     dtype, *of_maps = restorer.dtypes(image.header)
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
-    for planes in tiles.chunks(image.header.planes, max(1, PLANE_PIXELS // (height * width))):
+    for planes in tiles.chunks(
+        image.header.planes[first:], max(1, PLANE_PIXELS // (height * width))
+    ):
         together: dict[tuple[Plane, ...], ChannelGroup] = {}  # planes to restore together
         for t, c, z in planes:
             if (t, c, z) not in group_of:  # copied; its maps are NaN

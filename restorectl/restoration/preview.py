@@ -11,7 +11,7 @@ import numpy as np
 
 from restorectl.batch.plan import Record
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import Image, open_image
+from restorectl.images.image import Image, open_written
 from restorectl.images.pictures import (
     GREYS,
     HEAT,
@@ -49,9 +49,8 @@ def writer(names: Sequence[str], products: Sequence[str] = ("after",)) -> Extra:
 
     def write(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
         header, rows = fitted.image.header, {}
-        axes = "".join(a for a in header.axes if a in "YX" or header.size(a) > 1)
         with ExitStack() as stack:
-            files = [stack.enter_context(open_image(path, axes=axes)) for path in parts]
+            files = [stack.enter_context(open_written(path, header)) for path in parts]
             images = dict(zip(products, files, strict=True))
             channels = sorted({c for _, c, _ in fitted.near.group_of}) or [0]
             for c in channels[:CHANNELS]:

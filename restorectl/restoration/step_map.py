@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from restorectl.batch.inputs import stem
 from restorectl.batch.plan import Record
 from restorectl.engine.calibrators import level_of
 from restorectl.engine.runner import Workers
@@ -21,7 +20,7 @@ from restorectl.engine.schedule import schedule
 from restorectl.errors import InputError, UsageError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
-from restorectl.images.image import Image, verify_image, write_image
+from restorectl.images.image import Image, base_name, verify_image, write_image
 from restorectl.restoration.channels import Model
 from restorectl.restoration.planes import Extra, Fitted, Told
 
@@ -123,7 +122,7 @@ def folder(place: str, inputs: Sequence[str]) -> Path:
 
 def target(place: Path, relative: PurePath) -> PurePath:
     """Path of an image's step map; `relative`: the image's path below the input folder."""
-    return place / relative.parent / f"{stem(relative)}_steps.tif"
+    return place / relative.parent / f"{base_name(relative)}_steps.tif"
 
 
 def parameters(schedule: str) -> dict[str, Any]:

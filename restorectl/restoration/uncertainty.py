@@ -17,7 +17,7 @@ from restorectl.batch.plan import Record
 from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
 from restorectl.errors import UsageError, WeightsError
-from restorectl.images.image import Image, open_image
+from restorectl.images.image import Image, base_name, open_image
 from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import UncertaintyJob
 from restorectl.restoration import intervals, preview
@@ -50,7 +50,7 @@ def work(job: UncertaintyJob, report: Report) -> Planes:
 
 def targets(relative: PurePath) -> tuple[PurePath, ...]:
     """The output files of one image."""
-    name = inputs.stem(relative)
+    name = base_name(relative)
     maps = [relative.with_name(f"{name}_{product}.tif") for product in PRODUCTS]
     return (*maps, relative.with_name(f"{name}_overview.png"))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from restorectl.images.header import Spacing
-from restorectl.images.image import ALL, Image, Record, open_image
+from restorectl.images.image import ALL, Image, Record, open_written
 from restorectl.images.pictures import GREYS, Panel, pixel_size, reduction, write_panels
 from restorectl.volumes import interpolation
 
@@ -19,8 +19,8 @@ def write_preview(part: Path, source: Image, restored: Path, record: Record) -> 
     Before: the nearest observed planes. restored: file of the result, read by planes.
     """
     # the result has a depth axis, whatever the input's axes are
-    axes = "".join(a for a in source.header.axes if a in "YXZ" or source.header.size(a) > 1)
-    with open_image(restored, axes=axes) as image:
+    header = source.header.with_z(source.header.size("Z"), source.header.spacing[0])
+    with open_written(restored, header) as image:
         planes, height, width = image.header.canonical_shape[2:]
         factor = (planes - 1) // max(source.header.canonical_shape[2] - 1, 1)
         row, col, middle = height // 2, width // 2, min(planes // 2 + 1, planes - 1)

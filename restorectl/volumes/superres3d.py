@@ -93,6 +93,8 @@ def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any
     }
     if job.files.series is not None:
         every["series"] = job.files.series
+    if job.files.pyramid:
+        every["pyramid"] = True
     if network is None:
         return every
     if job.compute.compile:

@@ -112,7 +112,8 @@ class Volumes:
         outcome: Outcome,
         progress: Progress,
     ) -> None:
-        output, place = self.header(image).for_target(pair.target), pair.target.parent
+        output = self.header(image).for_target(pair.target, self.job.files.pyramid)
+        place = pair.target.parent
         with create_image(parts[0], output, provenance=record) as writer:
             planned = self.plan(image, pair)
             progress.start(planned.calls, "tile calls", planned.pixels)

@@ -363,8 +363,8 @@ def test_files_that_are_no_images_are_named(folder):
     assert go(settings(folder, pattern="*.tif"))[2].notes == []
     shutil.rmtree(folder / "in")
     (folder / "in").mkdir()
-    (folder / "in/a.czi").write_text("notes")
-    with pytest.raises(NoInputError, match=r"no images in: .*; 1 file of kinds .*: \.czi"):
+    (folder / "in/a.xyz").write_text("notes")
+    with pytest.raises(NoInputError, match=r"no images in: .*; 1 file of kinds .*: \.xyz"):
         go(settings(folder))
 
 

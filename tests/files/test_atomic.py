@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from restorectl.errors import DiskFullError, OutputError
-from restorectl.files.atomic import part_path, replacing, sweep
+from restorectl.files.atomic import part_name, part_path, replacing, replacing_folder, sweep
 
 
 def test_success_replaces_and_respects_the_umask(tmp_path: Path) -> None:
@@ -103,6 +103,68 @@ def test_a_writer_that_closes_late_still_meets_the_full_disk() -> None:
         file.write(b"x")
 
 
+# ---- folders
+def nothing() -> None: ...
+
+
+@pytest.mark.parametrize("old", ["none", "file", "folder", "link"])
+def test_a_folder_takes_the_place_of_whatever_was_there(tmp_path: Path, old: str) -> None:
+    target, beside = tmp_path / "a.zarr", tmp_path / "beside"
+    beside.mkdir()
+    (beside / "kept").touch()
+    if old == "file":
+        target.write_bytes(b"old")
+    elif old == "folder":
+        target.mkdir()
+        (target / "old").touch()
+    elif old == "link":
+        target.symlink_to(beside)
+    with replacing_folder(target, nothing, lambda part: True) as part:
+        assert os.listdir(part) == []
+        (part / "new").write_bytes(b"new")
+    assert os.listdir(target) == ["new"]
+    assert sorted(os.listdir(tmp_path)) == ["a.zarr", "beside"]
+    assert os.listdir(beside) == ["kept"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["body", "check"])
+def test_any_exception_leaves_the_folder_as_it_was(
+    tmp_path: Path, error: type[BaseException], where: str
+) -> None:
+    target = tmp_path / "a.zarr"
+    target.mkdir()
+    (target / "old").touch()
+
+    def stop() -> None:
+        raise error
+
+    def half_way() -> None:
+        with replacing_folder(target, stop, lambda part: True) as part:
+            (part / "new").touch()
+            if where == "body":
+                stop()
+
+    with pytest.raises(error):
+        half_way()
+    assert os.listdir(target) == ["old"]
+    assert os.listdir(tmp_path) == ["a.zarr"]
+
+
+def test_what_a_dead_process_left_is_taken_over_once(tmp_path: Path) -> None:
+    target = tmp_path / "a.zarr"
+    left = [part_path(target, dead_pid()), part_path(target, dead_pid())]
+    foreign = part_path(target, dead_pid(), "elsewhere")
+    for k, path in enumerate((*left, foreign)):
+        path.mkdir()
+        (path / str(k)).touch()
+    os.utime(left[0], (0, 0))
+    with replacing_folder(target, nothing, lambda part: True) as part:
+        assert os.listdir(part) == ["1"]  # the newest
+        assert sorted(tmp_path.iterdir()) == sorted([part, foreign])
+    assert {part_name(path) for path in (target,)} == {"a.zarr"}
+
+
 def dead_pid() -> int:
     done = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
@@ -120,8 +182,9 @@ def test_sweep_removes_only_what_dead_processes_left(tmp_path: Path) -> None:
     for path in (own, foreign, image):
         path.write_bytes(b"x")
     folder.mkdir()
-    assert sweep(tmp_path) == [stale]
+    assert sweep(tmp_path, keep={"e.tif"}) == [stale]
     assert {path for path in tmp_path.iterdir()} == {own, foreign, image, folder}
+    assert sweep(tmp_path) == [folder]
     assert sweep(tmp_path / "missing") == []
 
 

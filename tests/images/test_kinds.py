@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -316,7 +317,7 @@ def test_scanimage_is_recognised_by_its_software(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("photometric", "message"),
-    [(5, "CMYK"), (6, "YCbCr"), (8, "CIELab"), (32803, "raw colour mosaic")],
+    [(5, "CMYK"), (8, "CIELab"), (32803, "raw colour mosaic")],
 )
 @pytest.mark.parametrize("compression", [1, 8])
 def test_colours_that_are_no_rgb(
@@ -330,12 +331,28 @@ def test_colours_that_are_no_rgb(
         open_image(tmp_path / "a.tif")
 
 
-def test_subsampled_ycbcr_is_refused_by_its_colours(tmp_path: Path) -> None:
-    data = pixels((40, 48), "u1")
-    tags = page(data, 0, 3, _262=(3, [6]), _530=(3, [2, 2]), _279=(4, [2880]))
-    tiff(tmp_path / "a.tif", [tags], [bytes(2880)])
-    with pytest.raises(InputError, match="has YCbCr colours: save it as RGB or grey"):
-        open_image(tmp_path / "a.tif")
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize(("across", "down"), [(1, 1), (2, 2), (2, 1), (4, 2)])
+def test_ycbcr_without_jpeg_becomes_rgb(
+    tmp_path: Path, across: int, down: int, compression: int
+) -> None:
+    """Encoded as in section 21 of TIFF 6.0; of a size that is no multiple of a block."""
+    small = RNG.integers(0, 256, (41 // down + 1, 50 // across + 1, 3)).astype("u1")
+    data = small.repeat(down, 0).repeat(across, 1)[:41, :50]
+    red, green, blue = np.moveaxis(small.astype(float), -1, 0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    chroma = [(c - luma) / (2 - 2 * k) + 128 for c, k in ((blue, 0.114), (red, 0.299))]
+    rows, columns = -(-41 // down), -(-50 // across)
+    block = [luma] * (across * down) + chroma
+    stored = np.rint(np.stack(block, -1)[:rows, :columns]).clip(0, 255).astype("u1").tobytes()
+    stored = zlib.compress(stored) if compression == 8 else stored
+    how = {"_262": (3, [6]), "_259": (3, [compression]), "_530": (3, [across, down])}
+    tags = page(data, 0, 3, **how, _279=(4, [len(stored)]))
+    tiff(tmp_path / "a.tif", [tags], [stored])
+    copy(tmp_path / "a.tif", tmp_path / "b.tif")
+    with tifffile.TiffFile(tmp_path / "b.tif") as found:
+        assert found.pages[0].photometric == 2
+        assert np.abs(found.asarray().astype(int) - data).max() <= 2
 
 
 @pytest.mark.parametrize("subsampling", [0, 2])
@@ -382,18 +399,28 @@ def test_48_bit_colour_of_imagej(tmp_path: Path, mode: str) -> None:
 
 
 def lsm(
-    path: Path, data: np.ndarray, bits: str = "inline", scan: tuple[int, ...] = (), **more: Any
+    path: Path,
+    data: np.ndarray,
+    bits: str = "inline",
+    scan: tuple[int, ...] = (),
+    further: tuple[bytes, bytes] = (b"", b""),
+    **more: Any,
 ) -> None:
     """A Zeiss LSM of `data`, (planes, channels, Y, X), each page followed by a thumbnail.
 
-    bits: of two channels are in the tag, or in a region of their own as old versions do.
+    bits: of two channels are in the tag, or in a region of their own as old versions do. scan:
+    depth, times, positions. further: blocks with the names of channels and the times.
     """
     n, channels, height, width = data.shape
-    depth, times = scan or (n, 1)
+    depth, times, positions = (*(scan or (n, 1)), 1)[:3]
     info = bytearray(struct.pack("<Ii", 0x0400494C, 380).ljust(380, b"\0"))
     struct.pack_into("<5i", info, 8, width, height, depth, channels, times)
     struct.pack_into("<3d", info, 40, 2e-7, 2e-7, 1e-6)
     blocks = [channel.tobytes() for plane in data for channel in plane]
+    for at, block in zip((108, 132), further, strict=True):
+        struct.pack_into("<I", info, at, 8 + sum(map(len, blocks)) if block else 0)
+        blocks.append(block)
+    struct.pack_into("<i", info, 264, positions)
     blocks += [bytes(3 * 256), struct.pack("<2H", 16, 16)]
     pages: list[Tags] = []
     for k in range(n):
@@ -426,6 +453,26 @@ def test_lsm(tmp_path: Path, channels: int, bits: str) -> None:
     assert 'PhysicalSizeX="0.2"' in xml
     assert 'PhysicalSizeZ="1"' in xml
     assert 'SamplesPerPixel="1"' in xml
+
+
+def test_lsm_with_names_times_and_positions(tmp_path: Path) -> None:
+    names = b"".join(struct.pack("<i", len(n) + 1) + n + b"\0" for n in (b"Ch1-T1", b"ChS2"))
+    size = 24 + 8 + len(names)
+    named = struct.pack("<6i", size, 2, 2, 24, 32, 0) + bytes(8) + names
+    stamps = struct.pack("<2i3d", 32, 3, 10.0, 12.0, 15.0)
+    data = pixels((6, 2, 40, 48))
+    lsm(tmp_path / "a.lsm", data, scan=(1, 3, 2), further=(named, stamps))
+    with pytest.raises(InputError, match="holds 2 images: choose a `series` of 0, 1"):
+        open_image(tmp_path / "a.lsm")
+    for k in (0, 1):
+        header = copy(tmp_path / "a.lsm", tmp_path / "b.tif", series=str(k))
+        found = planes(tmp_path / "a.lsm", series=str(k))
+        np.testing.assert_array_equal(found[:, :, 0], data[3 * k : 3 * k + 3])
+        assert (header.axes, header.channels) == ("TCYX", ("Ch1-T1", "ChS2"))
+        assert header.interval == 2.5
+        with open_image(tmp_path / "b.tif") as again:
+            assert again.header.channels == header.channels
+            assert again.header.interval == 2.5
 
 
 def test_lsm_of_time_points_and_one_that_is_cut_off(tmp_path: Path) -> None:
@@ -492,9 +539,12 @@ def test_ndtiff_of_tiles_and_one_with_missing_planes(tmp_path: Path) -> None:
     path, data = tmp_path / "a_NDTiffStack.tif", pixels((3, 40, 48))
     tiles = [{"row": 0, "column": k, "channel": 0} for k in range(3)]
     ndtiff(path, data, tiles, 3)
-    with pytest.raises(InputError, match="does not name its axis of length 3"):
+    with pytest.raises(
+        InputError, match=r"holds 3 images: choose a `series` of 0 \(column 0 row 0"
+    ):
         open_image(path)
-    np.testing.assert_array_equal(planes(path, "TYX")[:, 0, 0], data)
+    for series, k in (("1", 1), ("column 2 row 0", 2)):
+        np.testing.assert_array_equal(planes(path, series=series)[0, 0, 0], data[k])
     stopped = [{"time": t, "channel": c} for t, c in ((0, 0), (0, 1), (1, 0))]
     ndtiff(path, data, stopped, 3)
     with pytest.raises(InputError, match="does not name its axis of length 3"):

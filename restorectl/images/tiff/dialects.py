@@ -4,8 +4,11 @@ import html
 import math
 import re
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,10 @@ import tifffile
 from restorectl.errors import IncompleteError, InputError
 from restorectl.files.strict import parse_json
 from restorectl.images.header import PRINT_DPI, UNKNOWN_SPACING, Spacing
-from restorectl.images.image import choose_series
-from restorectl.images.tiff import ifd, imagej, ome
+from restorectl.images.tiff import ifd, imagej, lsm, ome
 from restorectl.images.tiff.ifd import Ifd, read_chain
 
+_UIC2 = 33629  # MetaMorph's tag with a record of each plane
 MM_PAGE = 51123  # Micro-Manager's JSON about a page
 
 
@@ -42,9 +45,18 @@ class PageStack:
     channels: tuple[str, ...] = ()
     apart: bool = False  # whether each sample of a pixel is a page of its own
     description: bytes = b""  # that of this image alone; b"" = that of the first page
+    interval: float | None = None  # seconds between time points
 
 
-Read = Callable[[Path, Sequence[Ifd], str | None], PageStack]  # see `stack`
+@dataclass(frozen=True)
+class Series:
+    """One of the images in a file."""
+
+    title: str  # "" = none
+    stack: Callable[[], PageStack]
+
+
+Split = Callable[[Path, Sequence[Ifd]], Sequence[Series]]  # see `split`
 
 
 def dialect(page: Ifd) -> str:
@@ -52,26 +64,34 @@ def dialect(page: Ifd) -> str:
     return next(kind for kind, (recognised, _) in DIALECTS.items() if recognised(page))
 
 
-def stack(path: Path, kind: str, pages: Sequence[Ifd], series: str | None) -> PageStack:
-    """The image that the pages form; `pages`: those at full size, in the file's order.
+def split(path: Path, kind: str, pages: Sequence[Ifd]) -> Sequence[Series]:
+    """The images in a file; `pages`: those at full size, in the file's order.
 
-    series: which of several images, by number or name.
-
-    Raises InputError for several images, IncompleteError if pages that the metadata describe are
-    missing.
+    Raises InputError. So does `Series.stack`, and IncompleteError if pages that the metadata
+    describe are missing.
     """
-    if kind not in ("ome", "shaped"):
-        choose_series([""], series, path)
-    return DIALECTS[kind][1](path, pages, series)
+    return DIALECTS[kind][1](path, pages)
 
 
-def _ome_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
+def _one(read: Callable[[Path, Sequence[Ifd]], PageStack]) -> Split:
+    """All pages are one image."""
+    return lambda path, pages: [Series("", lambda: read(path, pages))]
+
+
+def _ome_images(path: Path, pages: Sequence[Ifd]) -> list[Series]:
     own = pages[0].text(ifd.DESCRIPTION)
     described = _companion(path, own) if ome.companion(own) is not None else own
     images = ome.own_images(described, path.name, ome.uuid(own))
-    titles = [image.attributes.get("Name", "") for image in images]
-    chosen = choose_series(titles, series, path)
-    xml = ome.alone(described, images[chosen])
+    return [
+        Series(
+            image.attributes.get("Name", ""),
+            partial(_ome_stack, pages, ome.alone(described, image), len(images) == 1),
+        )
+        for image in images
+    ]
+
+
+def _ome_stack(pages: Sequence[Ifd], xml: bytes, is_only: bool) -> PageStack:
     image = ome.parse(xml, [page.samples for page in pages])
     missing = sum(page < 0 for page in image.pages)
     if missing:
@@ -79,12 +99,14 @@ def _ome_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStac
             f"{missing} of the {len(image.pages)} planes in its OME header are missing: it is cut"
             " off, still being written, or one of several files"
         )
-    if len(images) == 1:  # else other pages belong to other images
+    if is_only:  # else other pages belong to other images
         _require_count(len(pages), len(image.pages), "OME")
     keep = [i for i, n in enumerate(image.shape) if n > 1]
     axes, lengths = "".join(image.axes[i] for i in keep), tuple(image.shape[i] for i in keep)
     places = [Place(pages[i]) for i in image.pages]
-    return PageStack(axes, lengths, places, image.spacing, image.channels, description=xml)
+    return PageStack(
+        axes, lengths, places, image.spacing, image.channels, False, xml, image.interval
+    )
 
 
 def _companion(path: Path, xml: bytes) -> bytes:
@@ -102,7 +124,7 @@ def _companion(path: Path, xml: bytes) -> bytes:
         ) from exc
 
 
-def _imagej_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
+def _imagej_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
     first = pages[0]
     description = first.text(ifd.DESCRIPTION)
     axes, lengths, declared = imagej.outer_axes(
@@ -110,14 +132,20 @@ def _imagej_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageS
     )
     places = _declared_pages(pages, declared, "ImageJ")
     spacing = imagej.spacing(description, resolution(first))
-    return PageStack(axes, lengths, places, spacing, imagej.labels(first.tags, first.order))
+    labels = imagej.labels(first.tags, first.order)
+    interval = imagej.interval(description)
+    return PageStack(axes, lengths, places, spacing, labels, interval=interval)
 
 
-def _shaped_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
-    """tifffile's own dialect: the shape of the array, today as JSON with axes and more."""
+def _shaped_images(path: Path, pages: Sequence[Ifd]) -> list[Series]:
     starts = [k for k, page in enumerate(pages) if _is_shaped(page)]
-    chosen = choose_series([""] * len(starts), series, path)
-    first, *_ = pages = pages[starts[chosen] : [*starts, len(pages)][chosen + 1]]
+    spans = pairwise([*starts, len(pages)])
+    return [Series("", partial(_shaped_stack, pages[a:b])) for a, b in spans]
+
+
+def _shaped_stack(pages: Sequence[Ifd]) -> PageStack:
+    """tifffile's own dialect: the shape of the array, today as JSON with axes and more."""
+    first = pages[0]
     found = shaped(first.text(ifd.DESCRIPTION))
     shape = tuple(found["shape"])
     if math.prod(shape) == 0:
@@ -162,38 +190,39 @@ def shaped(description: bytes) -> dict[str, Any]:
         raise InputError(f"its tifffile header is damaged: {start!r}: write it again") from exc
 
 
-_LSM_MICROMETRES = 1e6  # voxel sizes are in metres
+def _lsm_images(path: Path, pages: Sequence[Ifd]) -> list[Series]:
+    """Zeiss LSM: all channels of a plane in a page, each page followed by a thumbnail.
 
-
-def _lsm_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
-    """Zeiss LSM: all channels of a plane in a page, each page followed by a thumbnail."""
+    Positions and tiles of a mosaic are images of their own.
+    """
     pages = [page for page in pages if not page.is_reduced]
-    first = pages[0]
-    info = first.tags[ifd.LSM_INFO].data
-    if len(info) < 272:
-        raise InputError("its LSM header is damaged: export it again")
-    order = first.order
-    depth, channels, times = struct.unpack_from(order + "3i", info, 16)
-    x, y, z = (size * _LSM_MICROMETRES for size in struct.unpack_from(order + "3d", info, 40))
-    positions, mosaic = struct.unpack_from(order + "2i", info, 264)
-    sizes = {"M": mosaic, "P": positions, "T": times, "Z": depth}
-    axes = "".join(axis for axis, n in sizes.items() if n > 1)
-    lengths = tuple(sizes[axis] for axis in axes)
-    if math.prod(lengths) > len(pages):
+    info = lsm.read(path, pages[0])
+    each = info.planes
+    if each * info.images > len(pages):
         raise IncompleteError(
-            f"{len(pages)} of the {math.prod(lengths)} planes in its LSM header exist: it is cut"
+            f"{len(pages)} of the {each * info.images} planes in its LSM header exist: it is cut"
             " off or still being written"
         )
-    if math.prod(lengths) < len(pages) or channels not in (1, first.samples):
+    if each * info.images < len(pages) or info.channels not in (1, pages[0].samples):
         raise InputError(
-            f"has {len(pages)} pages of {first.samples} channels, but its LSM header describes"
-            f" {math.prod(lengths)} of {channels}: save it as OME-TIFF"
+            f"has {len(pages)} pages of {pages[0].samples} channels, but its LSM header describes"
+            f" {each * info.images} of {info.channels}: save it as OME-TIFF"
         )
-    if first.samples > 1:
-        axes, lengths = axes + "C", (*lengths, first.samples)
-    places = [Place(page, sample=s) for page in pages for s in range(first.samples)]
-    spacing = tuple(size if 0 < size < math.inf else None for size in (z, y, x))
-    return PageStack(axes, lengths, places, spacing, apart=True)  # type: ignore[arg-type]
+    return [
+        Series("", partial(_lsm_stack, info, pages[k * each : (k + 1) * each]))
+        for k in range(info.images)
+    ]
+
+
+def _lsm_stack(info: lsm.Info, pages: Sequence[Ifd]) -> PageStack:
+    samples = pages[0].samples
+    sizes = {"T": info.times, "Z": info.depth, "C": samples}
+    axes = "".join(axis for axis, n in sizes.items() if n > 1)
+    lengths = tuple(sizes[axis] for axis in axes)
+    places = [Place(page, sample=s) for page in pages for s in range(samples)]
+    return PageStack(
+        axes, lengths, places, info.spacing, info.names, apart=True, interval=info.interval
+    )
 
 
 _MM_AXES = {"time": "T", "channel": "C", "z": "Z"}
@@ -206,24 +235,55 @@ _MM_OLD = {  # until NDTiff 1, and in Micro-Manager's own stacks
 _MM_SUMMARY = struct.pack("<I", 2355492)  # comes before the length of the summary
 
 
-def _micromanager_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
+def _micromanager_images(path: Path, pages: Sequence[Ifd]) -> list[Series]:
     """NDTiff of any version, and Micro-Manager stacks without OME-XML: each page says where it is.
 
-    Axes of other names (positions, rows and columns of tiles) are one axis without a name.
+    Positions, and rows and columns of tiles, are images of their own.
     """
-    places = [Place(page) for page in pages]
     told = [_json(page.text(MM_PAGE)) for page in pages]
+    where = [_mm_where(page) for page in told]
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for k, at in enumerate(where):
+        groups[at.pop("I")].append(k)
+    titles = [
+        str(told[picked[0]].get("PositionName") or " ".join(f"{k} {v}" for k, v in others))
+        for others, picked in groups.items()
+    ]
+    if len({*titles}) < len(titles) or len(titles) == 1:
+        titles = [""] * len(titles)
     summary = _mm_summary(path, pages[0].order)
+    return [
+        Series(
+            title,
+            partial(
+                _micromanager_stack,
+                [pages[k] for k in picked],
+                [told[k] for k in picked],
+                [where[k] for k in picked],
+                summary,
+            ),
+        )
+        for title, picked in zip(titles, groups.values(), strict=True)
+    ]
+
+
+def _micromanager_stack(
+    pages: Sequence[Ifd],
+    told: Sequence[Mapping[str, Any]],
+    where: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+) -> PageStack:
+    """The pages of one position; `told`: their records, `where`: their place on each axis."""
+    places = [Place(page) for page in pages]
     size = told[0].get("PixelSizeUm") or told[0].get("PixelSize_um") or summary.get("PixelSize_um")
     spacing = tuple(
         float(value) if isinstance(value, int | float) and value > 0 else None
         for value in (summary.get("z-step_um"), size, size)
     )
     plain = _unnamed(places, spacing)  # type: ignore[arg-type]
-    where = [_mm_where(page) for page in told]
     if any(at.keys() != where[0].keys() for at in where):
         return plain
-    # name -> its values in the order of the pages; "I" stands for all other axes together
+    # name -> its values in the order of the pages
     values = {axis: list(dict.fromkeys(at[axis] for at in where)) for axis in where[0]}
     moving = [axis for axis in values if len(values[axis]) > 1]
     for axis in moving:
@@ -238,7 +298,7 @@ def _micromanager_stack(path: Path, pages: Sequence[Ifd], series: str | None) ->
     named = {at.get("channel"): page.get("Channel") for at, page in zip(where, told, strict=True)}
     names = [str(named[c] or (c if isinstance(c, str) else "")) for c in values.get("channel", ())]
     return PageStack(
-        "".join("I" if axis == "I" else _MM_AXES[axis] for axis in moving),
+        "".join(_MM_AXES[axis] for axis in moving),
         lengths,
         [places[found[at]] for at in np.ndindex(*lengths)],
         spacing,  # type: ignore[arg-type]
@@ -276,7 +336,7 @@ def _json(text: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _qpi_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
+def _qpi_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
     """PerkinElmer QPTIFF: a page of full resolution for each channel, then thumbnails and more."""
     told = [page.text(ifd.DESCRIPTION) for page in pages]
     full = [k for k, text in enumerate(told) if b"<ImageType>FullResolution<" in text]
@@ -289,11 +349,47 @@ def _qpi_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStac
     return PageStack("C", (len(full),), places, spacing, channels if any(channels) else ())
 
 
-def _plain_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
+def _svs_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+    """Aperio SVS: the slide, then a thumbnail, smaller copies, label and overview."""
+    size = re.search(rb"MPP\s*=\s*([\d.]+)", pages[0].text(ifd.DESCRIPTION))
+    micrometres = float(size[1]) if size else 0.0
+    spacing = (None, micrometres, micrometres) if micrometres else UNKNOWN_SPACING
+    return PageStack("", (), [Place(pages[0])], spacing)
+
+
+def _stk_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
+    """MetaMorph: the planes follow one another behind the only directory."""
+    first = pages[0]
+    places = _declared_pages(pages[:1], first.tags[_UIC2].count, "MetaMorph")
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            told = tiff.stk_metadata or {}
+    except Exception as exc:  # tifffile raises various errors
+        raise InputError("its MetaMorph header is damaged: save it as OME-TIFF") from exc
+    unit = imagej.MICROMETRES.get(imagej.unit_name(str(told.get("CalibrationUnits", ""))))
+    steps = np.abs(np.asarray(told.get("ZDistance", 0.0), float)).ravel()
+    z = float(steps.max()) * unit if unit and steps.size and steps.max() > 0 else None
+    y, x = (
+        float(told[f"{axis}Calibration"]) * unit
+        if unit and float(told.get(f"{axis}Calibration", 0)) > 0
+        else None
+        for axis in "YX"
+    )
+    if len(places) == 1:
+        return PageStack("", (), places, (None, y, x))
+    days, milliseconds = (np.asarray(told.get(f"{k}Created", 0), float) for k in ("Date", "Time"))
+    seconds = days * 86400 + milliseconds / 1000
+    moves = seconds.size == len(places) and seconds[-1] > seconds[0]
+    axis = "Z" if z is not None else "T" if moves else "I"
+    interval = float(seconds[-1] - seconds[0]) / (len(places) - 1) if axis == "T" else None
+    return PageStack(axis, (len(places),), places, (z, y, x), interval=interval)
+
+
+def _plain_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
     return _unnamed([Place(page) for page in pages], printed_spacing(pages[0]))
 
 
-def _other_stack(path: Path, pages: Sequence[Ifd], series: str | None) -> PageStack:
+def _other_stack(path: Path, pages: Sequence[Ifd]) -> PageStack:
     """Dialects without a row of their own, if tifffile finds one array of ordinary pages."""
     kind = dialect(pages[0]).upper()
     refused = InputError(f"is a {kind} file that cannot be read: save it as OME-TIFF")
@@ -381,26 +477,26 @@ def _is_shaped(page: Ifd) -> bool:
     return text.startswith(b"shape=") or (text.startswith(b"{") and b'"shape":' in text)
 
 
-# name -> (whether a first page is of that dialect, how the pages form an image); the first counts
-DIALECTS: dict[str, tuple[Callable[[Ifd], bool], Read]] = {
-    "ome": (_ends(b"OME>"), _ome_stack),
-    "imagej": (lambda page: imagej.is_imagej(page.text(ifd.DESCRIPTION)), _imagej_stack),
-    "shaped": (_is_shaped, _shaped_stack),
-    "lsm": (_has(ifd.LSM_INFO), _lsm_stack),
-    "micromanager": (_has(MM_PAGE), _micromanager_stack),
-    "fluoview": (_has(34362), _other_stack),
-    "stk": (_has(33628), _other_stack),
-    "sis": (_has(33560, 33471), _other_stack),
-    "svs": (_begins(ifd.DESCRIPTION, b"Aperio "), _other_stack),
-    "scn": (_ends(b"</scn>"), _other_stack),
-    "qpi": (_begins(ifd.SOFTWARE, b"PerkinElmer-QPI"), _qpi_stack),
-    "ndpi": (_has(65420), _other_stack),
+# name -> (whether a first page is of that dialect, the images in the pages); the first counts
+DIALECTS: dict[str, tuple[Callable[[Ifd], bool], Split]] = {
+    "ome": (_ends(b"OME>"), _ome_images),
+    "imagej": (lambda page: imagej.is_imagej(page.text(ifd.DESCRIPTION)), _one(_imagej_stack)),
+    "shaped": (_is_shaped, _shaped_images),
+    "lsm": (_has(ifd.LSM_INFO), _lsm_images),
+    "micromanager": (_has(MM_PAGE), _micromanager_images),
+    "fluoview": (_has(34362), _one(_other_stack)),
+    "stk": (_has(_UIC2), _one(_stk_stack)),
+    "sis": (_has(33560, 33471), _one(_other_stack)),
+    "svs": (_begins(ifd.DESCRIPTION, b"Aperio "), _one(_svs_stack)),
+    "scn": (_ends(b"</scn>"), _one(_other_stack)),
+    "qpi": (_begins(ifd.SOFTWARE, b"PerkinElmer-QPI"), _one(_qpi_stack)),
+    "ndpi": (_has(65420), _one(_other_stack)),
     "scanimage": (
         lambda page: (
             page.text(ifd.SOFTWARE).startswith(b"SI.")
             or page.text(ifd.DESCRIPTION).startswith(b"state.")
         ),
-        _plain_stack,
+        _one(_plain_stack),
     ),
-    "plain": (lambda page: True, _plain_stack),
+    "plain": (lambda page: True, _one(_plain_stack)),
 }

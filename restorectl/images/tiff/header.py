@@ -10,11 +10,11 @@ import numpy as np
 
 from restorectl.errors import InputError
 from restorectl.images.header import DTYPES, Header, resolve_axes
-from restorectl.images.image import Array
-from restorectl.images.tiff import ifd, imagej
+from restorectl.images.image import Array, choose_series
+from restorectl.images.tiff import ifd, imagej, ycbcr
 from restorectl.images.tiff.decode import decoder, storage
-from restorectl.images.tiff.dialects import Place, dialect, stack
-from restorectl.images.tiff.ifd import Ifd, Tag, text_tag
+from restorectl.images.tiff.dialects import Place, dialect, split
+from restorectl.images.tiff.ifd import Ifd, Tag, read_chain, text_tag
 
 # Tags of the first page that apply to the whole file
 _OF_THE_FILE = frozenset({ifd.DESCRIPTION, ifd.HISTORY, ifd.SOFTWARE, imagej.COUNTS, imagej.BLOCKS})
@@ -29,7 +29,7 @@ _NO_INTENSITIES = {
     32803: "is a raw colour mosaic of a camera",
     32845: "has LogLuv colours",
 }
-_JPEG_CODECS = frozenset({6, ifd.JPEG, 33007, 34892})  # they decode YCbCr to RGB
+JPEG_CODECS = frozenset({6, ifd.JPEG, 33007, 34892})  # they decode YCbCr to RGB
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def describe(
     """
     whole = _full_size(ifds)
     kind = dialect(whole[0])
-    found = stack(path, kind, whole, series)
+    images = split(path, kind, whole)
+    found = images[choose_series([each.title for each in images], series, path)].stack()
     first = found.pages[0].ifd
     _require_equal(found.pages)
     for page in {place.ifd.offset: place.ifd for place in found.pages}.values():
@@ -77,7 +78,7 @@ def describe(
         if has_alpha:
             raise InputError(f"has alpha, so its colours cannot be `axes` {axes}: use `axes` {own}")
         pages, planar = [replace(p, sample=s) for p in pages for s in range(shown)], False
-    header = Header(axes, shape, dtype, found.spacing, (), "tiff")
+    header = Header(axes, shape, dtype, found.spacing, (), "tiff", interval=found.interval)
     # ImageJ labels pages: these name channels only if every page is a channel
     if len(found.channels) == header.canonical_shape[1] and (kind != "imagej" or axes == "CYX"):
         header = replace(header, channels=found.channels)
@@ -95,6 +96,13 @@ def describe(
         series=series,
     )
     return replace(header, extra=MappingProxyType({"tiff": source})), pages
+
+
+def titles(path: Path) -> tuple[str, ...]:
+    """The names of the images in a TIFF, "" = none. Raises InputError, IncompleteError."""
+    with open(path, "rb") as file:
+        whole = _full_size(read_chain(file, path))
+    return tuple(each.title for each in split(path, dialect(whole[0]), whole))
 
 
 def _full_size(ifds: Sequence[Ifd]) -> list[Ifd]:
@@ -134,7 +142,8 @@ def _require_intensities(page: Ifd, kind: str) -> None:
     if page.integer(ifd.VOLUME_DEPTH, 1) > 1:
         raise InputError("stores a volume in one page: save it with one page per plane")
     photometric = page.integer(ifd.PHOTOMETRIC)
-    decoded = photometric == ifd.YCBCR and page.compression in _JPEG_CODECS and not page.planar
+    in_jpeg = page.compression in JPEG_CODECS and not page.planar
+    decoded = photometric == ifd.YCBCR and (in_jpeg or ycbcr.is_decoded(page))
     if photometric in _NO_INTENSITIES and not decoded:
         raise InputError(f"{_NO_INTENSITIES[photometric]}: save it as RGB or grey")
     if photometric != ifd.PALETTE or kind == "imagej":

@@ -105,6 +105,19 @@ def spacing(description: bytes, resolution: tuple[float, float]) -> Spacing:
     return (z * of_z if of_z is not None and 0 < z < math.inf else None, y, x)
 
 
+def interval(description: bytes) -> float | None:
+    """Seconds between time points; None if the header has no such number, or another unit."""
+    found = fields(description)
+    factor = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "msec": 1e-3, "min": 60.0, "hour": 3600.0}.get(
+        found.get("tunit", "s").lower()
+    )
+    try:
+        value = float(found.get("finterval", "")) * (factor or 0.0)
+    except ValueError:
+        return None
+    return value if 0 < value < math.inf else None
+
+
 def units(found: Mapping[str, str]) -> list[float | None]:
     """Micrometres of the units in z, y and x; None if there is none or it is no length.
 

@@ -35,6 +35,15 @@ _MICROMETRES = {
     "pm": 1e-6,
     "in": 25400.0,
 }
+_SECONDS = {
+    "s": 1.0,
+    "ms": 1e-3,
+    "\u00b5s": 1e-6,
+    "ns": 1e-9,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
 _XMLNS = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _DEEPEST = 100  # elements within each other
 _MOST_PLANES = 1 << 20  # of a file that has fewer pages
@@ -78,6 +87,7 @@ class OmeImage:
     shape: tuple[int, ...]  # their lengths; C does not count the samples of a pixel
     spacing: Spacing
     channels: tuple[str, ...]
+    interval: float | None  # seconds between time points
     pages: tuple[int, ...]  # the page of each plane in the order of `axes`; -1 = not in the file
 
 
@@ -139,6 +149,7 @@ def parse(xml: bytes, samples: Sequence[int]) -> OmeImage:
         shape=shape,
         spacing=(_length(pixels, "Z"), _length(pixels, "Y"), _length(pixels, "X")),
         channels=names if usable else (),
+        interval=_interval(pixels),
         pages=_pages(pixels, axes, shape, n_pages),
     )
 
@@ -221,6 +232,8 @@ def new_document(header: Header, order: str, comments: tuple[str, ...] = ()) -> 
         if length is not None:
             attributes[f"PhysicalSize{axis}"] = number(length)
             attributes[f"PhysicalSize{axis}Unit"] = "\u00b5m"
+    if header.interval is not None and size["T"] > 1:
+        attributes["TimeIncrement"] = number(header.interval)
     channels = []
     for c in range(size["C"] // samples):
         name = f" Name={quoteattr(header.channels[c])}" if samples == 1 and header.channels else ""
@@ -323,6 +336,15 @@ def _length(pixels: Element, axis: str) -> float | None:
     try:
         value = float(text) * factor
     except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
+
+
+def _interval(pixels: Element) -> float | None:
+    factor = _SECONDS.get(pixels.attributes.get("TimeIncrementUnit", "s"))
+    try:
+        value = float(pixels.attributes["TimeIncrement"]) * (factor or 0.0)
+    except (KeyError, ValueError):
         return None
     return value if 0 < value < float("inf") else None
 

@@ -16,9 +16,9 @@ from restorectl.errors import IncompleteError, InputError
 from restorectl.files.strict import parse_json
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
-from restorectl.images.tiff import ifd
+from restorectl.images.tiff import ifd, ycbcr
 from restorectl.images.tiff.decode import decoder, storage
-from restorectl.images.tiff.header import describe
+from restorectl.images.tiff.header import JPEG_CODECS, describe
 from restorectl.images.tiff.ifd import read_chain
 
 _CACHE_BYTES = 256 << 20  # of decoded strips and tiles, for neighbouring regions
@@ -141,12 +141,15 @@ class TiffImage(Image):
             # The decoder would fill what is missing with grey
             raise IncompleteError(f"{self.path}: page {page} has no end of its JPEG: it is cut off")
         tables = at.ifd.tags[ifd.JPEG_TABLES].data if ifd.JPEG_TABLES in at.ifd.tags else None
+        is_ycbcr = at.ifd.integer(ifd.PHOTOMETRIC) == ifd.YCBCR
         try:
-            pixels = decoding.decode(data, index, jpegtables=tables)[0]
+            if is_ycbcr and at.ifd.compression not in JPEG_CODECS:
+                decoded: Array = ycbcr.rgb(at.ifd, data)
+            else:
+                decoded = decoding.decode(data, index, jpegtables=tables)[0][0]
         except Exception as exc:  # codecs raise various errors
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise InputError(f"{self.path}: page {page} cannot be decoded: {reason}") from exc
-        decoded: Array = pixels[0]
         self._segments[key] = decoded
         self._held += decoded.nbytes
         while self._held > _CACHE_BYTES and len(self._segments) > 1:

@@ -21,10 +21,11 @@ of 1 where there was none.
 import json
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,9 +37,10 @@ from restorectl.files.provenance import dumps
 from restorectl.files.strict import parse_json
 from restorectl.images.header import Header, Spacing
 from restorectl.images.image import Array, Consumer, Format, Record
+from restorectl.images.pyramid import borders, halves, means
 from restorectl.images.tiff import ifd, imagej, ome
 from restorectl.images.tiff.dialects import shaped
-from restorectl.images.tiff.header import TiffSource
+from restorectl.images.tiff.header import TiffSource, titles
 from restorectl.images.tiff.ifd import (
     Ifd,
     Layout,
@@ -55,6 +57,7 @@ from restorectl.images.tiff.read import TiffImage, read_record
 CLASSIC_LIMIT = (1 << 32) - (32 << 20)
 _RECORDS = (b'{"previous":', b'{"restorectl":')  # how the ImageHistory of an output begins
 _STRIP_BYTES = 1 << 20  # size of compressed strips, so that a region does not decode a whole page
+_TILE = 512  # px, sides of the tiles of a pyramid
 _LEVEL = 6  # zlib compression level
 _KEPT_DIALECTS = frozenset({"plain", "scanimage", "fluoview", "sis"})
 _OF_ONE_PAGE = frozenset({285, 297, 306, 51123})  # name, number, date, Micro-Manager's page record
@@ -71,6 +74,12 @@ class TiffOutput:
     header: Header
     source: TiffSource | None
     compressed: bool
+
+    @property
+    def levels(self) -> list[tuple[int, ...]]:
+        """(Y, X) of a page and its smaller copies."""
+        size = self.header.canonical_shape[3:]
+        return halves(size) if self.header.pyramid else [size]
 
     @property
     def samples(self) -> int:
@@ -120,11 +129,12 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
                 samples.append(alpha.astype(header.dtype))
             # (Y, X), (Y, X, samples), or (samples, Y, X) if planar
             page = np.stack(samples, 0 if out.planar else -1) if len(samples) > 1 else samples[0]
-            spans.append(_write_page(file, out, page))
+            spans.append([_write_pixels(file, out, each) for each in _copies(out, page)])
         file.write(b"\0" * (file.tell() % 2))
+        smaller = [_write_smaller(file, out, levels, k) for k, levels in enumerate(spans)]
         start = at = file.tell()
-        for k, span in enumerate(spans):
-            tags = _structure(out, span, k) | _page_tags(out, first, k)
+        for k, (full, *_) in enumerate(spans):
+            tags = _structure(out, full, k) | _page_tags(out, first, k) | smaller[k]
             following = k + 1 < len(spans)
             packed = pack_ifd(out.layout, tags, at, following, {} if k else placed)
             file.write(packed)
@@ -148,7 +158,8 @@ def output_for(path: Path, header: Header) -> TiffOutput:
     if dialect.endswith("ome") and header.dtype.name not in ome.TYPES:
         raise OutputError(f"{path}: OME-TIFF has no {header.dtype.name}: save the input as float32")
     compressed = source is not None and source.first.compression != 1 and dialect != "imagej"
-    layout = Layout(source.order if source is not None else "<", nbytes >= CLASSIC_LIMIT)
+    is_big = nbytes >= CLASSIC_LIMIT or header.pyramid
+    layout = Layout(source.order if source is not None else "<", is_big)
     return TiffOutput(dialect, layout, header, source, compressed)
 
 
@@ -166,8 +177,11 @@ def _file_bytes(header: Header, source: TiffSource | None) -> int:
 
 def _dialect(header: Header, source: TiffSource | None, nbytes: int) -> str:
     outer = "".join(axis for axis in header.axes if axis in "TCZ")
+    is_ome = header.format.lower().endswith((".ome.tif", ".ome.tiff")) or header.pyramid
     if source is None:
-        return "new-ome" if outer else "new-plain"
+        return "new-ome" if outer or is_ome else "new-plain"
+    if is_ome and source.kind != "ome" and header.dtype.name in ome.TYPES:
+        return "new-ome"
     old = source.header
     same = header.axes == old.axes and header.shape == old.shape
     if source.kind == "ome":
@@ -358,17 +372,28 @@ def _write_children(file: BinaryIO, layout: Layout, page: Ifd) -> dict[int, Tag]
     return found
 
 
-def _write_page(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int, int]]:
-    """Write the strips of one page; returns (offset, bytes) of each."""
+def _copies(out: TiffOutput, page: Array) -> Iterator[Array]:
+    """A page and its smaller copies, each made from the one before."""
+    yield page
+    rows = 1 if out.planar and page.ndim == 3 else 0  # the axis of rows
+    for larger, smaller in pairwise(out.levels):
+        edges = [borders(n, m) for n, m in zip(larger, smaller, strict=True)]
+        others = [range(n + 1) for n in page.shape]
+        page = means(page, [*others[:rows], *edges, *others[rows + 2 :]])
+        yield page
+
+
+def _write_pixels(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int, int]]:
+    """Write the strips or tiles of a page or a smaller copy; returns (offset, bytes) of each."""
     stored = out.header.dtype.newbyteorder("<" if out.layout.order == "<" else ">")
-    rows, spans = out.rows_per_strip, []
+    spans = []
     for part in page if out.planar else (page,):
-        for top in range(0, part.shape[0], rows):
-            strip = part[top : top + rows]
-            if out.compressed and strip.dtype.kind != "f":  # horizontal differences, modulo
-                strip = strip.copy()
-                strip[:, 1:] -= part[top : top + rows, :-1]
-            data: bytes | memoryview = np.ascontiguousarray(strip, stored).data.cast("B")
+        for block in _tiles(part) if out.header.pyramid else _strips(part, out.rows_per_strip):
+            if out.compressed and block.dtype.kind != "f":  # horizontal differences, modulo
+                left = block[:, :-1]
+                block = block.copy()
+                block[:, 1:] -= left
+            data: bytes | memoryview = np.ascontiguousarray(block, stored).data.cast("B")
             if out.compressed:
                 data = zlib.compress(data, _LEVEL)
             spans.append((file.tell(), len(data)))
@@ -376,10 +401,42 @@ def _write_page(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int,
     return spans
 
 
-def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]], k: int) -> dict[int, Tag]:
-    """The tags on the pixel storage of page k."""
+def _strips(pixels: Array, rows: int) -> Iterator[Array]:
+    return (pixels[top : top + rows] for top in range(0, pixels.shape[0], rows))
+
+
+def _tiles(pixels: Array) -> Iterator[Array]:
+    """Tiles of equal size; those at the right and the bottom are filled up with 0."""
+    height, width, *rest = pixels.shape
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            part = pixels[top : top + _TILE, left : left + _TILE]
+            missing = [(0, _TILE - n) for n in part.shape[:2]] + [(0, 0) for _ in rest]
+            yield np.pad(part, missing)
+
+
+def _write_smaller(
+    file: BinaryIO, out: TiffOutput, levels: Sequence[Sequence[tuple[int, int]]], k: int
+) -> dict[int, Tag]:
+    """Write the directories of the smaller copies of page k; returns the tag that lists them."""
+    offsets = []
+    for size, spans in list(zip(out.levels, levels, strict=True))[1:]:
+        offsets.append(file.tell())
+        tags = _structure(out, spans, k, size)
+        file.write(pack_ifd(out.layout, tags, file.tell(), False, {}))
+    kind = ifd.LONG8 if out.layout.big else ifd.LONG
+    return {ifd.SUB_IFDS: integers_tag(out.layout.order, kind, *offsets)} if offsets else {}
+
+
+def _structure(
+    out: TiffOutput,
+    spans: Sequence[tuple[int, int]],
+    k: int,
+    reduced: tuple[int, ...] | None = None,
+) -> dict[int, Tag]:
+    """The tags on the pixel storage of page k, or of its smaller copy of this size."""
     order, header, samples = out.layout.order, out.header, out.samples
-    height, width = header.canonical_shape[3:]
+    height, width = reduced or header.canonical_shape[3:]
     old = Ifd(0, order, _input_tags(out, k))
     colour = ifd.RGB if header.size("S") == 3 else 1
     photometric = old.integer(ifd.PHOTOMETRIC, colour)
@@ -390,19 +447,23 @@ def _structure(out: TiffOutput, spans: Sequence[tuple[int, int]], k: int) -> dic
     short, long, offset = ifd.SHORT, ifd.LONG, ifd.LONG8 if out.layout.big else ifd.LONG
     kind = {"u": 1, "i": 2, "f": 3}[header.dtype.kind]
     values = {
-        ifd.SUBFILE: (long, 0),
+        ifd.SUBFILE: (long, 0 if reduced is None else 1),
         ifd.WIDTH: (long, width),
         ifd.HEIGHT: (long, height),
         ifd.BITS: (short, *([header.dtype.itemsize * 8] * samples)),
         ifd.COMPRESSION: (short, 8 if out.compressed else 1),
         ifd.PHOTOMETRIC: (short, photometric),
-        ifd.STRIP_OFFSETS: (offset, *(start for start, _ in spans)),
         ifd.SAMPLES: (short, samples),
-        ifd.ROWS_PER_STRIP: (long, out.rows_per_strip),
-        ifd.STRIP_BYTES: (offset, *(n for _, n in spans)),
         ifd.PLANAR: (short, 2 if out.planar else 1),
         ifd.SAMPLE_FORMAT: (short, *([kind] * samples)),
     }
+    starts, counts = (offset, *(at for at, _ in spans)), (offset, *(n for _, n in spans))
+    if header.pyramid:
+        values |= {ifd.TILE_WIDTH: (long, _TILE), ifd.TILE_HEIGHT: (long, _TILE)}
+        values |= {ifd.TILE_OFFSETS: starts, ifd.TILE_BYTES: counts}
+    else:
+        values |= {ifd.ROWS_PER_STRIP: (long, out.rows_per_strip)}
+        values |= {ifd.STRIP_OFFSETS: starts, ifd.STRIP_BYTES: counts}
     if out.compressed and header.dtype.kind != "f":
         values[ifd.PREDICTOR] = (short, 2)
     extra = samples - (3 if photometric == ifd.RGB else 1)
@@ -432,4 +493,5 @@ FORMAT = Format(
     record=read_record,
     has_mark=_has_mark,
     held_when_open=lambda path: 0,  # read in parts
+    titles=titles,
 )

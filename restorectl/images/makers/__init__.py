@@ -1,0 +1,1 @@
+"""Files of the microscopes' makers, and HDF5: read through their libraries, never written."""
