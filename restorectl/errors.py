@@ -8,7 +8,7 @@
     ├── BugError               3   one image met a bug of this program
     ├── NoInputError           4   no input files found
     ├── WeightsError           5   weights unknown, damaged, not cached or of another kind
-    ├── GateError              6   a quality gate of `evaluate` was not met
+    ├── GateError              6   a gate of `evaluate`, or of `calibrate --compare`, was not met
     ├── OutputError            3   one output cannot be written
     │   └── DiskFullError      73  the disk is full; the run stops
     └── BusyError              75  another run holds this output folder

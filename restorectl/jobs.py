@@ -58,6 +58,12 @@ class NoiseOptions:
     destripe: str = "auto"  # auto: remove offsets of rows and columns, periodic patterns; off
     invalid: str = "auto"  # pixels that are no measurements: auto, none, or their value
     hot_pixels: str = "auto"  # auto: repair hot and dead pixels, rows and columns; keep
+    camera: str | None = None  # YAML file that `calibrate` made, in place of the numbers and maps
+    offset_map: str | None = None  # TIFF, grey level of each pixel in the dark
+    gain_map: str | None = None  # TIFF, grey levels per photo-electron of each pixel
+    variance_map: str | None = None  # TIFF, variance of each pixel in the dark, grey levels^2
+    camera_corner: tuple[int, int] = (0, 0)  # row and column of the maps where images begin
+    excess_noise: float | None = None  # factor on the variance of light: 2 for EMCCD
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ class CalibrateJob:
     threads: int | None = None  # windows measured at a time; None = the cores there are
     csv: str | None = None
     plot: str | None = None
+    plot_noise: str | None = None  # folder of pictures, one for each image and channel
     weights_from: WeightsOptions = field(default_factory=WeightsOptions)
 
 

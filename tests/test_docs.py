@@ -11,6 +11,7 @@ import pytest
 
 from restorectl.catalog import methods
 from restorectl.cli.commands import COMMANDS as NAMES
+from tests import sensor
 from tests.command import run
 from tests.documents import DOCS, PAGES, README, ROOT, filled, generated
 
@@ -64,6 +65,7 @@ def test_there_are_commands_to_execute():
 def test_commands_of_the_documentation_work(commands, tmp_path):
     """Block by block, each in a new folder; what takes long is cut short."""
     (tmp_path / "tests").symlink_to(ROOT / "tests")
+    sensor.record(tmp_path)
     for name, folder in FOLDERS.items():
         (tmp_path / name).symlink_to(ROOT / "tests/data" / folder)
     for command in commands:

@@ -18,7 +18,7 @@ ORDER = (  # a folder imports from those to its right, and from itself
 )
 ONLY_IN = {  # library -> where it may be imported
     "torch": ("engine", "training", "weights", "evaluation/classifier", "evaluation/metrics"),
-    "matplotlib": ("images/pictures",),
+    "matplotlib": ("images/pictures", "images/noise_figure"),
     "typer": ("cli",),
     "huggingface_hub": ("weights/hub",),
     "jinja2": ("evaluation/pages",),

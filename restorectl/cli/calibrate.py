@@ -1,8 +1,11 @@
 """`restorectl calibrate`: options -> job -> restoration; the table on stdout."""
 
+import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,16 +15,27 @@ from restorectl.cli import options as opt
 from restorectl.cli.options import option
 from restorectl.cli.progress import reporting
 from restorectl.cli.train import viewing
-from restorectl.errors import UsageError, printable
+from restorectl.errors import GateError, UsageError, printable
 from restorectl.jobs import CalibrateJob, Files, TrainJob
 
 if TYPE_CHECKING:
     from restorectl.restoration.calibrate import ChannelRow, PreparedCalibration
 
 FIT = "Training your own calibrator"
+CAMERA = "Measuring a camera: --camera DARK_DIR -o camera.yaml"
+CAMERA_TEXT = {
+    "offset": "grey level in the dark",
+    "read_noise": "grey levels, standard deviation of a typical pixel in the dark",
+    "gain": "grey levels per photo-electron",
+    "excess_noise": "factor on the variance of light; 2: EMCCD",
+    "hot_pixels": "pixels that will be repaired",
+    "dark_frames": "",
+    "flat_frames": "",
+}
 HEADER = (
-    *("file", "channel", "windows", "sigma", "steps", "min", "max", "noise", "gain"),
-    *("correlation", "warnings"),
+    *("file", "channel", "windows", "sigma", "steps", "min", "max", "noise", "planes", "regions"),
+    *("level", "photons", "gain", "offset", "read", "corr_y", "corr_x", "lines", "invalid"),
+    *("belief", "warnings"),
 )
 SHORT = {
     "channel": "ch",
@@ -89,6 +103,13 @@ def calibrate(
         metavar="FILE.png",
         often=True,
     ),
+    plot_noise: str | None = option(
+        None,
+        "Draw for each image and channel where its noise model comes from: variance and light, the"
+        " answer of the prior, correlation of pixels, noise over the image, what would be removed.",
+        panel=opt.OUTPUT,
+        metavar="DIR",
+    ),
     fit: str | None = option(
         None,
         "First train a calibrator on the high-quality images in this folder, then measure with it.",
@@ -96,7 +117,29 @@ def calibrate(
         metavar="HQ_DIR",
     ),
     output: str | None = option(
-        None, "Weights file that --fit writes.", "-o", panel=FIT, metavar="FILE.safetensors"
+        None,
+        "File that --fit (weights) or --camera (a camera) writes.",
+        "-o",
+        metavar="FILE.safetensors|camera.yaml",
+    ),
+    flat: str | None = option(
+        None,
+        "With --camera DARK_DIR: folder of evenly lit frames, or of images, to measure the gain.",
+        panel=CAMERA,
+        metavar="FLAT_DIR",
+    ),
+    compare: bool = option(
+        False,
+        "Compare two cameras, A.yaml B.yaml, or the noise of two images or folders; exit code 6 if"
+        " they differ by more than --tolerance.",
+        panel=CAMERA,
+    ),
+    tolerance: float = option(
+        0.1,
+        "How much the gain and the read noise may change, as a share; for the offset, a share of"
+        " the light of 10 photons.",
+        panel=CAMERA,
+        min=0.0,
     ),
     overrides: tuple[str, ...] = option(
         (),
@@ -127,8 +170,18 @@ def calibrate(
     """
     if fit is None and (overrides or resume):
         raise UsageError("--set and --resume: work only together with --fit HQ_DIR")
+    measured = camera.camera is not None and os.path.isdir(camera.camera)
+    if flat is not None and not measured:
+        raise UsageError(f"--flat {flat}: works only together with --camera DARK_DIR")
+    if camera.camera is not None and measured:
+        raise typer.Exit(_camera(camera.camera, flat, output, inputs, quiet, json_lines))
+    if compare:
+        raise typer.Exit(_compare(inputs, tolerance, device, json_lines, quiet))
     if (fit is None) != (output is None):
-        raise UsageError("--fit HQ_DIR and -o FILE.safetensors go together")
+        raise UsageError(
+            "--fit HQ_DIR and -o FILE.safetensors go together, or --camera DARK_DIR and"
+            " -o camera.yaml"
+        )
     method = _method(method, weights, fit is not None)
     from restorectl.restoration import calibrate as task
 
@@ -156,6 +209,7 @@ def calibrate(
             threads=threads,
             csv=csv,
             plot=plot,
+            plot_noise=plot_noise,
             weights_from=models,
         )
         prepared = task.prepare(job)  # refuse invalid options before hours of training
@@ -175,6 +229,69 @@ def calibrate(
             run(training, view)
     if prepared is not None:
         raise typer.Exit(_measure(prepared, json_lines, quiet))
+
+
+def _camera(
+    dark: str,
+    flat: str | None,
+    output: str | None,
+    inputs: Sequence[str],
+    quiet: bool,
+    json_lines: bool,
+) -> int:
+    """Measure a camera, print what was found; returns the exit code."""
+    if output is None or inputs:
+        raise UsageError(
+            f"--camera {dark}: measures the dark frames in this folder: use -o camera.yaml, and no"
+            " inputs"
+        )
+    from restorectl.restoration.camera import measure
+
+    with reporting(quiet=quiet, json_lines=json_lines) as report:
+        found = asdict(measure(dark, flat, output, report))
+    if json_lines:
+        sys.stdout.write(json.dumps(found) + "\n")
+    elif not quiet:
+        for name, text in CAMERA_TEXT.items():
+            value = found[name]
+            shown = "not known: add --flat FLAT_DIR" if value is None else f"{value:.5g}"
+            sys.stdout.write(f"{name:<14}{shown:<10}{text if value is not None else ''}".rstrip())
+            sys.stdout.write("\n")
+    return 0
+
+
+def _compare(
+    pair: Sequence[str], tolerance: float, device: str, json_lines: bool, quiet: bool
+) -> int:
+    """Compare two detectors, print their numbers; returns 0, or 6 if they differ."""
+    if len(pair) != 2:
+        raise UsageError(f"--compare: compares two cameras or images, {len(pair)} are named")
+    from restorectl.restoration.calibrate import detector
+    from restorectl.restoration.camera import compared
+
+    with reporting(quiet=quiet, json_lines=json_lines) as report:
+        changes = compared(*(detector(path, device, report) for path in pair))
+    rows: list[tuple[str, ...]] = [("quantity", "before", "after", "change", "")]
+    changed = []
+    for each in changes:
+        over = each.change is not None and abs(each.change) > tolerance
+        changed += [each.name] if over else []
+        numbers = ("-" if n is None else f"{n:.5g}" for n in (each.before, each.after))
+        share = "-" if each.change is None else f"{each.change:+.1%}"
+        rows.append((each.name, *numbers, share, "changed" if over else ""))
+    if json_lines:
+        told = {"tolerance": tolerance, "changed": changed, "values": [*map(asdict, changes)]}
+        sys.stdout.write(json.dumps(told) + "\n")
+    elif not quiet:
+        for row in rows:
+            cells = "".join(f"{cell:>12}" for cell in row[1:4])
+            sys.stdout.write(f"{row[0]:<12}{cells}  {row[4]}".rstrip() + "\n")
+    if changed:
+        raise GateError(
+            f"the detector has changed by more than {tolerance:.0%}: {', '.join(changed)}: measure"
+            " the camera again, or raise `tolerance`"
+        )
+    return 0
 
 
 def _method(method: str | None, weights: str | None, fitted: bool) -> str:
@@ -235,6 +352,12 @@ def _aligned(lines: Sequence[tuple[str, ...]], below: bool) -> str:
 def _cells(row: "ChannelRow") -> tuple[str, ...]:
     steps = (f"{value:.1f}" for value in (row.steps, row.steps_min, row.steps_max))
     measured = (str(row.windows), f"{row.sigma:.4f}", *steps)
-    model = (row.noise, f"{row.gain:.4g}", f"{row.correlation:.2f}")
-    texts = (row.file, row.channel, *measured, *model, "; ".join(row.warnings) or "-")
+    relative = [region.relative for region in row.regions if region.relative is not None]
+    regions = f"{min(relative):.2f}-{max(relative):.2f}" if relative else "-"
+    photons = "-" if row.photons is None else f"{row.photons:.4g}"
+    camera = (f"{row.gain:.4g}", f"{row.offset:.4g}", f"{row.read_noise:.3g}")
+    shared = (f"{row.correlation_y:.2f}", f"{row.correlation_x:.2f}", f"{row.lines:.3g}")
+    model = (row.noise, row.planes, regions, f"{row.level:.2f}", photons, *camera, *shared)
+    told = (*model, str(row.invalid), f"{row.belief:.2f}")
+    texts = (row.file, row.channel, *measured, *told, "; ".join(row.warnings) or "-")
     return tuple(map(printable, texts))

@@ -282,6 +282,14 @@ def auto_or_number(option: str, text: str) -> float | None:
     return None if text == "auto" else number(option, text, float, {"min": 0, "max": 1})
 
 
+def corner(option: str, text: str) -> tuple[int, int]:
+    """Parse a row and a column. Raises UsageError."""
+    row, comma, column = text.partition(",")
+    if not (comma and row.strip().isdecimal() and column.strip().isdecimal()):
+        raise UsageError(f"{option} {text}: use a row and a column, e.g. 512,256")
+    return int(row), int(column)
+
+
 def size(option: str, text: str) -> int:
     """Parse 5G, 300M or a number to bytes; K, M, G, T are powers of 1024. Raises UsageError."""
     number, power = text.upper().removesuffix("B").removesuffix("I"), 0
@@ -534,6 +542,42 @@ class Camera(NoiseOptions):
     )
     invalid: str = INVALID
     hot_pixels: str = HOT_PIXELS
+    camera: str | None = option(
+        None,
+        "Your camera, measured pixel by pixel: the file that `restorectl calibrate --camera"
+        " DARK_DIR -o camera.yaml` makes; see `restorectl docs cameras`.",
+        panel=NOISE,
+        metavar="FILE.yaml",
+    )
+    offset_map: str | None = option(
+        None,
+        "Without such a file: grey level of each pixel in the dark.",
+        panel=NOISE,
+        metavar="FILE.tif",
+    )
+    gain_map: str | None = option(
+        None, "Grey levels per photo-electron of each pixel.", panel=NOISE, metavar="FILE.tif"
+    )
+    variance_map: str | None = option(
+        None,
+        "Variance of each pixel in the dark, in squares of grey levels.",
+        panel=NOISE,
+        metavar="FILE.tif",
+    )
+    camera_corner: tuple[int, int] = option(
+        "0,0",
+        "Row and column of the camera, counted from 0, at which images begin that show a region of"
+        " it.",
+        panel=NOISE,
+        parse=corner,
+        metavar="ROW,COLUMN",
+    )
+    excess_noise: float | None = option(
+        None,
+        "Factor on the variance of light: 2 for an EMCCD camera with EM gain. Default: of the"
+        " camera file, or 1.",
+        panel=NOISE,
+    )
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers of a noise model that is not used."""

@@ -1,11 +1,11 @@
-"""Reads an image with its invalid pixels filled in, and knows where they are.
+"""Reads an image with its invalid pixels filled in and, if its camera is known, as an even one's.
 
 Found on whole planes, so results do not depend on tiles, batches or the order of reading.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from restorectl.errors import InputError, UsageError
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image, to_dtype
 from restorectl.intensity import invalid
+from restorectl.intensity.camera import Camera, evened
 
 RECENT = 3  # planes of each channel that are held in memory,
 HELD = 8 << 20  # px, or more, up to this many pixels
@@ -34,7 +35,8 @@ class FilledPlane:
 class Masked(Image):
     """The image with the invalid pixels of its chosen channels filled in.
 
-    which, hot: see `invalid.find`.
+    which, hot: see `invalid.find`. camera: of the images' size; its hot pixels are repaired, too,
+    and the others converted to grey levels of its typical pixel, see `camera.evened`.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Masked(Image):
         *,
         which: str | float = "auto",
         hot: bool = True,
+        camera: Camera | None = None,
     ) -> None:
         self.source, self.channels = source, tuple(channels)
-        self.which, self.hot = which, hot
+        self.which, self.hot, self.camera = which, hot, camera
         self.path, self.header = source.path, source.header
         self._recent: OrderedDict[Plane, FilledPlane] = OrderedDict()
         self._counts: dict[Plane, tuple[int, int]] = {}  # kept, repaired
@@ -59,7 +62,8 @@ class Masked(Image):
 
         Raises InputError for NaN and infinity that count as measured.
         """
-        if plane[1] not in self.channels or self._counts.get(plane) == (0, 0):
+        as_it_is = self._counts.get(plane) == (0, 0) and self.camera is None
+        if plane[1] not in self.channels or as_it_is:
             return self.source.read(plane, rows, cols)
         return self._filled(plane).pixels[rows, cols]
 
@@ -101,11 +105,15 @@ class Masked(Image):
                     " first, or use `invalid` auto"
                 )
             found = invalid.find(raw, self.which, hot=self.hot)
+            if self.hot and self.camera is not None and self.camera.hot is not None:
+                found = replace(found, repaired=(found.repaired | self.camera.hot) & ~found.kept)
             counts = int(found.kept.sum()), int(found.repaired.sum())
-            if counts == (0, 0) or (counts[0] == raw.size and np.isfinite(raw).all()):
-                pixels = raw  # a blank plane reads as it is
-            else:
-                pixels = invalid.fill(raw, found.any)
+            pixels = raw  # also a blank plane reads as it is
+            if counts[0] < raw.size or not np.isfinite(raw).all():
+                if self.camera is not None:
+                    pixels = evened(raw, self.camera, found.any)
+                if counts != (0, 0):
+                    pixels = invalid.fill(pixels, found.any)
             none = counts == (0, 0)
             filled = FilledPlane(pixels, None if none else found, raw[found.kept])
             self._counts[plane] = counts
@@ -141,15 +149,22 @@ class Masked(Image):
         ]
 
 
-def masked(image: Image, channels: Sequence[int], which: str, *, hot: bool) -> Masked:
+def masked(
+    image: Image,
+    channels: Sequence[int],
+    which: str,
+    *,
+    hot: bool,
+    camera: Camera | None = None,
+) -> Masked:
     """The image to restore with invalid pixels filled in; which: text of `invalid`.
 
     Raises UsageError.
     """
     if which in ("auto", "none"):
-        return Masked(image, channels, which=which, hot=hot)
+        return Masked(image, channels, which=which, hot=hot, camera=camera)
     try:
-        return Masked(image, channels, which=float(which), hot=hot)
+        return Masked(image, channels, which=float(which), hot=hot, camera=camera)
     except ValueError as error:
         raise UsageError(f"`invalid` {which}: use auto, none or a number") from error
 

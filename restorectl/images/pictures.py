@@ -180,7 +180,7 @@ def reduction(shape: tuple[int, ...], side: int = SIDE) -> int:
 
 def require_matplotlib() -> None:
     """Raises UsageError if matplotlib is missing; call it before long work."""
-    _figure(1, 1)
+    figure(1, 1)
 
 
 def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, str]) -> None:
@@ -188,8 +188,8 @@ def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, s
 
     Equal arguments and library versions give equal bytes. Raises OutputError, DiskFullError.
     """
-    figure = _figure(6.4, 4.0)
-    axes = figure.subplots()
+    drawn = figure(6.4, 4.0)
+    axes = drawn.subplots()
     place, label = mark
     top = max(float(values.max()), place)
     axes.hist(values, bins=np.arange(0, top + 2 * width, width), color=BAR, edgecolor="white")
@@ -212,10 +212,10 @@ def histogram(path: Path, values: np.ndarray, width: float, mark: tuple[float, s
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as part:  # without the software entry, which has a version
-        figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
+        drawn.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def _figure(width: float, height: float) -> Any:
+def figure(width: float, height: float) -> Any:
     """An empty figure, size in inches, drawn in memory without display or global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -224,6 +224,6 @@ def _figure(width: float, height: float) -> Any:
         raise UsageError(
             'figures need matplotlib: python -m pip install "restorectl[plot]"'
         ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    empty = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(empty)
+    return empty

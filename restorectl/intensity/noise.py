@@ -185,6 +185,23 @@ def estimate(
     return _model(found, blocks.mean, relative_level, correlation, misfit)
 
 
+def transfer(
+    planes: Sequence[NDArray[np.floating]],
+) -> tuple[Floats, Floats] | None:
+    """Mean and noise variance of the blocks of sampled regions, and of the flattest by intensity.
+
+    (n, 2) and (bins, 2), in input units and their squares; of all frequencies, also where they
+    differ. None if there are too few. Raises InputError for infinite or constant images.
+    """
+    blocks = _measure_blocks(_chosen_planes(planes))
+    bins = _bin_by_intensity(blocks) if len(blocks.mean) >= _MIN_BLOCKS else None
+    if bins is None:
+        return None
+    per_pixel = float(_spectrum(bins.ratios) @ _BAND_SIZES / _BAND_SIZES.sum())
+    every = np.stack([blocks.mean, per_pixel * blocks.bands[:, 0]], -1)
+    return every, np.stack([bins.mean, per_pixel * bins.variance], -1)
+
+
 def _noise_free(warning: str = "") -> NoiseModel:
     """A model without noise, by choice or (with a warning) because none could be estimated."""
     warnings = (warning,) if warning else ()

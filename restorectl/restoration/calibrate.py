@@ -17,14 +17,17 @@ from restorectl.batch.outcome import Outcome, Progress, Report, turn
 from restorectl.engine.card import Card
 from restorectl.engine.runner import Runner, make_runner
 from restorectl.engine.schedule import schedule
-from restorectl.errors import UsageError, spreadsheet_cell
+from restorectl.errors import InputError, UsageError, spreadsheet_cell
 from restorectl.files.atomic import replacing
 from restorectl.images import pictures
 from restorectl.images.blocks import Planes, spread
-from restorectl.images.header import Header
+from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, is_image_name, open_image
-from restorectl.jobs import CalibrateJob, Compute
-from restorectl.restoration import channels, cleaned, step_map
+from restorectl.images.masked import Masked
+from restorectl.intensity.camera import Camera
+from restorectl.jobs import CalibrateJob, Compute, Files
+from restorectl.restoration import camera as cameras
+from restorectl.restoration import channels, cleaned, destripe, noise_story, step_map
 from restorectl.restoration.channels import Model
 from restorectl.restoration.restorer import check_units, load_calibrator
 from restorectl.restoration.step_map import Level, Picked, StepCounter
@@ -45,6 +48,7 @@ class PreparedCalibration:
 
     job: CalibrateJob
     found: Found
+    camera: Camera | None = None
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,31 @@ class Counted:
     counter: StepCounter
     card: Card  # value range and channels
     prior: Runner  # asked about the noise of whitened channels
+    camera: Camera | None
+
+
+@dataclass(frozen=True)
+class Region:
+    """One window; the level is relative to the noise model's."""
+
+    plane: Plane
+    corner: tuple[int, int]  # row, column
+    size: tuple[int, int]
+    relative: float | None
+    std: float  # input units
 
 
 @dataclass(frozen=True)
 class ChannelRow:
-    """The result for one channel of one image, or for channels together; a line of the table."""
+    """The result for planes of a channel whose noise is alike; a line of the table.
+
+    Of channels that are seen together, the numbers of the noise model are medians.
+    """
 
     file: str
     channel: str  # name, or number if it has none
     c: int  # the first of several
+    planes: str  # such as z0-3,7, or all
     windows: int
     sigma: float  # median, network units
     steps: float  # median
@@ -71,9 +91,20 @@ class ChannelRow:
     relative: float | None  # median of sigma / noise level of the channel's model
     std: float  # median, input units
     noise: str  # kind of the noise model
-    gain: float
-    correlation: float
+    level: float  # after whitening; 1 = white noise of many photons
+    photons: float | None  # median per pixel; None = no photon noise
+    gain: float  # grey levels per photo-electron
+    offset: float  # grey levels
+    read_noise: float  # grey levels
+    correlation: float  # of neighbouring pixels, mean of both axes
+    correlation_y: float
+    correlation_x: float
+    lines: float  # grey levels, standard deviation of the stripes that were removed
+    invalid: int  # pixels of the channel that are copied or repaired
+    belief: float  # 0..1
+    reasons: tuple[str, ...]  # why it is less than 1
     warnings: tuple[str, ...]
+    regions: tuple[Region, ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +117,8 @@ class CalibrationSummary:
 def prepare(job: CalibrateJob) -> PreparedCalibration:
     """Find inputs and check outputs. Raises UsageError, NoInputError."""
     schedule(job.schedule)
+    camera = cameras.load(job.noise)
+    job = replace(job, noise=cameras.known(job.noise, camera))
     given = inputs.named(job.files)
     found = inputs.find(given, job.files.pattern, job.files.series, job.files.exclude)
     sources = {each.path.resolve() for each in found.images}
@@ -97,14 +130,19 @@ def prepare(job: CalibrateJob) -> PreparedCalibration:
             raise UsageError(f"{option} {path}: is the name of an image: choose another name")
         if not path.parent.is_dir():
             raise UsageError(f"{option} {path}: its folder does not exist: make it first")
-    if job.plot is not None:
-        if Path(job.plot).suffix.lower() != ".png":
-            raise UsageError(f"`plot` {job.plot}: must end in .png")
-        for folder in (path for path in given if path.is_dir()):
-            if folder.resolve() in Path(job.plot).resolve().parents:  # next run's input
-                raise UsageError(f"`plot` {job.plot}: lies inside the input folder {folder}")
+    if job.plot is not None and Path(job.plot).suffix.lower() != ".png":
+        raise UsageError(f"`plot` {job.plot}: must end in .png")
+    for option, drawn in (("`plot`", job.plot), ("`plot_noise`", job.plot_noise)):
+        if drawn is None:
+            continue
         pictures.require_matplotlib()
-    return PreparedCalibration(job, found)
+        for folder in (path for path in given if path.is_dir()):
+            place = Path(drawn).resolve()
+            if folder.resolve() in (place, *place.parents):  # next run's input
+                raise UsageError(f"{option} {drawn}: lies inside the input folder {folder}")
+    if job.plot_noise is not None and Path(job.plot_noise).is_file():
+        raise UsageError(f"`plot_noise` {job.plot_noise}: is a file: name a folder")
+    return PreparedCalibration(job, found, camera)
 
 
 def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
@@ -114,7 +152,8 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
     prior = load(job.prior or "prior", "prior", job.weights_from)
     compute = Compute(job.device, threads=job.threads)
     asked = make_runner(prior.card, prior.tensors, compute)
-    counted = Counted(StepCounter(calibrator, job.schedule, asked.workers), prior.card, asked)
+    counter = StepCounter(calibrator, job.schedule, asked.workers)
+    counted = Counted(counter, prior.card, asked, ready.camera)
     for found_weights in used.values():
         if job.prior is None:  # a calibrator measures what it was trained on
             counted = replace(counted, card=found_weights.card)
@@ -141,6 +180,22 @@ def run(ready: PreparedCalibration, report: Report) -> CalibrationSummary:
         label = f"T' = {t_max}\n{len(steps)} windows, {job.method}, schedule {job.schedule}"
         pictures.histogram(Path(job.plot), steps, BIN, (t_max, label))
     return CalibrationSummary(tuple(rows), len(steps), t_max)
+
+
+def detector(path: str, device: str, report: Report) -> Camera:
+    """A camera file, or what the noise of an image, or of the images in a folder, says of one.
+
+    Raises UsageError, NoInputError, and InputError where no image can be measured.
+    """
+    if Path(path).suffix.lower() in (".yaml", ".yml"):
+        return cameras.read(Path(path))
+    rows = run(prepare(CalibrateJob(Files((path,), ""), device=device)), report).rows
+    if not rows:
+        raise InputError(f"{path}: no image could be measured")
+    offset, gain, read_noise = (
+        float(np.median([getattr(row, name) for row in rows])) for name in cameras.NUMBERS
+    )
+    return Camera(offset, gain, read_noise)
 
 
 def covering(steps: np.ndarray, most: int, share: float) -> int:
@@ -191,7 +246,7 @@ def _one(
         header = measurable.header
         outcome.warnings += measurable.unusual
         chosen = header.chosen(job.files.channels, source.path)
-        image, known = cleaned.cleaned(measurable, chosen, job.noise)
+        image, known = cleaned.cleaned(measurable, chosen, job.noise, counted.camera)
         groups = channels.together(image, chosen, counted.card)
         picked = [
             _mostly_valid(image, sampled(header, members[0], job.windows)) for members in groups
@@ -202,7 +257,12 @@ def _one(
         for members, windows in zip(groups, picked, strict=True):
             parts = channels.fit_models(image, members, counted.card, job.noise, counted.prior)
             described["+".join(map(str, members))] = _described(header, parts)
-            measured.append(_row(image, members, parts, windows, counted.counter, progress))
+            found = _measured(image, members, parts, windows, counted.counter, progress)
+            photons = job.noise.excess_noise or 1.0
+            if job.plot_noise is not None:
+                place = Path(job.plot_noise) / source.relative.parent
+                noise_story.draw(place, image, members, found, counted.prior, photons)
+            measured += [(_row(image, known, members, *each, photons), each[-1]) for each in found]
     outcome.details.update(
         axes=header.axes,
         shape=list(header.shape),
@@ -213,9 +273,13 @@ def _one(
         channels=[asdict(row) for row, _ in measured],
     )
     outcome.calls = sum(row.windows for row, _ in measured) if job.method == "network" else 0
-    for row, _ in measured:
-        where = f"channel {row.channel}: " if len(chosen) > 1 else ""
-        outcome.warnings += [where + text for text in row.warnings]
+    for (channel,), rows in itertools.groupby((row for row, _ in measured), lambda r: (r.channel,)):
+        where = f"channel {channel}: " if len(chosen) > 1 else ""
+        alike = list(rows)
+        texts = dict.fromkeys(text for row in alike for text in row.warnings)
+        if len(alike) > 1:
+            texts = {channels.differing([row.std for row in alike]): None} | texts
+        outcome.warnings += [where + text for text in texts]
     cleaned.describe(outcome, image, known)
     return measured
 
@@ -229,10 +293,12 @@ def noise_models(image: Image, job: CalibrateJob) -> tuple[list[dict[str, Any]],
     prior = load(job.prior or "prior", "prior", job.weights_from)
     runner = make_runner(prior.card, prior.tensors, Compute(job.device))
     chosen = image.header.chosen(job.files.channels, image.path)
-    clean, known = cleaned.cleaned(image, chosen, job.noise)
+    camera = cameras.load(job.noise)
+    noise = cameras.known(job.noise, camera)
+    clean, known = cleaned.cleaned(image, chosen, noise, camera)
     rows, warnings = [], []
     for members in channels.together(clean, chosen, prior.card):
-        for planes, model in channels.fit_models(clean, members, prior.card, job.noise, runner):
+        for planes, model in channels.fit_models(clean, members, prior.card, noise, runner):
             where = {"channel": members[0], "planes": channels.planes_text(image.header, planes)}
             rows.append(where | model.describe()["noise"])
             warnings += [f"channel {members[0]}: {text}" for text in model.warnings()]
@@ -247,37 +313,60 @@ def _described(header: Header, parts: Sequence[Part]) -> dict[str, Any]:
     return {"groups": [{"planes": planes, **model} for planes, model in models]}
 
 
-def _row(
+def _measured(
     image: Image,
     members: Sequence[int],
     parts: Sequence[Part],
     picked: Sequence[Picked],
     counter: StepCounter,
     progress: Progress,
-) -> tuple[ChannelRow, list[Level]]:
-    """Measure channels that are restored together, usually one.
-
-    Where planes differ, the row has medians over their models.
-    """
+) -> list[tuple[str, Model, list[Level]]]:
+    """The noise of the windows of channels that are restored together: planes, model, windows."""
     part_of = {place: k for k, (planes, _) in enumerate(parts) for place in planes or ()}
-    found: list[Level] = []
-    std: dict[int, list[float]] = defaultdict(list)
+    found: dict[int, list[Level]] = defaultdict(list)
     for k, same in itertools.groupby(picked, lambda pick: part_of.get(pick[0][::2], 0)):
-        part = step_map.levels(image, members, parts[k][1], list(same), counter, progress.advance)
-        found += part
-        std[k] += [level.std for level in part]
-    models = [model for k in std for model in parts[k][1].noises]
-    warnings = dict.fromkeys(text for model in models for text in model.warnings)
-    if len(std) > 1:
-        differ = channels.differing([float(np.median(each)) for each in std.values()])
-        warnings = {differ: None} | warnings
+        model = parts[k][1]
+        found[k] += step_map.levels(image, members, model, list(same), counter, progress.advance)
+    names = [
+        "all" if len(parts) == 1 else channels.planes_text(image.header, planes).replace(" ", "")
+        for planes, _ in parts
+    ]
+    return [(names[k], parts[k][1], found[k]) for k in sorted(found)]
+
+
+def _row(
+    image: Image,
+    known: Masked,
+    members: Sequence[int],
+    planes: str,
+    model: Model,
+    found: Sequence[Level],
+    excess: float,
+) -> ChannelRow:
+    """The line of the table for these windows; excess: noise factor, of which gain is rid."""
     steps = [level.steps for level in found]
     relative = [level.relative for level in found if level.relative is not None]
-    names = image.header.channels
-    row = ChannelRow(
+    names, noises = image.header.channels, model.noises
+    along = [n.along or (n.correlation, n.correlation) for n in noises]
+    removed = image.describe() if isinstance(image, destripe.Destriped) else {}
+    stripes = [removed[c] for c in members if c in removed]
+    lines = [
+        each["rows"] ** 2
+        + each["columns"] ** 2
+        + sum(w["amplitude"] ** 2 / 2 for w in each["waves"])
+        for each in stripes
+    ]
+    counts = [known.describe().get(str(c), {}) for c in members]
+
+    def typical(name: str) -> float:
+        return float(np.median([getattr(noise, name) for noise in noises]))
+
+    photons = typical("photons_median") * excess
+    return ChannelRow(
         file=str(image.path),
         channel="+".join(names[c] if names else str(c) for c in members),
         c=members[0],
+        planes=planes,
         windows=len(found),
         sigma=float(np.median([level.sigma for level in found])),
         steps=float(np.median(steps)),
@@ -285,12 +374,28 @@ def _row(
         steps_max=max(steps),
         relative=float(np.median(relative)) if relative else None,
         std=float(np.median([level.std for level in found])),
-        noise=Counter(model.kind for model in models).most_common(1)[0][0],
-        gain=float(np.median([model.gain for model in models])),
-        correlation=float(np.median([model.correlation for model in models])),
-        warnings=tuple(warnings),
+        noise=Counter(noise.kind for noise in noises).most_common(1)[0][0],
+        level=typical("level"),
+        photons=photons if np.isfinite(photons) else None,
+        gain=typical("gain") / excess,
+        offset=typical("offset") + image.zero(members[0]),
+        read_noise=typical("read_noise"),
+        correlation=typical("correlation"),
+        correlation_y=float(np.median([down for down, _ in along])),
+        correlation_x=float(np.median([across for _, across in along])),
+        lines=float(np.sqrt(max(lines, default=0.0))),
+        invalid=sum(each.get("kept", 0) + each.get("repaired", 0) for each in counts),
+        belief=min((noise.belief for noise in noises), default=1.0),
+        reasons=tuple(dict.fromkeys(text for noise in noises for text in noise.reasons)),
+        warnings=tuple(dict.fromkeys(text for noise in noises for text in noise.warnings)),
+        regions=tuple(_region(level) for level in found),
     )
-    return row, found
+
+
+def _region(level: Level) -> Region:
+    (top, bottom), (left, right) = level.rows, level.cols
+    size = bottom - top, right - left
+    return Region(level.plane, (top, left), size, level.relative, level.std)
 
 
 def _write_csv(path: Path, found: Iterable[tuple[ChannelRow, Level]]) -> None:

@@ -300,6 +300,8 @@ def fit_models(
     """
     if card.value_range != "whitened":
         gaussian = noise if noise.kind == "none" else replace(noise, kind="gaussian")
+        if noise.camera is not None or noise.variance_map is not None:
+            gaussian = replace(gaussian, read_noise=None)  # that in the dark is not all
         noises = (fit(image, c, gaussian).noise for c in members if varies(image, c))
         return [(None, Ranged(card, tuple(noises)))]
     fitted = fit_alike(image, members, noise, prior if len(members) == 1 else None)

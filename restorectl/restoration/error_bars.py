@@ -101,7 +101,8 @@ def _sampled_pixels(restorer: Restorer, image: Image, clean: Image) -> Iterator[
     header = image.header
     chosen = header.chosen(restorer.job.files.channels, image.path)
     whitened = restorer.card.value_range == "whitened"
-    image, _ = cleaned(image, chosen, restorer.job.noise, around_zero=whitened)
+    noise = restorer.job.noise
+    image, _ = cleaned(image, chosen, noise, restorer.camera, around_zero=whitened)
     groups = channels.fit_groups(image, chosen, restorer)
     group_of = channels.by_plane(header, groups)
     every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))

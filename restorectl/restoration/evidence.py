@@ -161,11 +161,11 @@ class Witness:
             (_correlation(removed, 1), _correlation(removed, 2)),
         )
 
-    def cells(self, level: float, *, sure: bool = True) -> Floats | None:
+    def cells(self, level: float, *, sure: bool | None = True) -> Floats | None:
         """Levels of white noise in cells, (B, rows, cols); None if one level fits all of them.
 
         level: told level, above that of the noise. sure: also None if texture may be the reason,
-        which is uneven too, but not white, and goes with structure.
+        which is uneven too, but not white, and goes with structure; sure None: of any cells.
         """
         clean, removed, expected = self._told(level)
         diagonal, fine = (
@@ -175,6 +175,8 @@ class Witness:
         )
         stable = np.maximum(_means(self._stabilised(clean), CELL), STABLE)
         levels = level * np.sqrt(diagonal / stable)
+        if sure is None:
+            return np.asarray(levels)
         if levels.size < FEWEST:
             return None
         low, high = np.quantile(levels, (0.1, 0.9))
@@ -256,6 +258,12 @@ def believed(
         if last or not rescale:
             return model
     return model
+
+
+def asked(model: Intensity, blocks: Sequence[Floats], denoise: Denoise) -> Witness | None:
+    """The prior, to be asked about sampled pixels; None if there are too few."""
+    tiles = _tiles(blocks, model)
+    return Witness(tiles, _numbers(tiles), model, denoise) if tiles.size else None
 
 
 def white_level(model: Intensity, blocks: Sequence[Floats], denoise: Denoise) -> float:

@@ -23,10 +23,12 @@ SMOOTH = 0.7  # cells, of the Gaussian that evens out the scatter of single cell
 RUNG = 0.5 * np.log(2)  # log sigma between two levels of the ladder
 
 
-def measured(plane: np.ndarray, model: Intensity, denoise: Denoise, *, sure: bool) -> Decided:
+def measured(
+    plane: np.ndarray, model: Intensity, denoise: Denoise, *, sure: bool | None
+) -> Decided:
     """Entries of `Decided` with the map of a plane (Y, X) in input units; empty if it is even.
 
-    sure: also empty if fine texture may be the reason, see `Witness.cells`.
+    sure: also empty if fine texture may be the reason, see `Witness.cells`; None: never empty.
     """
     starts, sides = [], []
     for length in plane.shape:
@@ -50,7 +52,8 @@ def measured(plane: np.ndarray, model: Intensity, denoise: Denoise, *, sure: boo
         return {}
     shape = len(starts[0]), len(starts[1]), *found.shape[1:]
     grid = found.reshape(shape).transpose(0, 2, 1, 3)
-    logs = np.clip(np.log(grid / level), -np.log(TRUSTED), np.log(TRUSTED))
+    most = np.inf if sure is None else np.log(TRUSTED)
+    logs = np.clip(np.log(grid / level), -most, most)
     logs = logs.reshape(shape[0] * shape[2], shape[1] * shape[3])
     logs = ndimage.gaussian_filter(logs, SMOOTH, mode="nearest")
     rows, cols = (

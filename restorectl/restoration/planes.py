@@ -7,7 +7,7 @@ whiten, restore, invert, join the tiles' cores, round, and write every plane of 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from restorectl.images.image import (
     verify_image,
 )
 from restorectl.images.masked import Masked
-from restorectl.restoration import channels, cleaned, neighbours
+from restorectl.restoration import camera, channels, cleaned, neighbours
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.fusion import Fused
 from restorectl.restoration.neighbours import Neighbours
@@ -38,6 +38,7 @@ from restorectl.restoration.restorer import Batch, Restorer
 
 PLANE_PIXELS = 4 << 20  # pixels of the planes that are processed together
 AROUND_BYTES = 16  # approximate memory per pixel of a plane for reading and writing
+CAMERA_BYTES = 48  # and for making it even, with the camera's maps
 
 Pixels = Mapping[Plane, np.ndarray]  # (Y, X) of each plane
 Place = tuple[ChannelGroup, list[Plane], tiles.Tile]  # a tile of the planes of a group
@@ -85,7 +86,7 @@ class Planes:
             "samples": job.samples,
             "calibrator": job.calibrator,
             "level": restorer.level,
-            "noise": asdict(job.noise),
+            "noise": camera.recorded(job.noise),
             "seed": job.compute.seed,
             "precision": str(restorer.runner.dtype).removeprefix("torch."),
             "device": restorer.runner.device.type,
@@ -104,6 +105,8 @@ class Planes:
             parameters["compile"] = True
         if job.files.pyramid:
             parameters["pyramid"] = True
+        if restorer.camera is not None and restorer.camera.maps:
+            parameters["camera"] = [restorer.camera.sha256, *job.noise.camera_corner]
         if job.start_step is not None:
             parameters["start_step"] = job.start_step
         used = {role: (w.card.name, w.sha256) for role, w in restorer.used.items()}
@@ -120,6 +123,7 @@ class Planes:
         times, count, depth, height, width = header.canonical_shape
         chosen = header.chosen(restorer.job.files.channels, pair.source)
         channels.require_joint(image, chosen, restorer.card.channels)
+        camera.region(restorer.camera, image, restorer.job.noise.camera_corner)
         grid = restorer.grid((height, width))
         repeats = len(header.planes) * len(chosen) // count
         repeats //= min(restorer.card.channels, len(chosen))
@@ -134,7 +138,8 @@ class Planes:
         runner, size = restorer.runner, height * width
         of_tile = runner.tile_bytes + 4 * (2 + len(outputs)) * runner.together(grid[0].shape)
         ready = max(size, min(PLANE_PIXELS, size * len(header.planes)))
-        held = sum(ready * h.dtype.itemsize for h in outputs) * 2 + size * AROUND_BYTES
+        held = sum(ready * h.dtype.itemsize for h in outputs) * 2
+        held += size * (AROUND_BYTES + (CAMERA_BYTES if restorer.camera else 0))
         held += min(runner.workers.count, units) * largest * of_tile
         if restorer.context != "none" and times * depth > 1:
             calls = None if calls is None else calls + 1  # the pilots
@@ -190,7 +195,9 @@ class Planes:
         restorer, header = self.restorer, image.header
         chosen = header.chosen(restorer.job.files.channels, image.path)
         whitened = restorer.card.value_range == "whitened"
-        clean, known = cleaned.cleaned(image, chosen, restorer.job.noise, around_zero=whitened)
+        clean, known = cleaned.cleaned(
+            image, chosen, restorer.job.noise, restorer.camera, around_zero=whitened
+        )
         groups = channels.fit_groups(clean, chosen, restorer)
         channels.describe(outcome, header, groups, restorer.card.sigma_max)
         near = Neighbours(restorer, clean, channels.by_plane(header, groups))

@@ -5,7 +5,7 @@ calibrator finds to a clean image; several samples are reduced to one or more pr
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from restorectl.engine.samplers import DDIM, Calibrator, Decided, Method, Proble
 from restorectl.errors import UsageError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
+from restorectl.intensity.camera import Camera
 from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import SamplingJob, WeightsOptions
+from restorectl.restoration import camera as cameras
 from restorectl.restoration import level_map
 from restorectl.weights.file import Weights, load
 
@@ -94,6 +96,7 @@ class Restorer:
     level: str = "image"  # image: one level; map: a smooth map where the noise varies
     orientations: int = 1  # in which each sample is restored, 1 or 8; all of them are reduced
     context: str = "none"  # neighbours that help: none, auto, z, t, zt
+    camera: Camera | None = None  # whose maps make pixels even
     reduction: Reduction = MEAN
 
     @property
@@ -207,6 +210,8 @@ def load_restorer(
     """
     if job.steps is not None and job.steps < 1:
         raise UsageError(f"`steps` {job.steps}: must be at least 1")
+    camera = cameras.load(job.noise)
+    job = replace(job, noise=cameras.known(job.noise, camera))
     if orientations not in (1, ALL):
         raise UsageError(f"`orientations` {orientations}: must be 1 or {ALL}")
     if job.calibrator_weights is not None and not catalog.CALIBRATORS[job.calibrator].task:
@@ -243,6 +248,7 @@ def load_restorer(
         level,
         orientations,
         _context(job, method, weights.card, runner),
+        camera,
     )
 
 
