@@ -174,7 +174,7 @@ def calibrate(
     if flat is not None and not measured:
         raise UsageError(f"--flat {flat}: works only together with --camera DARK_DIR")
     if camera.camera is not None and measured:
-        raise typer.Exit(_camera(camera.camera, flat, output, inputs, quiet, json_lines))
+        raise typer.Exit(_camera(camera.camera, flat, output, inputs, axes, quiet, json_lines))
     if compare:
         raise typer.Exit(_compare(inputs, tolerance, device, json_lines, quiet))
     if (fit is None) != (output is None):
@@ -236,6 +236,7 @@ def _camera(
     flat: str | None,
     output: str | None,
     inputs: Sequence[str],
+    axes: str | None,
     quiet: bool,
     json_lines: bool,
 ) -> int:
@@ -248,7 +249,7 @@ def _camera(
     from restorectl.restoration.camera import measure
 
     with reporting(quiet=quiet, json_lines=json_lines) as report:
-        found = asdict(measure(dark, flat, output, report))
+        found = asdict(measure(dark, flat, output, report, axes))
     if json_lines:
         sys.stdout.write(json.dumps(found) + "\n")
     elif not quiet:

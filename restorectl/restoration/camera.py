@@ -179,7 +179,9 @@ def _hash(planes: Sequence[np.ndarray]) -> str:
 
 
 # ---- measuring a camera --------------------------------------------------------------------------
-def measure(dark: str, flat: str | None, target: str, report: Report) -> CameraFile:
+def measure(
+    dark: str, flat: str | None, target: str, report: Report, axes: str | None = None
+) -> CameraFile:
     """Measure a camera from folders of frames and write its YAML file and maps.
 
     Raises NoInputError, InputError for frames that do not fit, UsageError, OutputError.
@@ -190,7 +192,7 @@ def measure(dark: str, flat: str | None, target: str, report: Report) -> CameraF
     if path.exists():
         read(path)  # another file is not replaced
     moments = Moments()
-    for where, frame in _frames(dark):
+    for where, frame in _frames(dark, axes):
         if moments.count and frame.shape != moments.mean.shape:
             raise InputError(f"{where}: is {sizes(frame.shape)}, not {sizes(moments.mean.shape)}")
         moments.add(frame)
@@ -200,7 +202,7 @@ def measure(dark: str, flat: str | None, target: str, report: Report) -> CameraF
         report.note(f"{moments.count} dark frames make rough maps: use 100, at least {FEW}")
     camera, flats = moments.dark(), 0
     if flat is not None:
-        camera, flats = _lit(flat, camera, report)
+        camera, flats = _lit(flat, camera, report, axes)
     names = list(camera.maps)
     planes = [np.asarray(each, np.float32) for each in camera.maps.values()]
     maps = path.with_suffix(".tif")
@@ -240,11 +242,11 @@ def _write(path: Path, maps: Path, told: CameraFile, planes: Sequence[np.ndarray
         part.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
 
 
-def _frames(folder: str) -> Iterator[tuple[Path, np.ndarray]]:
+def _frames(folder: str, axes: str | None) -> Iterator[tuple[Path, np.ndarray]]:
     """Every plane of every image of a folder in order: (path, (Y, X))."""
     for each in inputs.find([Path(folder)], None).images:
         path = each.path
-        with open_image(path) as image:
+        with open_image(path, axes=axes) as image:
             for plane in image.header.planes:
                 frame = image.read(plane)
                 if not np.isfinite(frame).all():
@@ -252,13 +254,13 @@ def _frames(folder: str) -> Iterator[tuple[Path, np.ndarray]]:
                 yield path, frame
 
 
-def _lit(folder: str, dark: Camera, report: Report) -> tuple[Camera, int]:
+def _lit(folder: str, dark: Camera, report: Report, axes: str | None) -> tuple[Camera, int]:
     """The camera with what frames with light show, and their number.
 
     Frames of the same light are compared; of others the noise is estimated one by one.
     """
     series, gains = Series(dark), list[float]()
-    for path, frame in _frames(folder):
+    for path, frame in _frames(folder, axes):
         if dark.offsets is not None and frame.shape != dark.offsets.shape:
             shapes = sizes(frame.shape), sizes(dark.offsets.shape)
             raise InputError(f"{path}: is {shapes[0]}, the dark frames are {shapes[1]}")
@@ -276,7 +278,7 @@ def _lit(folder: str, dark: Camera, report: Report) -> tuple[Camera, int]:
     read = dark.read_noise  # an image shows the mean variance
     if dark.variances is not None and dark.hot is not None:
         read = float(np.sqrt(dark.variances[~dark.hot].mean()))
-    for _, frame in _frames(folder):
+    for _, frame in _frames(folder, axes):
         found = transfer([frame - (0.0 if dark.offsets is None else dark.offsets)])
         if found is not None:
             light, variance = found[1].T

@@ -205,3 +205,11 @@ def test_the_table_tells_light_camera_and_belief():
     assert float(nuclei["photons"]) == pytest.approx(7, rel=0.3)
     assert nuclei["planes"] == "all"
     assert nuclei["invalid"] == "0"
+
+
+def test_the_axes_of_dark_frames_can_be_told(place, tmp_path):
+    frames = tifffile.imread(place / "dark/frames.tif")
+    (tmp_path / "dark").mkdir()
+    tifffile.imwrite(tmp_path / "dark/frames.tif", frames, metadata=None)
+    words = ("--camera", tmp_path / "dark", "--axes", "TYX", "-o", tmp_path / "camera.yaml")
+    assert "50" in run("calibrate", *words, check=0).stdout
