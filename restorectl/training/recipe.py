@@ -96,7 +96,7 @@ class Blind:
 
     share: float = 0.02  # of the pixels, one in each square cell
     replace: Literal["median", "random"] = "median"  # of neighbours: N2V2; one of them: N2V
-    around: int = 2  # px, how far neighbours are
+    around: int = 5  # px, how far neighbours are
     # lines of pixels that share noise and are hidden too; auto: by the correlation of the noise
     mask: Literal["auto", "none", "rows", "columns", "cross"] = "auto"
     reach: int = 4  # px, of a line to both sides

@@ -1,6 +1,11 @@
 """`denoise` with the methods that diffusion models are compared with, as a process."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -12,6 +17,7 @@ from tests import phantom
 from tests.command import run
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +158,23 @@ def test_what_has_no_effect_is_refused(folder, tmp_path):
     ):
         done = run("denoise", base / "in", "-o", tmp_path / "out", *words, check=2)
         assert told in done.stderr
+
+
+def test_the_script_of_the_documentation_makes_a_table_and_a_report(folder, tmp_path):
+    _, noisy, clean = folder
+    text = (ROOT / "restorectl/docs/methods.md").read_text("utf-8")
+    (script,) = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    for name, image in (("noisy_images", noisy), ("clean_images", clean.astype(np.float32))):
+        (tmp_path / name).mkdir()
+        iio.imwrite(tmp_path / name / "cells.tif", image)
+    tool = tmp_path / "restorectl"
+    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m restorectl "$@"\n')
+    tool.chmod(0o755)
+    short = script.replace("posterior n2v median gaussian nl-means tv", "n2v median")
+    assert short != script
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STEPS": "8"}
+    command = ["bash", "-c", short]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"n2v", "median"} <= set(done.stdout.split())
+    assert (tmp_path / "compared/report.html").exists()

@@ -38,7 +38,7 @@ class Spy:
 
 
 def draw(**blind):
-    blind = {"mask": "none"} | blind
+    blind = {"mask": "none", "around": 2} | blind
     return Draw(
         torch.Generator().manual_seed(1),
         recipes.load("n2v", [f"blind.{k}={v}" for k, v in blind.items()]),
