@@ -277,7 +277,7 @@ def _restored(
     targets = [_target(header, dtype, out) for dtype, out in zip(kinds, outs, strict=True)]
     if guide is not None:
         guide.header.require_same_shape(guide.path, header, image.path)
-    fitted = work.fit(image, outcome)
+    fitted = work.fit(image, outcome, guide)
     planes = work.restored(fitted, outcome, guide)
     for plane, products in zip(header.planes, planes, strict=True):
         for target, values in zip(targets, products, strict=True):

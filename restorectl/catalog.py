@@ -124,6 +124,13 @@ OBJECTIVES: dict[str, Row] = {
         "training.objectives:ms_unet", "the same in one step, without diffusion (MSDSR)"
     ),
     "e2e-unet": Row("training.objectives:e2e_unet", "predict the plane between two (MSDSR)"),
+    "care": Row("training.regression:care", "map a noisy image to its clean pair (CARE)"),
+    "unet-synthetic": Row(
+        "training.regression:unet_synthetic", "map an image with simulated noise to the clean one"
+    ),
+    "n2v": Row("training.regression:n2v", "predict hidden pixels of noisy images (Noise2Void)"),
+    "noise2noise": Row("training.regression:noise2noise", "map one noisy exposure to another"),
+    "dip": Row("training.regression:care", "map random noise to a noisy image (Deep Image Prior)"),
 }
 
 METHODS: dict[str, Row] = {
@@ -170,6 +177,43 @@ METHODS: dict[str, Row] = {
     "repaint": Row(
         "engine.baikal:REPAINT",
         "as mixing, but repeats each interval of steps (Baikal)",
+        commands=("denoise",),
+    ),
+    "n2v": Row(
+        "engine.direct:N2V",
+        "Noise2Void: a network trained on your noisy images to predict hidden pixels",
+        commands=("denoise",),
+    ),
+    "noise2noise": Row(
+        "engine.direct:NOISE2NOISE",
+        "a network trained to predict one exposure from another: neighbouring frames, or --guide",
+        commands=("denoise",),
+    ),
+    "dip": Row(
+        "engine.direct:DIP",
+        "Deep Image Prior: a network that makes the image from random noise, stopped early",
+        commands=("denoise",),
+    ),
+    "care": Row(
+        "engine.direct:TRAINED",
+        "one call of a network trained by `train care` or `train unet-synthetic`; needs --weights",
+        commands=("denoise",),
+    ),
+    "median": Row("engine.classical:MEDIAN", "median of 3, 5 or 7 px", commands=("denoise",)),
+    "gaussian": Row("engine.classical:GAUSSIAN", "Gaussian filter", commands=("denoise",)),
+    "nl-means": Row(
+        "engine.classical:NL_MEANS",
+        "non-local means (Buades et al. 2011); extra `classical`",
+        commands=("denoise",),
+    ),
+    "wavelet": Row(
+        "engine.classical:WAVELET",
+        "wavelet shrinkage (Chang et al. 2000); extra `classical`",
+        commands=("denoise",),
+    ),
+    "tv": Row(
+        "engine.classical:TV",
+        "total variation (Chambolle 2004); extra `classical`",
         commands=("denoise",),
     ),
 }

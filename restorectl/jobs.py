@@ -108,13 +108,27 @@ class RestoreJob(SamplingJob):
 
 
 @dataclass(frozen=True)
+class OwnTraining:
+    """How methods that train a network on the images themselves do it."""
+
+    steps: int | None = None  # None = the recipe's
+    minutes: float | None = None  # upper limit for each network; None = none
+    fit_on: str = "image"  # a network for each image, or one for the folder: image, folder
+    cache: str | None = None  # folder that keeps networks; None = none is kept
+    mask: str = "auto"  # lines that n2v hides: auto, none, rows, columns, cross
+
+
+@dataclass(frozen=True)
 class DenoiseJob(SamplingJob):
     method: str = "posterior"  # row of catalog.METHODS
     preset: str = "restorectl"
     settings: Mapping[str, Any] = field(default_factory=dict)  # override the preset's
     orientations: int = 1  # 8: the mean over four rotations, each also mirrored
     preview: bool = False  # also write a picture of each image before and after
-    guide: str | None = None  # folder of another method's results, named like the inputs
+    # folder of another method's results (for noise2noise: of second exposures), named like the
+    # inputs, or a row of catalog.METHODS that makes them first
+    guide: str | None = None
+    training: OwnTraining = field(default_factory=OwnTraining)
 
 
 @dataclass(frozen=True)

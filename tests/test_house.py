@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "restorectl"
 ORDER = (  # a folder imports from those to its right, and from itself
     {"api"},
     {"cli"},
-    {"restoration", "volumes", "training", "evaluation"},
+    {"restoration", "volumes", "evaluation"},
+    {"training"},
     {"batch", "weights"},
     {"engine", "images"},
     {"intensity", "files"},

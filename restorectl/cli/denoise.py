@@ -8,8 +8,9 @@ from restorectl.catalog import methods
 from restorectl.cli import options as opt
 from restorectl.cli.options import option
 from restorectl.errors import UsageError
-from restorectl.jobs import DenoiseJob
+from restorectl.jobs import DenoiseJob, OwnTraining
 
+OWN = "Methods that train on your images (n2v, noise2noise, dip)"
 MIXING = "Methods of Baikal (forward-backward, mixing, repaint)"
 
 
@@ -85,9 +86,10 @@ def denoise(
     strength: float = opt.STRENGTH,
     guide: str | None = option(
         None,
-        "Folder with another method's results for the same images, with equal names: to start from,"
-        " or to mix in, instead of the noisy image.",
-        metavar="DIR",
+        "Folder with another method's results for the same images, with equal names, or a method"
+        " that makes them first, such as n2v: to start from, or to mix in, instead of the noisy"
+        " image. For noise2noise: folder of second exposures.",
+        metavar="DIR|METHOD",
     ),
     eta: float | None = option(
         None, "Randomness of the steps: 0 none, 1 as in DDPM.", min=0.0, max=1.0
@@ -149,6 +151,31 @@ def denoise(
         panel=MIXING,
         choices=("none", "repaint"),
     ),
+    train_steps: int | None = option(
+        None, "Steps of training. Default: about 1,000.", panel=OWN, metavar="N", min=8
+    ),
+    minutes: float | None = option(
+        None, "Train each network for at most so long.", panel=OWN, metavar="M", min=0.01
+    ),
+    fit_on: str = option(
+        "image",
+        "Train a network for each image, or one for all images of the run.",
+        panel=OWN,
+        choices=("image", "folder"),
+    ),
+    cache: str | None = option(
+        None,
+        "Keep trained networks in this folder; where one is found, nothing is trained again.",
+        panel=OWN,
+        metavar="DIR",
+    ),
+    mask: str = option(
+        "auto",
+        "Lines that n2v hides with each pixel, since noise is shared along them (structN2V);"
+        " auto: as the correlation of the noise is.",
+        panel=OWN,
+        choices=("auto", "none", "rows", "columns", "cross"),
+    ),
     dtype: str = opt.DTYPE,
     calibrator: str = opt.CALIBRATOR,
     calibrator_weights: str | None = opt.CALIBRATOR_WEIGHTS,
@@ -192,6 +219,7 @@ def denoise(
         preset=preset,
         settings=own,
         guide=guide,
+        training=OwnTraining(train_steps, minutes, fit_on, cache, mask),
         orientations=orientations,
         start_step=start_step,
         dtype=dtype,

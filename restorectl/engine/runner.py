@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock, RLock, local
 from typing import Any, TypeVar
@@ -259,6 +259,10 @@ class Runner:
     retried: int = 0  # tiles that were computed again in float32
     _ready: dict[torch.dtype, Denoiser] = field(default_factory=dict)
     _lock: RLock = field(default_factory=RLock)
+
+    def using(self, card: Card, tensors: Mapping[str, Tensor]) -> "Runner":
+        """A runner of another network, with the same workers."""
+        return replace(self, make=partial(build, card, dict(tensors)), _ready={}, _lock=RLock())
 
     def denoiser(self, dtype: torch.dtype | None = None) -> Denoiser:
         dtype = dtype or self.dtype

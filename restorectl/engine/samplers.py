@@ -221,6 +221,8 @@ class Method:
     guided: bool = False  # can start from, or mix in, another method's result
     maps: bool = True  # can restore tiles at several noise levels and blend them
     relative: bool = False  # takes `Problem.relative`
+    stepwise: bool = True  # takes a number of steps, and averaging random restorations is of use
+    recipe: str = ""  # packaged recipe of a network that is trained on the images themselves
 
     def has(self, name: str) -> bool:
         """Whether the method has a setting of that name."""

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from restorectl.batch.inputs import Pair
-from restorectl.batch.outcome import Outcome, Progress
+from restorectl.batch.outcome import Outcome, Progress, Silent
 from restorectl.batch.plan import Origin, Planned, Record
 from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.errors import InputError
@@ -32,6 +33,7 @@ from restorectl.images.image import (
 from restorectl.images.masked import Masked
 from restorectl.restoration import camera, channels, cleaned, neighbours
 from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.fitting import Fitting
 from restorectl.restoration.fusion import Fused
 from restorectl.restoration.neighbours import Neighbours
 from restorectl.restoration.restorer import Batch, Restorer
@@ -74,6 +76,8 @@ class Planes:
     restorer: Restorer
     own: Mapping[str, Any]  # parameters of this command that can change a pixel
     extras: tuple[Extra, ...] = ()  # write the pair's last targets
+    first: "Planes | None" = None  # another method, which makes the guide
+    fitting: Fitting | None = None  # trains the network on the image itself
 
     @property
     def origin(self) -> Origin:
@@ -164,11 +168,16 @@ class Planes:
         """See `plan.Work`."""
         headers = self._headers(image.header, pair)
         with ExitStack() as stack:
-            guide = None
-            if pair.guide is not None:
-                guide = stack.enter_context(open_image(pair.guide))
+            guide, source = None, pair.guide
+            if self.first is not None:
+                folder = stack.enter_context(TemporaryDirectory(prefix="restorectl-guide-"))
+                source = self._made(Path(folder, "guide.tif"), image, pair, record, outcome)
+            if source is not None:
+                guide = stack.enter_context(open_image(source))
                 guide.header.require_same_shape(guide.path, image.header, image.path)
-            fitted = self.fit(image, outcome)
+            fitted = self.fit(image, outcome, guide)
+            if self.fitting is not None:
+                record = {**record, "training": outcome.details["training"]}
             made_of = list(zip(parts, headers, strict=False))
             first = min(planes_there(part, made, record) for part, made in made_of)
             writers = [
@@ -190,8 +199,17 @@ class Planes:
             outcome.details |= told.details
             outcome.warnings += told.warnings
 
-    def fit(self, image: Image, outcome: Outcome) -> Fitted:
-        """Fit the channels' models, and tell them."""
+    def _made(self, path: Path, image: Image, pair: Pair, record: Record, outcome: Outcome) -> Path:
+        """The guide that the first method makes of the image, written to `path`."""
+        assert self.first is not None
+        alone = Outcome(outcome.source, str(path), "planned")
+        bare = Pair(pair.source, (path,), pair.name)
+        self.first.write(image, bare, [path], record, alone, Silent().file(""))
+        outcome.details["guide"] = alone.details
+        return path
+
+    def fit(self, image: Image, outcome: Outcome, guide: Image | None = None) -> Fitted:
+        """Fit the channels' models, and tell them; with `fitting`, train the network."""
         restorer, header = self.restorer, image.header
         chosen = header.chosen(restorer.job.files.channels, image.path)
         whitened = restorer.card.value_range == "whitened"
@@ -200,6 +218,8 @@ class Planes:
         )
         groups = channels.fit_groups(clean, chosen, restorer)
         channels.describe(outcome, header, groups, restorer.card.sigma_max)
+        if self.fitting is not None:
+            restorer = self.fitting.trained(restorer, clean, groups, guide, outcome)
         near = Neighbours(restorer, clean, channels.by_plane(header, groups))
         return Fitted(image, clean, known, groups, near)
 

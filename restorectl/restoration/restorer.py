@@ -203,10 +203,11 @@ def load_restorer(
     level: str = "image",
     orientations: int = 1,
     schedule: str = SCHEDULE,
+    network: Weights | None = None,
 ) -> Restorer:
     """Load the models of a job; `schedule` is that of its `start_step`.
 
-    Raises UsageError, WeightsError.
+    network: not to be loaded, since the method trains it. Raises UsageError, WeightsError.
     """
     if job.steps is not None and job.steps < 1:
         raise UsageError(f"`steps` {job.steps}: must be at least 1")
@@ -219,7 +220,7 @@ def load_restorer(
             f"`calibrator_weights` {job.calibrator_weights} has no effect with `calibrator`"
             f" {job.calibrator}: use `calibrator` network, or leave it out"
         )
-    weights = load(job.weights or method.task, method.task, job.weights_from)
+    weights = network or load(job.weights or method.task, method.task, job.weights_from)
     method.check(settings, weights.card.sigma_max)
     runner = make_runner(weights.card, weights.tensors, job.compute)
     if job.start_step is None:
@@ -244,7 +245,7 @@ def load_restorer(
         runner,
         method.sampler(settings, job.samples),
         calibrator,
-        {method.task: weights} | used,
+        ({method.task: weights} if network is None else {}) | used,
         level,
         orientations,
         _context(job, method, weights.card, runner),

@@ -192,9 +192,15 @@ def _middle(plane: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class PairReader:
-    """Reads regions of pairs in network units; caches planes. Not thread-safe."""
+    """Reads regions of pairs in network units; caches planes. Not thread-safe.
 
-    def __init__(self, pairs: Sequence[TrainingPair], cache_bytes: int) -> None:
+    noisy: the targets are exposures too, converted like the inputs: their mean is what is learnt.
+    """
+
+    def __init__(
+        self, pairs: Sequence[TrainingPair], cache_bytes: int, noisy: bool = False
+    ) -> None:
+        self.noisy = noisy
         self.pairs, self.cache = pairs, PlaneCache(cache_bytes)
         self.images: Sequence[TrainingImage] = [pair.cropped() for pair in pairs]
 
@@ -227,7 +233,9 @@ class PairReader:
             clean = resample(clean, pair.transform)
         gain, offset = pair.scales[plane[1]]
         model = pair.models[plane[1]]
-        both = np.stack([matched_target(clean * gain + offset, model), model.forward(noisy)])
+        wanted = clean * gain + offset
+        target = model.forward(wanted) if self.noisy else matched_target(wanted, model)
+        both = np.stack([target, model.forward(noisy)])
         first, last, left, right = pair.area
         return both[:, first:last, left:right]
 

@@ -91,6 +91,18 @@ class Slices:
 
 
 @dataclass(frozen=True)
+class Blind:
+    """Which pixels `n2v` hides, and what it puts in their place."""
+
+    share: float = 0.02  # of the pixels, one in each square cell
+    replace: Literal["median", "random"] = "median"  # of neighbours: N2V2; one of them: N2V
+    around: int = 5  # px, how far neighbours are
+    # lines of pixels that share noise and are hidden too; auto: by the correlation of the noise
+    mask: Literal["auto", "none", "rows", "columns", "cross"] = "auto"
+    reach: int = 4  # px, of a line to both sides
+
+
+@dataclass(frozen=True)
 class CropOptions:
     """Crops of the training images, and their random variation."""
 
@@ -156,6 +168,7 @@ class Recipe:
     noise: Noise = field(default_factory=Noise)
     degradation: Degradation = field(default_factory=Degradation)
     slices: Slices = field(default_factory=Slices)
+    blind: Blind = field(default_factory=Blind)
     data: CropOptions = field(default_factory=CropOptions)
     optimiser: Optimiser = field(default_factory=Optimiser)
     validation: Validation = field(default_factory=Validation)
@@ -256,6 +269,9 @@ def _check(recipe: Recipe, where: str) -> None:
          "factors of at least 2"),
         (bool(rows.anchors) and set(rows.anchors) <= {"linear", "cubic"}, "slices.anchors",
          "linear, cubic or both"),
+        (0 < recipe.blind.share <= 0.25, "blind.share", "above 0, at most 0.25"),
+        (recipe.blind.around >= 1 and recipe.blind.reach >= 1, "blind",
+         "around and reach from 1 px"),
         (_rises(rows.factors, above=1), "slices.factors", "a range from 2: [low, high]"),
         (s.patch >= 32 and 0 <= s.threshold <= 1 and s.steps >= 1 and s.batch >= 2 and s.lr > 0,
          "select", "a patch from 32 px, a threshold in [0, 1], steps >= 1, batch >= 2, lr > 0"),

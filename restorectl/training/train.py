@@ -49,6 +49,9 @@ from restorectl.training.select import select
 from restorectl.weights import file as weights_io
 from restorectl.weights.file import Weights
 
+PAIRED = ("conditional", "care", "noise2noise")  # objectives that can learn from pairs
+OF_ONE_RUN = ("n2v", "dip")  # objectives that `denoise` alone uses
+
 
 class TrainingReport(Protocol):
     """Receives the progress of training; the command line implements it."""
@@ -154,11 +157,14 @@ def _output(job: TrainJob) -> Path:
 
 def _check_options(job: TrainJob, recipe: Recipe) -> None:
     """Check options of pairs and simulated degradations. Raises UsageError."""
-    pairs, conditional, d = job.partner is not None, recipe.objective == "conditional", recipe.data
+    pairs, name, d = job.partner is not None, recipe.objective, recipe.data
+    simulated = name == "conditional" and bool(recipe.degradation.level)
     rules = (
-        (not pairs or conditional, "`partner`: only objective 'conditional' trains on pairs, this"
-         f" recipe has '{recipe.objective}'"),
-        (pairs or not conditional or bool(recipe.degradation.level),
+        (name not in OF_ONE_RUN, f"objective '{name}': use `restorectl denoise`, method"
+         f" {name}, which trains on the images that it restores"),
+        (not pairs or name in PAIRED, f"`partner`: objective '{name}' does not train on pairs, only"
+         f" {', '.join(PAIRED)} do"),
+        (pairs or name not in PAIRED or simulated,
          "this recipe trains on pairs: name the folder of noisy images with `partner`"),
         (not pairs or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
          f"`partner` {job.partner}: is the same folder as `data`: name the folder of noisy images"),
@@ -204,7 +210,8 @@ def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
     facts = {"pairs": len(found.pairs), "fingerprint": found.fingerprint()}
     if job.register is not None:
         facts["register"] = job.register
-    return ScannedImages(PairReader(found.pairs, room), found.warnings, facts)
+    reader = PairReader(found.pairs, room, noisy=recipe.objective == "noise2noise")
+    return ScannedImages(reader, found.warnings, facts)
 
 
 @dataclass(frozen=True)

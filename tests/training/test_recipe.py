@@ -14,7 +14,8 @@ SMALL = {"objective": "prior", "task": "prior"}
 FROM_INITIAL = {"network", "parametrisation", "sigma_data", "time"}
 SLICES = {"slices", "ms-unet", "e2e-unet"}
 READ_BY = {  # sections that only some objectives read; the recipes of others may leave them out
-    "degradation": {"conditional"},
+    "blind": {"n2v"},
+    "degradation": {"conditional", "unet-synthetic"},
     "noise": catalog.OBJECTIVES.keys() - SLICES,
     "slices": SLICES,
 }

@@ -197,7 +197,7 @@ def test_training_on_pairs_learns_to_look_at_the_input(folders, tmp_path):
     ("recipe", "overrides", "options", "error", "message"),
     [
         ("conditional-pairs", (), {"pairs": False}, UsageError, "trains on pairs: .*`partner`"),
-        ("prior", (), {}, UsageError, "`partner`: only objective 'conditional'"),
+        ("prior", (), {}, UsageError, "`partner`: objective 'prior' does not"),
         ("conditional", (), {"pairs": False, "register": "rigid"}, UsageError, "`partner`"),
         ("conditional-pairs", (), {"register": "elastic"}, UsageError, "use rigid or affine"),
         (
@@ -252,3 +252,32 @@ def test_the_command_takes_pairs_and_names_what_it_leaves_out(folders, tmp_path)
     train("conditional-pairs", (clean, noisy), aligned, "init=''", NET, register="rigid")
     data = weights_io.load(str(aligned)).card.training["data"]
     assert (data["pairs"], data["register"]) == (2, "rigid")
+
+
+@pytest.mark.parametrize("name", ["care", "noise2noise", "unet-synthetic"])
+def test_networks_of_one_call_learn_from_pairs_or_simulated_noise(name, folders, tmp_path):
+    clean, noisy = folders
+    partner = None if name == "unet-synthetic" else str(noisy)
+    net = "network.config={channels: [8, 8], blocks: 1, embedding: 8}"
+    last = "validation={fraction: 0.2, crop: 16, crops: 8, every: 1, keep: last}"
+    job = TrainJob(
+        name, str(clean), str(tmp_path / "w.safetensors"), (*TINY, net, last), partner=partner
+    )
+    memory = Memory()
+    path = run(job, memory)
+    assert weights_io.load(str(path)).card.task == "direct"
+    words = ("denoise", noisy, "-o", tmp_path / "out", "--method", "care", "-w", path)
+    command.run(*words, check=0)
+    assert len(list((tmp_path / "out").glob("*.tif"))) == 2
+
+
+def test_objectives_of_pairs_and_of_noisy_images_say_what_they_need(folders, tmp_path):
+    clean, noisy = map(str, folders)
+    for name, partner, told in (
+        ("care", None, "trains on pairs"),
+        ("unet-synthetic", noisy, "does not train on pairs"),
+        ("n2v", None, "denoise`, method n2v"),
+    ):
+        job = TrainJob(name, clean, str(tmp_path / "w.safetensors"), partner=partner)
+        with pytest.raises(UsageError, match=told):
+            run(job, Memory())

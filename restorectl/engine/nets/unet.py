@@ -122,8 +122,10 @@ class UNet(nn.Module):
         blocks: int = 2,
         patch: int = 2,
         embedding: int = 256,
+        top_skips: bool = True,  # False: nothing but the deeper levels reaches the first (N2V2)
     ) -> None:
         super().__init__()
+        self.skipped = () if top_skips else (0,)  # levels without skip connections
         self.patch, self.blocks, self.levels = patch, blocks, len(channels)
         self.stride = patch * 2 ** (self.levels - 1)
         self.register_buffer("frequencies", torch.randn(embedding // 2))
@@ -145,9 +147,10 @@ class UNet(nn.Module):
             if level < self.levels - 1:
                 skips.append(c)
         self.middle = nn.ModuleList([Block(c, c, embedding, False) for _ in range(2)])
-        for width in reversed(channels):
+        for level, width in reversed(list(enumerate(channels))):
             for _ in range(blocks + 1):
-                self.decoder.append(Block(c + skips.pop(), width, embedding, False))
+                skip = skips.pop() if level not in self.skipped else 0
+                self.decoder.append(Block(c + skip, width, embedding, False))
                 c = width
         self.head = Conv(c, c_out * patch * patch, 3)
         self.gain = nn.Parameter(torch.zeros(()))  # the network starts at zero
@@ -176,7 +179,8 @@ class UNet(nn.Module):
             x = block(x, told[-1])
         for level in reversed(range(self.levels)):
             for _ in range(self.blocks + 1):
-                x = next(decoder)(torch.cat([x, skips.pop()], 1), told[level])
+                joined = x if level in self.skipped else torch.cat([x, skips.pop()], 1)
+                x = next(decoder)(joined, told[level])
             if level > 0:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
         return F.pixel_shuffle(self.head(x) * self.gain.to(dtype), self.patch)
