@@ -156,6 +156,7 @@ class SuperresJob:
     sweeps: str = "both"  # slice directions: both, xz, yz
     anchor: str = "auto"  # base interpolation: auto, linear, cubic
     strength: float | None = None  # share of the network, 0..1; None = measured on the stack
+    preset: str = "restorectl"  # or MSDSR's sampler: paper, official
     sampler: str = "ddim"
     steps: int | None = None
     samples: int = 1
