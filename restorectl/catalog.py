@@ -261,6 +261,11 @@ METRICS: dict[str, Row] = {
         "resolution of the prediction, px, by decorrelation analysis",
         kind="paired",
     ),
+    "resolution-nm": Row(
+        "evaluation.metrics.decorrelation:RESOLUTION_NM",
+        "the same in nm, from the pixel size in the file",
+        kind="paired",
+    ),
     "resolution-ratio": Row(
         "evaluation.metrics.decorrelation:RESOLUTION_RATIO",
         "resolution of the prediction over that of the target (DDPM microscopy)",

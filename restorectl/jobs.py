@@ -196,6 +196,8 @@ class EvaluateJob:
     gated: tuple[str, ...] = ()  # metrics that gates need besides
     data_range: float | None = None  # None: of the target
     scale: str = "none"  # none, affine, percentile: fit of a prediction to its target
+    scale_to: str | None = None  # folder whose mean and standard deviation predictions are given
+    register: str | None = None  # align predictions with their targets: rigid, affine
     project: str = "none"  # none, max, mean over z
     by_z: bool = False
     average: bool = False  # predictions are samples: score the mean of the first N

@@ -22,6 +22,7 @@ from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError, WeightsError
+from restorectl.images.registration import ALIGNMENTS
 from restorectl.jobs import MAX_SHIFT, TrainJob
 from restorectl.training import augment, checkpoint, phantoms
 from restorectl.training import recipe as recipes
@@ -44,7 +45,7 @@ from restorectl.training.loop import (
     optimise,
 )
 from restorectl.training.objectives import VALIDATION_ERRORS, Draw, Objective, objective
-from restorectl.training.pairs import ALIGNMENTS, PairReader, scan_pairs
+from restorectl.training.pairs import PairReader, scan_pairs
 from restorectl.training.recipe import Recipe
 from restorectl.training.select import select
 from restorectl.weights import file as weights_io

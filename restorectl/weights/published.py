@@ -124,8 +124,9 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
             content = pickled.tensors(path)
         except Exception:  # whatever a damaged or foreign file leads to
             raise WeightsError(
-                f"{path}: not a checkpoint of plain tensors, or damaged ({type(error).__name__}): save"
-                " only its state dict, torch.save(model.state_dict(), FILE)"
+                f"{path}: not a checkpoint of plain tensors, or damaged"
+                f" ({type(error).__name__}): save only its state dict,"
+                " torch.save(model.state_dict(), FILE)"
             ) from error
     while isinstance(content, Mapping):
         inner = [content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)]
