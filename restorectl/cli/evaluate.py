@@ -287,6 +287,9 @@ def evaluate(
         raise typer.Exit(_preference_results(predictions, outputs.json_lines, quiet))
     if wording != "general" and preference is None:
         raise UsageError(f"--wording {wording}: works only together with --preference")
+    asks = any((asked.pivot, asked.tasks, asked.raters > 1, asked.raters_per_task))
+    if asks and preference is None:
+        raise UsageError("--pivot, --tasks and --raters: work only together with --preference")
     if preference is not None:
         if inputs is None:
             raise UsageError("--preference: needs --input DIR, the unrestored images")
