@@ -21,7 +21,7 @@ class Row:
     lost: str = ""  # FORMATS only: what results do not have of an input
     is_folder: bool = False  # FORMATS only: whether an image is a folder
     commands: tuple[str, ...] = ()  # METHODS only: commands that offer it
-    task: str = ""  # CALIBRATORS only: task of the weights it needs
+    task: str = ""  # CALIBRATORS: task of the weights it needs; NETWORKS: of its weights, if one
     kind: str = ""  # METRICS only: paired (planes), uncertainty (of a file) or set (of images)
 
     def load(self) -> Any:
@@ -104,7 +104,14 @@ NETWORKS: dict[str, Row] = {
     ),
     "alexnet": Row("engine.nets.alexnet:LPIPS", "AlexNet with the linear heads of LPIPS"),
     "calibrator": Row(
-        "engine.nets.calibrator:Calibrator", "small residual network that predicts the noise level"
+        "engine.nets.calibrator:Calibrator",
+        "small residual network that predicts the noise level",
+        task="calibrator",
+    ),
+    "resnet50": Row(
+        "engine.nets.resnet:ResNetCalibrator",
+        "RSCD: ResNet-50 that predicts the step, 24 M parameters",
+        task="calibrator",
     ),
 }
 
@@ -296,6 +303,11 @@ METRICS: dict[str, Row] = {
     "resolution": Row(
         "evaluation.metrics.decorrelation:RESOLUTION",
         "resolution of the prediction, px, by decorrelation analysis",
+        kind="paired",
+    ),
+    "resolution-nm": Row(
+        "evaluation.metrics.decorrelation:RESOLUTION_NM",
+        "the same in nm, from the pixel size in the file",
         kind="paired",
     ),
     "resolution-ratio": Row(

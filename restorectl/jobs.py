@@ -170,6 +170,7 @@ class SuperresJob:
     sweeps: str = "both"  # slice directions: both, xz, yz
     anchor: str = "auto"  # base interpolation: auto, linear, cubic
     strength: float | None = None  # share of the network, 0..1; None = measured on the stack
+    preset: str = "restorectl"  # or MSDSR's sampler: paper, official
     sampler: str = "ddim"
     steps: int | None = None
     samples: int = 1
@@ -209,6 +210,8 @@ class EvaluateJob:
     gated: tuple[str, ...] = ()  # metrics that gates need besides
     data_range: float | None = None  # None: of the target
     scale: str = "none"  # none, affine, percentile: fit of a prediction to its target
+    scale_to: str | None = None  # folder whose mean and standard deviation predictions are given
+    register: str | None = None  # align predictions with their targets: rigid, affine
     project: str = "none"  # none, max, mean over z
     by_z: bool = False
     average: bool = False  # predictions are samples: score the mean of the first N

@@ -90,6 +90,28 @@ class Downstream:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a preference study asks, and whom."""
+
+    pivot: str | None = option(
+        None, "Compare all methods with this one only.", panel=STUDY, metavar="METHOD"
+    )
+    tasks: int | None = option(
+        None,
+        "Number of comparisons, drawn at random. Default: all.",
+        panel=STUDY,
+        min=1,
+        metavar="N",
+    )
+    raters: int = option(
+        1, "Write a page for each rater: FILE_1.html, FILE_2.html, ...", panel=STUDY, min=1
+    )
+    raters_per_task: int | None = option(
+        None, "Raters of each comparison. Default: all.", panel=STUDY, min=1, metavar="N"
+    )
+
+
+@dataclass(frozen=True)
 class Outputs:
     """Where the scores go."""
 
@@ -157,6 +179,19 @@ def evaluate(
             "percentile": "by the 0.1 and 99.9 percentiles",
         },
     ),
+    scale_to: str | None = option(
+        None,
+        "First give each channel of a prediction the mean and standard deviation of the images in"
+        " this folder, such as the targets of the training.",
+        panel=SCORING,
+        metavar="DIR",
+    ),
+    register: str | None = option(
+        None,
+        "First align each prediction with its target, and score the area that both show.",
+        panel=SCORING,
+        metavar="rigid|affine",
+    ),
     project: str = option(
         "none",
         "Project stacks over z before scoring.",
@@ -220,6 +255,7 @@ def evaluate(
         "PRED are answers saved from such pages (JSON): show preferences and agreement.",
         panel=STUDY,
     ),
+    asked: Asked,
     checks: Downstream,
     axes: str | None = opt.AXES,
     pattern: str | None = opt.PATTERN,
@@ -251,12 +287,16 @@ def evaluate(
         raise typer.Exit(_preference_results(predictions, outputs.json_lines, quiet))
     if wording != "general" and preference is None:
         raise UsageError(f"--wording {wording}: works only together with --preference")
+    asks = any((asked.pivot, asked.tasks, asked.raters > 1, asked.raters_per_task))
+    if asks and preference is None:
+        raise UsageError("--pivot, --tasks and --raters: work only together with --preference")
     if preference is not None:
         if inputs is None:
             raise UsageError("--preference: needs --input DIR, the unrestored images")
-        from restorectl.evaluation.study import study
+        from restorectl.evaluation.study import StudyPlan, study
 
-        study(preference, predictions, inputs, seed, axes, pattern, wording)
+        plan = StudyPlan(asked.pivot, asked.tasks, asked.raters, asked.raters_per_task)
+        study(preference, predictions, inputs, seed, axes, pattern, wording, plan)
         if target is None and reference is None and metrics is None:
             return
     from restorectl.evaluation.comparison import gates
@@ -270,6 +310,8 @@ def evaluate(
         gated=tuple(limit.metric for limit in limits),
         data_range=data_range,
         scale=scale,
+        scale_to=scale_to,
+        register=register,
         project=project,
         by_z=by is not None,
         average=average,

@@ -95,6 +95,13 @@ def superres3d(
         metavar="auto|0..1",
     ),
     sampler: str = option("ddim", "Steps of the model.", panel=MODEL, choices=SAMPLERS),
+    preset: str = option(
+        "restorectl",
+        "For models that make pixels from noise: paper takes the 1000 random steps of MSDSR,"
+        " official the 200 of its code.",
+        panel=MODEL,
+        choices=("restorectl", "paper", "official"),
+    ),
     steps: int | None = option(
         "auto",
         "Network calls per slice: 1 gives the best estimate, 8 or more give full detail.",
@@ -137,6 +144,7 @@ def superres3d(
         anchor=anchor,
         strength=strength,
         sampler=sampler,
+        preset=preset,
         steps=steps,
         samples=samples,
         slice_noise=slice_noise,

@@ -36,6 +36,7 @@ def show(comparison: "Comparison") -> None:
     else:
         for metric in comparison.metrics:
             _compared(console, comparison, metric, found[metric])
+            _tests(console, comparison, metric)
     if any(comparison.sets.values()):
         _sets(console, comparison)
     _depths(console, comparison)
@@ -158,6 +159,21 @@ def _compared(
         n, _, *others = _numbers(found[method])
         cells = [name, n, median, *others, "" if p is None else f"{p:.3g}"]
         table.add_row(*cells, MARKS.get(place, "") if order else "")
+    console.print(table)
+
+
+def _tests(console: Console, comparison: "Comparison", metric: str) -> None:
+    """p of the median test between every two of three or more methods."""
+    from restorectl.evaluation.comparison import median_tests
+
+    values = median_tests(comparison, metric)
+    names = list(dict.fromkeys(name for pair in values for name in pair))
+    if len(names) < 3:
+        return
+    table = _table(console, f"{metric} · p of Mood's median test", ["", *names[1:]])
+    for row in names[:-1]:
+        cells = [values.get((row, column)) for column in names[1:]]
+        table.add_row(escape(row), *("" if p is None else f"{p:.3g}" for p in cells))
     console.print(table)
 
 

@@ -29,7 +29,8 @@ weights = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-IMPORTS = ("rscd", "msdsr", "inception-fid", "alexnet-lpips")  # rows of weights.published.PUBLISHED
+# rows of weights.published.PUBLISHED
+IMPORTS = ("rscd", "rscd-calibrator", "msdsr", "inception-fid", "alexnet-lpips")
 NAMES = argument(
     (), "Names of models, files or hf:// addresses.", "NAME...", complete=opt.model_names
 )

@@ -16,12 +16,15 @@ from torch import Tensor
 from restorectl.engine.card import Card
 from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser
 from restorectl.engine.runner import Runner
-from restorectl.engine.samplers import Denoise, Problem, Sampler
+from restorectl.engine.samplers import Decided, Denoise, Problem, Sampler, ddim_rule, walk
+from restorectl.engine.schedule import schedule
 
 CODES = {"linear": 0.0, "cubic": -1.0}  # mask values of the base interpolations in hidden rows
 START = 2.0  # starting noise level of residuals: 17 times their standard deviation
 START_PIXELS = 80.0  # starting noise level of pixels (Karras et al. 2022)
 BEGIN = -1  # step number of the starting noise
+# MSDSR as printed, all steps at random, and as in its code: DDIM, also at random (eta = 1)
+PRESETS = {"paper": 1000, "official": 200}
 
 
 def base_interpolations(card: Card) -> tuple[str, ...]:
@@ -71,6 +74,20 @@ def pixel_denoise(denoise: Denoise, clean: Tensor, observed: Tensor, card: Card)
         return observed * clean + (1 - observed) * x0
 
     return free
+
+
+def along_schedule(name: str, steps: int) -> Sampler:
+    """MSDSR's sampler: random steps, evenly spaced in the discrete schedule `name`."""
+
+    def run(p: Problem, decided: Decided) -> Tensor:
+        table, count = schedule(name), p.steps or steps
+        numbers = np.linspace(table.steps, 0, count + 1)
+        levels = torch.from_numpy(table.sigma(numbers)).to(p.sigma)
+        sigmas = levels[:, None].expand(-1, len(p.x)).contiguous()  # (K + 1, B)
+        x = p.x * (levels[0] / p.sigma).reshape(-1, 1, 1, 1)
+        return walk(p.denoise, x, sigmas, ddim_rule(eta=1.0), p.draw)
+
+    return Sampler(run, calls=lambda count: count or steps)
 
 
 def run(problem: Problem, sampler: Sampler, model: Denoiser, base: str) -> Tensor:

@@ -34,14 +34,20 @@ from restorectl.evaluation.read import (
     Case,
     LoadedImage,
     MatchedFiles,
+    Spread,
     fit_of,
     load,
     match,
+    nanometres,
     range_of,
+    registered,
+    respread,
     running_means,
+    spread_of,
     uncertainty_maps,
     uncertainty_set,
 )
+from restorectl.images.registration import ALIGNMENTS
 from restorectl.jobs import EvaluateJob
 
 DEFAULT = ("mae", "nrmse", "psnr", "ssim", "pearson")
@@ -59,6 +65,7 @@ class PreparedEvaluation:
     better: Mapping[str, str]  # metric of any kind -> higher, lower or ""
     paired: Mapping[str, Compute]  # metric -> function of one plane
     uncertainty: Mapping[str, UncertaintyMetric]
+    spread: Mapping[int, Spread]  # channel -> mean and standard deviation of `scale_to`
     sets: Sequence[tuple[SetMetric, Features]]
 
 
@@ -73,6 +80,10 @@ def prepare(job: EvaluateJob) -> PreparedEvaluation:
         raise UsageError(f"`interval` {job.interval:g}: must lie between 0 and 1")
     if job.by_z and job.project != "none":
         raise UsageError("`by` z and `project` exclude each other: a projection has no depths")
+    if job.register is not None and (job.target is None or job.register not in ALIGNMENTS):
+        raise UsageError(f"`register` {job.register}: use {' or '.join(ALIGNMENTS)}, with `target`")
+    if job.scale_to is not None and job.scale != "none":
+        raise UsageError("`scale_to` and `scale` exclude each other")
     if not job.predictions:
         raise NoInputError("no predictions were given: name folders or files")
     matches = match(job.predictions, job.target, job.pattern, job.average)
@@ -93,6 +104,7 @@ def prepare(job: EvaluateJob) -> PreparedEvaluation:
         {name: metrics[name].better for name in (*paired, *uncertainty, *sets)},
         {name: metric.compute or loaded[metric.network] for name, metric in paired.items()},
         uncertainty,
+        {} if job.scale_to is None else spread_of(Path(job.scale_to), job.pattern, job.axes),
         [(metric, loaded[metric.network]) for metric in sets.values()],
     )
 
@@ -104,7 +116,8 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
     wanted = list(job.metrics)
     if not wanted and job.target is not None:
         wanted += DEFAULT
-        if not job.average and job.project == "none" and has_sets:
+        moved = job.register is not None or job.scale_to is not None
+        if not job.average and job.project == "none" and has_sets and not moved:
             wanted += [name for name, row in METRICS.items() if row.kind == "uncertainty"]
     if not job.metrics and job.reference is not None:
         wanted.append(UNPAIRED)
@@ -115,6 +128,7 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
     if not names and not job.checks:
         raise UsageError("nothing to compare with: give `target` DIR or `reference` HQ_DIR")
     metrics = {name: METRICS[name].load() for name in names}
+    _refuse_altered(metrics, job)
     for name, metric in metrics.items():
         kind = METRICS[name].kind
         if kind == "set":
@@ -122,11 +136,22 @@ def _chosen(job: EvaluateJob, matches: MatchedFiles) -> dict[str, Any]:
                 raise UsageError(f"metric '{name}': needs `reference` HQ_DIR")
         elif job.target is None and not (kind == "paired" and metric.alone):
             raise UsageError(f"metric '{name}': needs `target` DIR")
-        if kind == "paired" and metric.unscaled and job.scale != "none":
-            raise UsageError(f"metric '{name}': cannot be combined with `scale` {job.scale}")
         if kind == "uncertainty" and (job.average or not has_sets):
             raise UsageError(f"metric '{name}': needs a folder that restorectl uncertainty wrote")
     return metrics
+
+
+def _refuse_altered(metrics: Mapping[str, Any], job: EvaluateJob) -> None:
+    """Raises UsageError for metrics that have no meaning for predictions changed before scoring."""
+    moved = job.scale_to is not None or job.register is not None
+    for name, metric in metrics.items():
+        kind = METRICS[name].kind
+        if kind == "paired" and metric.unscaled and (moved or job.scale != "none"):
+            raise UsageError(
+                f"metric '{name}': cannot be combined with `scale`, `scale_to` or `register`"
+            )
+        if kind == "uncertainty" and moved:
+            raise UsageError(f"metric '{name}': cannot be combined with `scale_to` or `register`")
 
 
 def _load_network(metric: str, network: MetricNetwork, job: EvaluateJob) -> Any:
@@ -193,6 +218,11 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         for (method, have, want), count in dtypes.items()
         if have != want and "int" in have and "int" in want
     ]
+    changed = [
+        f"`{name}` {value}: the scores are of predictions changed so; reports show the files"
+        for name, value in (("register", job.register), ("scale_to", job.scale_to))
+        if value is not None
+    ]
     exact = sum(score.values.get("psnr") == np.inf for score in scores)
     infinite = [
         f"psnr is infinite for {exact} predictions, of which planes equal the target: psnr-volume"
@@ -208,7 +238,7 @@ def run(prepared: PreparedEvaluation, report: Report) -> Comparison:
         inputs=None if job.inputs is None else Path(job.inputs),
         missing=matches.missing,
         extra=extra,
-        warnings=(*mixed, *(infinite if exact else ()), *distances.warnings),
+        warnings=(*changed, *mixed, *(infinite if exact else ()), *distances.warnings),
         failures=tuple(outcome.message for outcome in failed),
         sets=distances.values,
         set_depths=distances.depths,
@@ -288,6 +318,10 @@ def score(case: Case, prepared: PreparedEvaluation) -> CaseScores:
                 raise found
             goal = target or found
             found.header.require_same_shape(path, goal.header, goal.path)
+            if job.register is not None:
+                found, goal = registered(found, goal, job.register)
+            if prepared.spread:
+                found = respread(found, prepared.spread)
             values, depths, reasons = _measure(found, goal, largest or range_of(goal), prepared)
             curves = _judge_uncertainty(path, goal, prepared, values, reasons)
         except Exception as error:
@@ -339,10 +373,13 @@ def _measure(
     for metric, compute in prepared.paired.items():
         try:
             scores[metric] = []
+            size = nanometres(found, target) if METRICS[metric].load().sized else 1.0
+            at = planes[0]
             for at in planes:
                 gain, offset = fits[at[1]]
                 x = found.pixels[at].astype(np.float64) * gain + offset
-                scores[metric].append(compute(x, target.pixels[at].astype(np.float64), data_range))
+                y = target.pixels[at].astype(np.float64)
+                scores[metric].append(size * compute(x, y, data_range))
         except Undefined as error:
             del scores[metric]
             where = f"plane t{at[0]} c{at[1]} z{at[2]}: " if len(planes) > 1 else ""

@@ -17,9 +17,12 @@ from restorectl.evaluation.comparison import Comparison, FileScore
 from restorectl.evaluation.metrics.metric import SCALES, Array, Undefined
 from restorectl.images.header import Header
 from restorectl.images.image import is_image_folder, is_image_name, is_one_image, open_image
+from restorectl.images.registration import register, resample, valid_area
 
 PARTS = ("mean", "std", "entropy", "lower", "upper", "overview")  # of an uncertainty set
 EIGHT_BIT = 255.0
+LEAST_SHARED = 16  # px
+Spread = tuple[float, float]  # mean and standard deviation
 PROJECTIONS: dict[str, Callable[..., Array]] = {"max": np.max, "mean": np.mean}
 
 
@@ -254,6 +257,73 @@ def predicted(score: FileScore, comparison: Comparison) -> LoadedImage:
         samples = [mine[method] for method in first if method in mine]
     means = running_means(samples, comparison.axes, comparison.project)
     return deque(means, maxlen=1).pop()
+
+
+def registered(
+    found: LoadedImage, target: LoadedImage, kind: str
+) -> tuple[LoadedImage, LoadedImage]:
+    """A prediction resampled onto its target, and both cut to the area they share.
+
+    kind: of `registration.ALIGNMENTS`. The middle plane of the first channel decides for all.
+    Raises InputError if hardly anything is shared.
+    """
+    middle = (found.pixels.shape[0] // 2, 0, found.pixels.shape[2] // 2)
+    seen = [standardised(image.pixels[middle]) for image in (target, found)]
+    transform = register(seen[0], seen[1], kind)
+    first, last, left, right = valid_area(seen[0].shape, transform)
+    if min(last - first, right - left) < LEAST_SHARED:
+        raise InputError(f"{found.path}: hardly overlaps with its target after `register`")
+    inside = (..., slice(first, last), slice(left, right))
+    moved = np.empty(found.pixels.shape, np.float32)
+    for at in np.ndindex(*moved.shape[:3]):
+        moved[at] = resample(found.pixels[at], transform)
+    return replace(found, pixels=moved[inside]), replace(target, pixels=target.pixels[inside])
+
+
+def standardised(plane: Array) -> Array:
+    """(Y, X) with mean 0 and standard deviation 1; a constant plane becomes 0."""
+    centred = plane.astype(np.float64) - plane.mean(dtype=np.float64)
+    result: Array = centred / (centred.std() or 1.0)
+    return result
+
+
+def spread_of(folder: Path, pattern: str | None, axes: str | None) -> dict[int, Spread]:
+    """Channel -> mean and standard deviation over all images of a folder. Raises NoInputError."""
+    sums: dict[int, Array] = {}
+    for name in walk(folder, pattern) if folder.is_dir() else ():
+        pixels = load(folder / name, axes).pixels
+        for c in range(pixels.shape[1]):
+            x = pixels[:, c].astype(np.float64)
+            sums[c] = sums.get(c, 0.0) + np.array([x.size, x.sum(), np.square(x).sum()])
+    if not sums:
+        raise NoInputError(f"`scale_to` {folder}: is not a folder with images")
+    means = {c: (total / n, squares / n) for c, (n, total, squares) in sums.items()}
+    return {
+        c: (mean, float(max(square - mean**2, 0) ** 0.5)) for c, (mean, square) in means.items()
+    }
+
+
+def respread(found: LoadedImage, spread: Mapping[int, Spread]) -> LoadedImage:
+    """The image with each channel at another mean and standard deviation, by gain and offset."""
+    pixels = found.pixels.astype(np.float64)
+    for c in range(pixels.shape[1]):
+        if c not in spread:
+            raise InputError(f"{found.path}: `scale_to` has no channel {c}")
+        mean, std = spread[c]
+        own = pixels[:, c]
+        pixels[:, c] = (own - own.mean()) * (std / (own.std() or 1.0)) + mean
+    return replace(found, pixels=pixels)
+
+
+def nanometres(found: LoadedImage, target: LoadedImage) -> float:
+    """Side of a pixel, from either file. Raises Undefined if it is unknown or not square."""
+    for image in (found, target):
+        _, y, x = image.header.spacing
+        if y and x:
+            if abs(y - x) > 0.01 * x:
+                raise Undefined(f"pixels of {1000 * y:g} x {1000 * x:g} nm are not square")
+            return 1000 * x
+    raise Undefined("the file records no pixel size")
 
 
 def fit_of(image: Array, target: Array, channel: int, scale: str) -> tuple[float, float]:

@@ -77,6 +77,39 @@ class StudyTask:
     note: str  # shown to raters, such as the plane
 
 
+@dataclass(frozen=True)
+class StudyPlan:
+    """Which comparisons a study asks for, and who answers them (RSCD, D.6)."""
+
+    pivot: str | None = None  # method that all others are compared with; None = every two
+    tasks: int | None = None  # comparisons, drawn at random; None = all
+    raters: int = 1  # pages to write; each asks for its share
+    each: int | None = None  # raters of each comparison; None = all
+
+    def check(self, methods: Sequence[str]) -> None:
+        """Raises UsageError for values that do not fit together."""
+        each = self.raters if self.each is None else self.each
+        rules = (
+            (self.pivot is None or self.pivot in methods, f"`pivot` {self.pivot}",
+             f"use one of {', '.join(methods)}"),
+            (self.tasks is None or self.tasks >= 1, f"`tasks` {self.tasks}", "must be at least 1"),
+            (self.raters >= 1, f"`raters` {self.raters}", "must be at least 1"),
+            (1 <= each <= self.raters, f"`raters_per_task` {each}",
+             f"use 1 to `raters`, {self.raters}"),
+        )  # fmt: skip
+        for good, what, wanted in rules:
+            if not good:
+                raise UsageError(f"{what}: {wanted}")
+
+    def share(self, count: int, rater: int) -> list[int]:
+        """The comparisons of rater 0, 1, ...: each goes to `each` raters, all get as many."""
+        each = self.raters if self.each is None else self.each
+        return [k for k in range(count) if (rater - k * each) % self.raters < each]
+
+
+EVERYTHING = StudyPlan()
+
+
 def study(
     path: str,
     folders: Sequence[str],
@@ -85,8 +118,11 @@ def study(
     axes: str | None = None,
     pattern: str | None = None,
     wording: str = "general",
+    plan: StudyPlan = EVERYTHING,
 ) -> None:
     """Write a self-contained page that compares every two folders on every image that both have.
+
+    With several raters NAME.html becomes NAME_1.html, NAME_2.html ..., one for each.
 
     Files belong together by relative path without suffix; STEM_mean of an uncertainty set stands
     for STEM; a stack is shown by its middle plane. `seed` decides the order of the tasks and of A
@@ -105,6 +141,7 @@ def study(
         if not Path(folder).is_dir():
             raise UsageError(f"{folder}: is not a folder of images")
     methods = _labels(folders)
+    plan.check(methods)
     sources = images_below(Path(inputs), pattern)
     made = {m: images_below(Path(f), pattern) for m, f in zip(methods, folders, strict=True)}
     own_names = {method: match_names(sources, files) for method, files in made.items()}
@@ -117,15 +154,24 @@ def study(
             notes.append(f"{stem}: fewer than two restorations, left out")
             continue
         try:
-            tasks += _tasks(stem, sources[name], have, seed, axes)
+            asked = _tasks(stem, sources[name], have, seed, axes)
+            tasks += [task for task in asked if plan.pivot in (None, *task[1].methods)]
         except Exception as error:
             notes.append(f"left out: {blamed(sources[name], error)}")
     if not tasks:
         first = f"; first: {notes[0]}" if notes else ""
         raise NoInputError(f"no image of {inputs} can be compared in two folders{first}")
     tasks.sort(key=lambda item: item[0])
-    data = _questions([task for _, task in tasks], notes, words)
-    write_page(path, "study.html", data=data, words=words)
+    data = _questions([task for _, task in tasks[: plan.tasks]], notes, words)
+    for rater in range(plan.raters):
+        numbers, page = plan.share(len(data["tasks"]), rater), Path(path)
+        shown = [data["tasks"][number] for number in numbers]
+        used = {each[part] for each in shown for part in ("input", *SIDES)}
+        if plan.raters > 1:
+            page = page.with_stem(f"{page.stem}_{rater + 1}")
+        pictures = {name: png for name, png in data["pictures"].items() if name in used}
+        own = {"page": rater, "numbers": numbers, "tasks": shown, "pictures": pictures}
+        write_page(str(page), "study.html", data=data | own, words=words)
 
 
 def _own_words(path: str) -> Wording:

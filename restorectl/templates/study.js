@@ -1,7 +1,7 @@
 "use strict";
 const study = JSON.parse(document.getElementById("data").textContent);
 const total = study.tasks.length;
-const store = `restorectl-preference-${study.study}`; // holds the answers of every rater in this browser
+const store = `restorectl-preference-${study.study}-${study.page}`; // holds the answers of every rater in this browser
 const $ = (id) => document.getElementById(id);
 const state = { rater: "", at: 0, answers: {} };
 let keeps = true;
@@ -119,9 +119,8 @@ function finish() {
 }
 
 function exported() {
-  const answers = Object.fromEntries(
-    Object.entries(state.answers).filter(([, each]) => complete(each)),
-  );
+  const given = Object.entries(state.answers).filter(([, each]) => complete(each));
+  const answers = Object.fromEntries(given.map(([i, each]) => [study.numbers[i], each]));
   const { tool, version, kind, key } = study;
   return { tool, version, kind, study: study.study, rater: state.rater, tasks: total, key, answers };
 }

@@ -130,8 +130,10 @@ def _denoising(
 def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     """Unconditional denoising: with a schedule, of white noise up to level T' (RSCD, Algorithm 3);
     without one, of white noise, low counts and correlated noise, as the recipe shares them out."""
-    sigma, _ = draw.sigma(len(x0))
+    sigma, step = draw.sigma(len(x0))
     if draw.recipe.levels.schedule:
+        if getattr(model.net, "learn_variance", False):
+            return _hybrid(model, x0, sigma, step, draw)
         return _denoising(model, x0, sigma, None, draw)
     with torch.autocast(x0.device.type, enabled=False):  # noise in float32
         seen = observed(x0, sigma, draw)
@@ -141,6 +143,47 @@ def prior(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
         made, level = model(seen.x, seen.told, share=seen.share), mixed(seen.told, seen.share)
     c_out = PARAMETRISATIONS[model.card.parametrisation](level, model.card.sigma_data)[2]
     return draw.penalty((made - x0) / c_out).mean((1, 2, 3))
+
+
+def _hybrid(model: Denoiser, x0: Tensor, sigma: Tensor, step: Tensor, draw: Draw) -> Tensor:
+    """Error of the noise, plus the variational bound of a learned variance times steps / 1000 (the
+    rescaled hybrid loss of Nichol and Dhariwal 2021, section 3.1; Baikal).
+
+    The bound trains the variance only: the noise counts as known in it. step: (B,) from 1.
+    """
+    noise, root = draw.normal(x0), column((1 + sigma.square()).rsqrt())  # root = sqrt(abar)
+    both = model.net((x0 + column(sigma) * noise) * root, step - 1, variance=True).float()
+    eps, share = both.chunk(2, 1)
+    made = x0 + column(sigma) * (noise - eps.detach())  # the network's x0
+    with torch.autocast(x0.device.type, enabled=False):
+        bound = variational(x0, made, (share + 1) / 2, step.long(), draw.recipe.levels.schedule)
+    rest = schedule(draw.recipe.levels.schedule).steps / 1000
+    return draw.penalty(eps - noise).mean((1, 2, 3)) + rest * bound
+
+
+def variational(x0: Tensor, made: Tensor, share: Tensor, step: Tensor, name: str) -> Tensor:
+    """The variational bound (B,) of a step back, bits per pixel: the divergence of the network's
+    Gaussian from the true one or, at step 1, the cost of x0 in 256 grey levels.
+
+    x0, made: (B, C, H, W), the true and the network's clean image. share: (B, C, H, W), where the
+    network's log variance lies between that of the true step (0) and beta (1), Nichol and Dhariwal
+    2021, eq. 15. step: (B,) int64 of the schedule `name`.
+    """
+    abar = torch.tensor(schedule(name).abar, dtype=torch.float64, device=x0.device)
+    beta, past = 1 - abar[step] / abar[step - 1], abar[step - 1]
+    spread = beta * (1 - abar[step - 1]) / (1 - abar[step])
+    second = 1 - abar[2] / abar[1]  # at step 1 the true variance is 0: that of step 2 stands for it
+    spread = torch.where(step > 1, spread, second * (1 - abar[1]) / (1 - abar[2]))
+    least, most = (column(v.log().float()) for v in (spread, beta))
+    log_var = least + share * (most - least)
+    error = column((beta * past.sqrt() / (1 - abar[step])).float()) * (x0 - made)  # of the mean
+    divergence = log_var - least + (least - log_var).exp() + error.square() * (-log_var).exp() - 1
+    normal = torch.distributions.Normal(0.0, (log_var / 2).exp())
+    above, below = normal.cdf(error + 1 / 255), normal.cdf(error - 1 / 255)
+    above, below = torch.where(x0 > 0.999, 1.0, above), torch.where(x0 < -0.999, 0.0, below)
+    cost = -(above - below).clamp_min(1e-12).log()
+    bound = torch.where(column(step) > 1, divergence / 2, cost)
+    return bound.mean((1, 2, 3)) / np.log(2)
 
 
 @dataclass(frozen=True)
@@ -374,7 +417,9 @@ def _rows(x0: Tensor, known: tuple[str, ...], draw: Draw) -> tuple[Tensor, Tenso
         else:
             kind = "linear" if "linear" in known else known[0]
             order = torch.rand(height, generator=draw.generator, device=draw.generator.device)
-            rows = np.sort(order.argsort().cpu().numpy()[: max(2, height // factor)])
+            fewest, most = law.rows or (max(2, height // factor),) * 2
+            kept = fewest + int(size * (most - fewest + 1))
+            rows = np.sort(order.argsort().cpu().numpy()[:kept])
         observed[k, rows] = 1
         found = catalog.INTERPOLATIONS[kind].load()(
             np.interp(np.arange(height), rows, np.arange(len(rows))), len(rows)

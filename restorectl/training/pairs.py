@@ -17,6 +17,15 @@ from restorectl.errors import InputError, NoInputError, blamed
 from restorectl.images.blocks import middle, sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import open_image
+from restorectl.images.registration import (
+    Transform,
+    matched_shift,
+    phase_shift,
+    register,
+    resample,
+    shift_error,
+    valid_area,
+)
 from restorectl.intensity import whitening
 from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import MAX_SHIFT
@@ -28,17 +37,7 @@ from restorectl.training.dataset import (
     fingerprint,
     scan,
 )
-from restorectl.training.registration import (
-    Transform,
-    matched_shift,
-    phase_shift,
-    register,
-    resample,
-    shift_error,
-    valid_area,
-)
 
-ALIGNMENTS = ("rigid", "affine")  # values of `register`
 # Correlation peak / rms: 46 to 207 for pairs of FMD and GigaDB, 7 to 10 for different fields.
 CLEAREST = 12.0
 # The same of the cross-correlation: from 7.1 for phantoms of 1 photon, up to 6.6 for other fields.

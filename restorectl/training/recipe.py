@@ -19,6 +19,11 @@ from restorectl.files import strict
 from restorectl.intensity.value_range import RANGES
 
 PACKAGED = Path(__file__).resolve().parent.parent / "recipes"
+REPLACED = {  # old names of packaged recipes
+    "calibrator-paper": "calibrator-resnet50",
+    "slices-paper": "msdsr-paper",
+    "prior-linear": "baikal; RSCD's ablation is rscd-paper with -s levels.schedule=linear",
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Slices:
     target: Literal["residual", "pixels"] = "residual"
     anchors: tuple[str, ...] = ("linear", "cubic")  # base interpolations, chosen at random
     factors: tuple[int, ...] = (2, 8)  # range of n: every n-th row is observed
+    rows: tuple[int, ...] = ()  # range of the number of random rows; empty = by `factors`
     grids: float = 0.7  # share with evenly spaced rows, as at inference; others at random
 
 
@@ -188,6 +194,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises UsageError with the wrong key and the most similar valid one.
     """
+    if name in REPLACED and not Path(name).exists():
+        raise UsageError(f"recipe '{name}': is now {REPLACED[name]}")
     path = PACKAGED / f"{name}.yaml" if name in bundled() else Path(name)
     if not os.path.exists(path):
         raise UsageError(
@@ -273,6 +281,8 @@ def _check(recipe: Recipe, where: str) -> None:
         (recipe.blind.around >= 1 and recipe.blind.reach >= 1, "blind",
          "around and reach from 1 px"),
         (_rises(rows.factors, above=1), "slices.factors", "a range from 2: [low, high]"),
+        (not rows.rows or (_rises(rows.rows, above=1) and rows.rows[1] < min(d.crop)),
+         "slices.rows", "empty, or a range from 2 to less than data.crop: [low, high]"),
         (s.patch >= 32 and 0 <= s.threshold <= 1 and s.steps >= 1 and s.batch >= 2 and s.lr > 0,
          "select", "a patch from 32 px, a threshold in [0, 1], steps >= 1, batch >= 2, lr > 0"),
     )  # fmt: skip

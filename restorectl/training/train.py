@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from restorectl import catalog
 from restorectl.engine import slices
 from restorectl.engine.card import Card
 from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError, WeightsError
+from restorectl.images.registration import ALIGNMENTS
 from restorectl.jobs import MAX_SHIFT, TrainJob
 from restorectl.training import augment, checkpoint, phantoms
 from restorectl.training import recipe as recipes
@@ -43,7 +45,7 @@ from restorectl.training.loop import (
     optimise,
 )
 from restorectl.training.objectives import VALIDATION_ERRORS, Draw, Objective, objective
-from restorectl.training.pairs import ALIGNMENTS, PairReader, scan_pairs
+from restorectl.training.pairs import PairReader, scan_pairs
 from restorectl.training.recipe import Recipe
 from restorectl.training.select import select
 from restorectl.weights import file as weights_io
@@ -317,6 +319,7 @@ class CropLoss:
         """The loss of each sample (B,) of a micro-batch."""
         assert isinstance(model, Denoiser)
         crops, options, partner = self.batches.get(step, index), self.recipe.data, None
+        torch.manual_seed(generator.initial_seed())  # of the network's dropout
         if crops.partner is None:
             x0 = augment.clean(crops, options, generator)
         else:
@@ -393,12 +396,15 @@ def make_model(
             **entries,
         )
         try:
-            return build(card), {}
+            model = build(card)
         except WeightsError as error:
             raise UsageError(f"recipe '{job.recipe}': {error}") from error
+        if getattr(model.net, "whole", False):
+            model.card = replace(card, window=max(recipe.data.crop))
+        return model, {}
     card, tensors, inputs = weights.card, dict(weights.tensors), _inputs(recipe)
     fewer = int(card.config.get("c_in", 1)) < inputs
-    if fewer and card.network != "calibrator" and card.channels == recipe.data.channels:
+    if fewer and recipe.objective != "calibrator" and card.channels == recipe.data.channels:
         tensors = widened(card, tensors, inputs)
         card = replace(card, config={**card.config, "c_in": inputs})
     config = recipes.plain(recipe)["network"]["config"]
@@ -470,10 +476,11 @@ def _check_model(recipe: Recipe, model: Denoiser) -> None:
     """Raises UsageError unless objective, network and crops fit together."""
     card, stride, inputs = model.card, model.stride, _inputs(recipe)
     calibrates = recipe.objective == "calibrator"
+    variance = getattr(model.net, "learn_variance", False)
     output = "step" if recipe.levels.schedule else "log-sigma"
     odd = [n for n in (*recipe.data.crop, recipe.validation.crop) if n % stride]
     rules = (
-        (calibrates == (card.network == "calibrator"),
+        (calibrates == (catalog.NETWORKS[card.network].task == "calibrator"),
          f"objective '{recipe.objective}' cannot train network '{card.network}'"),
         (card.config.get("c_in", 1) == inputs, "network.config.c_in: this objective with"
          f" data.channels={recipe.data.channels} needs {inputs}"),
@@ -485,6 +492,8 @@ def _check_model(recipe: Recipe, model: Denoiser) -> None:
         (recipe.objective != "prior" or recipe.noise.region == 0 or model.everywhere
          or bool(recipe.levels.schedule),
          "noise.region: this network takes one level for a crop: set noise.region=0"),
+        (not variance or (recipe.objective == "prior" and card.time == "index"),
+         "network.config.learn_variance: needs objective 'prior' and time: index"),
         (recipe.data.phantoms == 0 or recipe.data.channels == 1,
          "data.phantoms: several channels need 0"),
         (not odd, f"crops of {odd} px: this network needs multiples of {stride}"),

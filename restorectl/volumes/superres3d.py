@@ -9,7 +9,7 @@ from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.plan import Origin
 from restorectl.batch.run import run
 from restorectl.engine.runner import make_runner
-from restorectl.engine.slices import is_drawn
+from restorectl.engine.slices import PRESETS, along_schedule, is_drawn
 from restorectl.errors import UsageError
 from restorectl.jobs import SuperresJob
 from restorectl.volumes import interpolation
@@ -52,6 +52,10 @@ def _check(job: SuperresJob) -> None:
          f"use auto or a whole number from 1 to {highest}"),
         (job.steps is None or job.steps >= 1, f"`steps` {job.steps}", "must be at least 1"),
         (job.samples >= 1, f"`samples` {job.samples}", "must be at least 1"),
+        (job.preset in ("restorectl", *PRESETS), f"`preset` {job.preset}",
+         f"use restorectl, {' or '.join(PRESETS)}"),
+        (job.preset == "restorectl" or job.sampler == "ddim", f"`preset` {job.preset}",
+         "has its own sampler: leave out `sampler`"),
         (job.strength is None or 0 <= job.strength <= 1, f"`strength` {job.strength}",
          "use auto or a number from 0 to 1"),
         (job.spacing is None or min(s or 0.0 for s in job.spacing) > 0, "`spacing`",
@@ -65,13 +69,23 @@ def _check(job: SuperresJob) -> None:
 
 
 def _network(job: SuperresJob, weights: Weights) -> SliceNetwork:
+    drawn, steps = is_drawn(weights.card), job.steps or PRESETS.get(job.preset)
+    if job.preset == "restorectl":
+        sampler = catalog.METHODS[job.sampler].load().sampler(None, job.samples)
+    elif not drawn:
+        raise UsageError(
+            f"`preset` {job.preset}: is for weights that make pixels from noise, as the recipe"
+            f" msdsr-paper trains them, not for '{weights.card.name}'"
+        )
+    else:
+        sampler = along_schedule(weights.card.schedule or "cosine", PRESETS[job.preset])
     return SliceNetwork(
         make_runner(weights.card, weights.tensors, job.compute),
         weights.card,
-        catalog.METHODS[job.sampler].load().sampler(None, job.samples),
+        sampler,
         catalog.SLICE_NOISE[job.slice_noise].load(),
         job.compute.seed,
-        job.steps or (PIXEL_STEPS if is_drawn(weights.card) else None),
+        steps or (PIXEL_STEPS if drawn else None),
         job.samples,
     )
 
@@ -103,6 +117,7 @@ def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any
         "sweeps": job.sweeps,
         "anchor": job.anchor,
         "strength": job.strength,
+        "preset": job.preset,
         "sampler": job.sampler,
         "steps": network.steps,
         "samples": job.samples,

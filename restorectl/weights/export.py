@@ -1,5 +1,6 @@
 """`weights export`: write a folder that can be uploaded to a hub."""
 
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,13 +10,14 @@ import yaml
 
 from restorectl import __version__
 from restorectl.engine.card import Card
-from restorectl.errors import OutputError, UsageError, WeightsError
+from restorectl.engine.schedule import schedule
+from restorectl.errors import OutputError, UsageError
 from restorectl.files.atomic import output_error, replacing
 from restorectl.files.provenance import file_sha256
 from restorectl.jobs import WeightsOptions
-from restorectl.weights.file import load
+from restorectl.weights.file import Weights, load
 from restorectl.weights.hub import TransferProgress
-from restorectl.weights.registry import RegistryEntry, find
+from restorectl.weights.registry import RegistryEntry, TrainingNotes, find
 
 LICENCES = {  # SPDX name -> the hub's
     name: name.lower() for name in ("MIT", "Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0")
@@ -24,6 +26,7 @@ BLOCK = """\
 # The registry block of this model. It works from here, with --registry; once uploaded, replace
 # `source` by the three keys hub: ORG/NAME, revision: the commit of 40 digits, file: {weights}
 """
+NAMED = " The sources of the training images are named above, as their licences require."
 BODY = """
 # {name}
 
@@ -43,7 +46,7 @@ restorectl restore images/ -o restored/ --weights {file}
 {data}
 ## Licence
 
-{licence}. The sources of the training images are named above, as their licences require.
+{licence}.{sources}
 
 ## Citation
 
@@ -56,14 +59,11 @@ def export(
 ) -> list[Path]:
     """Write weights, README.md (the model card) and weights.yaml (the registry block) to a folder.
 
-    Raises WeightsError for a name that is not in the registry, UsageError if `folder` is not empty,
-    OutputError if it cannot be written.
+    name: of the registry, or a weights file, whose card has what a registry block needs. Raises
+    WeightsError for weights that cannot be read, UsageError if `folder` is not empty, OutputError
+    if it cannot be written.
     """
     entry = find(name, options).entry
-    if entry is None:
-        raise WeightsError(
-            f"weights '{name}': not in the registry, which is needed for licence and sources"
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -71,6 +71,9 @@ def export(
     except OSError as error:
         raise output_error(error, folder) from error
     weights = load(name, options=options, progress=progress)
+    if entry is None:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", weights.card.name).strip("-._") or "model"
+        entry = entry_of(weights)
     target = folder / f"{name}.safetensors"
     with replacing(target) as part:
         shutil.copyfile(weights.path, part)
@@ -86,6 +89,43 @@ def export(
         with replacing(folder / file) as part:
             part.write_text(text, "utf-8")
     return [target, *(folder / file for file in written)]
+
+
+def entry_of(weights: Weights) -> RegistryEntry:
+    """The registry block of weights that have none, from their card.
+
+    The card knows neither the images' attribution nor scores: the files have room for both.
+    """
+    card = weights.card
+    last = round(float(schedule(card.schedule).step(card.sigma_max))) if card.schedule else None
+    return RegistryEntry(
+        task=card.task,
+        channels=card.channels,
+        domain="images of its training",
+        source={"file": weights.path.name},
+        sha256=weights.sha256,
+        bytes=weights.path.stat().st_size,
+        network=card.network,
+        objective=card.objective,
+        licence=card.licence,
+        schedule=card.schedule or None,
+        step_cap=last,
+        value_range=card.value_range,
+        channel_recipe=card.recipe,
+        window=card.window,
+        training=TrainingNotes(note=_trained(card)),
+    )
+
+
+def _trained(card: Card) -> str:
+    """What the card records of the training, in a sentence."""
+    known = card.training
+    if "imported" in known:
+        return f"Imported from {known.get('source', known['imported'])}."
+    data = known.get("data", {})
+    counts = [f"{data[kind]} {kind}" for kind in ("images", "pairs") if kind in data]
+    parts = [*counts, *([f"{known['steps']} steps"] if "steps" in known else [])]
+    return f"Trained on own images: {', '.join(parts)}." if parts else ""
 
 
 def _model_card(name: str, entry: RegistryEntry, card: Card, file: str) -> str:
@@ -123,6 +163,7 @@ def _model_card(name: str, entry: RegistryEntry, card: Card, file: str) -> str:
         scores=_scores(entry),
         data=_data(entry),
         licence=entry.licence,
+        sources=NAMED if entry.training.data else "",
         citation=entry.citation or "None yet.",
     )
     return f"---\n{_yaml(front)}---\n{body}"

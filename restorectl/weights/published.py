@@ -22,6 +22,7 @@ from restorectl.engine.schedule import schedule
 from restorectl.errors import UsageError, WeightsError, first_line
 from restorectl.files.atomic import replacing
 from restorectl.files.provenance import file_sha256
+from restorectl.weights import pickled
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params_ema", "params")
 _STATED = "as its publisher states"
@@ -105,8 +106,8 @@ def import_checkpoint(
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch checkpoint (.pt, .pth, .ckpt) or safetensors file, by name.
 
-    Also finds a state dict inside a training checkpoint. Raises WeightsError for a file that is
-    unreadable, contains code or has no tensors.
+    Also finds a state dict inside a training checkpoint, and the tensors of a pickled module.
+    Raises WeightsError for a file that is unreadable or has no tensors.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
@@ -119,10 +120,14 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, EOFError) as error:
         raise WeightsError(f"{path}: cannot be read ({first_line(error)})") from error
     except Exception as error:  # an UnpicklingError, or any error from damaged bytes
-        raise WeightsError(
-            f"{path}: not a checkpoint of plain tensors, or damaged ({type(error).__name__}): save"
-            " only its state dict, torch.save(model.state_dict(), FILE)"
-        ) from error
+        try:
+            content = pickled.tensors(path)
+        except Exception:  # whatever a damaged or foreign file leads to
+            raise WeightsError(
+                f"{path}: not a checkpoint of plain tensors, or damaged"
+                f" ({type(error).__name__}): save only its state dict,"
+                " torch.save(model.state_dict(), FILE)"
+            ) from error
     while isinstance(content, Mapping):
         inner = [content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)]
         if not inner:
@@ -186,6 +191,14 @@ def _alexnet(found: Tensors) -> dict[str, Any]:
     return {name: found[name] for name in found if name.startswith(("features.", "lin"))}
 
 
+def _resnet(found: Tensors) -> dict[str, Any]:
+    """The tensors without batch counters. The file counts steps from 0, its card from 1."""
+    tensors = {k: v for k, v in _bare(found).items() if not k.endswith("num_batches_tracked")}
+    if "head.2.bias" not in tensors:
+        raise WeightsError("no tensor 'head.2.bias' was found")
+    return tensors | {"head.2.bias": tensors["head.2.bias"].float() + 1}
+
+
 def _rscd_config(tensors: Tensors) -> dict[str, Any]:
     """The network's size; its base width is the training image size and so varies."""
     try:
@@ -224,6 +237,22 @@ PUBLISHED = {
         _bare,
         "https://github.com/MLNeurosurg/restorative_step-calibrated_diffusion",
         _rscd_config,
+    ),
+    "rscd-calibrator": PublishedModel(  # classifier4kcosine500.pt, a pickled module
+        Card(
+            name="rscd-calibrator",
+            task="calibrator",
+            network="resnet50",
+            config={"c_in": 2, "output": "step"},
+            schedule="rscd",
+            objective="calibrator",
+            channels=2,
+            sigma_max=round(float(schedule("rscd").sigma(501)), 6),  # indices 0..500
+            value_range="uint16-centred",
+            licence=_STATED,
+        ),
+        _resnet,
+        "https://github.com/MLNeurosurg/restorative_step-calibrated_diffusion",
     ),
     "msdsr": PublishedModel(  # the averaged weights of the Lightning checkpoint
         Card(

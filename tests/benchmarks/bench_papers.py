@@ -24,10 +24,18 @@ from tests.evaluation.test_study import answers
 
 DOCUMENT = REPOSITORY / "restorectl/docs/papers.md"
 SIDE = 64  # px
+CHANNELS = ("srh_good", "srh_noisy", "triples")  # folders of images with channels
 FID = "FID itself: `--metrics fid`, after `restorectl weights import` of the Inception network"
 OTHER = "another program's baseline"
 UNET = "{c_in: 1, c_out: 1, channels: [8, 8], blocks: 1, embedding: 16}"
 CALIBRATOR = "{filters: 4, channels: [8, 8], hidden: 8, output: step, steps: 1000}"
+RESNET = "{c_in: 1, width: 4, blocks: [1, 1, 1, 1], hidden: 8, output: step}"
+NETS = {  # small networks of the recipes, for rows that train and then use one
+    "rscd-paper": "{c_in: 2, dim: 8, init_dim: 8, dim_mults: [1, 2]}",
+    "conditional-paper": "{c_in: 2, width: 8, mults: [1, 2], head: 8, dropout: 0.2}",
+    "baikal": "{width: 8, mults: [1, 2], blocks: 1, attention: [2], head: 8, groups: 4,"
+    " learn_variance: true}",
+}
 ONE_STEP = (
     " -s optimiser.steps=1 -s optimiser.batch=2 -s optimiser.micro_batch=2 -s data.crop=32"
     " -s validation.every=0 -s validation.keep=last"
@@ -54,14 +62,24 @@ QUICK = " --strength 0.05"  # few steps
 NETWORK = " --calibrator network --calibrator-weights steps.safetensors"  # few rounds
 CONDITIONAL = "denoise noisy --method conditional --preset paper"
 SMALL = f' -s "network.config={UNET}"{ONE_STEP}'
+ADM = (
+    ' -s "network.config={c_in: 1, c_out: 1, width: 8, mults: [1, 2], blocks: 1, attention: [2],'
+    f' head: 8, groups: 4}}"{ONE_STEP}'
+)
 ROWS = (
-    Row("RSCD", "Table 3", "prior of two channels (Algorithm 3)",
+    Row("RSCD", "Table 3", "prior as printed: ConvNeXt U-Net, two channels (Algorithm 3)",
+        ("train rscd-paper --data srh_good -o printed.safetensors",
+         "restore srh_noisy -o printed --sampler rscd --preset paper -w printed.safetensors"),
+        " --start-step 5"),
+    Row("RSCD", "Table 3", "the same with the small network that restorectl trains",
         ("train srh --data srh_good -o srh.safetensors",),
         f' -s "network.config={UNET.replace("1", "2", 2)}"{ONE_STEP}'),
     Row("RSCD", "Table 3, Algorithm 2", "step calibrator",
-        ("train calibrator-paper --data good -o steps.safetensors",),
-        f' -s "network.config={CALIBRATOR}"{ONE_STEP}',
-        "a small network in place of ResNet-50"),
+        ("train calibrator-resnet50 --data good -o steps.safetensors -s data.channels=1"
+         " -s data.range=whitened -s network.config.c_in=1",),
+        f' -s "network.config={RESNET}"{ONE_STEP}',
+        "here for one whitened channel, as the packaged prior; the published weights:"
+        " `restorectl weights import classifier4kcosine500.pt --as rscd-calibrator`"),
     Row("RSCD", "section 3.2", "prior for patches of high quality, chosen by a classifier",
         ("train prior --data noisy --select-hq good -o selected.safetensors",),
         f'{SMALL} -s select.patch=32 -s select.steps=5 -s select.threshold=0'),
@@ -81,8 +99,9 @@ ROWS = (
     Row("RSCD", "Table 1", "50 steps fixed", rscd("fifty", "--start-step 50"),
         " --start-step 20"),
     Row("RSCD", "Table 1", "linear noise schedule",
-        ("train prior-linear --data good -o linear.safetensors",
-         *rscd("linear", "--schedule linear")), QUICK + NETWORK),
+        ("train rscd-paper --data srh_good -o linear.safetensors -s levels.schedule=linear",
+         "restore srh_noisy -o linear --sampler rscd --preset paper --schedule linear"
+         " -w linear.safetensors"), " --start-step 5"),
     Row("RSCD", "Table 1", "calibrator without augmentation",
         ("train calibrator-plain --data good -o plain.safetensors",),
         f' -s "network.config={CALIBRATOR}"{ONE_STEP}'),
@@ -97,11 +116,14 @@ ROWS = (
     Row("RSCD", "Table 2", "PSNR and SSIM of pairs",
         ("evaluate rscd once ten fifty --target clean --metrics psnr,ssim",),
         why="LPIPS: `--metrics lpips`, after `restorectl weights import` of AlexNet"),
+    Row("RSCD", "Table 2, D.3", "pairs that are nearly registered",
+        ("evaluate rscd --target clean --metrics psnr,ssim --register rigid",)),
     Row("RSCD", "Figure 3", "too few and too many steps",
         ("restore noisy -o few --sampler rscd --start-step 5",
          "restore noisy -o many --sampler rscd --start-step 100"), " --start-step 10"),
     Row("RSCD", "Figures 6, 14", "blind preference study",
-        ("evaluate rscd once --input noisy --preference study.html --wording clinical",)),
+        ("evaluate rscd once ten --input noisy --preference study.html --wording clinical"
+         " --pivot rscd --tasks 3 --raters 3 --raters-per-task 2",)),
     Row("RSCD", "Figure 6", "preferences, and agreement of the experts",
         ("evaluate --preference-results anna.json ben.json",)),
     Row("RSCD", "Figures 7, 15", "diagnosis before and after restoration",
@@ -113,19 +135,20 @@ ROWS = (
     Row("RSCD", "Figure 10", "where an image is degraded",
         ("restore noisy -o mapped --step-map maps",)),
     Row("DDPM microscopy", "Figure S4", "conditional DDPM with its network, on aligned pairs",
-        ("train conditional-pairs --data clean --input noisy --register affine"
-         " -o edm2.safetensors -s \"init=''\" -s network.name=edm2 -s parametrisation=eps"
-         " -s time=alpha-bar -s degradation.fusion=false -s degradation.filter=0.5"
-         " -s degradation.filter_sigma=[3,3]",),
-        ' -s "network.config={c_in: 2, width: 8, mults: [1, 2], image_size: 32}"' + ONE_STEP),
+        ("train conditional-paper --data clean --input noisy --register rigid"
+         " -o printed_pairs.safetensors",
+         f"{CONDITIONAL} -o ddpm_printed -w printed_pairs.safetensors"), " --steps 2"),
     Row("DDPM microscopy", "Tables 2 to 5", "DDPM", (f"{CONDITIONAL} -o ddpm",), " --steps 10"),
     Row("DDPM microscopy", "Tables 2 to 5", "DDPM-avg",
         (f"{CONDITIONAL} -o average --samples 15",), " --steps 2"),
     Row("DDPM microscopy", "Tables 2 to 5, S3, S4", "median scores and Mood's median test",
         ("evaluate ddpm average --target clean --metrics mae,nrmse,psnr,ssim,pearson",),
         why="MS-SSIM: `--metrics ms-ssim`, from 176 px; LPIPS: see RSCD"),
+    Row("DDPM microscopy", "section 4.1", "scaled to the distribution of the training targets",
+        ("evaluate ddpm --target clean --metrics mae --scale-to good",)),
     Row("DDPM microscopy", "Table S5", "resolution, and its ratio to the target's",
-        ("evaluate ddpm average --target clean --metrics resolution,resolution-ratio",)),
+        ("evaluate ddpm average --target clean --metrics resolution,resolution-ratio",),
+        why="in nm, if the files record the pixel size: `--metrics resolution-nm`"),
     Row("DDPM microscopy", "Tables 2 to 5", "U-Net, CARE, N2V, N2V2, HDN, ESRGAN, Pix2Pix, BM3D",
         why=f"{OTHER}; `evaluate` scores its results"),
     Row("DDPM microscopy", "Figure S1", "scores of means of 1, 2, 3, ... samples",
@@ -135,8 +158,7 @@ ROWS = (
         ("uncertainty noisy -o maps_ddpm --source conditional --samples 15 --steps 200",),
         " --samples 2 --steps 2"),
     Row("MSDSR", "section 4.1", "masked-slice diffusion of pixels",
-        ("train slices-paper --data good -o pixels.safetensors",),
-        f'{SMALL} -s validation.crop=32'),
+        ("train msdsr-paper --data good -o pixels.safetensors",), f"{ADM} -s data.crop=48"),
     Row("MSDSR", "Tables 1, 2", "baseline MS-UNet",
         ("train ms-unet --data good -o ms-unet.safetensors",
          "superres3d thin.tif -o ms_unet.tif -w ms-unet.safetensors --factor 2")),
@@ -149,8 +171,11 @@ ROWS = (
     Row("MSDSR", "Table 2, Figure 4", "MSDSR at x2 (x4, x8 alike)",
         ("superres3d thin.tif -o both.tif --factor 2",)),
     Row("MSDSR", "Table 2", "with the code's noise: another in each slice",
-        ("superres3d thin.tif -o independent.tif --factor 2 -w pixels.safetensors"
-         " --slice-noise independent --sampler ancestral --steps 200",), " --steps 2"),
+        ("superres3d thin.tif -o ddim.tif --factor 2 -w pixels.safetensors"
+         " --slice-noise independent --preset official",), " --steps 2"),
+    Row("MSDSR", "Algorithm 1", "all 1000 random steps",
+        ("superres3d thin.tif -o ddpm.tif --factor 2 -w pixels.safetensors"
+         " --slice-noise independent --preset paper",), " --steps 2"),
     Row("MSDSR", "Table 2", "nearest neighbour, bilinear",
         ("superres3d thin.tif -o nearest.tif --factor 2 --method nearest",
          "superres3d thin.tif -o linear.tif --factor 2 --method linear")),
@@ -165,9 +190,11 @@ ROWS = (
         why="SliceFID itself: `--metrics slice-fid`, after importing the Inception network"),
     Row("MSDSR", "Figure 4", "PSNR of the volume and of the planes that were made",
         ("evaluate both.tif --target whole.tif --metrics psnr-volume,psnr-made",)),
-    Row("Baikal", "section 3.1", "backbone on clean images, all steps of the linear schedule",
-        ("train prior-linear --data clean -o backbone.safetensors -s levels.max_step=1000",),
-        SMALL),
+    Row("Baikal", "section 3.1", "backbone on clean images, with learned variance",
+        ("train baikal --data clean -o backbone.safetensors",
+         "denoise noisy -o backbone --method mixing --preset paper -w backbone.safetensors"),
+        " --start-step 4 --mix-stop 2",
+        "the samplers take the variance between steps, not the learned one"),
     Row("Baikal", "Table 1", "Forward Backward - Noise",
         ("denoise noisy -o fb --method forward-backward --preset paper",), " --start-step 10"),
     Row("Baikal", "Table 1", "Forward Backward - N2V",
@@ -212,6 +239,7 @@ def make(folder: Path) -> None:
         pair = np.stack([good, good[::-1]]) * 8
         triple = np.stack([good, (good + good[:, ::-1]) // 2, good[:, ::-1]])
         named = {"noisy": noisy, "clean": clean, "good": good, "n2v": gaussian_filter(noisy, 1.0)}
+        named |= {"srh_noisy": np.stack([noisy, noisy[::-1]]) * 8}
         for name, image in (named | {"srh_good": pair, "triples": triple}).items():
             write(folder / name / f"{k}.tif", image.astype(np.uint16))
     specimen = gaussian_filter(phantom.volume((7, 48, 48), 66, 4.0), (0.6, 1.1, 1.1))
@@ -232,7 +260,7 @@ def make(folder: Path) -> None:
 
 def write(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(exist_ok=True)
-    axes = {2: "YX", 3: "CYX" if path.parent.name in ("srh_good", "triples") else "ZYX"}[image.ndim]
+    axes = {2: "YX", 3: "CYX" if path.parent.name in CHANNELS else "ZYX"}[image.ndim]
     tifffile.imwrite(path, image, imagej=True, metadata={"axes": axes})
 
 
@@ -261,6 +289,8 @@ def carry_out(row: Row, folder: Path) -> str:
             words += shlex.split(row.cut)
         elif words[0] == "train":
             words += shlex.split(ONE_STEP)
+            if words[1] in NETS:
+                words += ["-s", f"network.config={NETS[words[1]]}"]
         done = command.run(*words, cwd=folder)
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
@@ -293,8 +323,9 @@ def document() -> str:
         "what measured best on real images.",
         "",
         "In the commands, `noisy`, `clean` (the same fields) and `good` (other fields of high",
-        "quality) are folders of images, `whole.tif` is a stack and `thin.tif` every second plane",
-        "of it. `python tests/benchmarks/bench_papers.py` runs every row on small images.",
+        "quality) are folders of images, `srh_noisy` and `srh_good` such of two channels,",
+        "`whole.tif` is a stack and `thin.tif` every second plane of it.",
+        "`python tests/benchmarks/bench_papers.py` runs every row on small images.",
         "",
         "| system | table or figure | what | command | not done, or done differently |",
         "|---|---|---|---|---|",

@@ -428,7 +428,7 @@ def test_fine_tuning_says_what_to_set(tmp_path, entries, changes, said):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("recipe", ["calibrator", "calibrator-paper", "calibrator-plain"])
+@pytest.mark.parametrize("recipe", ["calibrator", "calibrator-plain"])
 def test_calibrators_are_trained_on_images_of_256_px(tmp_path, recipe, count):
     (tmp_path / "in").mkdir()
     for k in range(count):

@@ -5,13 +5,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from restorectl.cli.app import main
+from restorectl.engine.card import KEY
 from restorectl.files.provenance import file_sha256
 from restorectl.jobs import WeightsOptions
 from restorectl.weights import file, registry
@@ -107,12 +110,28 @@ def test_usage_errors(run, tmp_path):
         ("verify", "prio"): 5,
         ("export", "prior", "--hub", tmp_path): 2,
         ("export", "prior", "--hub", tmp_path / "file"): 3,
-        ("export", PRIOR, "--hub", tmp_path / "new"): 5,
+        ("export", tmp_path / "file", "--hub", tmp_path / "new"): 5,
     }
     for arguments, expected in cases.items():
         code, out, err = run("weights", *arguments)
         assert (code, out, err.count("\n")) == (expected, "", 1), arguments
-    assert not (tmp_path / "new").exists()
+
+
+def test_own_weights_need_no_registry_block(run, tmp_path):
+    card, tensors = file.read(PRIOR)
+    notes = {"data": {"images": 12}, "steps": 30}
+    card = replace(card, name="my own", licence="CC0-1.0", training=notes)
+    own = tmp_path / "my own.safetensors"
+    save_file(tensors, own, {KEY: card.to_json()})
+    code, _, err = run("weights", "export", own, "--hub", tmp_path / "new")
+    assert (code, err) == (0, "")
+    text = (tmp_path / "new/README.md").read_text("utf-8")
+    assert "Trained on own images: 12 images, 30 steps." in text
+    assert "CC0-1.0.\n" in text
+    block = tmp_path / "new/weights.yaml"
+    model = registry.read_registry(block)["my-own"]
+    assert model.entry.sha256 == file_sha256(own)
+    assert run("weights", "verify", "my-own", "--registry", block)[0] == 0
 
 
 def test_the_model_card_is_one_for_the_hub(exported):

@@ -344,3 +344,40 @@ def test_invalid_arguments_are_refused(data):
             evaluated(fine, **options)
     found, _ = evaluated(fine, metrics=("resolution",))
     assert [s.name for s in found.scores] == [str(Path("a/one.tif")), "two.tif"]
+
+
+def test_predictions_are_aligned_with_their_targets(data, tmp_path):
+    clean = tifffile.imread(data / "clean/two.tif")
+    shifted = write(tmp_path / "moved/two.tif", np.roll(clean, (2, -3), (0, 1)))
+    options = {"target": str(data / "clean/two.tif"), "metrics": ("mae", "psnr")}
+    found = [
+        evaluated(shifted, **options, **more)[0].scores[0].values["mae"]
+        for more in ({}, {"register": "rigid"})
+    ]
+    assert found[1] < found[0] / 5
+    with pytest.raises(UsageError, match="with `target`"):
+        prepare(EvaluateJob((str(shifted),), metrics=("resolution",), register="rigid"))
+
+
+def test_predictions_get_the_spread_of_the_training_targets(data, tmp_path):
+    clean = tifffile.imread(data / "clean/two.tif").astype(np.float32)
+    halved = write(tmp_path / "half/two.tif", clean / 2 + 7)
+    only = write(tmp_path / "training/x.tif", clean).parent
+    options = {"target": str(data / "clean/two.tif"), "metrics": ("mae",)}
+    found, _ = evaluated(halved, scale_to=str(only), **options)
+    assert found.scores[0].values["mae"] < 1e-3
+    assert any("`scale_to`" in line for line in found.warnings)
+    with pytest.raises(UsageError, match="exclude each other"):
+        prepare(EvaluateJob((str(halved),), scale_to=str(only), scale="affine", **options))
+
+
+def test_resolution_in_nanometres_needs_the_pixel_size(data, tmp_path):
+    fine = tifffile.imread(data / "fine/two.tif")
+    options = {"resolution": (1e4 / 0.05,) * 2, "resolutionunit": "CENTIMETER"}  # 50 nm
+    known = write(tmp_path / "known.tif", fine, **options)
+    found, failed = evaluated(known, metrics=("resolution", "resolution-nm"))
+    values = found.scores[0].values
+    assert not failed
+    assert values["resolution-nm"] == pytest.approx(50 * values["resolution"], rel=1e-3)
+    _, failed = evaluated(data / "fine/two.tif", metrics=("resolution-nm",))
+    assert "no pixel size" in failed[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from restorectl.errors import NoInputError, UsageError
-from restorectl.evaluation.study import results, study
+from restorectl.evaluation.study import StudyPlan, results, study
 from tests.pages import images, write
 
 NAMES = ("a/one.tif", "two.tif", "three.tif")
@@ -264,3 +264,33 @@ def test_the_words_of_the_page_can_be_chosen(root, tmp_path):
         study(str(tmp_path / "s.html"), folders, str(root / "input"), 0, wording=str(own))
     with pytest.raises(UsageError, match="did you mean 'clinical'"):
         study(str(tmp_path / "s.html"), folders, str(root / "input"), 0, wording="clinicl")
+
+
+def test_a_pivot_a_number_of_tasks_and_raters_of_each(root, tmp_path):
+    folders = [str(root / m) for m in ("m0", "m1", "m2")]
+    plan = StudyPlan(pivot="m0", tasks=4, raters=3, each=2)
+    study(str(tmp_path / "s.html"), folders, str(root / "input"), 0, plan=plan)
+    pages = []
+    for rater in (1, 2, 3):
+        text = (tmp_path / f"s_{rater}.html").read_text("utf-8")
+        pages.append(json.loads(text.split('id="data">')[1].split("</script>")[0]))
+    key = key_of(pages[0])
+    assert len(key) == 4
+    assert all("m0" in (entry["A"], entry["B"]) for entry in key)
+    assert len({(data["study"], data["key"]) for data in pages}) == 1  # one study
+    asked = sorted(number for data in pages for number in data["numbers"])
+    assert asked == [0, 0, 1, 1, 2, 2, 3, 3]
+    for data in pages:
+        assert len(set(data["numbers"])) == len(data["tasks"]) == len(data["numbers"])
+        assert {task[part] for task in data["tasks"] for part in ("input", "A", "B")} == set(
+            data["pictures"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [({"pivot": "x"}, "`pivot` x"), ({"each": 2}, "`raters_per_task` 2"), ({"tasks": 0}, "tasks")],
+)
+def test_plans_that_cannot_be_are_refused(plan, words):
+    with pytest.raises(UsageError, match=words):
+        StudyPlan(**plan).check(["a", "b"])

@@ -1,6 +1,7 @@
 """Recipes: strict keys and types, overrides, and what comes with restorectl."""
 
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -45,12 +46,24 @@ def test_bundled_recipes_are_valid_and_name_every_key(name):
 
 
 def test_the_paper_recipes_are_bundled():
-    wanted = {"prior", "calibrator", "finetune", "prior-linear", "calibrator-plain"}
-    wanted |= {"calibrator-paper", "conditional-baseline", "conditional", "conditional-pairs"}
-    assert wanted <= set(recipes.bundled())
-    assert recipes.load("prior-linear").levels.schedule == "linear"
+    wanted = {"prior", "calibrator", "finetune", "calibrator-plain", "conditional-baseline"}
+    wanted |= {"conditional", "conditional-pairs", "rscd-paper", "calibrator-resnet50"}
+    assert wanted | {"conditional-paper", "msdsr-paper", "baikal"} <= set(recipes.bundled())
     assert recipes.load("calibrator-plain").noise.region == 0
-    assert recipes.load("calibrator-paper").noise.region == 1
+    assert recipes.load("calibrator-resnet50").noise.region == 1
+    printed = recipes.load("rscd-paper")  # Table 3
+    assert (printed.levels.schedule, printed.levels.max_step) == ("cosine", 200)
+    assert (printed.loss, printed.optimiser.lr, printed.optimiser.batch) == ("l1", 1e-5, 8)
+    assert recipes.load("msdsr-paper").slices.rows == (5, 20)
+    assert recipes.load("conditional-paper").network.config["dropout"] == 0.2
+
+
+@pytest.mark.parametrize("old", recipes.REPLACED)
+def test_an_old_name_gives_the_new_one(old):
+    with pytest.raises(UsageError, match=f"'{old}': is now ") as caught:
+        recipes.load(old)
+    new = re.findall(r"[a-z]+-?[a-z0-9]*", str(caught.value).split("is now ")[1])
+    assert new[0] in recipes.bundled()
 
 
 def test_plain_and_parse_are_inverse():
@@ -104,7 +117,7 @@ def test_what_cannot_be_meant_is_named(override, message):
 def test_missing_keys_files_and_broken_yaml(tmp_path):
     with pytest.raises(UsageError, match="the key 'task' is missing"):
         recipes.parse({"objective": "prior"}, "recipe")
-    with pytest.raises(UsageError, match=r"no such file, and bundled recipes are: calibrator"):
+    with pytest.raises(UsageError, match=r"no such file, and bundled recipes are: baikal, calib"):
         recipes.load("nothing")
     for text in ("a: [", "- 1"):
         path = tmp_path / "broken.yaml"

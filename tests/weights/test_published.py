@@ -243,3 +243,79 @@ def test_an_imported_model_restores_a_plain_tiff_of_its_channels(tmp_path):
     assert not np.array_equal(restored, image)
     done = run("weights", "import", tmp_path / "in.tif", "--as", "rscd", "-o", out, "--overwrite")
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+
+
+SMALL_RESNET = {"c_in": 2, "width": 4, "blocks": [1, 1, 1, 1], "hidden": 8, "output": "step"}
+
+
+class Classifier(torch.nn.Module):
+    """A module with tensors of any names, in which statistics are buffers."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        for name, value in tensors.items():
+            *parents, last = name.split(".")
+            part = self
+            for each in parents:
+                if each not in part._modules:
+                    part.add_module(each, torch.nn.Module())
+                part = part._modules[each]
+            if last in ("weight", "bias"):
+                part.register_parameter(last, torch.nn.Parameter(value))
+            else:
+                part.register_buffer(last, value)
+
+
+def resnet(config):
+    """The published calibrator's tensors, with the counters of its batch normalisation."""
+    found = state("resnet50", config)
+    counters = {
+        name.replace("running_mean", "num_batches_tracked"): torch.tensor(7)
+        for name in found
+        if name.endswith("running_mean")
+    }
+    return found | counters
+
+
+def test_the_pickled_calibrator_is_read_without_its_classes(tmp_path, monkeypatch):
+    kind = PUBLISHED["rscd-calibrator"]
+    small = replace(kind, card=replace(kind.card, config=SMALL_RESNET))
+    monkeypatch.setitem(PUBLISHED, "rscd-calibrator", small)
+    tensors = resnet(SMALL_RESNET)
+    torch.save(Classifier(tensors), tmp_path / "c.pt")
+    monkeypatch.delattr(f"{__name__}.Classifier")  # nowhere to be found, as its own class is here
+    output = tmp_path / "c.safetensors"
+    done = published.import_checkpoint([tmp_path / "c.pt"], "rscd-calibrator", output)
+    assert done.ignored == sum(name.endswith("tracked") for name in tensors)
+    weights = weights_io.load(str(output), "calibrator")
+    for name, value in weights.tensors.items():
+        more = 1 if name == "head.2.bias" else 0  # steps from 0 become steps from 1
+        assert torch.equal(value, tensors[name] + more), name
+    answer = build(weights.card, dict(weights.tensors)).net(torch.zeros(2, 2, 32, 32))
+    assert answer.shape == (2,)
+
+
+def test_the_published_calibrator_is_recognised_at_its_full_size():
+    card, tensors = convert(
+        "rscd-calibrator", {n: weightless(s) for n, s in shapes("resnet50").items()}
+    )
+    assert len(tensors) == 53 * 5 + 4  # convolutions with normalisation, and the head
+    assert (card.network, card.channels, card.value_range) == ("resnet50", 2, "uint16-centred")
+
+
+class Program:
+    def __reduce__(self):
+        return (exec, ("open(marker, 'w')", {"marker": Program.marker}))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_code_in_a_pickle_never_runs(tmp_path, inside):
+    Program.marker = str(tmp_path / "ran")
+    model = Classifier(resnet(SMALL_RESNET))
+    model.more = Program()
+    torch.save(model if inside else Program(), tmp_path / "c.pt")
+    with pytest.raises(WeightsError, match="do not fit" if inside else "torch.save"):
+        published.import_checkpoint(
+            [tmp_path / "c.pt"], "rscd-calibrator", tmp_path / "c.safetensors"
+        )
+    assert not (tmp_path / "ran").exists()

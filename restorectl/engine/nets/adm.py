@@ -99,8 +99,10 @@ class ADM(nn.Module):
     H and W are multiples of `stride`. `attention` lists the downsampling factors of the levels
     with attention. With `learn_variance` the network has c_out further outputs that place the
     step's variance between beta and beta-tilde (Nichol and Dhariwal 2021, eq. 15); `forward`
-    returns only the noise.
+    returns them too if asked, (B, 2 c_out, H, W).
     """
+
+    whole = True  # statistics and attention over the whole input: it keeps to one size
 
     def __init__(
         self,
@@ -117,6 +119,7 @@ class ADM(nn.Module):
     ) -> None:
         super().__init__()
         counts = [blocks] * len(mults) if isinstance(blocks, int) else list(blocks)
+        self.learn_variance = learn_variance
         self.width, self.c_out, self.stride = width, c_out, 2 ** (len(mults) - 1)
         c_emb = 4 * width
         self.time_embed = nn.Sequential(nn.Linear(width, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))
@@ -158,7 +161,7 @@ class ADM(nn.Module):
             GroupNorm(groups, c), nn.SiLU(), zeroed(Conv2d(c, head_channels, 3, padding=1))
         )
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, variance: bool = False) -> Tensor:
         sine, cosine = sinusoids(label, self.width, self.width // 2)
         emb, skips = self.time_embed(torch.cat([cosine, sine], 1)), []
         for block in self.input_blocks:
@@ -167,7 +170,8 @@ class ADM(nn.Module):
         x = _through(self.middle_block, x, emb)
         for block in self.output_blocks:
             x = _through(block, torch.cat([x, skips.pop()], 1), emb)
-        return self.out(x)[:, : self.c_out]
+        x = self.out(x)
+        return x if variance else x[:, : self.c_out]
 
 
 def _through(layers: nn.Module, x: Tensor, emb: Tensor) -> Tensor:

@@ -107,6 +107,8 @@ class ConvNextUNet(nn.Module):
     H and W are multiples of `stride`; the published network runs at 256 x 256.
     """
 
+    whole = True  # statistics and attention over the whole input: it keeps to one size
+
     def __init__(
         self,
         c_in: int = 2,

@@ -147,4 +147,5 @@ def _spectrum(image: Array) -> _Spectrum:
 
 
 RESOLUTION = PairedMetric("resolution", "lower", resolution, "px", alone=True)
+RESOLUTION_NM = PairedMetric("resolution-nm", "lower", resolution, "nm", alone=True, sized=True)
 RESOLUTION_RATIO = PairedMetric("resolution-ratio", "", resolution_ratio)

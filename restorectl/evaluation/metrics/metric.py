@@ -47,6 +47,7 @@ class PairedMetric:
     network: MetricNetwork | None = None
     combine: Callable[[Sequence[float]], float] = mean  # the values of the planes of a file
     unscaled: bool = False  # tells exact planes from others, so predictions must not be fitted
+    sized: bool = False  # in px; the file's pixel size makes nm of it
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restorectl.training.registration import (
+from restorectl.images.registration import (
     Shift,
     Transform,
     matched_shift,

@@ -15,6 +15,7 @@ from restorectl.images.interpolate import cubic_weights
 
 Array = NDArray[np.float64]
 
+ALIGNMENTS = ("rigid", "affine")  # kinds of `register`
 UPSAMPLING = 20  # the correlation is evaluated on a grid of 1/20 px around its peak
 PASS = 0.15  # cycles/px; width of the Gaussian low-pass
 ANGLES = np.radians(np.arange(-12.0, 12.1, 3.0))  # rad; starting angles of the search
