@@ -79,7 +79,7 @@ ROWS = (
          " -s data.range=whitened -s network.config.c_in=1",),
         f' -s "network.config={RESNET}"{ONE_STEP}',
         "here for one whitened channel, as the packaged prior; the published weights:"
-        " `restorectl weights import classifier4kcosine500.pt --as rscd-calibrator`"),
+        " `restorectl weights import` of the kind rscd-calibrator"),
     Row("RSCD", "section 3.2", "prior for patches of high quality, chosen by a classifier",
         ("train prior --data noisy --select-hq good -o selected.safetensors",),
         f'{SMALL} -s select.patch=32 -s select.steps=5 -s select.threshold=0'),
