@@ -17,16 +17,15 @@ from restorectl.batch.plan import Record
 from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
 from restorectl.errors import UsageError, WeightsError
-from restorectl.images.image import Image, base_name, open_image
+from restorectl.images.image import Image, base_name, open_written
 from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import UncertaintyJob
-from restorectl.restoration import intervals, preview
+from restorectl.restoration import intervals, preview, trust
 from restorectl.restoration.intervals import Calibration
 from restorectl.restoration.planes import Fitted, Planes, Told
 from restorectl.restoration.restorer import Batch, Reduction, Restorer, Samples, load_restorer
 
 PRODUCTS = ("mean", "std", "entropy", "lower", "upper")
-CORRELATED = 0.15  # of neighbouring residuals; above it the noise model does not hold
 
 
 def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
@@ -45,14 +44,15 @@ def work(job: UncertaintyJob, report: Report) -> Planes:
     restorer = replace(restorer, reduction=error_bars(job.interval, calibration))
     plain = None if calibration is None else intervals.plain(calibration)
     own = {**sampling(job), "interval": job.interval, "calibration": plain}
-    return Planes("uncertainty", restorer, own, (overview,))
+    return Planes("uncertainty", restorer, own, (trust.write, overview))
 
 
 def targets(relative: PurePath) -> tuple[PurePath, ...]:
     """The output files of one image."""
     name = base_name(relative)
     maps = [relative.with_name(f"{name}_{product}.tif") for product in PRODUCTS]
-    return (*maps, relative.with_name(f"{name}_overview.png"))
+    more = (relative.with_name(f"{name}_{part}") for part in ("trust.tif", "overview.png"))
+    return (*maps, *more)
 
 
 def sampling_restorer(job: UncertaintyJob) -> Restorer:
@@ -138,9 +138,9 @@ def _text(sampling: Mapping[str, Any]) -> str:
 def overview(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
     """Draw the maps of each channel's middle plane; summarise all planes."""
     image = fitted.image
-    preview.writer(preview.SAMPLED, ("after", *PRODUCTS[1:]))(fitted, parts, part, record)
-    axes = "".join(a for a in image.header.axes if a in "YX" or image.header.size(a) > 1)
-    maps = dict(zip(PRODUCTS, (open_image(path, axes=axes) for path in parts), strict=True))
+    preview.writer(preview.SAMPLED, ("after", *PRODUCTS[1:], "trust"))(fitted, parts, part, record)
+    made = zip(PRODUCTS, parts, strict=False)
+    maps = {name: open_written(path, image.header) for name, path in made}
     try:
         scales = {
             c: group.scale[:, k] for group in fitted.groups for k, c in enumerate(group.channels)
@@ -153,7 +153,7 @@ def overview(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) 
         f"channel {c}: neighbouring residuals are correlated ({found['residual_correlation']:.2f}):"
         " the noise model does not hold, error bars may be too narrow"
         for c, found in summary.items()
-        if abs(found["residual_correlation"]) > CORRELATED
+        if abs(found["residual_correlation"]) > trust.CORRELATED
     ]
     return Told({"uncertainty": summary}, tuple(warnings))
 

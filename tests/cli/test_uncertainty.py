@@ -46,10 +46,10 @@ def maps(pair, tmp_path_factory):
     return out, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
-def test_every_image_becomes_five_maps_and_a_picture(maps, pair):
+def test_every_image_becomes_six_maps_and_a_picture(maps, pair):
     out, lines, _ = maps
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    assert names == {f"{k}_{m}.tif" for k in range(3) for m in MAPS} | {
+    assert names == {f"{k}_{m}.tif" for k in range(3) for m in (*MAPS, "trust")} | {
         f"{k}_overview.png" for k in range(3)
     }
     found = {m: read(out / f"0_{m}.tif") for m in MAPS}
@@ -67,6 +67,11 @@ def test_every_image_becomes_five_maps_and_a_picture(maps, pair):
     assert summary["std"] == pytest.approx(found["std"].mean(), rel=1e-5)
     assert summary["width"] == pytest.approx((found["upper"] - found["lower"]).mean(), rel=1e-5)
     assert 0 < summary["std_scaled"] < 0.5
+    trust = tifffile.imread(out / "0_trust.tif")
+    assert trust.dtype == np.uint8
+    (told,) = [line["details"]["not_trusted"]["0"] for line in lines if "0.tif" in line["source"]]
+    assert told["any"] == pytest.approx(np.mean(trust > 0))
+    assert np.mean(trust > 0) < 0.2  # white Poisson noise of many photons
     with open_image(out / "0_overview.png") as picture:
         assert picture.header.size("S") == 3
 
