@@ -14,9 +14,11 @@ from restorectl.images.header import Plane
 from restorectl.images.image import create_image, open_written, verify_image
 from restorectl.intensity.noise import BELIEVED
 from restorectl.restoration.channels import ChannelGroup
-from restorectl.restoration.planes import Fitted, Told
+from restorectl.restoration.intervals import Calibration
+from restorectl.restoration.planes import Extra, Fitted, Told
 
-NOT_MEASURED, INVALID_NEAR, STRUCTURED, NOISE, FEW_PHOTONS, OUTSIDE = (1 << k for k in range(6))
+BITS = tuple(1 << k for k in range(7))
+NOT_MEASURED, INVALID_NEAR, STRUCTURED, NOISE, FEW_PHOTONS, OUTSIDE, UNCALIBRATED = BITS
 REASONS = {
     NOT_MEASURED: "not restored",
     INVALID_NEAR: "invalid pixels near",
@@ -24,6 +26,7 @@ REASONS = {
     NOISE: "noise model not believed",
     FEW_PHOTONS: "few photons",
     OUTSIDE: "outside the range of the weights",
+    UNCALIBRATED: "outside the range of the calibration",
 }
 NEAR = 8  # px from an invalid pixel
 AROUND = 8.0  # px, standard deviation of the window in which residuals are compared
@@ -32,7 +35,22 @@ ENERGY = (0.5, 2.0)  # variance of residuals, relative to the noise model's
 PHOTONS = 3.0  # below it the transform does not make noise Gaussian
 
 
-def write(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
+def writer(calibration: Calibration | None) -> Extra:
+    """A function that writes the map of error bars with this calibration; None = uncalibrated."""
+
+    def write(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
+        return _write(fitted, calibration, parts, part, record)
+
+    return write
+
+
+def _write(
+    fitted: Fitted,
+    calibration: Calibration | None,
+    parts: Sequence[Path],
+    part: Path,
+    record: Record,
+) -> Told:
     """Write the map, uint8 of the image's shape, plane by plane; tell the share of each reason.
 
     parts: the maps mean, std, entropy, lower and upper.
@@ -40,6 +58,7 @@ def write(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> 
     header = fitted.image.header.with_dtype(np.uint8).for_target(Path("map.tif"))
     counts = {c: np.zeros(256, np.int64) for c in sorted({c for _, c, _ in fitted.near.group_of})}
     with (
+        open_written(parts[1], header) as std,
         open_written(parts[3], header) as lower,
         open_written(parts[4], header) as upper,
         create_image(part, header, provenance=record) as writer,
@@ -48,7 +67,7 @@ def write(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> 
             codes = np.full(header.canonical_shape[3:], NOT_MEASURED, np.uint8)
             if (group := fitted.near.group_of.get(plane)) is not None:
                 mean = (lower.read(plane).astype(np.float64) + upper.read(plane)) / 2
-                codes = _codes(fitted, group, plane, mean)
+                codes = _codes(fitted, calibration, group, plane, mean, std.read(plane))
                 counts[plane[1]] += np.bincount(codes.ravel(), minlength=256)
             writer.put(codes)
     verify_image(part, header)
@@ -74,8 +93,15 @@ def reasons_held(codes: np.ndarray) -> np.ndarray:
     return np.asarray(np.unpackbits(codes[..., None], axis=-1).sum(-1, dtype=np.uint8))
 
 
-def _codes(fitted: Fitted, group: ChannelGroup, plane: Plane, mean: np.ndarray) -> np.ndarray:
-    """Sums of reasons at the pixels of a restored plane; mean: (Y, X), NaN where copied."""
+def _codes(
+    fitted: Fitted,
+    calibration: Calibration | None,
+    group: ChannelGroup,
+    plane: Plane,
+    mean: np.ndarray,
+    std: np.ndarray,
+) -> np.ndarray:
+    """Sums of reasons at the pixels of a restored plane; mean, std: (Y, X), NaN where copied."""
     image, (_, channel, _) = fitted.image, plane
     k, invalid = group.channels.index(channel), image.invalid(plane)
     noise_model = group.model.noises[min(k, len(group.model.noises) - 1)]
@@ -83,7 +109,8 @@ def _codes(fitted: Fitted, group: ChannelGroup, plane: Plane, mean: np.ndarray) 
     measured = ~copied if invalid is None else ~(copied | invalid)
     restored = np.nan_to_num(mean - image.zero(channel)).astype(np.float32)
     noise = group.model.noise_std(np.repeat(restored[None], len(group.channels), 0))[k]
-    residual = np.where(measured, image.read(plane) - restored, 0) / np.where(noise > 0, noise, 1)
+    safe = np.where(noise > 0, noise, 1)
+    residual = np.where(measured, image.read(plane) - restored, 0) / safe
     correlation, energy = residual_statistics(residual, measured)
     light = np.maximum(restored - noise_model.offset, 0) + noise_model.read_noise**2 / max(
         noise_model.gain, 1e-30
@@ -100,6 +127,9 @@ def _codes(fitted: Fitted, group: ChannelGroup, plane: Plane, mean: np.ndarray) 
         & (not silent),
         FEW_PHOTONS: light < PHOTONS * noise_model.gain,
         OUTSIDE: np.full(mean.shape, group.decided["sigma"] > fitted.near.restorer.card.sigma_max),
+        UNCALIBRATED: np.zeros(mean.shape, bool)
+        if calibration is None or silent
+        else calibration.outside(np.nan_to_num(std) / safe, restored / safe),
     }
     codes = np.zeros(mean.shape, np.uint8)
     for bit, where in holds.items():
