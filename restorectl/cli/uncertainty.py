@@ -16,8 +16,8 @@ def uncertainty(
     *,
     output: str = option(
         ...,
-        "Folder, created if needed, for the maps STEM_mean.tif, _std, _entropy, _lower, _upper and"
-        " STEM_overview.png; with --calibrate, a YAML file.",
+        "Folder, created if needed, for the maps STEM_mean.tif, _std, _entropy, _lower, _upper,"
+        " _trust and STEM_overview.png; with --calibrate, a YAML file.",
         "-o",
         metavar="OUT",
         often=True,

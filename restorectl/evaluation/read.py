@@ -19,7 +19,7 @@ from restorectl.images.header import Header
 from restorectl.images.image import is_image_folder, is_image_name, is_one_image, open_image
 from restorectl.images.registration import register, resample, valid_area
 
-PARTS = ("mean", "std", "entropy", "lower", "upper", "overview")  # of an uncertainty set
+PARTS = ("mean", "std", "entropy", "lower", "upper", "trust", "overview")  # of an uncertainty set
 EIGHT_BIT = 255.0
 LEAST_SHARED = 16  # px
 Spread = tuple[float, float]  # mean and standard deviation

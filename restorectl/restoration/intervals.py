@@ -101,7 +101,7 @@ class Calibration:
     """Relates the samples' spread to the true error, for one model and way of sampling."""
 
     weights_sha256: str
-    sampling: Mapping[str, Any]  # settings that the spread depends on: source, steps, variance
+    sampling: Mapping[str, Any]  # settings that the spread depends on: source, steps, samples, ...
     constant: float  # coefficients of the power law, in logarithms: constant, spread, signal
     spread: float
     signal: float
@@ -120,6 +120,17 @@ class Calibration:
         safe = np.where(noise > 0, noise, 1)  # without noise the width is 0
         law = np.exp(_law(self, spread / safe, mean / safe))
         return np.asarray(noise * law * self.factor(coverage), np.float32)
+
+    def outside(self, spread: np.ndarray, signal: np.ndarray) -> np.ndarray:
+        """Where signal or spread, in units of the noise, are beyond those it was made from: bool.
+
+        A spread below them is none: its intervals are too wide at most.
+        """
+        x = _features(spread, signal)
+        low, high = self.signal_range
+        return np.asarray(
+            (x[..., 0] > self.spread_range[1]) | (x[..., 1] < low) | (x[..., 1] > high)
+        )
 
     def factor(self, coverage: float) -> float:
         """Factor for a coverage, interpolated between the fitted ones in normal quantiles."""

@@ -44,8 +44,8 @@ CAMERA_BYTES = 48  # and for making it even, with the camera's maps
 
 Pixels = Mapping[Plane, np.ndarray]  # (Y, X) of each plane
 Place = tuple[ChannelGroup, list[Plane], tiles.Tile]  # a tile of the planes of a group
-# (fitted image, files of the products, file to write, provenance): writes one more target and
-# returns details and warnings for the outcome
+# (fitted image, files of the products and of earlier extras, file to write, provenance): writes one
+# more target and returns details and warnings for the outcome
 Extra = Callable[["Fitted", Sequence[Path], Path, Record], "Told"]
 
 
@@ -193,9 +193,8 @@ class Planes:
                     writer.put(plane)
         for part, made in zip(parts, headers, strict=False):
             verify_image(part, made)
-        made_parts, more = parts[: len(headers)], parts[len(headers) :]
-        for extra, part in zip(self.extras, more, strict=True):
-            told = extra(fitted, made_parts, part, record)
+        for k, extra in enumerate(self.extras, len(headers)):
+            told = extra(fitted, parts[:k], parts[k], record)
             outcome.details |= told.details
             outcome.warnings += told.warnings
 

@@ -23,41 +23,46 @@ from restorectl.images.pictures import (
     thumbnail,
     write_panels,
 )
-from restorectl.restoration import level_map
+from restorectl.restoration import level_map, trust
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.planes import Extra, Fitted, Told
 
 SHOWN = (0.5, 99.8)  # percentiles of the result, shown as black and white
-CHANNELS = 8  # the most channels in a picture
+MOST_REASONS = 3  # at a pixel, shown in the brightest colour
 SMALL = 256  # px; smaller planes are enlarged up to this
 MAPS = {  # name -> title and colours
     "before": ("before", GREYS),
     "after": ("after", GREYS),
     "residual": ("residual: before - after", SIGNS),
     "level": ("noise level that is assumed", HEAT),
-    "std": ("standard deviation", HEAT),
+    "std": ("standard deviation (input units)", HEAT),
     "entropy": ("entropy (nats)", HEAT),
-    "width": ("width of the interval", HEAT),
+    "width": ("width of the interval (input units)", HEAT),
+    "trust": ("do not trust: number of reasons", HEAT),
 }
 View = Callable[[np.ndarray], np.ndarray]  # a plane (Y, X) -> what is shown of it, floats
 RESTORED = ("before", "after", "residual", "level")  # shown by restore and denoise
-SAMPLED = ("before", "after", "std", "entropy", "width")  # by uncertainty
+SAMPLED = ("before", "after", "std", "entropy", "width", "trust")  # by uncertainty
 
 
 def writer(names: Sequence[str], products: Sequence[str] = ("after",)) -> Extra:
-    """A function that writes a picture of these MAPS; `products`: what each result's file holds."""
+    """A function that writes a picture of these MAPS; `products`: what each earlier file holds."""
 
     def write(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
         header, rows = fitted.image.header, {}
         with ExitStack() as stack:
-            files = [stack.enter_context(open_written(path, header)) for path in parts]
+            known = parts[: len(products)]
+            files = [stack.enter_context(open_written(path, header)) for path in known]
             images = dict(zip(products, files, strict=True))
             channels = sorted({c for _, c, _ in fitted.near.group_of}) or [0]
-            for c in channels[:CHANNELS]:
+            for c in channels:
                 planes = [plane for plane in header.planes if plane[1] == c]
                 plane = planes[len(planes) // 2]
+                doubts = []
+                if "trust" in images:
+                    doubts = [trust.in_words(images["trust"].read(plane))]
                 for part_of_it, view, pixels in _views(images["after"].read(plane)):
-                    caption = ", ".join([*_where(header, plane), *part_of_it])
+                    caption = ", ".join([*_where(header, plane), *part_of_it, *doubts])
                     maps = _maps(fitted, images, plane, view)
                     shown = {name: maps[name] for name in names}
                     rows[caption] = _row(shown, pixel_size(header.spacing[2], pixels))
@@ -71,7 +76,9 @@ def _maps(
     fitted: Fitted, images: dict[str, Image], plane: Plane, view: View
 ) -> dict[str, np.ndarray]:
     """Every map of one view of a plane, in input units."""
-    maps = {name: view(each.read(plane)) for name, each in images.items()}
+    maps = {name: view(each.read(plane)) for name, each in images.items() if name != "trust"}
+    if "trust" in images:
+        maps["trust"] = view(trust.reasons_held(images["trust"].read(plane)))
     maps["before"] = view(fitted.source.read(plane))
     maps["residual"] = maps["before"] - maps["after"]
     maps["level"] = np.zeros(maps["after"].shape)
@@ -131,6 +138,7 @@ def _row(maps: dict[str, np.ndarray], pixel: tuple[float, str]) -> list[Panel]:
     ends = {name: _ends(values, *SHOWN) for name, values in finite.items()}
     bounds = {name: (0.0, high) for name, (_, high) in ends.items()}
     bounds["before"] = bounds["after"] = ends["after"]
+    bounds["trust"] = 0.0, float(MOST_REASONS)
     if "residual" in maps:
         top = _ends(np.abs(finite["residual"]), *SHOWN)[1]
         bounds["residual"] = -top, top

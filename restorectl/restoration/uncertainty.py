@@ -4,7 +4,7 @@ Also writes an overview picture, and summary values into the outcome.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -16,17 +16,66 @@ from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.plan import Record
 from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
-from restorectl.errors import UsageError, WeightsError
-from restorectl.images.image import Image, base_name, open_image
+from restorectl.errors import InputError, UsageError, WeightsError
+from restorectl.images.blocks import sampled_pixels
+from restorectl.images.image import Image, base_name, open_written
 from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import UncertaintyJob
-from restorectl.restoration import intervals, preview
+from restorectl.restoration import intervals, preview, trust
+from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.intervals import Calibration
 from restorectl.restoration.planes import Fitted, Planes, Told
 from restorectl.restoration.restorer import Batch, Reduction, Restorer, Samples, load_restorer
 
 PRODUCTS = ("mean", "std", "entropy", "lower", "upper")
-CORRELATED = 0.15  # of neighbouring residuals; above it the noise model does not hold
+NOTED = ("samples", "noise")  # a difference in these to the packaged calibration is only told
+
+
+@dataclass(frozen=True)
+class Sampled(Planes):
+    """The `Work` of `uncertainty`."""
+
+    calibration: Calibration | None = None
+
+    def fit(self, image: Image, outcome: Outcome, guide: Image | None = None) -> Fitted:
+        """Fit the channels' models, and tell which calibration is used.
+
+        Raises InputError for an image whose signals are not those of a calibration that was named.
+        """
+        fitted = super().fit(image, outcome, guide)
+        job = self.restorer.job
+        assert isinstance(job, UncertaintyJob)
+        used = "embedded" if job.calibration == "auto" else job.calibration
+        outcome.details["calibration"] = "none" if self.calibration is None else used
+        if self.calibration is None:
+            return fitted
+        for group in fitted.groups:
+            for k, c in enumerate(group.channels):
+                text = _unlike(self.calibration, fitted.image, group, k)
+                if text and job.calibration != "auto":
+                    raise InputError(f"`calibration` {job.calibration}: channel {c}: {text}")
+                if text:
+                    outcome.warnings.append(f"channel {c}: error bars are extrapolated: {text}")
+        return fitted
+
+
+def _unlike(calibration: Calibration, image: Image, group: ChannelGroup, channel: int) -> str:
+    """Why a channel of a group is not like those of a calibration; empty if it is."""
+    if group.decided["sigma"] <= 0:
+        return ""
+    signals = []
+    for block in sampled_pixels(image, group.channels[channel], group.planes):
+        pixels = np.repeat(block[None].astype(np.float32), len(group.channels), 0)
+        noise = group.model.noise_std(np.nan_to_num(pixels))[channel]
+        signals.append((block / np.where(noise > 0, noise, 1)).ravel())
+    middle = float(np.nanmedian(np.concatenate(signals)))
+    if not calibration.outside(np.zeros(1), np.array([middle])).any():
+        return ""
+    low, high = np.expm1(calibration.signal_range)
+    return (
+        f"it was made from signals of {low:.1f} to {high:.1f} times their noise, here the median is"
+        f" {middle:.1f}: make one with `calibrate`, or use `calibration` none"
+    )
 
 
 def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
@@ -45,14 +94,17 @@ def work(job: UncertaintyJob, report: Report) -> Planes:
     restorer = replace(restorer, reduction=error_bars(job.interval, calibration))
     plain = None if calibration is None else intervals.plain(calibration)
     own = {**sampling(job), "interval": job.interval, "calibration": plain}
-    return Planes("uncertainty", restorer, own, (overview,))
+    return Sampled(
+        "uncertainty", restorer, own, (trust.writer(calibration), overview), calibration=calibration
+    )
 
 
 def targets(relative: PurePath) -> tuple[PurePath, ...]:
     """The output files of one image."""
     name = base_name(relative)
     maps = [relative.with_name(f"{name}_{product}.tif") for product in PRODUCTS]
-    return (*maps, relative.with_name(f"{name}_overview.png"))
+    more = (relative.with_name(f"{name}_{part}") for part in ("trust.tif", "overview.png"))
+    return (*maps, *more)
 
 
 def sampling_restorer(job: UncertaintyJob) -> Restorer:
@@ -73,7 +125,8 @@ def sampling_restorer(job: UncertaintyJob) -> Restorer:
 def sampling(job: UncertaintyJob) -> dict[str, Any]:
     """The settings that the spread of the samples depends on, except the weights."""
     variance = job.variance if job.source == "posterior" else "ancestral"
-    found = {"source": job.source, "steps": job.steps, "variance": variance}
+    found: dict[str, Any] = {"source": job.source, "steps": job.steps, "variance": variance}
+    found |= {"samples": job.samples, "noise": job.noise.kind}
     if job.context != "none":
         found |= {"context": job.context, "reach": job.reach}
     return found
@@ -121,7 +174,14 @@ def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Ca
             )
         return given
     for each in intervals.packaged_calibrations():
-        if each.weights_sha256 == weights_sha256 and dict(each.sampling) == wanted:
+        unlike = [k for k in {**wanted, **each.sampling} if wanted.get(k) != each.sampling.get(k)]
+        if each.weights_sha256 == weights_sha256 and set(unlike) <= set(NOTED):
+            if unlike:
+                made, here = ({k: d[k] for k in unlike} for d in (each.sampling, wanted))
+                report.note(
+                    f"warning: the calibration of these weights was made with {_text(made)}, not"
+                    f" {_text(here)}: error bars may be too narrow or too wide"
+                )
             return each
     report.note(
         "warning: no calibration for these weights and this sampling: intervals come from the"
@@ -138,9 +198,9 @@ def _text(sampling: Mapping[str, Any]) -> str:
 def overview(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
     """Draw the maps of each channel's middle plane; summarise all planes."""
     image = fitted.image
-    preview.writer(preview.SAMPLED, ("after", *PRODUCTS[1:]))(fitted, parts, part, record)
-    axes = "".join(a for a in image.header.axes if a in "YX" or image.header.size(a) > 1)
-    maps = dict(zip(PRODUCTS, (open_image(path, axes=axes) for path in parts), strict=True))
+    preview.writer(preview.SAMPLED, ("after", *PRODUCTS[1:], "trust"))(fitted, parts, part, record)
+    made = zip(PRODUCTS, parts, strict=False)
+    maps = {name: open_written(path, image.header) for name, path in made}
     try:
         scales = {
             c: group.scale[:, k] for group in fitted.groups for k, c in enumerate(group.channels)
@@ -153,7 +213,7 @@ def overview(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) 
         f"channel {c}: neighbouring residuals are correlated ({found['residual_correlation']:.2f}):"
         " the noise model does not hold, error bars may be too narrow"
         for c, found in summary.items()
-        if abs(found["residual_correlation"]) > CORRELATED
+        if abs(found["residual_correlation"]) > trust.CORRELATED
     ]
     return Told({"uncertainty": summary}, tuple(warnings))
 

@@ -11,6 +11,7 @@ import yaml
 
 from restorectl import catalog
 from restorectl.images.image import open_image
+from restorectl.restoration import trust
 from tests.command import run
 from tests.phantom import scene
 
@@ -46,10 +47,10 @@ def maps(pair, tmp_path_factory):
     return out, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
-def test_every_image_becomes_five_maps_and_a_picture(maps, pair):
+def test_every_image_becomes_six_maps_and_a_picture(maps, pair):
     out, lines, _ = maps
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    assert names == {f"{k}_{m}.tif" for k in range(3) for m in MAPS} | {
+    assert names == {f"{k}_{m}.tif" for k in range(3) for m in (*MAPS, "trust")} | {
         f"{k}_overview.png" for k in range(3)
     }
     found = {m: read(out / f"0_{m}.tif") for m in MAPS}
@@ -67,6 +68,11 @@ def test_every_image_becomes_five_maps_and_a_picture(maps, pair):
     assert summary["std"] == pytest.approx(found["std"].mean(), rel=1e-5)
     assert summary["width"] == pytest.approx((found["upper"] - found["lower"]).mean(), rel=1e-5)
     assert 0 < summary["std_scaled"] < 0.5
+    codes = tifffile.imread(out / "0_trust.tif")
+    assert codes.dtype == np.uint8
+    (told,) = [line["details"]["not_trusted"]["0"] for line in lines if "0.tif" in line["source"]]
+    assert told["any"] == pytest.approx(np.mean(codes > 0))
+    assert np.mean(codes > 0) < 0.2  # white Poisson noise of many photons
     with open_image(out / "0_overview.png") as picture:
         assert picture.header.size("S") == 3
 
@@ -109,6 +115,19 @@ def test_a_calibration_is_made_applied_and_refused(pair, tmp_path):
                           pair / "clean/2.tif")
     )  # fmt: skip
     assert np.mean((truth >= low) & (truth <= high)) == pytest.approx(0.9, abs=0.08)
+    codes = tifffile.imread(tmp_path / "o/2_trust.tif")
+    assert np.mean(codes & trust.UNCALIBRATED > 0) < 0.05
+    bright = tmp_path / "bright.tif"  # of 100 times the photons
+    light = np.random.default_rng(0).poisson(100 * read(pair / "clean/2.tif"))
+    tifffile.imwrite(bright, light.astype(np.uint16))
+    other = run("uncertainty", bright, "-o", tmp_path / "q", *FAST, "--calibration", bars)
+    assert other.returncode == 3
+    assert "times their noise" in other.stderr
+    assert not list((tmp_path / "q").glob("*.tif"))
+    more = (*FAST[:2], "--samples", 4, *FAST[4:])
+    other = run("uncertainty", image, "-o", tmp_path / "p", *more, "--calibration", bars)
+    assert other.returncode == 2
+    assert "samples 3, noise auto, not" in other.stderr
     bars.write_text(yaml.safe_dump({**found, "weights_sha256": "0" * 64}))
     other = run("uncertainty", image, "-o", tmp_path / "p", *FAST, "--calibration", bars)
     assert other.returncode == 5
