@@ -145,7 +145,7 @@ def test_a_calibration_is_made_applied_and_refused(pair, tmp_path):
     [
         (("-o", "x.tif"), "writes a folder"),
         (("-o", "x", "--samples", 1), "at least 2"),
-        (("-o", "x", "--interval", 1.5), "between 0 and 1"),
+        (("-o", "x", "--interval", 1.5), "must be below 1"),
         (("-o", "x", "--calibration", "no.yaml"), "cannot be read"),
         (("-o", "x", "--calibrate", "."), ".yaml"),
         (("-o", "x.yaml", "--calibrate", "nowhere"), "not a folder"),
