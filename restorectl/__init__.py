@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from restorectl.api import denoise, estimate_noise, restore, superres3d, uncertainty
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["denoise", "estimate_noise", "restore", "superres3d", "uncertainty"]
 
 
