@@ -53,11 +53,11 @@ def nl_means(image: np.ndarray, sigma: float, h: float) -> np.ndarray:
 
 
 def wavelet(image: np.ndarray, sigma: float, factor: float) -> np.ndarray:
-    """Soft thresholds on the coefficients of four levels of biorthogonal wavelets (BayesShrink,
+    """Soft thresholds on the coefficients of four levels of Daubechies' wavelets (BayesShrink,
     Chang et al. 2000), mean of 2 x 2 shifts."""
     from skimage.restoration import denoise_wavelet
 
-    options = {"sigma": factor * sigma, "wavelet": "bior2.2", "wavelet_levels": 4}
+    options = {"sigma": factor * sigma, "wavelet": "db2", "wavelet_levels": 4}
     shifts = ((0, 0), (0, 1), (1, 0), (1, 1))
     moved = [denoise_wavelet(np.roll(image, (y, x), (0, 1)), **options) for y, x in shifts]
     back = [np.roll(m, (-y, -x), (0, 1)) for m, (y, x) in zip(moved, shifts, strict=True)]

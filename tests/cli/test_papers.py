@@ -198,7 +198,7 @@ def test_a_calibrator_of_two_channels_measures_them_together(two, small, tmp_pat
     chosen = ("--calibrator", "network", "--calibrator-weights", model)
     words = ("restore", two, "-w", prior, "-o", tmp_path / "out.tif", *chosen)
     run(*words, "--step-map", tmp_path / "maps", check=0)
-    maps = tifffile.imread(tmp_path / "maps/two_steps.tif")
+    maps = tifffile.imread(tmp_path / "maps/out_steps.tif")
     assert maps.shape == (2, 5, 5)
     assert maps == pytest.approx(42)
     done = run("restore", small, "-o", tmp_path / "small_out.tif", *chosen)
