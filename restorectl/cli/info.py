@@ -23,7 +23,7 @@ def info(
     """Show what is in image files, and what results would lose.
 
     Examples:
-        restorectl info experiment.czi
+        restorectl info data/cells.tif
         restorectl info data --json
     """
     from restorectl.batch.info import describe

@@ -109,10 +109,10 @@ def test_results_do_not_depend_on_how_many_planes_are_held(static, tmp_path, mon
     from restorectl.restoration import neighbours, planes
     from restorectl.restoration.restore import restore
 
-    path = write(tmp_path / "in.tif", noisy(static[:4]))
-    for name, together, held in (("all", 4 << 20, 9), ("one", 1, 1)):
+    path = write(tmp_path / "in.tif", noisy(np.concatenate([static, static[:2]])))
+    for name, together, held in (("all", 4 << 20, 64 << 20), ("one", 1, 1)):
         monkeypatch.setattr(planes, "PLANE_PIXELS", together)
-        monkeypatch.setattr(neighbours, "_capacity", lambda size, reach, held=held: held)
+        monkeypatch.setattr(neighbours, "HELD", held)
         files = Files((str(path),), str(tmp_path / f"{name}.tif"))
         job = RestoreJob(files, Compute(precision="fp32"), context="t", reach=1)
         restore(job, Silent())

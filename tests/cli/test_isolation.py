@@ -38,7 +38,7 @@ DRAWN = ("--samples", "2", "--steps", "1")
 LINES = {  # and the number of files that are made
     "restore": (["restore", "in", "-o", "out"], 2),
     "denoise": (["denoise", "in", "-o", "out"], 2),
-    "uncertainty": (["uncertainty", "in", "-o", "out", *DRAWN], 12),
+    "uncertainty": (["uncertainty", "in", "-o", "out", *DRAWN], 14),
     "error bars": (
         [
             "uncertainty",
