@@ -25,7 +25,7 @@ def spacing_numbers(option: str, text: str) -> tuple[float, float, float]:
 def planes(option: str, text: str) -> int | None:
     """Parse `auto` to None, or a factor. Raises UsageError."""
     factor = opt.automatic(option, text)
-    return None if factor is None else int(opt.number(option, text, int, {"min": 2, "max": 8}))
+    return None if factor is None else int(opt.number(option, text, int, {"min": 1, "max": 8}))
 
 
 @opt.command

@@ -58,7 +58,7 @@ def test_a_second_run_is_skipped(done):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--factor", "9"), "--factor 9: use auto or a whole number from 1 to 8"),
+        (("--factor", "9"), "--factor 9: must be from 1 to 8"),
         (("-w", "prior"), "are for prior: slices weights are needed here"),
     ],
 )
