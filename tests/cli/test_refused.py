@@ -48,7 +48,7 @@ LINES = {  # words of the command: (exit code, parts of the line)
     "restor in -o out": (2, "no such command", "'restore'"),
     "denoise in -o out --method repent": (2, "--method repent", "'repaint'"),
     "denoise in -o out --samples 0": (2, "--samples 0: must be at least 1"),
-    "superres3d in -o out --factor 99": (2, "--factor 99: must be from 2 to 8"),
+    "superres3d in -o out --factor 99": (2, "--factor 99: must be from 1 to 8"),
     "superres3d in -o out --strength 2": (2, "--strength 2: must be from 0 to 1"),
     "superres3d in -o out --spacing 1,0,1": (2, "--spacing 0: must be above 0"),
     "uncertainty in -o out --samples 1": (2, "--samples 1: must be at least 2"),
