@@ -113,7 +113,8 @@ def main() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+        hang_up = number not in (signal.SIGINT, signal.SIGTERM)
+        if not (hang_up and signal.getsignal(number) is signal.SIG_IGN):  # as nohup sets it
             signal.signal(number, _on_signal)
     out, _ = _streams()
     code = 0
