@@ -29,8 +29,11 @@ def found(job: DenoiseJob, files: Files) -> inputs.Inputs:
         names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
         return (*names, inputs.preview_name(relative)) if job.preview else names
 
+    known = catalog.methods("denoise")
+    if job.guide is not None and job.guide not in known and not Path(job.guide).is_dir():
+        raise UsageError(f"`guide` {job.guide}: is not a folder, nor one of {', '.join(known)}")
     resolved = inputs.resolve(files, naming)
-    if job.guide is None or job.guide in catalog.methods("denoise"):
+    if job.guide is None or job.guide in known:
         return resolved
     names = [PurePath(pair.name) for pair in resolved.pairs]
     guides = inputs.match_names(names, inputs.walk(Path(job.guide), None))
@@ -90,6 +93,4 @@ def _settings(job: DenoiseJob) -> tuple[Method, Any]:
         raise UsageError(
             f"`method` {job.method} needs `weights`: train them by the recipe care, for example"
         )
-    if job.guide is not None and job.guide not in known and not Path(job.guide).is_dir():
-        raise UsageError(f"`guide` {job.guide}: is not a folder, nor one of {', '.join(known)}")
     return method, settings
