@@ -168,6 +168,8 @@ def test_every_option_of_a_command_is_taken(name, kind):
 
         made = settings(**{n: options.pop(n) for n in api.signature(settings).parameters})
         assert made == {}
+        training = ("train_steps", "minutes", "fit_on", "cache", "mask")  # not of arrays yet
+        options = {n: o for n, o in options.items() if n not in training}
     job = api._job(name, kind, "YX", None, options)
     assert job.files == api.Files((), "", axes="YX")
     weights = {"weights": options["weights"]} if name != "superres3d" else {}

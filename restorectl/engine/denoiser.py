@@ -194,10 +194,11 @@ def _check_sizes(card: Card, blocks: int) -> None:
         most = blocks if key == "blocks" else WIDEST
         for number in numbers:
             size = isinstance(number, int | float) and not isinstance(number, bool)
-            if size and not 1 <= number <= most:
+            least = 1 if isinstance(number, int) else 0  # shares, such as dropout, are floats
+            if size and not least <= number <= most:
                 raise WeightsError(
                     f"network '{card.network}' does not take this config: {key} {number} is not"
-                    f" from 1 to {most}"
+                    f" from {least} to {most}"
                 )
         if len(numbers) > blocks:
             raise WeightsError(
