@@ -69,9 +69,9 @@ def _unlike(calibration: Calibration, image: Image, group: ChannelGroup, channel
         noise = group.model.noise_std(np.nan_to_num(pixels))[channel]
         signals.append((block / np.where(noise > 0, noise, 1)).ravel())
     middle = float(np.nanmedian(np.concatenate(signals)))
-    if not calibration.outside(np.zeros(1), np.array([middle])).any():
-        return ""
     low, high = np.expm1(calibration.signal_range)
+    if low <= middle <= high:
+        return ""
     return (
         f"it was made from signals of {low:.1f} to {high:.1f} times their noise, here the median is"
         f" {middle:.1f}: make one with `calibrate`, or use `calibration` none"

@@ -198,7 +198,7 @@ def test_calibrate_and_a_step_map_use_the_model_of_each_plane(restored, tmp_path
     assert np.corrcoef(noise, RISING)[0, 1] > 0.97
     out = tmp_path / "out.tif"
     run("restore", source, "-o", out, "--step-map", tmp_path / "maps", check=0)
-    steps = tifffile.imread(tmp_path / "maps/stack_steps.tif")
+    steps = tifffile.imread(tmp_path / "maps/out_steps.tif")
     assert (np.diff(steps.mean((1, 2))) > 0).sum() >= 5
 
 
