@@ -7,8 +7,9 @@ that fails later stops the run.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from restorectl.errors import InputError, NoInputError, UsageError, blamed
 from restorectl.images.blocks import sampled_pixels, spread
 from restorectl.images.header import Plane
 from restorectl.images.image import Image, open_image
+from restorectl.images.recent import Recent
 
 PERCENTILES = (0.5, 99.9)  # of a channel; mapped to -1 and +1
 PER_BLOCK = 65536  # pixels per block for the percentiles
@@ -206,37 +208,11 @@ class RegionReader(Protocol):
     def close(self) -> None: ...
 
 
-class PlaneCache:
-    """A cache of decoded planes up to `room` bytes; drops the least recently used first."""
-
-    def __init__(self, room: int) -> None:
-        self.room, self.held = room, 0
-        self.planes: OrderedDict[tuple[int, Plane], NDArray[np.generic]] = OrderedDict()
-
-    def get(
-        self, image: int, plane: Plane, read: Callable[[int, Plane], NDArray[np.generic]]
-    ) -> NDArray[np.generic]:
-        """A plane of an image, read if not in the cache."""
-        key = (image, plane)
-        if key not in self.planes:
-            self.planes[key] = read(image, plane)
-            self.held += self.planes[key].nbytes
-            while self.held > self.room and len(self.planes) > 1:
-                self.held -= self.planes.popitem(last=False)[1].nbytes
-        self.planes.move_to_end(key)
-        return self.planes[key]
-
-    def clear(self) -> None:
-        """Drop all planes."""
-        self.planes.clear()
-        self.held = 0
-
-
 class ImageReader:
     """Reads regions of images in input units; caches planes and open files. Not thread-safe."""
 
     def __init__(self, images: Sequence[TrainingImage], cache_bytes: int) -> None:
-        self.images, self.cache = images, PlaneCache(cache_bytes)
+        self.images, self.cache = images, Recent(cache_bytes)
         self.files: OrderedDict[int, Image] = OrderedDict()
 
     def read(self, regions: Sequence[Region]) -> CropBatch:
@@ -256,7 +232,8 @@ class ImageReader:
         image, plane = self.images[region.image], (region.t, c, region.z)
         if image.shape[3] * image.shape[4] * np.dtype(image.dtype).itemsize > self.cache.room // 4:
             return self._open(region.image).read(plane, *region.area)
-        return self.cache.get(region.image, plane, self._plane)[region.area]
+        pixels = self.cache.get((region.image, plane), partial(self._plane, region.image, plane))
+        return pixels[region.area]
 
     def _plane(self, index: int, plane: Plane) -> NDArray[np.generic]:
         return self._open(index).read(plane)

@@ -7,6 +7,7 @@ is a perfect restoration of the noisy image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from restorectl.errors import InputError, NoInputError, blamed
 from restorectl.images.blocks import middle, sampled_pixels
 from restorectl.images.header import Plane
 from restorectl.images.image import open_image
+from restorectl.images.recent import Recent
 from restorectl.images.registration import (
     Transform,
     matched_shift,
@@ -31,7 +33,6 @@ from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import MAX_SHIFT
 from restorectl.training.dataset import (
     CropBatch,
-    PlaneCache,
     Region,
     TrainingImage,
     fingerprint,
@@ -200,18 +201,12 @@ class PairReader:
         self, pairs: Sequence[TrainingPair], cache_bytes: int, noisy: bool = False
     ) -> None:
         self.noisy = noisy
-        self.pairs, self.cache = pairs, PlaneCache(cache_bytes)
+        self.pairs, self.cache = pairs, Recent(cache_bytes)
         self.images: Sequence[TrainingImage] = [pair.cropped() for pair in pairs]
 
     def read(self, regions: Sequence[Region]) -> CropBatch:
         """Targets and noisy images of regions of equal size."""
-        both = [
-            [
-                self.cache.get(region.image, (region.t, c, region.z), self._plane)[:, *region.area]
-                for c in region.channels
-            ]
-            for region in regions
-        ]
+        both = [[self._pixels(region, c) for c in region.channels] for region in regions]
         pixels = np.array(both, np.float32)  # (B, C, 2, H, W)
         target, partner = torch.from_numpy(pixels).unbind(2)
         ranges = torch.tensor([-1.0, -1.0, 1.0]).expand(*target.shape[:2], 3)
@@ -220,6 +215,10 @@ class PairReader:
     def close(self) -> None:
         """Drop all planes."""
         self.cache.clear()
+
+    def _pixels(self, region: Region, c: int) -> NDArray[np.float32]:
+        place = region.image, (region.t, c, region.z)
+        return self.cache.get(place, partial(self._plane, *place))[:, *region.area]
 
     def _plane(self, index: int, plane: Plane) -> NDArray[np.float32]:
         """Target and noisy image of the common area, (2, Y, X) float32 in network units."""

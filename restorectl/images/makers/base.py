@@ -1,10 +1,10 @@
 """What the files of all makers share: an image whose planes a library reads."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ import numpy as np
 from restorectl.errors import IncompleteError, InputError, RestorectlError
 from restorectl.images.header import Header, Plane, Spacing, require_plausible, resolve_axes
 from restorectl.images.image import ALL, Array, Image
+from restorectl.images.recent import Recent
 
-_CACHE_BYTES = 256 << 20  # of planes that were read, for other regions of them
 _KINDS = {"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (2, 4, 8)}  # bytes of numbers
 
 
@@ -42,7 +42,7 @@ class MakersImage(Image):
     outer: tuple[str, ...]  # the header's letter of each axis before YX; "" = of length 1
     closer: Callable[[], object]
     kind: str
-    _held: OrderedDict[tuple[int, ...], Array] = field(default_factory=OrderedDict)
+    _recent: Recent = field(default_factory=Recent)
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         t, channel, z = plane
@@ -55,19 +55,13 @@ class MakersImage(Image):
         if self.found.by_region:
             pixels = self._read((t, c, z), *area)
         else:
-            pixels = self._whole((t, c, z))[area]
+            pixels = self._recent.get((t, c, z), partial(self._whole, (t, c, z)))[area]
         return np.array(pixels[..., sample] if "S" in self.header.axes else pixels, order="C")
 
     def _whole(self, place: tuple[int, int, int]) -> Array:
         """A whole plane with all its samples."""
-        if place not in self._held:
-            height, width = self.header.canonical_shape[3:]
-            pixels = self._read(place, slice(0, height), slice(0, width))
-            most = max(1, _CACHE_BYTES // max(1, pixels.nbytes))
-            while len(self._held) >= most:
-                self._held.popitem(last=False)
-            self._held[place] = pixels
-        return self._held[place]
+        height, width = self.header.canonical_shape[3:]
+        return self._read(place, slice(0, height), slice(0, width))
 
     def _read(self, place: tuple[int, int, int], rows: slice, cols: slice) -> Array:
         """A region of a plane with all its samples, native byte order."""

@@ -4,8 +4,8 @@
 for each dialect, which refuse files that are cut off, and keep every tag for the output.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from operator import lt
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,12 +16,11 @@ from restorectl.errors import IncompleteError, InputError
 from restorectl.files.strict import parse_json
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
+from restorectl.images.recent import Recent
 from restorectl.images.tiff import ifd, ycbcr
 from restorectl.images.tiff.decode import decoder, storage
 from restorectl.images.tiff.header import JPEG_CODECS, describe
 from restorectl.images.tiff.ifd import read_chain
-
-_CACHE_BYTES = 256 << 20  # of decoded strips and tiles, for neighbouring regions
 
 
 class TiffImage(Image):
@@ -47,8 +46,7 @@ class TiffImage(Image):
             prefixed = text if text.startswith(f"{self.path}: ") else f"{self.path}: {text}"
             raise type(exc)(prefixed) from exc
         self._index = {plane: k for k, plane in enumerate(self.header.planes)}
-        self._segments: OrderedDict[tuple[int, int], Array] = OrderedDict()
-        self._held = 0
+        self._recent = Recent()
         sparse = sum(page.ifd.segments.count(ifd.SPARSE) for page in self._pages)
         if sparse:
             told = f"sparse TIFF: {sparse} strips or tiles were never written and are read as 0"
@@ -125,17 +123,19 @@ class TiffImage(Image):
                 yield (i * tall, j * wide), pixels[:, :, 0 if planar else sample]
 
     def _segment(self, page: int, index: int) -> Array:
-        """A decoded strip or tile: (rows, columns, samples)."""
+        """A strip or tile: (rows, columns, samples)."""
         at = self._pages[page]
         offset, size = at.ifd.segments[index]
-        key = (offset + at.shift, index)
-        if key in self._segments:
-            self._segments.move_to_end(key)
-            return self._segments[key]
-        decoding = decoder(storage(at.ifd))
         if (offset, size) == ifd.SPARSE:
             shape = (*at.ifd.segment_size, 1 if at.ifd.planar else at.ifd.samples)
-            return np.full(shape, decoding.nodata, self.header.dtype)
+            return np.full(shape, decoder(storage(at.ifd)).nodata, self.header.dtype)
+        return self._recent.get((offset + at.shift, index), partial(self._decode, page, index))
+
+    def _decode(self, page: int, index: int) -> Array:
+        """A strip or tile as it lies in the file, decoded."""
+        at = self._pages[page]
+        offset, size = at.ifd.segments[index]
+        decoding = decoder(storage(at.ifd))
         data = self._bytes(offset + at.shift, size, page)
         if at.ifd.compression == ifd.JPEG and b"\xff\xd9" not in data:
             # The decoder would fill what is missing with grey
@@ -144,17 +144,11 @@ class TiffImage(Image):
         is_ycbcr = at.ifd.integer(ifd.PHOTOMETRIC) == ifd.YCBCR
         try:
             if is_ycbcr and at.ifd.compression not in JPEG_CODECS:
-                decoded: Array = ycbcr.rgb(at.ifd, data)
-            else:
-                decoded = decoding.decode(data, index, jpegtables=tables)[0][0]
+                return ycbcr.rgb(at.ifd, data)
+            return np.asarray(decoding.decode(data, index, jpegtables=tables)[0][0])
         except Exception as exc:  # codecs raise various errors
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise InputError(f"{self.path}: page {page} cannot be decoded: {reason}") from exc
-        self._segments[key] = decoded
-        self._held += decoded.nbytes
-        while self._held > _CACHE_BYTES and len(self._segments) > 1:
-            self._held -= self._segments.popitem(last=False)[1].nbytes
-        return decoded
 
     def close(self) -> None:
         self._file.close()

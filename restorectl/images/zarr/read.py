@@ -2,9 +2,9 @@
 
 import math
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,10 +15,10 @@ from restorectl.errors import IncompleteError, InputError
 from restorectl.images.extra import library
 from restorectl.images.header import KNOWN, Header, Plane, require_plausible, resolve_axes
 from restorectl.images.image import ALL, Array, Image, choose_series
+from restorectl.images.recent import Recent
 from restorectl.images.zarr import layout
 from restorectl.images.zarr.layout import OURS, Multiscales, Tree, ZarrSource
 
-_CACHE_BYTES = 256 << 20  # of decoded chunks, for neighbouring regions
 _KINDS = {"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (2, 4, 8)}  # bytes of numbers
 
 
@@ -79,8 +79,7 @@ class ZarrImage(Image):
         if len(image.channels) == self.header.size("C"):
             self.header = replace(self.header, channels=image.channels)
         self._planes = frozenset(self.header.planes)
-        self._held: OrderedDict[tuple[int, ...], Array] = OrderedDict()
-        self._bytes = 0
+        self._recent = Recent()
         self._require_chunks(image, arrays)
 
     def _require_chunks(self, image: Multiscales, arrays: Sequence[Any]) -> None:
@@ -118,7 +117,9 @@ class ZarrImage(Image):
         inside = tuple(k % n for k, n in zip(place, deep, strict=True))
         for i in range(r0 // tall, -(-r1 // tall) if out.size else 0):
             for j in range(c0 // wide, -(-c1 // wide)):
-                pixels = self._chunk((*outer, i, j))[inside]  # (Y, X) of the plane
+                index = (*outer, i, j)
+                chunk = self._recent.get(index, partial(self._chunk, index))
+                pixels = chunk[inside]  # (Y, X) of the plane
                 top, left = i * tall, j * wide
                 a, b = max(top, r0), min(top + pixels.shape[0], r1)
                 c, d = max(left, c0), min(left + pixels.shape[1], c1)
@@ -129,22 +130,14 @@ class ZarrImage(Image):
 
     def _chunk(self, index: tuple[int, ...]) -> Array:
         """A decoded chunk, with all axes of the array."""
-        if index in self._held:
-            self._held.move_to_end(index)
-            return self._held[index]
         spans = tuple(
             slice(k * n, (k + 1) * n) for k, n in zip(index, self._array.chunks, strict=True)
         )
         try:
-            pixels: Array = np.asarray(self._array[spans])
+            return np.asarray(self._array[spans])
         except Exception as exc:  # codecs raise various errors
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise InputError(f"{self.path}: chunk {index} cannot be decoded: {reason}") from exc
-        self._held[index] = pixels
-        self._bytes += pixels.nbytes
-        while self._bytes > _CACHE_BYTES and len(self._held) > 1:
-            self._bytes -= self._held.popitem(last=False)[1].nbytes
-        return pixels
 
     def close(self) -> None:
         self._tree.close()
