@@ -115,6 +115,11 @@ def spreadsheet_cell(text: object) -> str:
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
+def one_line(error: BaseException) -> str:
+    """A library's error message without line breaks; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library's error message, which may be long."""
     lines = str(error).strip().splitlines()

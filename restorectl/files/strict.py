@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from restorectl.errors import RestorectlError, UsageError, did_you_mean
+from restorectl.errors import RestorectlError, UsageError, did_you_mean, one_line
 
 T = TypeVar("T")
 LARGEST = 10_000_000  # bytes of a file that people write by hand, or that a page exports
@@ -70,11 +70,6 @@ def read_yaml(
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = "too deep" if isinstance(error, RecursionError) else one_line(error)
         raise raises(f"{where}: cannot be read: not valid YAML ({reason})") from error
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error without line breaks."""
-    return " ".join(str(error).split())
 
 
 def override(raw: dict[str, Any], text: str) -> None:

@@ -11,10 +11,10 @@ import yaml
 
 from restorectl.batch import inputs
 from restorectl.batch.outcome import Report
-from restorectl.errors import InputError, OutputError, UsageError
+from restorectl.errors import InputError, OutputError, UsageError, one_line
 from restorectl.files.atomic import replacing
 from restorectl.files.provenance import record
-from restorectl.files.strict import build, one_line
+from restorectl.files.strict import build
 from restorectl.images.header import Header, sizes
 from restorectl.images.image import Image, open_image, write_image
 from restorectl.intensity.camera import QUIET, Camera, Map, Moments, Series

@@ -8,8 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from restorectl.engine.card import KEY, Card, from_json
-from restorectl.errors import WeightsError
-from restorectl.files.strict import one_line
+from restorectl.errors import WeightsError, one_line
 from restorectl.jobs import WeightsOptions
 from restorectl.weights import registry
 from restorectl.weights.hub import TransferProgress

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from restorectl.errors import IncompleteError, InputError, RestorectlError
+from restorectl.errors import IncompleteError, InputError, RestorectlError, one_line
 from restorectl.images.header import Header, Plane, Spacing, require_plausible, resolve_axes
 from restorectl.images.image import ALL, Array, Image
 from restorectl.images.recent import Recent
@@ -108,9 +108,9 @@ def opening(path: Path, kind: str) -> Iterator[None]:
     except RestorectlError:
         raise
     except Exception as exc:  # libraries raise various errors
-        reason = " ".join(str(exc).split()) or type(exc).__name__
         raise IncompleteError(
-            f"{path}: cannot be read as {kind} ({reason}): it is damaged or still being written"
+            f"{path}: cannot be read as {kind} ({one_line(exc)}): it is damaged or still being"
+            " written"
         ) from exc
 
 
@@ -119,5 +119,4 @@ def _decoding(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except Exception as exc:
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        raise InputError(f"{path}: its {kind} pixels cannot be decoded: {reason}") from exc
+        raise InputError(f"{path}: its {kind} pixels cannot be decoded: {one_line(exc)}") from exc

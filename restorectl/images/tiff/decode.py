@@ -13,7 +13,7 @@ from typing import Any
 
 import tifffile
 
-from restorectl.errors import InputError
+from restorectl.errors import InputError, one_line
 from restorectl.images.tiff import ifd
 from restorectl.images.tiff.ifd import Ifd, Layout, Tag, integers_tag, pack_head, pack_ifd
 
@@ -91,5 +91,4 @@ def decoder(stored: Storage) -> Any:
             " no compression"
         ) from exc
     except Exception as exc:  # tifffile raises various errors
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        raise InputError(f"cannot be read as TIFF: {reason}") from exc
+        raise InputError(f"cannot be read as TIFF: {one_line(exc)}") from exc

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from restorectl.errors import IncompleteError, InputError
+from restorectl.errors import IncompleteError, InputError, one_line
 from restorectl.files.strict import parse_json
 from restorectl.images.header import Plane
 from restorectl.images.image import ALL, Array, Image
@@ -147,8 +147,9 @@ class TiffImage(Image):
                 return ycbcr.rgb(at.ifd, data)
             return np.asarray(decoding.decode(data, index, jpegtables=tables)[0][0])
         except Exception as exc:  # codecs raise various errors
-            reason = " ".join(str(exc).split()) or type(exc).__name__
-            raise InputError(f"{self.path}: page {page} cannot be decoded: {reason}") from exc
+            raise InputError(
+                f"{self.path}: page {page} cannot be decoded: {one_line(exc)}"
+            ) from exc
 
     def close(self) -> None:
         self._file.close()

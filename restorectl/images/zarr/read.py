@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from restorectl.errors import IncompleteError, InputError
+from restorectl.errors import IncompleteError, InputError, one_line
 from restorectl.images.extra import library
 from restorectl.images.header import KNOWN, Header, Plane, require_plausible, resolve_axes
 from restorectl.images.image import ALL, Array, Image, choose_series
@@ -136,8 +136,9 @@ class ZarrImage(Image):
         try:
             return np.asarray(self._array[spans])
         except Exception as exc:  # codecs raise various errors
-            reason = " ".join(str(exc).split()) or type(exc).__name__
-            raise InputError(f"{self.path}: chunk {index} cannot be decoded: {reason}") from exc
+            raise InputError(
+                f"{self.path}: chunk {index} cannot be decoded: {one_line(exc)}"
+            ) from exc
 
     def close(self) -> None:
         self._tree.close()
