@@ -180,6 +180,24 @@ def resolve_axes(
     )
 
 
+def described(
+    path: PurePath, dtype: Any, axes: str, shape: tuple[int, ...], override: str | None
+) -> tuple[np.dtype, str, tuple[int, ...]]:
+    """The native dtype, axes and shape of an image whose file tells these; see `resolve_axes`.
+
+    Raises InputError, which names the file, also for pixels that cannot be restored and for more
+    planes than any image has.
+    """
+    native = np.dtype(dtype).newbyteorder("=")
+    if native.name not in DTYPES:
+        raise InputError(f"{path}: has {native.name} pixels, which cannot be restored")
+    try:
+        require_plausible(axes, shape)
+        return native, *resolve_axes(axes, shape, override)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def _overridden(axes: str, shape: tuple[int, ...], override: str) -> tuple[str, tuple[int, ...]]:
     if len(override) != len(shape):  # a file may or may not list axes of length 1
         keep = [i for i, axis in enumerate(axes) if axis in "YX" or shape[i] > 1]

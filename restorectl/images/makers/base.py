@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from restorectl.errors import IncompleteError, InputError, RestorectlError, one_line
-from restorectl.images.header import Header, Plane, Spacing, require_plausible, resolve_axes
+from restorectl.images.header import Header, Plane, Spacing, described
 from restorectl.images.image import ALL, Array, Image
 from restorectl.images.recent import Recent
-
-_KINDS = {"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (2, 4, 8)}  # bytes of numbers
 
 
 @dataclass(frozen=True)
@@ -81,16 +79,9 @@ def image(
 
     axes: the user's names of its axes. row: of catalog.FORMATS.
     """
-    dtype = np.dtype(found.dtype).newbyteorder("=")
-    if dtype.itemsize not in _KINDS.get(dtype.kind, ()):
-        raise InputError(f"{path}: has {dtype.name} pixels, which cannot be restored")
     keep = [i for i, n in enumerate(found.shape) if n > 1 or found.axes[i] in "YX"]
     own, lengths = "".join(found.axes[i] for i in keep), tuple(found.shape[i] for i in keep)
-    try:
-        require_plausible(own, lengths)
-        named, shape = resolve_axes(own, lengths, axes)
-    except InputError as exc:
-        raise InputError(f"{path}: {exc}") from exc
+    dtype, named, shape = described(path, found.dtype, own, lengths, axes)
     z, y, x = (n if n is not None and 0 < n < math.inf else None for n in found.spacing)
     header = Header(named, shape, dtype, (z, y, x), (), row, interval=found.interval or None)
     if any(found.channels) and len(found.channels) == header.canonical_shape[1]:

@@ -13,13 +13,11 @@ import numpy as np
 
 from restorectl.errors import IncompleteError, InputError, one_line
 from restorectl.images.extra import library
-from restorectl.images.header import KNOWN, Header, Plane, require_plausible, resolve_axes
+from restorectl.images.header import KNOWN, Header, Plane, described
 from restorectl.images.image import ALL, Array, Image, choose_series
 from restorectl.images.recent import Recent
 from restorectl.images.zarr import layout
 from restorectl.images.zarr.layout import OURS, Multiscales, Tree, ZarrSource
-
-_KINDS = {"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (2, 4, 8)}  # bytes of numbers
 
 
 class ZarrImage(Image):
@@ -48,14 +46,7 @@ class ZarrImage(Image):
             raise InputError(f"{path}: has chunks of shape {self._array.chunks}: damaged")
         if len(own) != len(lengths):
             raise InputError(f"{path}: has axes {own}, but arrays of {len(lengths)} axes: damaged")
-        dtype = np.dtype(self._array.dtype).newbyteorder("=")
-        if dtype.itemsize not in _KINDS.get(dtype.kind, ()):
-            raise InputError(f"{path}: has {dtype.name} pixels, which cannot be restored")
-        try:
-            require_plausible(own, lengths)
-            named, shape = resolve_axes(own, lengths, axes)
-        except InputError as exc:
-            raise InputError(f"{path}: {exc}") from exc
+        dtype, named, shape = described(path, self._array.dtype, own, lengths, axes)
         self._letters = _letter_of_each(own, lengths, named)
         source = ZarrSource(
             path,
