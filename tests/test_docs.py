@@ -17,13 +17,14 @@ from tests.documents import DOCS, PAGES, README, ROOT, filled, generated
 
 FIRST = README.read_text("utf-8")
 TEXT = "".join(page.read_text("utf-8") for page in PAGES)
-BLOCKS = re.findall(r"```\n(.*?)```", TEXT, flags=re.DOTALL)
+FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 COMMANDS = [
     commands
-    for block in BLOCKS
-    if (commands := [m[1] for m in re.finditer(r"^(?:.*&& )?(restorectl .*)$", block, re.M)])
+    for language, block in FENCES
+    if not language
+    and (commands := [m[1] for m in re.finditer(r"^(?:.*&& )?(restorectl .*)$", block, re.M)])
 ]
-PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+PYTHON = [block for language, block in FENCES if language == "python"]
 FOLDERS = {"clean_images": "clean", "noisy_images": "noisy", "my_images": "noisy"}
 STEP = [
     *("optimiser.steps=1", "optimiser.batch=2", "optimiser.micro_batch=2"),
