@@ -11,7 +11,7 @@ from tests.phantom import scene
 
 pytestmark = pytest.mark.slow
 
-SHAPE = (150, 620)  # two tiles
+SHAPE = (64, 600)  # two tiles
 
 
 def counts(mean, seed=0):
@@ -120,17 +120,14 @@ def test_dither_depends_on_seed_and_place_alone(written, tmp_path):
     source = written(counts(0.4).astype(np.uint8))
     made = {}
     for name, words in {
-        "a": ("--batch", 1),
-        "b": ("--batch", 5),
+        "a": ("--batch", 1, "--threads", 1),
+        "b": ("--batch", 5, "--threads", 2),
         "c": ("--seed", 1),
     }.items():
         out = tmp_path / f"{name}.tif"
         run("restore", source, "-o", out, "--precision", "fp32", *words, check=0)
         made[name] = tifffile.imread(out)
-    env = {"OMP_NUM_THREADS": "2"}
-    run("restore", source, "-o", tmp_path / "d.tif", "--precision", "fp32", check=0, env=env)
     assert np.array_equal(made["a"], made["b"])
-    assert np.mean(made["a"] != tifffile.imread(tmp_path / "d.tif")) < 1e-4  # sums in other orders
     changed = made["a"] != made["c"]
     assert 0.02 < changed.mean() < 0.9
     assert np.abs(made["a"].astype(int) - made["c"]).max() == 1

@@ -46,13 +46,10 @@ def place(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        ["restore", "in", "-o", "out"],
-        ["restore", "in", "-o", "out", "-n"],
         ["restore", EVIL, "no" + EVIL, "-o", "out"],
         ["calibrate", "in"],
         ["evaluate", EVIL, "in", "--target", "in", "--pattern", "*[!k].tif", "--by", "z"],
-        ["evaluate", EVIL, "in", "--target", "in", "--pattern", "*[!k].tif", "--csv", "-"],
-        ["uncertainty", "in", "-o", EVIL + ".yaml", "--calibrate", "in", "--samples", "2",
+        ["uncertainty", EVIL, "-o", EVIL + ".yaml", "--calibrate", EVIL, "--samples", "2",
          "--steps", "1"],
         ["train", EVIL, "--data", EVIL, "-o", "x.safetensors"],
         ["weights", "verify", EVIL],

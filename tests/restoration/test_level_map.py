@@ -48,7 +48,8 @@ def test_a_map_follows_the_noise_and_beats_one_level(varying, tmp_path):
 
 @pytest.mark.slow
 def test_grouping_windows_does_not_change_a_mapped_result(varying, tmp_path):
-    path, _, _ = varying
+    path = tmp_path / "part.tif"
+    tifffile.imwrite(path, tifffile.imread(varying[0])[:64, 200:800])
     for name, grouping in (("a", ("--batch", 1)), ("b", ("--batch", 3))):
         done = run(
             "restore", path, "-o", tmp_path / f"{name}.tif", "--level", "map", *FP32, *grouping

@@ -47,25 +47,23 @@ def test_the_mean_is_better_costs_eight_times_the_calls_and_is_recorded(oblong, 
     "words",
     [
         ("restore", "--steps", 2),
-        ("restore", "--sampler", "ancestral", "--steps", 2),
-        ("denoise", "--samples", 2, "--steps", 2),
+        ("denoise", "--samples", 2, "--steps", 1),
     ],
     ids=lambda words: words[1].lstrip("-"),
 )
 def test_results_do_not_depend_on_batches_and_threads(oblong, tmp_path, words):
     path, _ = oblong
-    made = {}
-    for batch, threads in ((1, 1), (3, 1), (1, 2)):
-        out = tmp_path / f"{batch}_{threads}.tif"
-        command = (*words, path, "-o", out, *EIGHT, "--precision", "fp32", "--batch", batch)
-        run(*command, env={"OMP_NUM_THREADS": str(threads)}, check=0)
-        made[batch, threads] = tifffile.imread(out)
-    assert np.array_equal(made[1, 1], made[3, 1])
-    np.testing.assert_allclose(made[1, 2], made[1, 1], rtol=1e-4)  # threads sum in another order
+    made = []
+    for batch, threads in ((1, 1), (3, 2)):
+        out = tmp_path / f"{batch}.tif"
+        command = (*words, path, "-o", out, *EIGHT, "--precision", "fp32")
+        run(*command, "--batch", batch, "--threads", threads, check=0)
+        made.append(tifffile.imread(out))
+    assert np.array_equal(*made)
 
 
 def test_a_turned_image_gives_the_turned_result(tmp_path):
-    image = tifffile.imread(DATA / "noisy/nuclei.tif")
+    image = tifffile.imread(DATA / "noisy/nuclei.tif")[:96, :128]
     errors = {}
     for orientations in (1, 8):
         results = []

@@ -173,12 +173,10 @@ def test_the_manifest_and_one_warning_tell_of_it(restored):
 def test_batches_and_shards_do_not_change_a_pixel(restored, tmp_path):
     folder, _ = restored
     words = ("restore", folder / "in", "--pattern", "stack.tif", "--precision", "fp32")
-    shards = [("c", ("--shard", f"{part}/2")) for part in (1, 2)]
-    for name, more in (("a", ("--batch", 1)), ("b", ("--batch", 5)), *shards):
+    shards = [("b", ("--batch", 5, "--shard", f"{part}/2")) for part in (1, 2)]
+    for name, more in (("a", ("--batch", 1)), *shards):
         run(*words, "-o", tmp_path / name, *more, check=0)
-    wanted = (tmp_path / "a/stack.tif").read_bytes()
-    assert (tmp_path / "b/stack.tif").read_bytes() == wanted
-    assert (tmp_path / "c/stack.tif").read_bytes() == wanted
+    assert (tmp_path / "a/stack.tif").read_bytes() == (tmp_path / "b/stack.tif").read_bytes()
 
 
 @pytest.mark.slow
