@@ -278,10 +278,9 @@ def _restored(
     if guide is not None:
         guide.header.require_same_shape(guide.path, header, image.path)
     fitted = work.fit(image, outcome, guide)
-    planes = work.restored(fitted, outcome, guide)
-    for plane, products in zip(header.planes, planes, strict=True):
+    for plane, rows, products in work.restored(fitted, outcome, guide):
         for target, values in zip(targets, products, strict=True):
-            target[place(header, plane)] = values
+            target[place(header, plane, rows)] = values
     _warn(outcome.warnings, 4)
     return targets
 

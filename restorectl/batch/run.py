@@ -292,7 +292,7 @@ class Excerpt(Image):
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         height, width = self.header.canonical_shape[3:]
-        return self.image.read(plane, slice(0, height), slice(0, width))[rows, cols]
+        return self.image.read(plane, slice(*rows.indices(height)), slice(*cols.indices(width)))
 
     def close(self) -> None:
         self.image.close()

@@ -30,9 +30,9 @@ def sampled_pixels(image: Image, channel: int, planes: Planes = None) -> list[Ar
 
 
 def _block(image: Image, plane: Plane, rows: slice, cols: slice) -> Array:
-    pixels, kept = image.read(plane, rows, cols), image.kept(plane)
-    if kept is not None and kept[0][rows, cols].any():
-        return np.where(kept[0][rows, cols], np.float32(np.nan), pixels)
+    pixels, kept = image.read(plane, rows, cols), image.kept(plane, rows, cols)
+    if kept is not None and kept[0].any():
+        return np.where(kept[0], np.float32(np.nan), pixels)
     return pixels
 
 
@@ -43,9 +43,11 @@ def varied(pixels: Array) -> bool:
 
 
 def varies(image: Image, channel: int) -> bool:
-    """Whether any plane of a channel has two different valid pixels."""
+    """Whether any plane of a channel has two different valid pixels; of large ones, any block."""
     if any(map(varied, sampled_pixels(image, channel))):
         return True
+    if image.header.is_large:
+        return False  # all blocks were looked at
     for plane in image.header.planes:
         if plane[1] != channel:
             continue

@@ -28,6 +28,7 @@ UNKNOWN_SPACING: Spacing = (None, None, None)
 # dots per inch; up to this a resolution is for printing (72, 96, 300) and not a pixel size
 PRINT_DPI = 1200.0
 MOST_PLANES = 1 << 20  # of one image
+LARGE = 1 << 25  # px of a plane; larger ones are never in memory as a whole
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,17 @@ class Header:
             for s in range(samples):  # the samples of a pixel are always innermost
                 found.append((at.get("T", 0), at.get("C", 0) * samples + s, at.get("Z", 0)))
         return tuple(found)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether planes are read, examined, restored and written in blocks; see `tiles.bands`."""
+        height, width = self.canonical_shape[3:]
+        return height * width > LARGE
+
+    @property
+    def page(self) -> int:
+        """How many planes lie pixel by pixel side by side in the file: the colours of YXS."""
+        return self.size("S") if self.axes.endswith("YXS") else 1
 
     @property
     def nbytes(self) -> int:

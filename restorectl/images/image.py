@@ -21,12 +21,12 @@ from restorectl.catalog import FORMATS, Row
 from restorectl.errors import IncompleteError, InputError, OutputError
 from restorectl.files.atomic import replacing, replacing_folder
 from restorectl.files.provenance import file_sha256
-from restorectl.images.header import Header, Plane, sizes
+from restorectl.images.header import LARGE, Header, Plane, sizes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Pathlike = str | os.PathLike[str]
 ALL = slice(None)
-Consumer = Generator[None, Array]  # receives the planes of one image, in the file's order
+Consumer = Generator[None, Array]  # receives the rows of one image, see `ImageWriter.put`
 Record = Mapping[str, Any]  # files.provenance.record: how an output was made
 _HEAD = 64  # bytes that identify the format
 _MAGIC = 8  # bytes, minimum of any image file
@@ -49,11 +49,13 @@ class Image(ABC):
         Raises InputError if the pixels cannot be decoded, IncompleteError if they are cut off.
         """
 
-    def invalid(self, plane: Plane) -> Array | None:
-        """Where a plane's pixels are known to be no measurements, (Y, X) bool; None = nowhere."""
+    def invalid(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array | None:
+        """Where pixels of a region are known to be no measurements, (Y, X) bool; None = nowhere."""
         return None
 
-    def kept(self, plane: Plane) -> tuple[Array, Array] | None:
+    def kept(
+        self, plane: Plane, rows: slice = ALL, cols: slice = ALL
+    ) -> tuple[Array, Array] | None:
         """The invalid pixels that are copied: where (Y, X) bool, and their values (n,) in order.
 
         None = nowhere.
@@ -99,6 +101,7 @@ class Format:
     # Whether restorectl wrote this file, even if it is cut off and the record is lost.
     has_mark: Callable[[Path], bool] = lambda path: False
     held_when_open: Callable[[Path], int] = _file_size  # bytes of memory when open
+    in_bands: bool = False  # whether bands of large planes are written as they come
     content_hash: Callable[[Path], str] = file_sha256  # SHA-256 in hexadecimal
     stored: Callable[[Header], Header] = lambda header: header  # as a written image has it
     # (temporary path, header, provenance) -> how many planes an interrupted run left there
@@ -208,24 +211,29 @@ def choose_series(titles: Sequence[str], series: str | None, path: Path) -> int:
 
 @dataclass
 class ImageWriter:
-    """Writes an image, plane by plane."""
+    """Writes an image, plane by plane or in bands of rows."""
 
     header: Header
     consumer: Consumer
-    received: int = 0
+    received: int = 0  # rows of all planes
 
-    def put(self, plane: Array) -> None:
-        """Take the next plane, (Y, X) of the header's dtype, in the order of `header.planes`."""
-        header, shape = self.header, self.header.canonical_shape[3:]
-        fits = plane.shape == shape and plane.dtype == header.dtype
-        if self.received == len(header.planes) or not fits:
+    def put(self, rows: Array) -> None:
+        """Take the next rows of a plane, (h, X) of the header's dtype, best all of them.
+
+        In the order of `header.planes`; if they are not all, those of a page (`Header.page`) in
+        turns.
+        """
+        header, (height, width) = self.header, self.header.canonical_shape[3:]
+        fits = rows.ndim == 2 and rows.shape[1] == width and rows.dtype == header.dtype
+        total = len(header.planes) * height
+        if not fits or self.received + len(rows) > total:
             raise ValueError(
-                f"plane {self.received} of {len(header.planes)} is {plane.dtype}"
-                f" {sizes(plane.shape)}, not {header.dtype} {sizes(shape)}"
+                f"after {self.received} of the {total} rows of all planes come {rows.dtype}"
+                f" {sizes(rows.shape)}, not {header.dtype} {sizes((height, width))} or less"
             )
-        self.received += 1
-        with suppress(StopIteration):  # the last plane completes the file
-            self.consumer.send(plane)
+        self.received += len(rows)
+        with suppress(StopIteration):  # the last rows complete the file
+            self.consumer.send(rows)
 
 
 def require_writable(path: Path, header: Header) -> Format:
@@ -254,7 +262,8 @@ def create_image(
 ) -> Iterator[ImageWriter]:
     """Write an image plane by plane; call it inside `publishing`.
 
-    Only one page is in memory at a time. Equal arguments and planes give equal bytes.
+    Only one page is in memory at a time, or what it comes in. Equal arguments and planes give equal
+    bytes, whether these come whole or in bands.
     first: the planes before it are there already (see `planes_there`).
 
     Raises OutputError if the format cannot hold the image, ValueError for planes that do not match
@@ -263,12 +272,14 @@ def create_image(
     path = Path(path)
     create, more = require_writable(path, header).create, {"first": first} if first else {}
     assert create is not None
-    writer = ImageWriter(header, create(path, header, provenance, **more), first)
+    height = header.canonical_shape[3]
+    writer = ImageWriter(header, create(path, header, provenance, **more), first * height)
     next(writer.consumer)
     try:
         yield writer
-        if writer.received != len(header.planes):
-            raise ValueError(f"{writer.received} planes, not {len(header.planes)}")
+        if writer.received != len(header.planes) * height:
+            planes = writer.received / height
+            raise ValueError(f"{planes:g} planes, not {len(header.planes)}")
     finally:
         writer.consumer.close()
 
@@ -294,7 +305,10 @@ def verify_image(path: Pathlike, header: Header) -> None:
         stored = format_of(path).stored(header)
         with open_written(path, header) as image:
             _require_equal(path, image.header, stored)
-            image.read(stored.planes[-1])
+            height, width = stored.canonical_shape[3:]
+            step = max(1, LARGE // width)
+            for top in range(0, height, step):
+                image.read(stored.planes[-1], slice(top, min(top + step, height)))
     except InputError as exc:
         raise OutputError(f"{path}: was not written correctly: {exc}") from exc
 

@@ -1,10 +1,11 @@
 """Reads an image with its invalid pixels filled in and, if its camera is known, as an even one's.
 
-Found on whole planes, so results do not depend on tiles, batches or the order of reading.
+Found on whole planes, so results do not depend on tiles, batches or the order of reading. In large
+planes (`Header.is_large`), each region that is read is examined as if it were a plane.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,8 +52,9 @@ class Masked(Image):
         self.source, self.channels = source, tuple(channels)
         self.which, self.hot, self.camera = which, hot, camera
         self.path, self.header = source.path, source.header
-        self._recent: OrderedDict[Plane, FilledPlane] = OrderedDict()
+        self._recent: OrderedDict[Hashable, FilledPlane] = OrderedDict()
         self._counts: dict[Plane, tuple[int, int]] = {}  # kept, repaired
+        self._in_parts: dict[Plane, tuple[int, int]] = {}  # the same of large planes
 
     def close(self) -> None:
         self.source.close()
@@ -65,23 +67,35 @@ class Masked(Image):
         as_it_is = self._counts.get(plane) == (0, 0) and self.camera is None
         if plane[1] not in self.channels or as_it_is:
             return self.source.read(plane, rows, cols)
-        return self._filled(plane).pixels[rows, cols]
+        filled, area = self._around(plane, rows, cols)
+        return filled.pixels[area]
 
-    def invalid(self, plane: Plane) -> Array | None:
+    def invalid(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array | None:
         """See `Image`."""
         if plane[1] not in self.channels or self._counts.get(plane) == (0, 0):
             return None
-        found = self._filled(plane).found
-        return None if found is None else found.any
+        filled, area = self._around(plane, rows, cols)
+        return None if filled.found is None else filled.found.any[area]
 
-    def kept(self, plane: Plane) -> tuple[Array, Array] | None:
+    def kept(
+        self, plane: Plane, rows: slice = ALL, cols: slice = ALL
+    ) -> tuple[Array, Array] | None:
         """See `Image`."""
         if plane[1] not in self.channels or self._counts.get(plane, (1, 0))[0] == 0:
             return None
-        filled = self._filled(plane)
+        filled, area = self._around(plane, rows, cols)
         if filled.found is None or not filled.values.size:
             return None
-        return filled.found.kept, filled.values
+        if area == (ALL, ALL):
+            return filled.found.kept, filled.values
+        inside = np.zeros(filled.found.kept.shape, bool)
+        inside[area] = True
+        return filled.found.kept[area], filled.values[inside[filled.found.kept]]
+
+    def count(self, plane: Plane, kept: int, repaired: int) -> None:
+        """Take note of invalid pixels in a part of a large plane, for `describe`."""
+        before = self._in_parts.get(plane, (0, 0))
+        self._in_parts[plane] = before[0] + kept, before[1] + repaired
 
     def repaired(self, plane: Plane) -> Array:
         """The plane (Y, X) as it is, in its own dtype, but with hot and dead pixels repaired."""
@@ -96,32 +110,43 @@ class Masked(Image):
         raw[where] = to_dtype(filled.pixels[where], raw.dtype)
         return raw
 
-    def _filled(self, plane: Plane) -> FilledPlane:
-        if plane not in self._recent:
-            raw = self.source.read(plane)
+    def _around(
+        self, plane: Plane, rows: slice, cols: slice
+    ) -> tuple[FilledPlane, tuple[slice, slice]]:
+        """What is examined to read a region of a plane, and where the region is in it."""
+        if self.header.is_large:
+            return self._filled(plane, rows, cols), (ALL, ALL)
+        return self._filled(plane), (rows, cols)
+
+    def _filled(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> FilledPlane:
+        key = (plane, rows.start, rows.stop, cols.start, cols.stop)
+        if key not in self._recent:
+            raw = self.source.read(plane, rows, cols)
             if self.which == "none" and not np.isfinite(raw).all():
                 raise InputError(
                     f"{self.path}: plane t,c,z = {plane} contains NaN or infinity: replace them"
                     " first, or use `invalid` auto"
                 )
             found = invalid.find(raw, self.which, hot=self.hot)
-            if self.hot and self.camera is not None and self.camera.hot is not None:
-                found = replace(found, repaired=(found.repaired | self.camera.hot) & ~found.kept)
+            camera = self.camera and self.camera.cut(rows.start or 0, cols.start or 0, raw.shape)
+            if self.hot and camera is not None and camera.hot is not None:
+                found = replace(found, repaired=(found.repaired | camera.hot) & ~found.kept)
             counts = int(found.kept.sum()), int(found.repaired.sum())
             pixels = raw  # also a blank plane reads as it is
             if counts[0] < raw.size or not np.isfinite(raw).all():
-                if self.camera is not None:
-                    pixels = evened(raw, self.camera, found.any)
+                if camera is not None:
+                    pixels = evened(raw, camera, found.any)
                 if counts != (0, 0):
                     pixels = invalid.fill(pixels, found.any)
             none = counts == (0, 0)
             filled = FilledPlane(pixels, None if none else found, raw[found.kept])
-            self._counts[plane] = counts
-            self._recent[plane] = filled
+            if not self.header.is_large:
+                self._counts[plane] = counts
+            self._recent[key] = filled
             while len(self._recent) > max(RECENT * len(self.channels), HELD // raw.size):
                 self._recent.popitem(last=False)
-        self._recent.move_to_end(plane)
-        return self._recent[plane]
+        self._recent.move_to_end(key)
+        return self._recent[key]
 
     def describe(self) -> dict[str, dict[str, int]]:
         """Counts of the planes read so far, for each channel with any.
@@ -131,7 +156,8 @@ class Masked(Image):
         size = self.header.canonical_shape[3] * self.header.canonical_shape[4]
         told = {}
         for channel in self.channels:
-            counts = [n for plane, n in sorted(self._counts.items()) if plane[1] == channel]
+            every = sorted((self._counts | self._in_parts).items())
+            counts = [n for plane, n in every if plane[1] == channel]
             blank = sum(kept == size for kept, _ in counts)
             kept, repaired = (sum(n[k] for n in counts) for k in (0, 1))
             if kept or repaired:

@@ -37,13 +37,15 @@ class NearZero(Image):
             return raw
         return (raw.astype(np.float64) - self.zeros[plane[1]]).astype(np.float32)
 
-    def invalid(self, plane: Plane) -> Array | None:
+    def invalid(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array | None:
         """See `Image`."""
-        return self.source.invalid(plane)
+        return self.source.invalid(plane, rows, cols)
 
-    def kept(self, plane: Plane) -> tuple[Array, Array] | None:
+    def kept(
+        self, plane: Plane, rows: slice = ALL, cols: slice = ALL
+    ) -> tuple[Array, Array] | None:
         """See `Image`: values of the file."""
-        return self.source.kept(plane)
+        return self.source.kept(plane, rows, cols)
 
     def close(self) -> None:
         self.source.close()

@@ -176,9 +176,14 @@ def _check_png(path: Path, header: Header) -> None:
 def create_png(path: Path, header: Header, provenance: Record) -> Consumer:
     """Write a PNG from the planes that are sent; see `image.create_image`."""
     kept = header.extra.get("raster", PngExtras())
-    stack = []
-    for _ in header.planes:
-        stack.append((yield))
+    height, width = header.canonical_shape[3:]
+    stack = [np.empty((height, width), header.dtype) for _ in header.planes]
+    top = 0
+    while top < height:
+        for plane in stack:
+            rows = yield
+            plane[top : top + len(rows)] = rows
+        top += len(rows)
     if kept.alpha is not None and kept.alpha.dtype == header.dtype:
         stack.append(kept.alpha)
     pixels = np.stack(stack, axis=-1) if len(stack) > 1 else stack[0]

@@ -6,7 +6,7 @@ depends on the plane's size alone, so `batch` does not change results.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 CORE = 512  # px, side of the core
 HALO = 64  # px; a core differs from the whole image's result by at most 0.3 of 255 grey levels
 OVERLAP = 4  # tiles of a fixed size overlap by 1/4 of their side
+BLOCK = 1024, 4096  # px, rows and columns of a block of a large plane
 
 T = TypeVar("T")
 Span = tuple[int, int]  # (start, stop) along one axis, px
@@ -37,6 +38,12 @@ class Tile:
     def core(self) -> tuple[slice, slice]:
         return slice(*self.core_rows), slice(*self.core_cols)
 
+    def seen_from(self, top: int, left: int) -> "Tile":
+        """The same tile where this pixel of the plane is the first of an array."""
+        rows, core_rows = (tuple(n - top for n in span) for span in (self.rows, self.core_rows))
+        cols, core_cols = (tuple(n - left for n in span) for span in (self.cols, self.core_cols))
+        return Tile(rows, cols, core_rows, core_cols, self.shape)  # type: ignore[arg-type]
+
     def pad(self, pixels: np.ndarray) -> np.ndarray:
         """The read pixels (h, w), mirrored beyond the last row and column up to `shape`."""
         height, width = pixels.shape
@@ -49,6 +56,56 @@ class Tile:
         height = self.core_rows[1] - self.core_rows[0]
         width = self.core_cols[1] - self.core_cols[0]
         return answer[..., top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tiles that are read together: all of a plane, or a rectangle of them."""
+
+    tiles: tuple[Tile, ...]
+
+    @property
+    def read(self) -> tuple[slice, slice]:
+        """What its tiles read."""
+        first, last = self.tiles[0], self.tiles[-1]
+        return slice(first.rows[0], last.rows[1]), slice(first.cols[0], last.cols[1])
+
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """What its tiles write."""
+        first, last = self.tiles[0], self.tiles[-1]
+        rows = slice(first.core_rows[0], last.core_rows[1])
+        return rows, slice(first.core_cols[0], last.core_cols[1])
+
+    @property
+    def core_in_read(self) -> tuple[slice, slice]:
+        """The core, in an array of what its tiles read."""
+        rows, cols = (
+            slice(core.start - read.start, core.stop - read.start)
+            for core, read in zip(self.core, self.read, strict=True)
+        )
+        return rows, cols
+
+
+def bands(grid: Sequence[Tile], *, in_blocks: bool) -> list[list[Block]]:
+    """The blocks of a plane, one below the other in bands; one band of one block for all tiles.
+
+    in_blocks: of about the size BLOCK. Depends on the grid alone.
+    """
+    if not in_blocks:
+        return [[Block(tuple(grid))]]
+    rows = [list(row) for _, row in groupby(grid, lambda tile: tile.core_rows)]
+    tall, wide = grid[0].core_rows[1], grid[0].core_cols[1]
+    found = []
+    for some in chunks(rows, BLOCK[0] // tall):
+        columns = chunks(list(zip(*some, strict=True)), BLOCK[1] // wide)  # tiles below each other
+        found.append(
+            [
+                Block(tuple(tile for row in zip(*part, strict=True) for tile in row))
+                for part in columns
+            ]
+        )
+    return found
 
 
 def tile_grid(

@@ -340,7 +340,7 @@ def _group(
     deviation = float(model.noise_std(typical).max())
     dithered, floor = _dithered(restorer.dtype(image.header), model, pilot, decided)
     near = None
-    if restorer.context != "none" and isinstance(model, Whitened):
+    if restorer.context != "none" and isinstance(model, Whitened) and not image.header.is_large:
         (alone,) = model.models  # such weights restore channels one by one
         near = context.decide(image, members[0], planes, alone, decided["sigma"], restorer)
     return ChannelGroup(
@@ -421,8 +421,12 @@ def _level_map(
         return {}
     places = sorted(planes or _all_planes(image.header))
     t, z = places[len(places) // 2]
-    plane = image.read((t, members[0], z)).astype(np.float32)
-    return level_map.measured(plane, intensity, restorer.runner.clean, sure=sure)
+
+    def read(rows: slice, cols: slice) -> np.ndarray:
+        return image.read((t, members[0], z), rows, cols).astype(np.float32)
+
+    size = image.header.canonical_shape[3:]
+    return level_map.measured(read, size, intensity, restorer.runner.clean, sure=sure)
 
 
 def describe(

@@ -2,7 +2,7 @@
 
 What the planes of a channel have in common is found in a sample of them and removed from each;
 then each plane's own stripes are. Both depend on whole planes only, not on tiles, batches or the
-order of reading.
+order of reading. In large planes (`Header.is_large`), each region that is read has its own stripes.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,11 @@ class Destriped(Image):
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         """See `Image`. Pixels at the ends of an integer range are clipped, and stay."""
         raw = self.source.read(plane, rows, cols)
-        found = self._stripes(plane, raw if rows == cols == ALL else None)
+        if self.header.is_large:
+            found, rows, cols = self._own(plane, raw), ALL, ALL
+        else:
+            whole = raw.shape == self.header.canonical_shape[3:]
+            found = self._stripes(plane, raw if whole else None)
         if not found:
             return raw
         clean = stripes.remove(raw, found, rows, cols)
@@ -52,13 +56,15 @@ class Destriped(Image):
             clean = np.where((raw == ends.min) | (raw == ends.max), raw, clean)
         return clean.astype(np.float32, copy=False)
 
-    def invalid(self, plane: Plane) -> Array | None:
+    def invalid(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array | None:
         """See `Image`."""
-        return self.source.invalid(plane)
+        return self.source.invalid(plane, rows, cols)
 
-    def kept(self, plane: Plane) -> tuple[Array, Array] | None:
+    def kept(
+        self, plane: Plane, rows: slice = ALL, cols: slice = ALL
+    ) -> tuple[Array, Array] | None:
         """See `Image`."""
-        return self.source.kept(plane)
+        return self.source.kept(plane, rows, cols)
 
     def _stripes(self, plane: Plane, pixels: Array | None) -> Stripes:
         """All stripes of a plane; pixels: the whole plane, if it was read.
@@ -77,6 +83,15 @@ class Destriped(Image):
             own = stripes.find([rest]) if varied(rest) and np.isfinite(rest).all() else NONE
             self._found[plane] = common + own if varied(pixels) else NONE
         return self._found[plane]
+
+    def _own(self, plane: Plane, pixels: Array) -> Stripes:
+        """The stripes of a region of a large plane; the first that are found are told."""
+        if plane[1] not in self.channels or not varied(pixels) or not np.isfinite(pixels).all():
+            return NONE
+        found = stripes.find([pixels])
+        if found:
+            self._found.setdefault(plane, found)
+        return found
 
     def _shared(self, channel: int) -> Stripes:
         """What sampled planes of a channel have in common."""

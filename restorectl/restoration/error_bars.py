@@ -108,15 +108,15 @@ def _sampled_pixels(restorer: Restorer, image: Image, clean: Image) -> Iterator[
     every = max(1, header.canonical_shape[3] * header.canonical_shape[4] * len(header.planes))
     every = max(1, every // PIXELS)
     products = restored_planes(Neighbours(restorer, image, group_of))
-    for plane, (_, std, _, low, high) in zip(header.planes, products, strict=True):
+    for plane, rows, (_, std, _, low, high) in products:
         if plane in group_of:
             zero = image.zero(plane[1])
             mean = (low + high) / 2 - zero  # not rounded, unlike the first product
             group = group_of[plane]
             planes = np.repeat(mean[None].astype(np.float32), len(group.channels), 0)
             noise = group.model.noise_std(planes)[group.channels.index(plane[1])]
-            truth = _read(clean, plane) - zero
-            invalid = image.invalid(plane)
+            truth = _read(clean, plane, rows) - zero
+            invalid = image.invalid(plane, rows)
             measured = ... if invalid is None else ~invalid
             yield tuple(  # type: ignore[misc]
                 each[measured].ravel()[::every].astype(np.float64)
@@ -124,8 +124,8 @@ def _sampled_pixels(restorer: Restorer, image: Image, clean: Image) -> Iterator[
             )
 
 
-def _read(clean: Image, plane: Plane) -> np.ndarray:
-    pixels = clean.read(plane).astype(np.float64)
+def _read(clean: Image, plane: Plane, rows: slice) -> np.ndarray:
+    pixels = clean.read(plane, rows).astype(np.float64)
     if not np.isfinite(pixels).all():
         raise InputError(f"{clean.path}: plane t,c,z = {plane} holds NaN or infinity")
     return pixels

@@ -6,7 +6,7 @@ levels of a fixed ladder and blended pixel by pixel: the result depends on the m
 seams.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -24,14 +24,20 @@ RUNG = 0.5 * np.log(2)  # log sigma between two levels of the ladder
 
 
 def measured(
-    plane: np.ndarray, model: Intensity, denoise: Denoise, *, sure: bool | None
+    read: Callable[[slice, slice], np.ndarray],
+    plane: tuple[int, int],
+    model: Intensity,
+    denoise: Denoise,
+    *,
+    sure: bool | None,
 ) -> Decided:
-    """Entries of `Decided` with the map of a plane (Y, X) in input units; empty if it is even.
+    """Entries of `Decided` with the map of a plane of this size (Y, X); empty if it is even.
 
-    sure: also empty if fine texture may be the reason, see `Witness.cells`; None: never empty.
+    read: gives regions of the plane, float32 in input units. sure: also empty if fine texture may
+    be the reason, see `Witness.cells`; None: never empty.
     """
     starts, sides = [], []
-    for length in plane.shape:
+    for length in plane:
         parts = max(1, min(PARTS, length // TILE))
         side = min(length // parts, LARGEST) // CELL * CELL
         starts.append([round((k + 0.5) * length / parts - side / 2) for k in range(parts)])
@@ -40,7 +46,7 @@ def measured(
         return {}
     tiles = np.stack(
         [
-            model.forward(plane[top : top + sides[0], left : left + sides[1]])
+            model.forward(read(slice(top, top + sides[0]), slice(left, left + sides[1])))
             for top in starts[0]
             for left in starts[1]
         ]

@@ -75,7 +75,9 @@ def _story(
     area = tuple(middle(slice(0, n // 16 * 16), SIDE) for n in pixels.shape)
     x = model.forward(pixels[area])
     removal = (x - prior.clean(x[None], model.sigma)[0]) * witness.unit
-    where = level_map.measured(pixels, model, prior.clean, sure=None)
+    where = level_map.measured(
+        lambda rows, cols: pixels[rows, cols], pixels.shape, model, prior.clean, sure=None
+    )
     logs = np.array(where.get("log_levels", ()))
     ends = np.array([max(noise.offset, every[:, 0].min()), np.quantile(every[:, 0], 0.999)])
     line = noise.gain * np.maximum(ends - noise.offset, 0) + noise.read_noise**2

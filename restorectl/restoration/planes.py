@@ -4,6 +4,7 @@ Each channel's model is fitted to a sample. Then, for a few planes at a time: re
 whiten, restore, invert, join the tiles' cores, round, and write every plane of every product.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from restorectl.images.image import (
     verify_image,
 )
 from restorectl.images.masked import Masked
+from restorectl.images.tiles import Block
 from restorectl.restoration import camera, channels, cleaned, neighbours
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.fitting import Fitting
@@ -40,10 +42,14 @@ from restorectl.restoration.restorer import Batch, Restorer
 
 PLANE_PIXELS = 4 << 20  # pixels of the planes that are processed together
 AROUND_BYTES = 16  # approximate memory per pixel of a plane for reading and writing
+EXAMINED = 300 << 20  # bytes to examine a block of a large plane
 CAMERA_BYTES = 48  # and for making it even, with the camera's maps
 
+TOO_LARGE = "planes are too large to be averaged with neighbours: each is restored alone"
+
 Pixels = Mapping[Plane, np.ndarray]  # (Y, X) of each plane
-Place = tuple[ChannelGroup, list[Plane], tiles.Tile]  # a tile of the planes of a group
+# a tile of the planes of a group; and the same in what was read
+Place = tuple[ChannelGroup, list[Plane], tiles.Tile, tiles.Tile]
 # (fitted image, files of the products and of earlier extras, file to write, provenance): writes one
 # more target and returns details and warnings for the outcome
 Extra = Callable[["Fitted", Sequence[Path], Path, Record], "Told"]
@@ -134,15 +140,21 @@ class Planes:
         units, pixels = len(grid) * repeats, sum(t.shape[0] * t.shape[1] for t in grid) * repeats
         calls, largest = restorer.calls_per_tile, max(t.shape[0] * t.shape[1] for t in grid)
         outputs = self._headers(header, pair)
-        for target, output in zip(pair.targets, outputs, strict=False):
+        forms = [
             require_writable(target, output)
+            for target, output in zip(pair.targets, outputs, strict=False)
+        ]
         if pair.guide is not None:
             with open_image(pair.guide) as guide:
                 guide.header.require_same_shape(guide.path, header, image.path)
         runner, size = restorer.runner, height * width
         of_tile = runner.tile_bytes + 4 * (2 + len(outputs)) * runner.together(grid[0].shape)
+        in_bands = header.is_large and not self.extras and all(form.in_bands for form in forms)
+        if in_bands:  # with what waits in the writers
+            size = min(size, 2 * tiles.BLOCK[0] * width * header.page)
         ready = max(size, min(PLANE_PIXELS, size * len(header.planes)))
         held = sum(ready * h.dtype.itemsize for h in outputs) * 2
+        held += EXAMINED if in_bands else 0
         held += size * (AROUND_BYTES + (CAMERA_BYTES if restorer.camera else 0))
         held += min(runner.workers.count, units) * largest * of_tile
         if restorer.context != "none" and times * depth > 1:
@@ -188,9 +200,9 @@ class Planes:
             progress.start(planned.calls, "tile calls", planned.pixels)
             progress.advance(0, first * planned.pixels // len(image.header.planes))
             restored = self.restored(fitted, outcome, guide, first)
-            for products in self.restorer.runner.workers.ahead(restored):
-                for writer, plane in zip(writers, products, strict=True):
-                    writer.put(plane)
+            for _, _, products in self.restorer.runner.workers.ahead(restored):
+                for writer, each in zip(writers, products, strict=True):
+                    writer.put(each)
         for part, made in zip(parts, headers, strict=False):
             verify_image(part, made)
         for k, extra in enumerate(self.extras, len(headers)):
@@ -219,14 +231,16 @@ class Planes:
         channels.describe(outcome, header, groups, restorer.card.sigma_max)
         if self.fitting is not None:
             restorer = self.fitting.trained(restorer, clean, groups, guide, outcome)
+        if header.is_large and restorer.context != "none" and len(header.planes) > len(chosen):
+            outcome.warnings.append(TOO_LARGE)
         near = Neighbours(restorer, clean, channels.by_plane(header, groups))
         return Fitted(image, clean, known, groups, near)
 
     def restored(
         self, fitted: Fitted, outcome: Outcome, guide: Image | None = None, first: int = 0
-    ) -> Iterator[tuple[np.ndarray, ...]]:
+    ) -> Iterator[tuple[Plane, slice, tuple[np.ndarray, ...]]]:
         """Yield what `restored_planes` does, and tell at the end what it found."""
-        yield from restored_planes(fitted.near, guide, first)
+        yield from restored_planes(fitted.near, guide, first, fitted.known)
         neighbours.describe(outcome, fitted.groups, fitted.near)
         cleaned.describe(outcome, fitted.image, fitted.known)
 
@@ -238,81 +252,134 @@ class Planes:
 
 
 def restored_planes(
-    near: Neighbours, guide: Image | None = None, first: int = 0
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the planes (Y, X) of every product, in the file's order, a few in memory at a time.
+    near: Neighbours, guide: Image | None = None, first: int = 0, known: Masked | None = None
+) -> Iterator[tuple[Plane, slice, tuple[np.ndarray, ...]]]:
+    """Yield (plane, its rows, these rows of every product) in the file's order.
 
-    Pixels that are copied are NaN in all maps. first: leave out the planes before it.
-    guide: another method's result, an image of the same shape. Planes of channels that are restored
-    together stay in memory until it is their turn in the file.
+    A few whole planes are in memory at a time. Large ones (`Header.is_large`) come in bands of
+    rows, those of the colours of a page in turns. Pixels that are copied are NaN in all maps.
+    first: leave out the planes before it. guide: another method's result, an image of the same
+    shape. known: counts the invalid pixels of large planes. Planes of channels that are restored
+    together stay in memory until it is their turn in the file; bands of large ones do not, and are
+    restored again.
     """
-    restorer, image, group_of = near.restorer, near.image, near.group_of
-    height, width = image.header.canonical_shape[3:]
-    dtype, *of_maps = restorer.dtypes(image.header)
+    restorer, header = near.restorer, near.image.header
+    height, width = header.canonical_shape[3:]
+    bands = tiles.bands(restorer.grid((height, width)), in_blocks=header.is_large)
+    at_once = header.page if header.is_large else max(1, PLANE_PIXELS // (height * width))
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
-    for planes in tiles.chunks(
-        image.header.planes[first:], max(1, PLANE_PIXELS // (height * width))
-    ):
-        together: dict[tuple[Plane, ...], ChannelGroup] = {}  # planes to restore together
-        for t, c, z in planes:
-            if (t, c, z) not in group_of:  # copied; its maps are NaN
-                maps = [np.full((height, width), np.nan, each) for each in of_maps]
-                ready[t, c, z] = (copied(image, (t, c, z)).astype(dtype, copy=False), *maps)
-            elif (t, c, z) not in ready:
-                group = group_of[t, c, z]
-                together[tuple((t, each, z) for each in group.channels)] = group
-        _restore(near, guide, together, ready)
-        for plane in planes:
-            products = ready.pop(plane)
-            if (kept := image.kept(plane)) is not None:
-                where, values = kept
-                for unknown in products[1:]:
-                    unknown[where] = np.nan
-                products[0][where] = values
-            yield products
+    for planes in tiles.chunks(header.planes[first:], at_once):
+        for band in bands:
+            together: dict[tuple[Plane, ...], ChannelGroup | None] = {}  # None = copied
+            for t, c, z in planes:
+                if (t, c, z) not in ready:
+                    group = near.group_of.get((t, c, z))
+                    members = (c,) if group is None else group.channels
+                    together[tuple((t, each, z) for each in members)] = group
+            rows = slice(band[0].core[0].start, band[0].core[0].stop)
+            shape = rows.stop - rows.start, width
+            for plane in itertools.chain(*together):
+                ready[plane] = tuple(np.empty(shape, d) for d in restorer.dtypes(header))
+            for block in band:
+                parts = {
+                    plane: tuple(each[:, block.core[1]] for each in ready[plane])
+                    for plane in itertools.chain(*together)
+                }
+                _restore(near, guide, together, block, parts)
+                _keep(near.image, block, parts, known if header.is_large else None)
+            for plane in planes:
+                yield plane, rows, ready.pop(plane)
+            if header.is_large:
+                ready.clear()
 
 
-def copied(image: Image, plane: Plane) -> np.ndarray:
-    """The pixels of a plane of a channel that is not restored, (Y, X) of the image's dtype."""
-    kept = image.kept(plane)
-    return image.read(plane) if kept is None else kept[1].reshape(kept[0].shape)
+def _keep(
+    image: Image,
+    block: Block,
+    parts: Mapping[Plane, tuple[np.ndarray, ...]],
+    known: Masked | None,
+) -> None:
+    """Put the pixels that are copied into the products of a block; NaN into the maps."""
+    inside = block.core_in_read
+    for plane, products in parts.items():
+        kept, invalid = image.kept(plane, *block.read), image.invalid(plane, *block.read)
+        if kept is not None:
+            values = np.empty(kept[0].shape, kept[1].dtype)
+            values[kept[0]] = kept[1]
+            where = kept[0][inside]
+            for unknown in products[1:]:
+                unknown[where] = np.nan
+            products[0][where] = values[inside][where]
+        if known is not None and invalid is not None:
+            count = 0 if kept is None else int(where.sum())
+            known.count(plane, count, int(invalid[inside].sum()) - count)
+
+
+def _copy(
+    image: Image,
+    block: Block,
+    planes: Sequence[Plane],
+    parts: Mapping[Plane, tuple[np.ndarray, ...]],
+) -> None:
+    """Put pixels of channels that are not restored into the products; NaN into the maps."""
+    for plane in planes:
+        first, *maps = parts[plane]
+        if image.kept(plane, *block.read) is None:  # else all are
+            first[...] = image.read(plane, *block.read)[block.core_in_read]
+        for each in maps:
+            each[...] = np.nan
 
 
 def _restore(
     near: Neighbours,
     guide: Image | None,
-    together: Mapping[tuple[Plane, ...], ChannelGroup],
-    ready: dict[Plane, tuple[np.ndarray, ...]],
+    together: Mapping[tuple[Plane, ...], ChannelGroup | None],
+    block: Block,
+    parts: Mapping[Plane, tuple[np.ndarray, ...]],
 ) -> None:
-    """Restore a few planes into `ready`, in batches of tiles of equal size, several at a time."""
+    """Restore a block of a few planes into the products `parts` of its core.
+
+    In batches of tiles of equal size, several at a time. Tiles whose pixels are all copied are left
+    out.
+    """
     restorer, image = near.restorer, near.image
     pixels: dict[Plane, np.ndarray] = {}
     hints: dict[Plane, np.ndarray] = {}
-    averages = near.fused([plane for planes in together for plane in planes])
+    averages = near.fused(
+        [plane for planes, group in together.items() if group for plane in planes]
+    )
     batches: dict[Any, list[Place]] = defaultdict(list)
-    grid = restorer.grid(image.header.canonical_shape[3:])
+    top, left = (span.start for span in block.core)
     for planes, group in together.items():
+        copied = [image.kept(plane, *block.read) for plane in planes]
+        if group is None:
+            _copy(image, block, planes, parts)
+            continue
         for plane in planes:
-            pixels[plane] = image.read(plane)
+            pixels[plane] = image.read(plane, *block.read)
             if guide is not None:
-                hints[plane] = guide.read(plane) - image.zero(plane[1])
-            shape = pixels[plane].shape
-            ready[plane] = tuple(np.empty(shape, d) for d in restorer.dtypes(image.header))
-        for tile in grid:
-            batches[group.channels, group.planes, tile.shape].append((group, list(planes), tile))
-    invalid = {p: found for p in pixels if (found := image.invalid(p)) is not None}
+                hints[plane] = guide.read(plane, *block.read) - image.zero(plane[1])
+        for tile in block.tiles:
+            seen = tile.seen_from(*(span.start for span in block.read))
+            if not all(kept is not None and kept[0][seen.core].all() for kept in copied):
+                batches[group.channels, group.planes, tile.shape].append(
+                    (group, list(planes), tile, seen)
+                )
+    invalid = {p: found for p in pixels if (found := image.invalid(p, *block.read)) is not None}
 
     def restore(places: list[Place]) -> None:
         group = places[0][0]
         batch = _batch(group, places, pixels, hints, invalid, averages)
-        for (_, planes, tile), products in zip(
+        for (_, planes, tile, seen), products in zip(
             places, restorer.restore(batch, group.decided), strict=True
         ):
             cores = tile.crop(products)  # (products, C, h, w)
+            core = tile.seen_from(top, left).core
             for plane, values in zip(planes, cores.swapaxes(0, 1), strict=True):
                 if group.decided["sigma"] <= 0:  # there is nothing to remove: copied
-                    values = (pixels[plane][tile.core], *values[1:])
-                _put(restorer, group, plane, tile, values, image.zero(plane[1]), ready[plane])
+                    values = (pixels[plane][seen.core], *values[1:])
+                targets = [each[core] for each in parts[plane]]
+                _put(restorer, group, plane, tile, values, image.zero(plane[1]), targets)
 
     runner = restorer.runner
     runner.workers.each(
@@ -334,7 +401,7 @@ def _put(
     zero: float,
     targets: Sequence[np.ndarray],
 ) -> None:
-    """Convert a tile's products (h, w) to the dtypes of the planes, and put them there."""
+    """Convert a tile's products (h, w) to the dtypes of their targets, and put them there."""
     top, left = (span.start for span in tile.core)
     numbers = None
     if group.dithered:
@@ -343,7 +410,7 @@ def _put(
     for k, (target, core) in enumerate(zip(targets, values, strict=True)):
         if zero and k not in restorer.reduction.widths:
             core = core.astype(np.float64) + zero
-        target[tile.core] = to_dtype(core, target.dtype, numbers)
+        target[...] = to_dtype(core, target.dtype, numbers)
 
 
 def _batch(
@@ -358,7 +425,7 @@ def _batch(
     model, relative = group.model, None
     measured = np.stack([_cut(pixels, place) for place in places])  # (B, C, H, W) float32
     if averages and places[0][1][0] in averages:  # all planes of a group have one, or none
-        found = [(averages[planes[0]], tile) for _, planes, tile in places]
+        found = [(averages[planes[0]], seen) for _, planes, _, seen in places]
         x = np.stack([tile.pad(each.x[tile.read]) for each, tile in found])[:, None]
         relative = np.stack([tile.pad(each.level[tile.read]) for each, tile in found])[:, None]
     else:
@@ -366,7 +433,7 @@ def _batch(
     return Batch(
         x,
         np.full(len(measured), model.sigma, np.float32),
-        [(planes[0], tile.rows[0], tile.cols[0]) for _, planes, tile in places],
+        [(planes[0], tile.rows[0], tile.cols[0]) for _, planes, tile, _ in places],
         model.inverse,
         measured,
         model.noise_std,
@@ -380,7 +447,7 @@ def _batch(
 
 def _valid(invalid: Pixels, place: Place) -> np.ndarray:
     """(C, H, W) bool of one tile: the measured pixels."""
-    _, planes, tile = place
+    _, planes, _, tile = place
     height, width = tile.rows[1] - tile.rows[0], tile.cols[1] - tile.cols[0]
     every = np.ones((height, width), bool)
     parts = [~invalid[p][tile.read] if p in invalid else every for p in planes]
@@ -389,7 +456,7 @@ def _valid(invalid: Pixels, place: Place) -> np.ndarray:
 
 def _cut(pixels: Pixels, place: Place) -> np.ndarray:
     """(C, H, W) float32 of one tile. Raises InputError for NaN and infinity."""
-    _, planes, tile = place
+    _, planes, _, tile = place
     raw = np.stack([pixels[plane][tile.read] for plane in planes]).astype(np.float32)
     if not np.isfinite(raw).all():
         raise InputError(f"plane t,c,z = {planes[0]} contains NaN or infinity: replace them first")

@@ -22,6 +22,8 @@ from restorectl.images.tiff.decode import decoder, storage
 from restorectl.images.tiff.header import JPEG_CODECS, describe
 from restorectl.images.tiff.ifd import read_chain
 
+FEW_BYTES = 16 << 20  # of lines that are read whole though only a part of each is wanted
+
 
 class TiffImage(Image):
     """An open TIFF."""
@@ -70,25 +72,36 @@ class TiffImage(Image):
         out: Array = np.empty(shape, self.header.dtype)
         if out.size == 0:
             return out
-        if self._pages[page].ifd.is_final and self._pages[page].ifd.samples == 1:
-            return self._read_rows(page, r0, r1)[:, c0:c1].astype(self.header.dtype, order="C")
+        at = self._pages[page].ifd
+        if at.is_final and (at.samples == 1 or at.integer(ifd.PHOTOMETRIC) != ifd.YCBCR):
+            line = width * at.samples * self.header.dtype.itemsize
+            step = r1 - r0 if c1 - c0 == width or (r1 - r0) * line <= FEW_BYTES else 1
+            for top in range(r0, r1, step):
+                part = self._stored(page, sample, (top, min(top + step, r1)), (c0, c1))
+                out[top - r0 : top - r0 + len(part)] = part
+            return out
         for (top, left), pixels in self._decoded(page, sample, (r0, r1), (c0, c1)):
             a, b = max(top, r0), min(top + pixels.shape[0], r1)
             c, d = max(left, c0), min(left + pixels.shape[1], c1)
             out[a - r0 : b - r0, c - c0 : d - c0] = pixels[a - top : b - top, c - left : d - left]
         return out
 
-    def _read_rows(self, page: int, r0: int, r1: int) -> Array:
-        """Read rows of an uncompressed one-sample page directly from the file."""
-        width = self.header.canonical_shape[4]
-        at = self._pages[page]
+    def _stored(
+        self, page: int, sample: int, rows: tuple[int, int], cols: tuple[int, int]
+    ) -> Array:
+        """A region of an uncompressed page: whole lines of the file, or the pixels of one line."""
+        height, width = self.header.canonical_shape[3:]
+        at, (r0, r1), (c0, c1) = self._pages[page], rows, cols
         dtype = self.header.dtype.newbyteorder("<" if at.ifd.order == "<" else ">")
-        data = self._bytes(
-            at.ifd.segments[0][0] + at.shift + r0 * width * dtype.itemsize,
-            (r1 - r0) * width * dtype.itemsize,
-            page,
+        beside = 1 if at.ifd.planar else at.ifd.samples
+        first, count = (
+            (r0 * width, (r1 - r0) * width) if r1 - r0 > 1 else (r0 * width + c0, c1 - c0)
         )
-        return np.frombuffer(data, dtype).reshape(r1 - r0, width)
+        first += sample * height * width if at.ifd.planar else 0
+        start = at.ifd.segments[0][0] + at.shift + first * beside * dtype.itemsize
+        data = np.frombuffer(self._bytes(start, count * beside * dtype.itemsize, page), dtype)
+        lines = data.reshape(r1 - r0, -1, beside)[:, :, 0 if at.ifd.planar else sample]
+        return lines[:, c0:c1] if r1 - r0 > 1 else lines
 
     def _bytes(self, offset: int, size: int, page: int) -> bytes:
         try:

@@ -21,11 +21,11 @@ of 1 where there was none.
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,6 +65,9 @@ _RANGE = frozenset({280, 281, 340, 341})  # smallest and largest values of the s
 _RESOLUTION = frozenset({ifd.X_RESOLUTION, ifd.Y_RESOLUTION, ifd.RESOLUTION_UNIT})
 
 
+Span = tuple[int, int]  # offset and bytes of a strip or tile
+
+
 @dataclass(frozen=True)
 class TiffOutput:
     """How an image will be stored; decided before writing."""
@@ -97,6 +100,11 @@ class TiffOutput:
         return len(self.header.planes) // self.header.size("S")
 
     @property
+    def one_strip(self) -> bool:
+        """Whether the pixels of a page, or of a sample of it, are one strip."""
+        return not self.compressed and not self.header.pyramid
+
+    @property
     def rows_per_strip(self) -> int:
         height, width = self.header.canonical_shape[3:]
         row = width * self.header.dtype.itemsize * (1 if self.planar else self.samples)
@@ -120,16 +128,16 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
         file.write(b"\0" * (-file.tell() % 8))
         spans = []
         for k in range(out.n_pages):
-            samples = []
-            for _ in range(header.size("S")):
-                samples.append((yield))
-            if beside is not None:
-                samples.append(beside.read_sample(k, len(samples)).astype(header.dtype))
-            elif isinstance(alpha, np.ndarray):
-                samples.append(alpha.astype(header.dtype))
-            # (Y, X), (Y, X, samples), or (samples, Y, X) if planar
-            page = np.stack(samples, 0 if out.planar else -1) if len(samples) > 1 else samples[0]
-            spans.append([_write_pixels(file, out, each) for each in _copies(out, page)])
+
+            def transparency(rows: slice, page: int = k) -> list[Array]:
+                if beside is not None:
+                    found = beside.read_sample(page, header.size("S"), rows)
+                    return [found.astype(header.dtype)]
+                if isinstance(alpha, np.ndarray):
+                    return [alpha[rows].astype(header.dtype)]
+                return []
+
+            spans.append((yield from _page(file, out, transparency)))
         file.write(b"\0" * (file.tell() % 2))
         smaller = [_write_smaller(file, out, levels, k) for k, levels in enumerate(spans)]
         start = at = file.tell()
@@ -372,47 +380,96 @@ def _write_children(file: BinaryIO, layout: Layout, page: Ifd) -> dict[int, Tag]
     return found
 
 
-def _copies(out: TiffOutput, page: Array) -> Iterator[Array]:
-    """A page and its smaller copies, each made from the one before."""
-    yield page
-    rows = 1 if out.planar and page.ndim == 3 else 0  # the axis of rows
-    for larger, smaller in pairwise(out.levels):
-        edges = [borders(n, m) for n, m in zip(larger, smaller, strict=True)]
-        others = [range(n + 1) for n in page.shape]
-        page = means(page, [*others[:rows], *edges, *others[rows + 2 :]])
-        yield page
+def _page(
+    file: BinaryIO, out: TiffOutput, transparency: Callable[[slice], list[Array]]
+) -> Generator[None, Array, list[list[Span]]]:
+    """Write a page from the rows that are sent; returns where each strip or tile is, by level.
+
+    transparency: rows -> (h, X) of alpha, if there is any.
+    """
+    height, colours = out.header.canonical_shape[3], out.header.size("S")
+    found: list[list[Span]] = [[] for _ in out.levels]
+    for each in range(out.samples if out.planar else 1):  # one after the other
+        spans: list[list[Span]] = [[] for _ in out.levels]
+        level = _level(file, out, 0, spans)
+        next(level)
+        top = 0
+        while top < height:
+            samples = []
+            if not out.planar:
+                for _ in range(colours):
+                    samples.append((yield))
+                samples += transparency(slice(top, top + len(samples[0])))
+            elif each < colours:
+                samples.append((yield))
+            else:
+                samples += transparency(slice(top, min(top + _TILE, height)))
+            # (h, X) or (h, X, samples)
+            level.send(np.stack(samples, -1) if len(samples) > 1 else samples[0])
+            top += len(samples[0])
+        for all_of_it, part in zip(found, spans, strict=True):
+            all_of_it += part
+    return found
 
 
-def _write_pixels(file: BinaryIO, out: TiffOutput, page: Array) -> list[tuple[int, int]]:
-    """Write the strips or tiles of a page or a smaller copy; returns (offset, bytes) of each."""
+def _level(
+    file: BinaryIO, out: TiffOutput, k: int, spans: list[list[Span]]
+) -> Generator[None, Array]:
+    """Write the rows (h, X) or (h, X, samples) that are sent, and the smaller copies of them.
+
+    As they come, so that no level is in memory. spans: where each strip or tile is, by level.
+    """
+    (height, _), more = out.levels[k], out.levels[k + 1 : k + 2]
+    edges = [borders(n, m) for n, m in zip(out.levels[k], *more, strict=True)] if more else []
+    smaller = _level(file, out, k + 1, spans)
+    next(smaller, None) if more else None
+    rest = over = None  # rows that wait to be written; and to be averaged, from edge `first` on
+    written = first = 0
+    while True:
+        rows = yield
+        rest = rows if rest is None else np.concatenate([rest, rows])
+        tall = len(rest) if out.one_strip else _TILE if out.header.pyramid else out.rows_per_strip
+        while len(rest) >= tall or written + len(rest) == height > written:
+            block, rest = rest[:tall], rest[tall:]
+            _write_block(file, out, block, spans[k])
+            written += len(block)
+            if not more:
+                continue
+            over = block if over is None else np.concatenate([over, block])
+            last = bisect_right(edges[0], written) - 1
+            if last > first:
+                start, stop = edges[0][first], edges[0][last]
+                others = [range(n + 1) for n in over.shape[2:]]
+                made = means(over[: stop - start], [edges[0][first : last + 1], edges[1], *others])
+                smaller.send(made)
+                over, first = over[stop - start :], last
+
+
+def _write_block(file: BinaryIO, out: TiffOutput, rows: Array, spans: list[Span]) -> None:
+    """Write a strip or a row of tiles; appends the (offset, bytes) of each."""
     stored = out.header.dtype.newbyteorder("<" if out.layout.order == "<" else ">")
-    spans = []
-    for part in page if out.planar else (page,):
-        for block in _tiles(part) if out.header.pyramid else _strips(part, out.rows_per_strip):
-            if out.compressed and block.dtype.kind != "f":  # horizontal differences, modulo
-                left = block[:, :-1]
-                block = block.copy()
-                block[:, 1:] -= left
-            data: bytes | memoryview = np.ascontiguousarray(block, stored).data.cast("B")
-            if out.compressed:
-                data = zlib.compress(data, _LEVEL)
+    for block in _tiles(rows) if out.header.pyramid else (rows,):
+        if out.compressed and block.dtype.kind != "f":  # horizontal differences, modulo
+            left = block[:, :-1]
+            block = block.copy()
+            block[:, 1:] -= left
+        data: bytes | memoryview = np.ascontiguousarray(block, stored).data.cast("B")
+        if out.compressed:
+            data = zlib.compress(data, _LEVEL)
+        if out.one_strip and spans:
+            spans[-1] = (spans[-1][0], spans[-1][1] + len(data))
+        else:
             spans.append((file.tell(), len(data)))
-            file.write(data)
-    return spans
-
-
-def _strips(pixels: Array, rows: int) -> Iterator[Array]:
-    return (pixels[top : top + rows] for top in range(0, pixels.shape[0], rows))
+        file.write(data)
 
 
 def _tiles(pixels: Array) -> Iterator[Array]:
-    """Tiles of equal size; those at the right and the bottom are filled up with 0."""
-    height, width, *rest = pixels.shape
-    for top in range(0, height, _TILE):
-        for left in range(0, width, _TILE):
-            part = pixels[top : top + _TILE, left : left + _TILE]
-            missing = [(0, _TILE - n) for n in part.shape[:2]] + [(0, 0) for _ in rest]
-            yield np.pad(part, missing)
+    """A row of tiles of equal size; at the right and the bottom they are filled up with 0."""
+    width, *rest = pixels.shape[1:]
+    for left in range(0, width, _TILE):
+        part = pixels[:, left : left + _TILE]
+        missing = [(0, _TILE - n) for n in part.shape[:2]] + [(0, 0) for _ in rest]
+        yield np.pad(part, missing)
 
 
 def _write_smaller(
@@ -493,5 +550,6 @@ FORMAT = Format(
     record=read_record,
     has_mark=_has_mark,
     held_when_open=lambda path: 0,  # read in parts
+    in_bands=True,
     titles=titles,
 )

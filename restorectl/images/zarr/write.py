@@ -12,8 +12,9 @@ import itertools
 import math
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from restorectl.images import pyramid
 from restorectl.images.extra import library
 from restorectl.images.header import CANONICAL, Header, Plane
 from restorectl.images.image import Array, Consumer, Format, Record
+from restorectl.images.tiles import chunks
 from restorectl.images.zarr import layout
 from restorectl.images.zarr.layout import MICROMETRES, OURS, SECONDS, Tree, ZarrSource
 from restorectl.images.zarr.read import ZarrImage, read_record, titles
@@ -113,18 +115,22 @@ class ZarrOutput:
             planes = c * z * at["T"]
         return int(min(planes, t * c * z) * math.prod(plane) * self.header.dtype.itemsize)
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of a chunk of the first level, or of a shard if there are any."""
+        found: tuple[int, ...] = self.storage[0].get("shards") or self.storage[0]["chunks"]
+        return found
+
     def slab(self, plane: Plane) -> Slab:
         """The chunk or shard that a plane is in."""
-        sides = self.storage[0].get("shards") or self.storage[0]["chunks"]
-        depth = dict(zip(self.axes, sides, strict=True))
+        depth = dict(zip(self.axes, self.sides, strict=True))
         t, c, z = (k // depth.get(axis, 1) for axis, k in zip("TCZ", plane, strict=True))
         return t, c, z
 
     def span(self, slab: Slab) -> tuple[slice, ...]:
         """Where a slab is in the array: slices of all axes but Y and X."""
-        sides = self.storage[0].get("shards") or self.storage[0]["chunks"]
         at = dict(zip("TCZ", slab, strict=True))
-        outer = zip(self.axes[:-2], sides, self.header.shape, strict=False)
+        outer = zip(self.axes[:-2], self.sides, self.header.shape, strict=False)
         return tuple(
             slice(at[axis] * n, min((at[axis] + 1) * n, length)) for axis, n, length in outer
         )
@@ -229,32 +235,50 @@ def create(path: Path, header: Header, provenance: Record, first: int = 0) -> Co
     zarr = library("zarr", path, "OME-Zarr")
     out = output_for(path, header)
     group, arrays, ready = _begin(zarr, path, out, provenance, first)
-    waiting: dict[Slab, Array] = {}
-    missing: dict[Slab, int] = {}
-    for plane in header.planes:
-        missing[out.slab(plane)] = missing.get(out.slab(plane), 0) + 1
-    for plane in header.planes[first:]:
-        pixels = yield
-        slab = out.slab(plane)
-        if slab in ready:
-            continue
-        span = out.span(slab)
-        if slab not in waiting:
-            waiting[slab] = np.empty(
-                (*(s.stop - s.start for s in span), *pixels.shape), header.dtype
-            )
-        at = dict(zip("TCZ", plane, strict=True))
-        inside = tuple(at[a] - s.start for a, s in zip(out.axes[:-2], span, strict=True))
-        waiting[slab][inside] = pixels
-        missing[slab] -= 1
-        if not missing[slab]:
-            arrays[0][span] = waiting.pop(slab)
+    slabs = Slabs(out, arrays[0], Counter(map(out.slab, header.planes)))
+    for page in chunks(header.planes[first:], header.page):
+        top = 0
+        while top < header.canonical_shape[3]:
+            for plane in page:
+                rows = yield
+                if out.slab(plane) not in ready:
+                    slabs.take(plane, top, rows)
+            top += len(rows)
     for larger, smaller in itertools.pairwise(arrays):
         _shrink(larger, smaller)
     if out.source is None:
         attributes = out.attributes(provenance)
         attributes["ome"] |= {"omero": out.omero(arrays[-1])}
         group.attrs.update(attributes)
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """Rows of planes that wait until all of a row of chunks or shards is there."""
+
+    out: ZarrOutput
+    array: Any
+    planes: Mapping[Slab, int]  # how many of them each has
+    waiting: dict[tuple[Slab, int], Array] = field(default_factory=dict)  # (..., Y, X)
+    missing: dict[tuple[Slab, int], int] = field(default_factory=dict)  # rows of planes
+
+    def take(self, plane: Plane, top: int, rows: Array) -> None:
+        """Take the rows (h, X) of a plane from row `top` on; write what is complete."""
+        slab, (height, width) = self.out.slab(plane), self.out.header.shape[-2:]
+        span, at = self.out.span(slab), dict(zip("TCZ", plane, strict=True))
+        inside = tuple(at[a] - s.start for a, s in zip(self.out.axes[:-2], span, strict=True))
+        tall, below = self.out.sides[-2], top + len(rows)
+        for k in range(top // tall, -(-below // tall)):
+            start, stop = k * tall, min((k + 1) * tall, height)
+            if (slab, k) not in self.waiting:
+                deep = (each.stop - each.start for each in span)
+                self.waiting[slab, k] = np.empty((*deep, stop - start, width), rows.dtype)
+                self.missing[slab, k] = self.planes[slab] * (stop - start)
+            a, b = max(start, top), min(stop, below)
+            self.waiting[slab, k][(*inside, slice(a - start, b - start))] = rows[a - top : b - top]
+            self.missing[slab, k] -= b - a
+            if not self.missing[slab, k]:
+                self.array[(*span, slice(start, stop))] = self.waiting.pop((slab, k))
 
 
 def _begin(
@@ -308,8 +332,7 @@ def resume(path: Path, header: Header, provenance: Record) -> int:
 
 def _complete(path: Path, out: ZarrOutput) -> set[Slab]:
     """The slabs of the first array of which all chunk files exist."""
-    sides = out.storage[0].get("shards") or out.storage[0]["chunks"]
-    rows, cols = (-(-n // c) for n, c in zip(out.header.shape[-2:], sides[-2:], strict=True))
+    rows, cols = (-(-n // c) for n, c in zip(out.header.shape[-2:], out.sides[-2:], strict=True))
     encoding = library("zarr", path, "OME-Zarr").open_array(path / out.paths[0], mode="r").metadata
     there = {*Tree(path).names(f"{out.paths[0]}/")}
     found = set()
@@ -370,6 +393,7 @@ FOLDER = Format(
     has_mark=lambda path: OURS in (Tree(path).attributes() or {}),
     held_when_open=lambda path: 0,  # read in parts
     content_hash=folder_sha256,
+    in_bands=True,
     stored=stored,
     resume=resume,
     surround=layout.surround,
@@ -383,6 +407,7 @@ ZIP = Format(
     record=read_record,
     has_mark=lambda path: read_record(path) is not None,
     held_when_open=lambda path: 0,
+    in_bands=True,
     stored=stored,
     titles=titles,
 )
