@@ -59,7 +59,8 @@ def run(observed: np.ndarray, factor: int, *options: object) -> tuple[np.ndarray
         source, target = Path(folder, "in.tif"), Path(folder, "out.tif")
         tifffile.imwrite(source, observed.astype(np.float32), photometric="minisblack",
                          metadata={"axes": "ZYX"})  # fmt: skip
-        words = ("superres3d", source, "-o", target, "--factor", factor, "--axes", "ZYX", *options)
+        words = ("superres3d", source, "-o", target, "--factor", factor, "--axes", "ZYX",
+                 "--hot-pixels", "keep", *options)  # fmt: skip
         done = CliRunner().invoke(app, [*map(str, words), "-q", "--json"])
         if done.exit_code:
             sys.exit(f"{words}: exit {done.exit_code}\n{done.stderr}\n{done.exception!r}")
