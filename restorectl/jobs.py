@@ -128,6 +128,7 @@ class DenoiseJob(SamplingJob):
     # folder of another method's results (for noise2noise: of second exposures), named like the
     # inputs, or a row of catalog.METHODS that makes them first
     guide: str | None = None
+    keep_samples: str | None = None  # folder for every restoration, in DIR/1, DIR/2, ...
     training: OwnTraining = field(default_factory=OwnTraining)
 
 

@@ -38,7 +38,7 @@ def patches():
     def make(folder, cache=1 << 20, validation=False, channels=1, fraction=0.1, crop=16):
         images = scan(folder, channels).images
         made.append(ImageReader(images, cache))
-        return CropSampler(made[-1], split(images, channels, fraction, crop)[validation], 0.5)
+        return CropSampler(made[-1], split(made[-1], channels, fraction, crop)[validation], 0.5)
 
     yield make
     for reader in made:
@@ -147,7 +147,7 @@ def test_the_fingerprint_is_that_of_checkpoints_of_earlier_versions(tmp_path):
     )
     found = scan(tmp_path, 1)
     assert found.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
-    region = split(found.images, 1, 0.0, 16)[0][0]
+    region = split(ImageReader(found.images, 1), 1, 0.0, 16)[0][0]
     assert repr(region) == (
         "Part(source=0, channels=(0,), t=0, z=0, first=0, last=50, left=0, right=60)"
     )
