@@ -198,6 +198,11 @@ def split(
                 validation.append(replace(plane, first=height - kept))
     if by == "fields":
         scenes = [str(PurePath(scene).parent) for scene in scenes]
+    if not training and not validation:
+        raise UsageError(
+            f"no stack has {reader.planes} planes, of which the middle one is learnt: if another"
+            " axis is the depth, use `axes`"
+        )
     names = list(dict.fromkeys(scenes))
     if fraction and by != "rows" and len(names) < 2:
         raise UsageError(f"validation.by={by}: there is only one: use validation.by=rows")

@@ -392,11 +392,11 @@ def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Predict the plane between two (E2E-UNet). x0 (B, 3, H, W): three consecutive planes."""
-    if x0.shape[1] != 3:
-        raise UsageError("objective 'e2e-unet' needs data.channels=3: three consecutive planes")
-    made = model.net(x0[:, [0, 2]], torch.zeros(len(x0), device=x0.device))
-    return draw.penalty(made - x0[:, 1:2]).mean((1, 2, 3))
+    """Predict the plane between two (E2E-UNet). x0 (B, 3 C, H, W): the C channels of three
+    consecutive planes, one plane after the other."""
+    before, wanted, after = x0.chunk(3, 1)
+    made = model.net(torch.cat([before, after], 1), torch.zeros(len(x0), device=x0.device))
+    return draw.penalty(made - wanted).mean((1, 2, 3))
 
 
 def _hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def select(
     chosen = scan(positives, data.channels, axes)
     if chosen.warnings:
         raise UsageError(f"`select_hq`: {chosen.warnings[0]}: correct or remove it")
-    with closing(ImageReader(chosen.images, data.cache_mb << 20)) as good:
+    room = data.cache_mb << 20
+    with closing(ImageReader(chosen.images, room, reader.planes)) as good:
         whole, _ = split(good, data.channels, 0, options.patch)
         samplers = (
             CropSampler(good, whole, data.balance),
@@ -109,7 +110,7 @@ def _trained(
     second; half a batch of each."""
     half = options.batch // 2
     torch.manual_seed(seed)
-    channels = len(samplers[0].regions[0].channels)
+    channels = len(samplers[0].regions[0].channels) * samplers[0].reader.planes
     net = Calibrator(channels, channels=(24, 48, 64), hidden=32, output="step", steps=1)
     work = Optimiser(
         steps=options.steps,

@@ -364,7 +364,7 @@ def _initial(job: TrainJob, recipe: Recipe) -> Weights | None:
     weights = weights_io.load(name, options=job.weights_from)
     card = weights.card
     _refuse((
-        (card.channels == d.channels or recipe.objective == "e2e-unet",
+        (card.channels == d.channels,
          f"weights '{name}' are for {card.channels} channels together: set"
          f" data.channels={card.channels}"),
         (card.value_range == d.range,
@@ -467,7 +467,7 @@ def _card_entries(recipe: Recipe, name: str) -> dict[str, Any]:
         "task": recipe.task,
         "objective": recipe.objective,
         "schedule": recipe.levels.schedule,
-        "channels": 1 if recipe.objective == "e2e-unet" else recipe.data.channels,
+        "channels": recipe.data.channels,
         "value_range": recipe.data.range,
         "sigma_max": highest,
         "fusion": recipe.objective == "conditional" and recipe.degradation.fusion,
@@ -483,7 +483,7 @@ def _inputs(recipe: Recipe) -> int:
         "conditional": 2 * n,
         "conditional-baseline": 2 * n,
         "slices": slices.inputs(n, recipe.slices.target == "residual"),
-        "e2e-unet": n - 1,  # the middle one of three planes is predicted
+        "e2e-unet": 2 * n,  # the planes before and after the one that is predicted
     }
     return others.get(recipe.objective, n)
 
