@@ -140,7 +140,7 @@ ROWS = (
          " -o printed_pairs.safetensors",
          f"{CONDITIONAL} -o ddpm_printed -w printed_pairs.safetensors"), " --steps 2"),
     Row("DDPM microscopy", "section 3.2", "weights with the lowest error of restorations, whole"
-        " fields held out",
+        " images held out",
         ("train conditional-paper --data clean --input noisy -o lowest.safetensors"
          " -s validation.by=images",),
         f' -s "network.config={NETS["conditional-paper"]}"{ONE_STEP} -s validation.every=1'
