@@ -53,7 +53,8 @@ from restorectl.jobs import (
 from restorectl.restoration.planes import Planes
 
 PARTS = {"compute": Compute, "noise": NoiseOptions, "weights_from": WeightsOptions}
-OF_FILES = ("files", "step_map", "preview", "guide", "csv", "plot")  # fields that are no options
+# fields that are no options
+OF_FILES = ("files", "step_map", "preview", "guide", "keep_samples", "csv", "plot")
 
 
 class Uncertainty(NamedTuple):

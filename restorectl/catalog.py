@@ -353,6 +353,11 @@ METRICS: dict[str, Row] = {
         "mean FID of XY, XZ and YZ slices of volumes (MSDSR)",
         kind="set",
     ),
+    "slice-fid-colour": Row(
+        "evaluation.metrics.features:SLICE_FID_COLOUR",
+        "the same in equalised colours of SRH, from 2 or 3 channels (MSDSR's code)",
+        kind="set",
+    ),
     "frechet-prior": Row(
         "evaluation.metrics.features:FRECHET_PRIOR",
         "Frechet distance in features of the packaged prior",

@@ -128,6 +128,7 @@ class DenoiseJob(SamplingJob):
     # folder of another method's results (for noise2noise: of second exposures), named like the
     # inputs, or a row of catalog.METHODS that makes them first
     guide: str | None = None
+    keep_samples: str | None = None  # folder for every restoration, in DIR/1, DIR/2, ...
     training: OwnTraining = field(default_factory=OwnTraining)
 
 
@@ -165,7 +166,8 @@ class SuperresJob:
     compute: Compute = field(default_factory=Compute)
     weights: str = "slices"
     method: str = "diffusion"  # diffusion, or a row of catalog.INTERPOLATIONS
-    factor: int | None = None  # planes of the result per input plane; None = from the spacing
+    factor: float | None = None  # planes of the result per input plane; None = from the spacing
+    rows: bool = False  # make rows of each plane, not planes of a stack
     spacing: tuple[float | None, float | None, float | None] | None = None  # z, y, x; micrometres
     sweeps: str = "both"  # slice directions: both, xz, yz
     anchor: str = "auto"  # base interpolation: auto, linear, cubic

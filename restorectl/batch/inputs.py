@@ -110,6 +110,20 @@ def preview_name(relative: PurePath) -> PurePath:
     return relative.with_name(base_name(relative) + PREVIEW)
 
 
+def side_folder(option: str, place: str, given: Sequence[str]) -> Path:
+    """A folder of results beside OUT. Raises UsageError if it is a file or lies in an input folder.
+
+    option: the field of the job that names it. given: the inputs.
+    """
+    path = Path(place)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"`{option}` {place}: is a file, but a folder is needed")
+    for folder in map(Path, given):
+        if folder.is_dir() and folder.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UsageError(f"`{option}` {place}: lies inside the input folder {folder}")
+    return path.absolute()
+
+
 def resolve(files: Files, naming: Naming = same_name, *, folder_only: bool = False) -> Inputs:
     """The pairs of this shard, and the inputs that cannot be used.
 

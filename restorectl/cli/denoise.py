@@ -184,6 +184,13 @@ def denoise(
     models: opt.Models,
     shared: opt.Shared,
     preview: bool = opt.PREVIEW,
+    keep_samples: str | None = option(
+        None,
+        "Also write each of the restorations that are averaged, to DIR/1, DIR/2 and so on, where"
+        " evaluate --average finds them.",
+        panel=opt.OUTPUT,
+        metavar="DIR",
+    ),
 ) -> None:
     """Denoise images with a choice of published methods; can average several restorations.
 
@@ -224,6 +231,7 @@ def denoise(
         start_step=start_step,
         dtype=dtype,
         preview=preview,
+        keep_samples=keep_samples,
         context=context,
         reach=reach,
     )

@@ -22,10 +22,12 @@ def spacing_numbers(option: str, text: str) -> tuple[float, float, float]:
     return found[0], found[1], found[2]
 
 
-def planes(option: str, text: str) -> int | None:
+def planes(option: str, text: str) -> float | None:
     """Parse `auto` to None, or a factor. Raises UsageError."""
-    factor = opt.automatic(option, text)
-    return None if factor is None else int(opt.number(option, text, int, {"min": 1, "max": 8}))
+    if text == "auto":
+        return None
+    factor = opt.number(option, text, float, {"min": 1, "max": 8})
+    return int(factor) if factor == int(factor) else factor
 
 
 @opt.command
@@ -41,10 +43,10 @@ def superres3d(
         | {name: row.help for name, row in INTERPOLATIONS.items()},
         often=True,
     ),
-    factor: int | None = option(
+    factor: float | None = option(
         "auto",
-        "Planes of the result per recorded plane, 2 to 8. auto: as many as make the spacing"
-        " isotropic.",
+        "Planes of the result per recorded plane, up to 8. auto: the whole number that makes the"
+        " spacing most nearly isotropic; with others, such as 2.5, fewer planes are recorded ones.",
         panel=STACK,
         parse=planes,
         metavar="auto|N",
@@ -57,6 +59,12 @@ def superres3d(
         parse=spacing_numbers,
         metavar="Z,Y,X",
         often=True,
+    ),
+    rows: bool = option(
+        False,
+        "Make rows between the recorded rows of each plane, in place of planes: for images of which"
+        " every second, third, ... row was recorded.",
+        panel=STACK,
     ),
     keep_observed: bool = option(
         True,
@@ -140,6 +148,7 @@ def superres3d(
         method=method,
         factor=factor,
         spacing=spacing,
+        rows=rows,
         sweeps=sweeps,
         anchor=anchor,
         strength=strength,

@@ -58,12 +58,14 @@ def train(
     ),
     select_hq: str | None = option(
         None,
-        "Train only on patches that look like those in this folder, as a small classifier judges.",
+        "Train only on patches that look like those in this folder, as a small classifier judges;"
+        " its scores are written to FILE.scores.csv.",
         metavar="POSITIVES",
     ),
     partner: str | None = option(
         None,
-        "Train on pairs: folder of noisy images, with the same names as the clean ones in --data.",
+        "Train on pairs: folder of noisy images, with the same names as the clean ones in --data;"
+        " several versions of cells/1.tif lie in a folder cells/1.",
         "--input",
         metavar="DIR",
         often=True,

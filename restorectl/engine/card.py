@@ -21,6 +21,15 @@ LIMITS = (  # of numbers in a card
 
 
 @dataclass(frozen=True)
+class OutputScale:
+    """What results are measured in, if not in units of the input: gain * value + offset."""
+
+    gain: tuple[float, ...] = ()  # of each channel restored together; () = the input's units
+    offset: tuple[float, ...] = ()
+    dtype: str = ""  # of the results, as the training targets had
+
+
+@dataclass(frozen=True)
 class Card:
     name: str  # registry name, or the stem of the file
     task: str  # prior, calibrator, conditional, slices
@@ -37,6 +46,7 @@ class Card:
     fusion: bool = False  # fuse the condition with the state by their noise levels
     value_range: str = "whitened"  # whitened by the intensity model, or a row of value_range.RANGES
     anchors: str = ""  # slices: base interpolations of residuals, comma-separated; "" = pixels
+    output: OutputScale = OutputScale()
     recipe: str = "identity"  # maps image channels to the network's: intensity.value_range
     licence: str = "MIT"
     training: Mapping[str, Any] = field(default_factory=dict)  # data, recipe, attribution

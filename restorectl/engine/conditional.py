@@ -12,6 +12,8 @@ from torch import Tensor
 
 from restorectl.engine.samplers import (
     Decided,
+    Denoise,
+    Draw,
     Method,
     Problem,
     Sampler,
@@ -35,22 +37,32 @@ class ConditionalSettings:
     highest: float | None = 20.0
 
 
+def generated(
+    denoise: Denoise, given: Tensor, settings: ConditionalSettings, steps: int, draw: Draw
+) -> Tensor:
+    """Images (B, C, H, W) from the noise that `draw` gives, in so many steps.
+
+    given: (B, ., H, W) float32, the condition of `denoise`.
+    """
+    table = schedule(settings.schedule)
+    first = table.steps if settings.highest is None else float(table.step(settings.highest))
+    numbers = torch.linspace(first, 0, steps + 1, dtype=torch.float64)
+    levels = torch.from_numpy(table.sigma(numbers.numpy())).to(given)
+    sigmas = levels[:, None].expand(-1, len(given)).contiguous()  # (K + 1, B)
+    begin = levels[0] * draw(START_DRAW, torch.arange(len(given))).to(given)
+    denoise = clamped(denoise) if settings.clamp else denoise
+    return walk(denoise, begin, sigmas, ddim_rule(settings.eta), draw, given)
+
+
 def sampler(settings: ConditionalSettings, samples: int) -> Sampler:
     """The sampler for these settings; each sample of a tile starts from its own noise."""
 
     def run(p: Problem, decided: Decided) -> Tensor:
-        table, count = schedule(settings.schedule), p.steps or settings.steps
-        first = table.steps if settings.highest is None else float(table.step(settings.highest))
-        steps = torch.linspace(first, 0, count + 1, dtype=torch.float64)
-        levels = torch.from_numpy(table.sigma(steps.numpy())).to(p.sigma)
-        sigmas = levels[:, None].expand(-1, len(p.x)).contiguous()  # (K + 1, B)
         given = p.x if p.guide is None else p.guide
         if p.joined:
             level = p.sigma.reshape(-1, 1, 1, 1).expand_as(given[:, :1])
             given = torch.cat([given, level], 1)  # (B, C + 1, H, W)
-        begin = levels[0] * p.draw(START_DRAW, torch.arange(len(p.x))).to(p.x)
-        denoise = clamped(p.denoise) if settings.clamp else p.denoise
-        return walk(denoise, begin, sigmas, ddim_rule(settings.eta), p.draw, given)
+        return generated(p.denoise, given, settings, p.steps or settings.steps, p.draw)
 
     return Sampler(run, start_level, lambda steps: steps or settings.steps)
 

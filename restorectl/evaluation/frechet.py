@@ -19,10 +19,13 @@ from restorectl.evaluation.metrics.metric import (
     Undefined,
 )
 from restorectl.evaluation.read import load
+from restorectl.intensity import value_range
 from restorectl.jobs import EvaluateJob
 
-Slicing = Callable[[Array], Iterator[tuple[str, Array]]]  # (T, C, Z, Y, X) -> (kind, (P, Y, X))
+# a file -> (kind, (P, Y, X) or, in colour, (P, 3, Y, X), float64 in [0, 1])
+Slicing = Callable[[Path, EvaluateJob], Iterator[tuple[str, Array]]]
 DIRECTIONS = ("xy", "xz", "yz")
+BITS = (7.5, 8.0, 8.0)  # of the equalised red, green and blue
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,13 @@ def set_distances(
     """Distances from each method's images to the reference; a failure does not stop the others."""
     found = SetDistances({m: {} for m in files}, {m: {} for m in files} if job.by_z else {})
     for metric, features in metrics:
-        wanted = _collect(reference, features, job, _together, found, "reference").get("")
-        slicing = slices if metric.slices else _by_depth if job.by_z else _together
+        of_files = slices if metric.slices else _by_depth if job.by_z else _together
+        of_reference = _together
+        if metric.colour:
+            of_files, of_reference = colour_slices, colours
+        wanted = _collect(reference, features, job, of_reference, found, "reference").get("")
         for method, paths in files.items():
-            groups = _collect(paths, features, job, slicing, found, f"{method}: {metric.name}")
+            groups = _collect(paths, features, job, of_files, found, f"{method}: {metric.name}")
             try:
                 _compare(metric, method, groups, wanted, found)
             except Undefined as error:
@@ -146,7 +152,7 @@ def _collect(
     groups: dict[str, Moments] = {}
     for path in paths:
         try:
-            for kind, planes in slicing(_in_unit_range(path, job)):
+            for kind, planes in slicing(path, job):
                 vectors = features(planes)
                 before = groups.get(kind) or nothing(vectors.shape[1])
                 groups[kind] = before.joined(vectors)
@@ -172,21 +178,73 @@ def _in_unit_range(path: Path, job: EvaluateJob) -> Array:
     return np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1)
 
 
-def _together(volume: Array) -> Iterator[tuple[str, Array]]:
+def _together(path: Path, job: EvaluateJob) -> Iterator[tuple[str, Array]]:
+    volume = _in_unit_range(path, job)
     yield "", volume.reshape(-1, *volume.shape[3:])
 
 
-def _by_depth(volume: Array) -> Iterator[tuple[str, Array]]:
+def _by_depth(path: Path, job: EvaluateJob) -> Iterator[tuple[str, Array]]:
     """All planes, and those of each z."""
-    yield from _together(volume)
+    volume = _in_unit_range(path, job)
+    yield "", volume.reshape(-1, *volume.shape[3:])
     for z in range(volume.shape[2]):
         yield f"z {z}", volume[:, :, z].reshape(-1, *volume.shape[3:])
 
 
-def slices(volume: Array) -> Iterator[tuple[str, Array]]:
-    """The slices of each stack (Z, Y, X) along its three directions (MSDSR, section 4.3)."""
+def slices(path: Path, job: EvaluateJob) -> Iterator[tuple[str, Array]]:
+    """The slices of each stack along its three directions (MSDSR, section 4.3)."""
+    volume = _in_unit_range(path, job)
+    for kind, planes in along_axes(volume):
+        yield kind, planes.reshape(-1, *planes.shape[2:])
+
+
+def along_axes(volume: Array) -> Iterator[tuple[str, Array]]:
+    """(T, C, Z, Y, X) -> the slices in each direction, (T * P, C, h, w). Raises Undefined."""
     if volume.shape[2] < 2:
         raise Undefined("has one plane, slices need a volume: use `axes` or another metric")
-    for stack in volume.reshape(-1, *volume.shape[2:]):
-        for kind, axis in zip(DIRECTIONS, (0, 1, 2), strict=True):
-            yield kind, np.ascontiguousarray(np.moveaxis(stack, axis, 0))
+    for kind, axis in zip(DIRECTIONS, (2, 3, 4), strict=True):
+        planes = np.moveaxis(volume, axis, 1)
+        yield kind, np.ascontiguousarray(planes.reshape(-1, *planes.shape[2:]))
+
+
+def colours(path: Path, job: EvaluateJob) -> Iterator[tuple[str, Array]]:
+    """Every plane in colour."""
+    volume = np.moveaxis(_in_colour(path, job), 2, 1)  # (T, Z, 3, Y, X)
+    yield "", equalised(volume.reshape(-1, *volume.shape[2:]))
+
+
+def colour_slices(path: Path, job: EvaluateJob) -> Iterator[tuple[str, Array]]:
+    """The slices in colour along the three directions, each equalised by itself."""
+    for kind, planes in along_axes(_in_colour(path, job)):
+        yield kind, equalised(planes)
+
+
+def _in_colour(path: Path, job: EvaluateJob) -> Array:
+    """The virtual colours (T, 3, Z, Y, X) float64 of two channels, CH2 and CH3, or of three.
+
+    Raises Undefined for another number of channels.
+    """
+    pixels = load(path, job.axes).pixels.astype(np.float64)
+    count = pixels.shape[1]
+    if count not in (2, 3):
+        raise Undefined(f"has {count} channels: colour is made of 2 (CH2, CH3) or 3")
+    if count == 2:
+        made = [value_range.RECIPES["srh-3"].forward(volume) for volume in pixels]
+        pixels = np.stack(made).clip(0, 65535)
+    return pixels
+
+
+def equalised(planes: Array) -> Array:
+    """Planes (P, 3, h, w) with the histogram of each channel made even: in [0, 1], 8 bit.
+
+    As MSDSR's code does before it compares volumes, by its bins: 181 of red, 256 of green and blue.
+    """
+    found = np.empty_like(planes)
+    for plane, result in zip(planes, found, strict=True):
+        for channel, bits, even in zip(plane, BITS, result, strict=True):
+            bins = int(2**bits)
+            counts, edges = np.histogram(channel, bins)
+            counts[0] = 0
+            share = counts.cumsum() / max(counts.sum(), 1)
+            even[:] = np.floor(np.interp(channel, edges[:-1], (bins - 1) * share)) / 255
+    return found

@@ -145,6 +145,12 @@ class Header:
         shape = (*shape[:at], n_z, *shape[at + 1 :])
         return replace(self, axes=axes, shape=shape, spacing=(z_spacing, *self.spacing[1:]))
 
+    def with_rows(self, n_y: int, y_spacing: float | None) -> "Header":
+        """The same header with `n_y` rows in each plane, `y_spacing` micrometres apart."""
+        at = self.axes.index("Y")
+        shape = (*self.shape[:at], n_y, *self.shape[at + 1 :])
+        return replace(self, shape=shape, spacing=(self.spacing[0], y_spacing, self.spacing[2]))
+
 
 def require_plausible(axes: str, shape: tuple[int, ...]) -> None:
     """Raises InputError for more planes than any image has: what says so is damaged."""

@@ -13,7 +13,7 @@ from restorectl.errors import UsageError
 from restorectl.jobs import DenoiseJob, Files, OwnTraining
 from restorectl.restoration import fitting, preview
 from restorectl.restoration.planes import Planes
-from restorectl.restoration.restorer import load_restorer
+from restorectl.restoration.restorer import each_and_mean, load_restorer
 
 
 def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
@@ -27,8 +27,13 @@ def found(job: DenoiseJob, files: Files) -> inputs.Inputs:
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)
+        if place is not None:  # as `evaluate --average` reads them
+            names += tuple(place / str(k + 1) / names[0] for k in range(job.samples))
         return (*names, inputs.preview_name(relative)) if job.preview else names
 
+    place = None
+    if job.keep_samples:
+        place = inputs.side_folder("keep_samples", job.keep_samples, files.inputs)
     known = catalog.methods("denoise")
     if job.guide is not None and job.guide not in known and not Path(job.guide).is_dir():
         raise UsageError(f"`guide` {job.guide}: is not a folder, nor one of {', '.join(known)}")
@@ -50,7 +55,7 @@ def work(job: DenoiseJob) -> Planes:
     if job.guide in catalog.methods("denoise"):  # it makes the guide, as by a command of its own
         alone = replace(job, guide=None, method=job.guide, dtype="float32", weights=None)
         alone = replace(alone, preset="restorectl", settings={}, samples=1, steps=None)
-        first = work(replace(alone, start_step=None, preview=False))
+        first = work(replace(alone, start_step=None, preview=False, keep_samples=None))
         job = replace(job, training=OwnTraining())
     method, settings = _settings(job)
     if job.start_step is not None and method.has("start"):
@@ -64,6 +69,8 @@ def work(job: DenoiseJob) -> Planes:
             trained.together = found(job, replace(job.files, shard=(1, 1))).pairs
         network, own["training"] = fitting.untrained(trained.recipe), trained.parameters()
     restorer = load_restorer(job, method, settings, level, job.orientations, network=network)
+    if job.keep_samples is not None:
+        restorer = replace(restorer, reduction=each_and_mean(job.samples))
     extras = (preview.writer(preview.RESTORED),) if job.preview else ()
     return Planes("denoise", restorer, own, extras, first, trained)
 
@@ -83,6 +90,7 @@ def _settings(job: DenoiseJob) -> tuple[Method, Any]:
         (job.samples <= 1 or method.stepwise, f"`samples` {job.samples}"),
         (job.guide is None or method.guided, f"`guide` {job.guide}"),
         (trains or job.training == OwnTraining(), "training on the images themselves"),
+        (job.keep_samples is None or method.stepwise, f"`keep_samples` {job.keep_samples}"),
     )
     for good, what in rules:
         if not good:

@@ -29,7 +29,7 @@ from restorectl.restoration.restorer import Restorer
 from restorectl.training import own
 from restorectl.training import recipe as recipes
 from restorectl.training.own import Sample, untrained
-from restorectl.training.pairs import match_scales
+from restorectl.training.pairs import matched
 from restorectl.training.recipe import Recipe
 from restorectl.weights.file import Weights
 
@@ -160,7 +160,7 @@ class Fitting:
         pixels = image.read(plane).astype(np.float32)
         if guide is not None:
             other = guide.read(plane).astype(np.float32)
-            gain, offset = match_scales(other, pixels)
+            gain, offset = matched(other, pixels).scale
             return np.asarray(group.model.forward((other * gain + offset)[None])[0])
         neighbour = next(_neighbours(image, plane), None)
         if neighbour is None:

@@ -147,6 +147,11 @@ class Planes:
         if pair.guide is not None:
             with open_image(pair.guide) as guide:
                 guide.header.require_same_shape(guide.path, header, image.path)
+        if restorer.card.output.gain and len(chosen) < count:
+            raise InputError(
+                f"{pair.source}: these weights give results on the scale of their training targets,"
+                " which other channels do not have: leave out `channels`"
+            )
         runner, size = restorer.runner, height * width
         of_tile = runner.tile_bytes + 4 * (2 + len(outputs)) * runner.together(grid[0].shape)
         in_bands = header.is_large and not self.extras and all(form.in_bands for form in forms)
@@ -286,7 +291,7 @@ def restored_planes(
                     for plane in itertools.chain(*together)
                 }
                 _restore(near, guide, together, block, parts)
-                _keep(near.image, block, parts, known if header.is_large else None)
+                _keep(restorer, near.image, block, parts, known if header.is_large else None)
             for plane in planes:
                 yield plane, rows, ready.pop(plane)
             if header.is_large:
@@ -294,6 +299,7 @@ def restored_planes(
 
 
 def _keep(
+    restorer: Restorer,
     image: Image,
     block: Block,
     parts: Mapping[Plane, tuple[np.ndarray, ...]],
@@ -307,15 +313,18 @@ def _keep(
             values = np.empty(kept[0].shape, kept[1].dtype)
             values[kept[0]] = kept[1]
             where = kept[0][inside]
-            for unknown in products[1:]:
+            same = restorer.converted(values[inside][where], plane[1])
+            for product in products[: restorer.reduction.images]:
+                product[where] = to_dtype(same, product.dtype)
+            for unknown in products[restorer.reduction.images :]:
                 unknown[where] = np.nan
-            products[0][where] = values[inside][where]
         if known is not None and invalid is not None:
             count = 0 if kept is None else int(where.sum())
             known.count(plane, count, int(invalid[inside].sum()) - count)
 
 
 def _copy(
+    restorer: Restorer,
     image: Image,
     block: Block,
     planes: Sequence[Plane],
@@ -323,10 +332,13 @@ def _copy(
 ) -> None:
     """Put pixels of channels that are not restored into the products; NaN into the maps."""
     for plane in planes:
-        first, *maps = parts[plane]
+        products, images = parts[plane], restorer.reduction.images
         if image.kept(plane, *block.read) is None:  # else all are
-            first[...] = image.read(plane, *block.read)[block.core_in_read]
-        for each in maps:
+            pixels = image.read(plane, *block.read)[block.core_in_read]
+            same = restorer.converted(pixels, plane[1])
+            for product in products[:images]:
+                product[...] = to_dtype(same, product.dtype)
+        for each in products[images:]:
             each[...] = np.nan
 
 
@@ -353,7 +365,7 @@ def _restore(
     for planes, group in together.items():
         copied = [image.kept(plane, *block.read) for plane in planes]
         if group is None:
-            _copy(image, block, planes, parts)
+            _copy(restorer, image, block, planes, parts)
             continue
         for plane in planes:
             pixels[plane] = image.read(plane, *block.read)
@@ -370,6 +382,8 @@ def _restore(
     def restore(places: list[Place]) -> None:
         group = places[0][0]
         batch = _batch(group, places, pixels, hints, invalid, averages)
+        gain = restorer.gain(group.channels)
+        batch = batch if gain is None else batch.scaled(gain)
         for (_, planes, tile, seen), products in zip(
             places, restorer.restore(batch, group.decided), strict=True
         ):
@@ -377,9 +391,12 @@ def _restore(
             core = tile.seen_from(top, left).core
             for plane, values in zip(planes, cores.swapaxes(0, 1), strict=True):
                 if group.decided["sigma"] <= 0:  # there is nothing to remove: copied
-                    values = (pixels[plane][seen.core], *values[1:])
+                    factor = 1 if gain is None else gain[group.channels.index(plane[1])]
+                    same = [pixels[plane][seen.core] * factor] * restorer.reduction.images
+                    values = (*same, *values[len(same) :])
                 targets = [each[core] for each in parts[plane]]
-                _put(restorer, group, plane, tile, values, image.zero(plane[1]), targets)
+                zero = restorer.converted(np.asarray(image.zero(plane[1])), plane[1])
+                _put(restorer, group, plane, tile, values, float(zero), targets)
 
     runner = restorer.runner
     runner.workers.each(
@@ -404,7 +421,7 @@ def _put(
     """Convert a tile's products (h, w) to the dtypes of their targets, and put them there."""
     top, left = (span.start for span in tile.core)
     numbers = None
-    if group.dithered:
+    if group.dithered and not restorer.card.output.gain:
         field = NoiseField(restorer.job.compute.seed)
         numbers = field.uniform(Site(plane, top, left), values[0].shape)
     for k, (target, core) in enumerate(zip(targets, values, strict=True)):

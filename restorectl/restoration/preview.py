@@ -79,7 +79,8 @@ def _maps(
     maps = {name: view(each.read(plane)) for name, each in images.items() if name != "trust"}
     if "trust" in images:
         maps["trust"] = view(trust.reasons_held(images["trust"].read(plane)))
-    maps["before"] = view(fitted.source.read(plane))
+    source = fitted.source.read(plane)
+    maps["before"] = view(fitted.near.restorer.converted(source, plane[1]))
     maps["residual"] = maps["before"] - maps["after"]
     maps["level"] = np.zeros(maps["after"].shape)
     if (group := fitted.near.group_of.get(plane)) is not None:

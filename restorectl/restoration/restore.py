@@ -19,7 +19,9 @@ from restorectl.restoration.restorer import SCHEDULE, load_restorer, refuse_besi
 def restore(job: RestoreJob, report: Report) -> list[Outcome]:
     """Restore all images of the job. Raises for errors that stop the run, reports the others."""
     _settings(job)
-    place = step_map.folder(job.step_map, job.files.inputs) if job.step_map else None
+    place = None
+    if job.step_map:
+        place = inputs.side_folder("step_map", job.step_map, job.files.inputs)
 
     def naming(relative: PurePath) -> tuple[PurePath, ...]:
         names = (inputs.same_name if job.dtype == "same" else inputs.as_tiff)(relative)

@@ -4,7 +4,7 @@ Shared by `restore`, `denoise` and `uncertainty`: a sampler goes from the noise 
 calibrator finds to a clean image; several samples are reduced to one or more products.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,20 @@ class Batch:
     floor: float | None = None  # the smallest value of the output; see `keep_local_mean`
     valid: np.ndarray | None = None  # (B, C, H, W) bool, measured pixels; None = all
     relative: np.ndarray | None = None  # (B, 1, H, W) float32, noise level of each pixel / image's
+    same_scale: bool = True  # whether results are on the scale of the input
+
+    def scaled(self, gain: np.ndarray) -> "Batch":
+        """The batch with results `gain` (C,) times as large."""
+        factor = gain.astype(np.float32)[:, None, None]
+        return replace(
+            self,
+            inverse=lambda x: self.inverse(x) * factor,
+            measured=self.measured * factor,
+            noise_std=lambda clean: self.noise_std(clean / factor) * factor,
+            scale=self.scale * factor[:, 0, 0],
+            floor=None,
+            same_scale=False,
+        )
 
     def trusted(self, restored: np.ndarray) -> np.ndarray:
         """The measured pixels that noise can explain, unlike cosmic rays: (B, C, H, W) bool.
@@ -62,11 +76,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reduction:
-    """How the samples of a batch of tiles are combined into products."""
+    """How the samples of a batch of tiles are combined into products: images, then maps."""
 
     products: int
     combine: Callable[[Samples, Batch], np.ndarray]  # -> (B, products, C, H, W) float32
     widths: tuple[int, ...] = ()  # products that are differences of values, not values
+    images: int = 1  # products that are restored images
 
 
 def _mean(samples: Samples, batch: Batch) -> np.ndarray:
@@ -75,11 +90,33 @@ def _mean(samples: Samples, batch: Batch) -> np.ndarray:
     for sample in samples:
         total += sample
         count += 1
-    mean = total / np.float32(count)
-    return keep_local_mean(batch.measured, mean, batch.floor, batch.trusted(mean))[:, None]
+    return _unbiased(total / np.float32(count), batch)[:, None]
+
+
+def _unbiased(restored: np.ndarray, batch: Batch) -> np.ndarray:
+    """(B, C, H, W) with the local mean of the input, if results are on its scale."""
+    if not batch.same_scale:
+        return restored
+    return keep_local_mean(batch.measured, restored, batch.floor, batch.trusted(restored))
 
 
 MEAN = Reduction(1, _mean)
+
+
+def each_and_mean(count: int) -> Reduction:
+    """The mean of so many samples, and every sample."""
+
+    def combine(samples: Samples, batch: Batch) -> np.ndarray:
+        found = list(samples)
+        # those in several orientations are one sample
+        together = len(found) // count
+        each = [np.mean(found[k : k + together], 0) for k in range(0, len(found), together)]
+        kept = [_unbiased(sample, batch) for sample in each]
+        return np.stack([_mean(iter(found), batch)[:, 0], *kept], 1)
+
+    return Reduction(1 + count, combine, images=1 + count)
+
+
 PILOT = DDIM.sampler(None, 1)
 
 
@@ -113,15 +150,34 @@ class Restorer:
         return tiles.tile_grid(shape, stride, core, halo, self.card.window)
 
     def dtype(self, header: Header) -> np.dtype[Any]:
-        """Of the restored image: the input's, or what the job asks for."""
-        return header.dtype if self.job.dtype == "same" else np.dtype(self.job.dtype)
+        """Of the restored image: what the job asks for, else the weights, else the input's."""
+        if self.job.dtype == "same":
+            return np.dtype(self.card.output.dtype or header.dtype)
+        return np.dtype(self.job.dtype)
+
+    def gain(self, channels: Sequence[int]) -> np.ndarray | None:
+        """By how much the results of channels (C,) are larger than the input; None = on its scale.
+
+        Groups of channels that are restored together lie side by side.
+        """
+        known = self.card.output.gain
+        return np.array([known[c % len(known)] for c in channels]) if known else None
+
+    def converted(self, values: np.ndarray, channel: int) -> np.ndarray:
+        """Input values in the units of the results."""
+        scale = self.card.output
+        if not scale.gain:
+            return values
+        k = channel % len(scale.gain)
+        return np.asarray(values.astype(np.float64) * scale.gain[k] + scale.offset[k])
 
     def dtypes(self, header: Header) -> list[np.dtype[Any]]:
         """Of the restored image and of the maps: float64 where float32 cannot hold the values."""
         exact = np.float32 if np.can_cast(header.dtype, np.float32) else np.float64
         widths = self.reduction.widths
-        maps = [np.float32 if k in widths else exact for k in range(1, self.reduction.products)]
-        return [self.dtype(header), *map(np.dtype, maps)]
+        first = self.reduction.images
+        maps = [np.float32 if k in widths else exact for k in range(first, self.reduction.products)]
+        return [self.dtype(header)] * first + [np.dtype(each) for each in maps]
 
     @property
     def weights_sha256(self) -> str:

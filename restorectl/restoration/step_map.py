@@ -17,7 +17,7 @@ from restorectl.engine.calibrators import level_of
 from restorectl.engine.runner import Workers
 from restorectl.engine.samplers import Calibrator
 from restorectl.engine.schedule import schedule
-from restorectl.errors import InputError, UsageError
+from restorectl.errors import InputError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import Image, base_name, verify_image, write_image
@@ -109,17 +109,6 @@ def _large_enough(x: np.ndarray) -> np.ndarray:
 
 
 # ---- images --------------------------------------------------------------------------------------
-def folder(place: str, inputs: Sequence[str]) -> Path:
-    """The folder of the maps. Raises UsageError if it is a file or lies in an input folder."""
-    path = Path(place)
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"`step_map` {place}: is a file, but a folder is needed")
-    for given in map(Path, inputs):
-        if given.is_dir() and given.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UsageError(f"`step_map` {place}: lies inside the input folder {given}")
-    return path.absolute()
-
-
 def target(place: Path, relative: PurePath) -> PurePath:
     """Path of an image's step map; `relative`: the image's path below the input folder."""
     return place / relative.parent / f"{base_name(relative)}_steps.tif"

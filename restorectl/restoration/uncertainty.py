@@ -119,7 +119,13 @@ def sampling_restorer(job: UncertaintyJob) -> Restorer:
     method: Method = catalog.METHODS[job.source].load()
     wanted: dict[str, Any] = {"variance": job.variance, "single": False}
     settings = method.settings(**{k: v for k, v in wanted.items() if method.has(k)})
-    return load_restorer(job, method, settings)
+    restorer = load_restorer(job, method, settings)
+    if restorer.card.output.gain:
+        raise UsageError(
+            f"`weights` {restorer.card.name}: give results on the scale of their training targets,"
+            " for which there are no error bars: train with data.scale=input, or use denoise"
+        )
+    return restorer
 
 
 def sampling(job: UncertaintyJob) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 import numpy as np
@@ -173,29 +173,43 @@ def _usable(path: Path, name: str, channels: int, axes: str | None) -> TrainingI
 
 
 def split(
-    images: Sequence[TrainingImage], channels: int, fraction: float, crop: int
+    reader: "RegionReader", channels: int, fraction: float, crop: int, by: str = "rows"
 ) -> tuple[list[Region], list[Region]]:
-    """The training and the validation rows of every plane.
+    """The training and the validation regions of every plane.
 
-    In planes of at least four times `crop` rows, the last `fraction` of the rows, at least `crop`,
-    is for validation: the same rows in all planes of an image, so that z-stacks do not leak. If no
-    plane has as many, that share of the images is, of WHOLE or more.
+    by rows: in planes of at least four times `crop` rows, the last `fraction` of the rows, at least
+    `crop`, is for validation: the same rows in all planes of an image, so that z-stacks do not
+    leak; if no plane has as many, and there are WHOLE images or more, by images. by images: that
+    share of the images, each with all its noisy versions. by fields: that share of the folders.
+    Raises UsageError for a single image or folder.
     """
+    images, scenes = reader.images, reader.scenes
     training, validation = [], []
+    rows = fraction > 0 and by == "rows"
     for index, image in enumerate(images):
         times, n, depth, height, width = image.shape
-        kept = max(crop, round(height * fraction)) if fraction and height >= 4 * crop else 0
+        kept = max(crop, round(height * fraction)) if rows and height >= 4 * crop else 0
         groups = [tuple(range(n))] if channels > 1 else [(c,) for c in range(n)]
-        for t, z, group in product(range(times), range(depth), groups):
+        for t, z, group in product(range(times), range(depth - reader.planes + 1), groups):
             plane = Region(index, group, t, z, 0, height, 0, width)
             if kept < height:
                 training.append(replace(plane, last=height - kept))
             if kept:
                 validation.append(replace(plane, first=height - kept))
-    if fraction and not validation and len(images) >= WHOLE:
-        held = set(spread(len(images), max(1, round(len(images) * fraction))))
-        validation = [region for region in training if region.image in held]
-        training = [region for region in training if region.image not in held]
+    if by == "fields":
+        scenes = [str(PurePath(scene).parent) for scene in scenes]
+    if not training and not validation:
+        raise UsageError(
+            f"no stack has {reader.planes} planes, of which the middle one is learnt: if another"
+            " axis is the depth, use `axes`"
+        )
+    names = list(dict.fromkeys(scenes))
+    if fraction and by != "rows" and len(names) < 2:
+        raise UsageError(f"validation.by={by}: there is only one: use validation.by=rows")
+    if fraction and not validation and (by != "rows" or len(names) >= WHOLE):
+        held = {names[k] for k in spread(len(names), max(1, round(len(names) * fraction)))}
+        validation = [region for region in training if scenes[region.image] in held]
+        training = [region for region in training if scenes[region.image] not in held]
     return training, validation
 
 
@@ -203,6 +217,8 @@ class RegionReader(Protocol):
     """Cuts regions out of its images."""
 
     images: Sequence[TrainingImage]
+    scenes: Sequence[str]  # what each image shows: the relative name of the clean image
+    planes: int  # consecutive ones that are read together, from a region's z on
 
     def read(self, regions: Sequence[Region]) -> CropBatch: ...
     def close(self) -> None: ...
@@ -211,17 +227,23 @@ class RegionReader(Protocol):
 class ImageReader:
     """Reads regions of images in input units; caches planes and open files. Not thread-safe."""
 
-    def __init__(self, images: Sequence[TrainingImage], cache_bytes: int) -> None:
-        self.images, self.cache = images, Recent(cache_bytes)
+    def __init__(self, images: Sequence[TrainingImage], cache_bytes: int, planes: int = 1) -> None:
+        self.images, self.cache, self.planes = images, Recent(cache_bytes), planes
+        self.scenes: Sequence[str] = [image.name for image in images]
         self.files: OrderedDict[int, Image] = OrderedDict()
 
     def read(self, regions: Sequence[Region]) -> CropBatch:
-        """Read regions of equal size, with the intensity ranges of their channels."""
+        """Read regions of equal size, with the intensity ranges of their channels.
+
+        Of several planes, all channels of the first come first.
+        """
         pixels, bounds = [], []
         for region in regions:
-            image = self.images[region.image]
-            pixels.append([self._pixels(region, c) for c in region.channels])
-            bounds.append([(image.dark[c], image.low[c], image.high[c]) for c in region.channels])
+            image, several = self.images[region.image], range(self.planes)
+            planes = [replace(region, z=region.z + k) for k in several]
+            pixels.append([self._pixels(plane, c) for plane in planes for c in region.channels])
+            ends = [(image.dark[c], image.low[c], image.high[c]) for c in region.channels]
+            bounds.append(ends * self.planes)
         return CropBatch(
             torch.from_numpy(np.array(pixels, np.float32)),
             torch.tensor(bounds, dtype=torch.float32),
@@ -270,7 +292,7 @@ class HeldRegions:
             ranges.append(one.ranges)
             rows.append((start, region.size[0] * region.size[1], region.size[1]))
             start += len(planes[-1])
-        self.channels = len(regions[0].channels)
+        self.channels = len(regions[0].channels) * reader.planes
         self.pixels = torch.cat(planes).to(device)
         self.partner = torch.cat(partners).to(device) if partners else None
         self.ranges = torch.cat(ranges).to(device)
@@ -309,7 +331,7 @@ class CropSampler:
     def hold(self, device: torch.device, room: int) -> None:
         """Keep all regions on the device if they take at most `room` bytes; the crops are equal."""
         planes = sum(r.size[0] * r.size[1] * len(r.channels) for r in self.regions)
-        if 0 < planes * BYTES <= room:
+        if 0 < planes * self.reader.planes * BYTES <= room:
             self.held = HeldRegions(self.reader, self.regions, device)
 
     def fits(self, side: int) -> bool:

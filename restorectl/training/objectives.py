@@ -16,6 +16,7 @@ from torch import Tensor
 
 from restorectl import catalog
 from restorectl.engine import slices as masked
+from restorectl.engine.conditional import ConditionalSettings, generated
 from restorectl.engine.denoiser import PARAMETRISATIONS, Denoiser, fused, mixed
 from restorectl.engine.schedule import schedule
 from restorectl.errors import UsageError
@@ -250,11 +251,16 @@ def conditional(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     return _denoising(model, target, draw.between(len(x0)), condition, draw)
 
 
-def one_call(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Mean absolute error (B,) of a `conditional` restoration from pure noise in one call."""
+def restoration(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """Mean absolute error (B,) of a `conditional` restoration from pure noise, in one call or in
+    the steps that the recipe says."""
     target, condition = _given(model, x0, draw)
-    sigma = torch.full((len(x0),), model.card.sigma_max, device=x0.device)
-    restored = model(column(sigma) * draw.normal(x0), sigma, condition)
+    name, highest = draw.recipe.levels.schedule or "cosine200", model.card.sigma_max
+    steps = draw.recipe.validation.sampled
+    settings = ConditionalSettings(name, eta=1.0 if steps else 0.0, highest=highest)
+    restored = generated(
+        model, condition, settings, steps or 1, lambda _, some: draw.normal(x0[some])
+    )
     return (restored - target).abs().mean((1, 2, 3))
 
 
@@ -278,7 +284,7 @@ def noise_level(error: Tensor) -> Tensor:
     return CELL * cells.var((1, 2, 3), unbiased=True).sqrt()
 
 
-VALIDATION_ERRORS = {"conditional": one_call}  # validation errors other than the loss
+VALIDATION_ERRORS = {"conditional": restoration}  # validation errors other than the loss
 
 
 def baseline(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
@@ -386,11 +392,11 @@ def ms_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
 
 
 def e2e_unet(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Predict the plane between two (E2E-UNet). x0 (B, 3, H, W): three consecutive planes."""
-    if x0.shape[1] != 3:
-        raise UsageError("objective 'e2e-unet' needs data.channels=3: three consecutive planes")
-    made = model.net(x0[:, [0, 2]], torch.zeros(len(x0), device=x0.device))
-    return draw.penalty(made - x0[:, 1:2]).mean((1, 2, 3))
+    """Predict the plane between two (E2E-UNet). x0 (B, 3 C, H, W): the C channels of three
+    consecutive planes, one plane after the other."""
+    before, wanted, after = x0.chunk(3, 1)
+    made = model.net(torch.cat([before, after], 1), torch.zeros(len(x0), device=x0.device))
+    return draw.penalty(made - wanted).mean((1, 2, 3))
 
 
 def _hidden_mean(error: Tensor, hidden: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class SampleReader:
     """Cuts regions out of samples: a `dataset.RegionReader`."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        self.samples = samples
+        self.samples, self.planes = samples, 1
+        self.scenes: Sequence[str] = [""] * len(samples)
         self.images: Sequence[TrainingImage] = [
             TrainingImage(
                 Path(),
@@ -187,7 +188,7 @@ def _trained(
 ) -> tuple[Denoiser, int]:
     """The averaged network after training, and the number of steps taken."""
     o, reader = recipe.optimiser, SampleReader(samples)
-    regions, _ = split(reader.images, 1, 0.0, 1)
+    regions, _ = split(reader, 1, 0.0, 1)
     sampler = CropSampler(reader, regions, recipe.data.balance)
     crops = CropSources(sampler, sampler, {}, validated=False)
     crops.hold(device, 2**62)  # the planes are in memory already

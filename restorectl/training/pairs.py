@@ -1,23 +1,26 @@
 """Image pairs for training: equal relative names in two folders, aligned, on one scale.
 
-Pairs that cannot be used are left out, with a warning, when the folders are scanned. The
-clean image is scaled to the noisy one and both are converted to network units, so that the target
-is a perfect restoration of the noisy image.
+A clean image `cells/1.tif` may have several noisy versions, in the folder `cells/1`. Pairs that
+cannot be used are left out, with a warning, when the folders are scanned. The clean image is scaled
+to the noisy one and both are converted to network units, so that the target is a perfect
+restoration of the noisy image. The scale is that of each pair, or one for all: then results can be
+given on the scale of the clean images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from restorectl.engine.card import OutputScale
 from restorectl.errors import InputError, NoInputError, blamed
 from restorectl.images.blocks import middle, sampled_pixels
 from restorectl.images.header import Plane
-from restorectl.images.image import open_image
+from restorectl.images.image import base_name, open_image
 from restorectl.images.recent import Recent
 from restorectl.images.registration import (
     Transform,
@@ -53,14 +56,43 @@ Area = tuple[int, int, int, int]  # rows [first, last), columns [left, right)
 
 
 @dataclass(frozen=True)
+class Match:
+    """How clean and noisy values vary together: counts, means, and sums of squares around them."""
+
+    count: int
+    clean: float  # mean
+    noisy: float  # mean
+    spread: float  # of clean
+    common: float  # of clean and noisy
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Least-squares (gain, offset) from clean to noisy; (1, 0) if clean is constant."""
+        if self.spread == 0:
+            return 1.0, 0.0
+        gain = self.common / self.spread
+        return gain, self.noisy - gain * self.clean
+
+
+def pooled(matches: Sequence[Match]) -> Match:
+    """The match of all values together."""
+    count = sum(m.count for m in matches)
+    clean = sum(m.count * m.clean for m in matches) / count
+    noisy = sum(m.count * m.noisy for m in matches) / count
+    spread = sum(m.spread + m.count * (m.clean - clean) ** 2 for m in matches)
+    common = sum(m.common + m.count * (m.clean - clean) * (m.noisy - noisy) for m in matches)
+    return Match(count, clean, noisy, spread, common)
+
+
+@dataclass(frozen=True)
 class TrainingPair:
-    """models: intensity model of each channel, fitted to the noisy image. scales: gain and offset
-    from each clean channel to the noisy one. transform: aligns clean to noisy."""
+    """models: intensity model of each channel, fitted to the noisy image. matches: of each clean
+    channel with the noisy one. transform: aligns clean to noisy."""
 
     noisy: TrainingImage
     clean: TrainingImage
     models: tuple[Intensity, ...]
-    scales: tuple[tuple[float, float], ...]
+    matches: tuple[Match, ...]
     transform: Transform | None
     area: Area  # common area, px of the noisy image
 
@@ -81,6 +113,32 @@ class ScannedPairs:
         """Changes when an image is added, removed or changed, and with the alignment."""
         return fingerprint(repr([(p.noisy, p.clean, p.transform, p.area) for p in self.pairs]))
 
+    def on_one_scale(self, channels: int) -> tuple["ScannedPairs", OutputScale]:
+        """The pairs with one gain and offset for all, and its inverse, from noisy to clean.
+
+        channels: 1 = all channels have the same, else each has its own. Raises InputError if the
+        clean images do not become brighter with the noisy ones.
+        """
+        columns = list(zip(*(pair.matches for pair in self.pairs), strict=True))
+        if channels == 1:
+            columns = [tuple(match for column in columns for match in column)]
+        found = tuple(map(pooled, columns))
+        scales = [match.scale for match in found]
+        if min(gain for gain, _ in scales) <= 0:
+            raise InputError(
+                "data.scale=target: the clean images do not become brighter where the noisy ones"
+                " do: check the pairs, or use data.scale=input"
+            )
+        alike = [
+            replace(pair, matches=found * (len(pair.matches) // len(found))) for pair in self.pairs
+        ]
+        output = OutputScale(
+            tuple(1 / gain for gain, _ in scales),
+            tuple(-offset / gain for gain, offset in scales),
+            str(np.result_type(*(pair.clean.dtype for pair in self.pairs))),
+        )
+        return replace(self, pairs=tuple(alike)), output
+
 
 def scan_pairs(
     clean: Path,
@@ -90,7 +148,8 @@ def scan_pairs(
     align: str | None = None,
     max_shift: float = MAX_SHIFT,
 ) -> ScannedPairs:
-    """Find the pairs with equal relative names in two folders.
+    """Find the pairs in two folders: a noisy image has the relative name of the clean one, or lies
+    in a folder that is named like it, without the ending.
 
     align: None, or one of ALIGNMENTS, to resample each clean image onto its noisy one. max_shift:
     px; pairs with a larger shift are left out, unless noise can be the reason. Raises NoInputError
@@ -99,18 +158,21 @@ def scan_pairs(
     folders = [scan(folder, channels, axes) for folder in (clean, noisy)]
     targets, inputs = ({s.name: s for s in folder.images} for folder in folders)
     warnings = [line for folder in folders for line in folder.warnings]
-    for names, here, there in ((targets, clean, noisy), (inputs, noisy, clean)):
-        alone = sorted(names.keys() - (targets.keys() & inputs.keys()))
-        if alone:
+    stems = {str(PurePath(name).with_name(base_name(PurePath(name)))): name for name in targets}
+    wanted = {name: name if name in targets else _shown(name, stems) for name in inputs}
+    known = {name: target for name, target in wanted.items() if target is not None}
+    lone = (targets.keys() - known.values(), inputs.keys() - known.keys())
+    for names, here, there in zip(lone, (clean, noisy), (noisy, clean), strict=True):
+        if alone := sorted(names):
             more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
             warnings.append(
                 f"left out: no image of the same name in {there} for {len(alone)} in {here}:"
                 f" {', '.join(alone[:SHOWN])}{more}"
             )
     found = []
-    for name in sorted(targets.keys() & inputs.keys()):
+    for name in sorted(known):
         try:
-            found.append(_aligned(targets[name], inputs[name], align, max_shift))
+            found.append(_aligned(targets[known[name]], inputs[name], align, max_shift))
         except Exception as error:
             warnings.append(f"left out: {blamed(noisy / name, error)}")
     if not found:
@@ -119,6 +181,12 @@ def scan_pairs(
             f"{clean} and {noisy}: no usable pair of images with equal relative names{first}"
         )
     return ScannedPairs(tuple(found), tuple(warnings))
+
+
+def _shown(name: str, stems: Mapping[str, str]) -> str | None:
+    """The clean image of which this is one of several noisy versions, by the name of a folder."""
+    parents = map(str, PurePath(name).parents)
+    return next((stems[parent] for parent in parents if parent in stems), None)
 
 
 def _aligned(
@@ -135,14 +203,14 @@ def _aligned(
         planes = [(times // 2, c, depth // 2) for c in range(n)]
         seen = [np.asarray(image.read(plane), np.float32) for plane in planes]
         wanted = [np.asarray(other.read(plane), np.float32) for plane in planes]
-    scales = tuple(map(match_scales, wanted, seen))
-    gain, offset = scales[0]
+    matches = tuple(map(matched, wanted, seen))
+    gain, offset = matches[0].scale
     a, b = (models[0].forward(plane) for plane in (seen[0], wanted[0] * gain + offset))
     noise = models[0].noise.level * 2 / (models[0].high - models[0].low)  # network units
     limit = (noise, max_shift)
     if align is None:
         _check_shift(_middle(a), _middle(b), *limit, noisy.name, "align with `register` rigid")
-        return TrainingPair(noisy, clean, models, scales, None, (0, height, 0, width))
+        return TrainingPair(noisy, clean, models, matches, None, (0, height, 0, width))
     transform = register(a, b, align)
     area = first, last, left, right = valid_area((height, width), transform)
     if min(last - first, right - left) < 16:
@@ -152,8 +220,8 @@ def _aligned(
     advice = f"`register` {align} could not align it: check the pair"
     _check_shift(*rest, *limit, noisy.name, advice)
     wanted = [resample(plane, transform)[inside] for plane in wanted]
-    scales = tuple(map(match_scales, wanted, [plane[inside] for plane in seen]))
-    return TrainingPair(noisy, clean, models, scales, transform, area)
+    matches = tuple(map(matched, wanted, [plane[inside] for plane in seen]))
+    return TrainingPair(noisy, clean, models, matches, transform, area)
 
 
 def _check_shift(
@@ -200,9 +268,10 @@ class PairReader:
     def __init__(
         self, pairs: Sequence[TrainingPair], cache_bytes: int, noisy: bool = False
     ) -> None:
-        self.noisy = noisy
+        self.noisy, self.planes = noisy, 1
         self.pairs, self.cache = pairs, Recent(cache_bytes)
         self.images: Sequence[TrainingImage] = [pair.cropped() for pair in pairs]
+        self.scenes: Sequence[str] = [pair.clean.name for pair in pairs]
 
     def read(self, regions: Sequence[Region]) -> CropBatch:
         """Targets and noisy images of regions of equal size."""
@@ -229,7 +298,7 @@ class PairReader:
             noisy = image.read(plane)
         if pair.transform is not None:
             clean = resample(clean, pair.transform)
-        gain, offset = pair.scales[plane[1]]
+        gain, offset = pair.matches[plane[1]].scale
         model = pair.models[plane[1]]
         wanted = clean * gain + offset
         target = model.forward(wanted) if self.noisy else matched_target(wanted, model)
@@ -238,11 +307,8 @@ class PairReader:
         return both[:, first:last, left:right]
 
 
-def match_scales(clean: NDArray[np.floating], noisy: NDArray[np.floating]) -> tuple[float, float]:
-    """Least-squares (gain, offset) from `clean` to the scale of `noisy`.
-
-    clean, noisy: (Y, X) of equal shape, at least 8 px per side. (1, 0) if clean is constant.
-    """
+def matched(clean: NDArray[np.floating], noisy: NDArray[np.floating]) -> Match:
+    """How the means of small blocks of two planes (Y, X), at least 8 px per side, vary together."""
     height, width = (n // MATCH_BLOCK * MATCH_BLOCK for n in clean.shape)
     means = [
         np.asarray(plane[:height, :width], np.float64)
@@ -252,11 +318,8 @@ def match_scales(clean: NDArray[np.floating], noisy: NDArray[np.floating]) -> tu
         for plane in (clean, noisy)
     ]
     x, y = (m - m.mean() for m in means)
-    spread = float(x @ x)
-    if spread == 0:
-        return 1.0, 0.0
-    gain = float(x @ y) / spread
-    return gain, float(means[1].mean() - gain * means[0].mean())
+    clean_mean, noisy_mean = (float(m.mean()) for m in means)
+    return Match(len(x), clean_mean, noisy_mean, float(x @ x), float(x @ y))
 
 
 def matched_target(clean: NDArray[np.floating], model: Intensity) -> NDArray[np.float32]:

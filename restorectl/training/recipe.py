@@ -116,6 +116,8 @@ class CropOptions:
     binning: tuple[int, ...] = (1,)  # image pixels averaged per side; one for each micro-batch
     channels: int = 1  # 1: every channel of an image is a plane of its own
     balance: float = 0.5  # a plane is chosen with probability ~ area ** balance
+    # of pairs, and so of results; target: on the scale of the clean images, which is learnt
+    scale: Literal["input", "target"] = "input"
     range: str = "whitened"  # or a fixed one of intensity.value_range, without gamma and gain
     gamma: tuple[float, ...] = (0.4, 0.65)  # exponent of intensity; 0.5 = square-root domain
     gain: tuple[float, ...] = (0.5, 1.1)  # factor on images in [-1, 1]
@@ -142,11 +144,14 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Validation:
-    fraction: float = 0.05  # of the rows of large planes, the last ones, not used in training
+    fraction: float = 0.05  # share that is not used in training
+    # of the rows of large planes, the last ones; of images, with all noisy versions; of folders
+    by: Literal["rows", "images", "fields"] = "rows"
     crop: int = 64
     crops: int = 256
     every: int = 500  # steps; 0 = never
     keep: str = "last"  # weights to release: last, or best in validation
+    sampled: int = 0  # `conditional`: steps of the restorations that are compared; 0 = one call
 
 
 @dataclass(frozen=True)
@@ -266,6 +271,8 @@ def _check(recipe: Recipe, where: str) -> None:
         (v.keep == "last" or (v.keep == "best" and v.every > 0 and v.fraction > 0),
          "validation.keep", "last, or best with validation.every and validation.fraction above 0"),
         (v.crop >= 16, "validation.crop", "at least 16 px"),
+        (v.sampled == 0 or (v.sampled > 0 and recipe.objective == "conditional"),
+         "validation.sampled", "0, or steps with the objective conditional"),
         (not worse.level or _rises(worse.level, above=0), "degradation.level",
          "a range above 0: [low, high]"),
         (_rises(worse.blur_sigma, above=0), "degradation.blur_sigma",

@@ -1,5 +1,7 @@
 """`train --select-hq`: keep patches that look like those in a folder of high quality.
 
+The score of every patch is listed in a table beside the weights.
+
 A small network learns to distinguish patches of that folder from random patches of the training
 images (RSCD, section 3.2). Random patches include good ones, so a score of 0.5 is already good.
 """
@@ -31,6 +33,7 @@ from restorectl.training.recipe import CropOptions, Optimiser, Recipe, SelectOpt
 
 AS_IS = CropOptions(gamma=(0.5, 0.5), gain=(1.0, 1.0), offset=(0.0, 0.0), flips=False)
 TURNED = replace(AS_IS, flips=True)
+COLUMNS = ("image", "t", "channel", "z", "row", "column", "height", "width", "score", "kept")
 TOGETHER = 16  # patches scored together
 
 
@@ -40,9 +43,9 @@ def select(
     regions: Sequence[Sequence[Region]],
     recipe: Recipe,
     axes: str | None = None,
-) -> tuple[tuple[list[Region], list[Region]], int, int]:
-    """Patches of the training and validation regions that score at least `select.threshold`;
-    their number, and the number of all patches.
+) -> tuple[tuple[list[Region], list[Region]], list[tuple[Region, float]]]:
+    """Patches of the training and validation regions that score at least `select.threshold`, and
+    all patches with their scores.
 
     positives: folder of high-quality patches. The classifier learns from training regions only.
     Raises UsageError if patches do not fit, NoInputError if none is kept.
@@ -54,8 +57,9 @@ def select(
     chosen = scan(positives, data.channels, axes)
     if chosen.warnings:
         raise UsageError(f"`select_hq`: {chosen.warnings[0]}: correct or remove it")
-    with closing(ImageReader(chosen.images, data.cache_mb << 20)) as good:
-        whole, _ = split(chosen.images, data.channels, 0, options.patch)
+    room = data.cache_mb << 20
+    with closing(ImageReader(chosen.images, room, reader.planes)) as good:
+        whole, _ = split(good, data.channels, 0, options.patch)
         samplers = (
             CropSampler(good, whole, data.balance),
             CropSampler(reader, regions[0], data.balance),
@@ -83,7 +87,20 @@ def select(
             f"`select_hq`: none of {total} patches scores {options.threshold} or more (best"
             f" {best:.3f}): lower select.threshold"
         )
-    return (training, validation), len(training) + len(validation), total
+    return (training, validation), [*scored[0], *scored[1]]
+
+
+def table(
+    scores: Sequence[tuple[Region, float]], reader: RegionReader, threshold: float
+) -> list[tuple[object, ...]]:
+    """The patches with their scores as rows, the first with the names of the columns."""
+    rows: list[tuple[object, ...]] = [COLUMNS]
+    for patch, score in scores:
+        place = (patch.t, "+".join(map(str, patch.channels)), patch.z, patch.first, patch.left)
+        kept = "yes" if score >= threshold else "no"
+        name = reader.images[patch.image].name
+        rows.append((name, *place, *patch.size, f"{score:.4f}", kept))
+    return rows
 
 
 def _trained(
@@ -93,7 +110,7 @@ def _trained(
     second; half a batch of each."""
     half = options.batch // 2
     torch.manual_seed(seed)
-    channels = len(samplers[0].regions[0].channels)
+    channels = len(samplers[0].regions[0].channels) * samplers[0].reader.planes
     net = Calibrator(channels, channels=(24, 48, 64), hidden=32, output="step", steps=1)
     work = Optimiser(
         steps=options.steps,

@@ -3,11 +3,12 @@
 The steps of `run`: recipe, scanned images, crops, model, training loop, checkpoint.
 """
 
+import csv
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from restorectl import catalog
 from restorectl.engine import slices
-from restorectl.engine.card import Card
+from restorectl.engine.card import Card, OutputScale
 from restorectl.engine.denoiser import Denoiser, build
 from restorectl.engine.runner import pick_device, pick_precision
 from restorectl.engine.schedule import schedule
 from restorectl.errors import OutputError, UsageError, WeightsError
+from restorectl.files.atomic import replacing
 from restorectl.images.registration import ALIGNMENTS
 from restorectl.jobs import MAX_SHIFT, TrainJob
 from restorectl.training import augment, checkpoint, phantoms
@@ -47,7 +49,7 @@ from restorectl.training.loop import (
 from restorectl.training.objectives import VALIDATION_ERRORS, Draw, Objective, objective
 from restorectl.training.pairs import PairReader, scan_pairs
 from restorectl.training.recipe import Recipe
-from restorectl.training.select import select
+from restorectl.training.select import select, table
 from restorectl.weights import file as weights_io
 from restorectl.weights.file import Weights
 
@@ -78,13 +80,14 @@ def run(job: TrainJob, report: TrainingReport) -> Path:
     if weights is not None:
         recipe = continued(recipe, weights.card)
     model, initial = make_model(job, recipe, output.stem, weights)
+    model.card = replace(model.card, output=images.output)
     _check_model(recipe, model)
     with (
         joined(device) as (processes, device),
         closing(images.reader),
         ThreadPoolExecutor(1) as thread,
     ):
-        crops = cut_crops(images, job, recipe, report)
+        crops = cut_crops(images, job, recipe, report, processes.rank == 0)
         crops.hold(device, (recipe.data.cache_mb << 20) // (1 if job.partner is None else 2))
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = TrainingState(model, recipe.optimiser)
@@ -176,6 +179,8 @@ def _check_options(job: TrainJob, recipe: Recipe) -> None:
          f"`register` {job.register}: use {' or '.join(ALIGNMENTS)}"),
         (not pairs or job.select_hq is None, "`select_hq`: cannot be combined with `partner`"),
         (not pairs or d.range == "whitened", "data.range: pairs need whitened"),
+        (d.scale == "input" or (pairs and name in ("conditional", "care")),
+         "data.scale=target: needs pairs of noisy and clean images: add `partner`"),
         (not pairs or d.binning == (1,), "data.binning: pairs need 1"),
         (not pairs or d.phantoms == 0, "data.phantoms: pairs need 0"),
     )  # fmt: skip
@@ -193,11 +198,12 @@ def _refuse(rules: Sequence[tuple[bool, str]]) -> None:
 @dataclass(frozen=True)
 class ScannedImages:
     """Reader of the images or pairs, a warning for each that was left out, and what the card
-    records of them, with their fingerprint."""
+    records of them, with their fingerprint. output: scale of the results that are learnt."""
 
     reader: RegionReader
     warnings: Sequence[str]
     record: Mapping[str, Any]
+    output: OutputScale = field(default_factory=OutputScale)
 
 
 def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
@@ -206,14 +212,19 @@ def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
     if job.partner is None:
         folder = scan(Path(job.data), channels, job.axes)
         record = {"images": len(folder.images), "fingerprint": folder.fingerprint()}
-        return ScannedImages(ImageReader(folder.images, room), folder.warnings, record)
+        planes = 3 if recipe.objective == "e2e-unet" else 1
+        read = ImageReader(folder.images, room, planes)
+        return ScannedImages(read, folder.warnings, record)
     folders = Path(job.data), Path(job.partner)
     found = scan_pairs(*folders, channels, job.axes, job.register, job.max_shift)
     facts = {"pairs": len(found.pairs), "fingerprint": found.fingerprint()}
     if job.register is not None:
         facts["register"] = job.register
+    output = OutputScale()
+    if recipe.data.scale == "target":
+        found, output = found.on_one_scale(channels)
     reader = PairReader(found.pairs, room, noisy=recipe.objective == "noise2noise")
-    return ScannedImages(reader, found.warnings, facts)
+    return ScannedImages(reader, found.warnings, facts, output)
 
 
 @dataclass(frozen=True)
@@ -233,15 +244,20 @@ class CropSources:
 
 
 def cut_crops(
-    images: ScannedImages, job: TrainJob, recipe: Recipe, report: TrainingReport
+    images: ScannedImages, job: TrainJob, recipe: Recipe, report: TrainingReport, first: bool = True
 ) -> CropSources:
-    """Samplers for the scanned images; with `select_hq`, for their best patches only."""
+    """Samplers for the scanned images; with `select_hq`, for their best patches only, whose scores
+    the `first` process writes."""
     d, v, reader, record = recipe.data, recipe.validation, images.reader, dict(images.record)
-    regions = split(reader.images, d.channels, v.fraction, v.crop)
+    regions = split(reader, d.channels, v.fraction, v.crop, v.by)
     if job.select_hq is not None:
-        regions, kept, total = select(Path(job.select_hq), reader, regions, recipe, job.axes)
-        report.note(f"`select_hq`: kept {kept} of {total} patches")
-        record |= {"patches_kept": kept, "patches": total}
+        regions, scores = select(Path(job.select_hq), reader, regions, recipe, job.axes)
+        kept, path = sum(map(len, regions)), Path(job.output).with_suffix(".scores.csv")
+        if first:
+            with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows(table(scores, reader, recipe.select.threshold))
+        report.note(f"`select_hq`: kept {kept} of {len(scores)} patches, see {path}")
+        record |= {"patches_kept": kept, "patches": len(scores)}
         record["fingerprint"] = fingerprint(record["fingerprint"] + repr(list(regions)))
     training, validation = (CropSampler(reader, part, d.balance) for part in regions)
     validated = bool(v.fraction) and validation.fits(v.crop)
@@ -348,7 +364,7 @@ def _initial(job: TrainJob, recipe: Recipe) -> Weights | None:
     weights = weights_io.load(name, options=job.weights_from)
     card = weights.card
     _refuse((
-        (card.channels == d.channels or recipe.objective == "e2e-unet",
+        (card.channels == d.channels,
          f"weights '{name}' are for {card.channels} channels together: set"
          f" data.channels={card.channels}"),
         (card.value_range == d.range,
@@ -451,7 +467,7 @@ def _card_entries(recipe: Recipe, name: str) -> dict[str, Any]:
         "task": recipe.task,
         "objective": recipe.objective,
         "schedule": recipe.levels.schedule,
-        "channels": 1 if recipe.objective == "e2e-unet" else recipe.data.channels,
+        "channels": recipe.data.channels,
         "value_range": recipe.data.range,
         "sigma_max": highest,
         "fusion": recipe.objective == "conditional" and recipe.degradation.fusion,
@@ -467,7 +483,7 @@ def _inputs(recipe: Recipe) -> int:
         "conditional": 2 * n,
         "conditional-baseline": 2 * n,
         "slices": slices.inputs(n, recipe.slices.target == "residual"),
-        "e2e-unet": n - 1,  # the middle one of three planes is predicted
+        "e2e-unet": 2 * n,  # the planes before and after the one that is predicted
     }
     return others.get(recipe.objective, n)
 

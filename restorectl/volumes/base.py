@@ -7,6 +7,8 @@ and network fill them in, and the share of the network is what leaves the smalle
 left out of the stack show errors at twice the spacing only, where cubic interpolation of an
 oversampled stack may lose, although it wins by 11 dB at the true spacing.) A few stand-ins often
 match about equally well: the share is a compromise, and unsure where they disagree.
+
+In a single image whose rows are made, the only lateral lines are its rows, side by side.
 """
 
 from dataclasses import dataclass, replace
@@ -110,16 +112,19 @@ def _stand_ins(stack: Stack, factor: int) -> tuple[list[list[np.ndarray]], float
     """
     blocks = _blocks(stack)
     planes = np.concatenate(blocks, 1)  # (C, P, h, w)
+    if stack.shape[2] == 1:  # rows: each block is one plane
+        planes = np.stack([block[:, :, 0] for block in blocks], 1)
     planes = planes[:, :: -(-planes.shape[1] // PLANES)]
+    turns = _both if stack.shape[2] > 1 else _turned
     if not planes.std():
         return [], 0.0
-    matches = sorted(_matches(blocks, planes, factor), key=lambda match: match.misfit)
+    matches = sorted(_matches(blocks, turns(planes), factor), key=lambda match: match.misfit)
     contrast = planes[:, np.argsort(-planes.std((0, 2, 3)), kind="stable")[:TRIED]]
     deep = [np.moveaxis(block, 1, 2) for block in blocks] if stack.shape[1] > 2 else []
     doubled = _cubic_over_linear(deep, 2) if deep else None
     found = []
     for match in matches[:COMPARED]:
-        test = [_lines(part, match, factor) for part in (contrast, contrast.swapaxes(2, 3))]
+        test = [_lines(part, match, factor) for part in turns(contrast)]
         misfit = match.misfit
         if doubled is not None and min(lines.shape[2] for lines in test) > 2 * factor:
             seen = _cubic_over_linear([lines[:, :, ::factor] for lines in test], 2)
@@ -128,6 +133,16 @@ def _stand_ins(stack: Stack, factor: int) -> tuple[list[list[np.ndarray]], float
     found.sort(key=lambda each: each[0])
     least = found[0][0] if found else np.inf
     return [test for misfit, test in found[:USED] if misfit <= least + CLOSE], least
+
+
+def _both(planes: np.ndarray) -> list[np.ndarray]:
+    """Planes (C, P, h, w), whose lines along both lateral axes may stand in for axial ones."""
+    return [planes, planes.swapaxes(2, 3)]
+
+
+def _turned(planes: np.ndarray) -> list[np.ndarray]:
+    """The same of planes of which only the lines along the last axis may."""
+    return [planes.swapaxes(2, 3)]
 
 
 def _lines(planes: np.ndarray, match: Match, factor: int) -> np.ndarray:
@@ -155,20 +170,20 @@ def _starts(length: int) -> list[int]:
     return [round(start) for start in np.linspace(0, max(0, length - SIDE), count)]
 
 
-def _matches(blocks: list[np.ndarray], planes: np.ndarray, factor: int) -> list[Match]:
-    """All ways to blur and sample lines of planes (C, P, h, w), and how far they are off."""
+def _matches(blocks: list[np.ndarray], planes: list[np.ndarray], factor: int) -> list[Match]:
+    """All ways to blur and sample lines of planes (C, P, R, L), and how far they are off."""
     deep = min(LAGS, max(1, blocks[0].shape[1] - 2))
     lags = np.arange(1, deep + 1)
     axial = _variation([block[..., ::SPARSE, ::SPARSE] for block in blocks], 1, lags)
     if not axial.all():
         return []
-    both = [planes[..., ::SPARSE], planes.swapaxes(2, 3)[..., ::SPARSE]]  # (C, P, R, L)
-    near = lags[: min(both[0].shape[2], both[1].shape[2]) // 4]
-    lateral = _noise(_variation(both, 2, near)) if near.size else 0.0
+    sparse = [part[..., ::SPARSE] for part in planes]  # (C, P, R, L)
+    near = lags[: min(part.shape[2] for part in sparse) // 4]
+    lateral = _noise(_variation(sparse, 2, near)) if near.size else 0.0
     axial_noise = min(_noise(axial), lateral)
     found = []
     for blur in BLURS:
-        lines = [_blurred(part, blur) for part in both]
+        lines = [_blurred(part, blur) for part in sparse]
         # what is left of the noise in the lines
         left = lateral * (1 if blur == 0 else 1 / (2 * np.sqrt(np.pi) * blur))
         for stride in STRIDES:

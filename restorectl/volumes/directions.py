@@ -100,6 +100,18 @@ class Stack:
         return StackSlices(observed, direction, part.start, total, self.t, self.channels[0])
 
 
+class RowStack(Stack):
+    """The rows of one plane of an image, as planes of one row (C, N, 1, X)."""
+
+    def __init__(self, image: Image, t: int, channels: Sequence[int], z: int) -> None:
+        self.image, self.t, self.channels = image, t, tuple(channels)
+        planes = np.stack([np.asarray(image.read((t, c, z)), np.float32) for c in channels])
+        if not np.isfinite(planes).all():
+            raise InputError(f"{image.path}: contains NaN or infinity: replace them first")
+        self._pixels = planes[:, :, None]
+        self.shape = self._pixels.shape
+
+
 def _fill_between(pixels: np.ndarray, masks: Sequence[np.ndarray | None], z: int) -> None:
     """Fill the kept pixels of plane z (N, Y, X) with the mean of those next to it in z."""
     kept = masks[z]

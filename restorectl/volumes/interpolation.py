@@ -1,15 +1,17 @@
 """Anisotropic stacks: factor, positions of observed planes, and interpolation between them.
 
 N planes at factor f become (N - 1) * f + 1: observed plane k is plane k * f of the result; there is
-no extrapolation. An interpolation gives a few observed planes and their weights for each plane of
-the result, so that any part of a volume can be computed alone.
+no extrapolation. If f is no whole number, only some observed planes are planes of the result, such
+as every second one at 2.5. An interpolation gives a few observed planes and their weights for each
+plane of the result, so that any part of a volume can be computed alone.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from restorectl.errors import InputError
@@ -17,6 +19,7 @@ from restorectl.images.header import Spacing
 from restorectl.images.interpolate import cubic_weights
 
 FACTORS = (2, 8)  # smallest and largest factor
+NEAR = 1e-6  # planes; a position this near to an observed plane is that plane
 UNEVEN = 0.1  # relative anisotropy of the result above which there is a warning
 
 
@@ -32,9 +35,23 @@ class Taps:
 Interpolator = Callable[[NDArray[np.float64], int], Taps]
 
 
-def count(observed: int, factor: int) -> int:
+def count(observed: int, factor: float) -> int:
     """Number of planes of the result."""
-    return (observed - 1) * factor + 1
+    return int((observed - 1) * factor + NEAR) + 1
+
+
+def positions(planes: ArrayLike, factor: float) -> NDArray[np.float64]:
+    """Where planes of the result lie, in observed planes."""
+    found = np.asarray(planes) / factor
+    whole = np.rint(found)
+    return np.where(np.abs(found - whole) < NEAR, whole, found)
+
+
+def around(plane: int, factor: float) -> tuple[int, int, float]:
+    """The observed planes before and after a plane of the result, and the share of the later one;
+    they are the same if the plane itself is observed."""
+    position = float(positions(plane, factor))
+    return math.floor(position), math.ceil(position), position % 1
 
 
 def nearest(positions: NDArray[np.float64], observed: int) -> Taps:
@@ -75,7 +92,7 @@ def _split(
 
 def interpolated(
     observed: NDArray[np.floating],
-    factor: int,
+    factor: float,
     interpolator: Interpolator,
     start: int = 0,
     stop: int | None = None,
@@ -86,7 +103,7 @@ def interpolated(
     """
     source = observed.astype(np.float32, copy=False)
     stop = count(len(source), factor) if stop is None else stop
-    taps = interpolator(np.arange(start, stop) / factor, len(source))
+    taps = interpolator(positions(np.arange(start, stop), factor), len(source))
     shape = (-1, *[1] * (source.ndim - 1))
     total = source[taps.index[:, 0]] * taps.weight[:, 0].reshape(shape)
     for k in range(1, taps.index.shape[1]):
@@ -121,13 +138,16 @@ def factor_of(spacing: Spacing) -> tuple[int, str]:
     left = ratio / factor
     if abs(left - 1) <= UNEVEN:
         return factor, ""
-    return factor, f"planes of the result are {left:.2f} pixels apart, not 1"
+    told = f"planes of the result are {left:.2f} pixels apart, not 1"
+    if ratio > 1:
+        told += f": for that use `factor` {ratio:.3g}, which keeps fewer recorded planes"
+    return factor, told
 
 
-def smooth(planes: Sequence[NDArray[np.float32]], sigma: float = 0.5) -> NDArray[np.float32]:
-    """The middle one of three planes (Y, X) after a 3x3x3 Gaussian (MSDSR, section 5).
+def smooth(planes: NDArray[np.float32], sigma: float = 0.5) -> NDArray[np.float32]:
+    """The middle one of three planes (3, Y, X) after a 3x3x3 Gaussian (MSDSR, section 5).
 
     sigma in pixels; borders are mirrored.
     """
-    middle = gaussian_filter1d(np.stack(planes), sigma, axis=0, radius=1)[1]
+    middle = gaussian_filter1d(planes, sigma, axis=0, radius=1)[1]
     return np.asarray(gaussian_filter(middle, sigma, radius=1))

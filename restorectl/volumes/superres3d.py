@@ -14,6 +14,7 @@ from restorectl.errors import UsageError
 from restorectl.jobs import SuperresJob
 from restorectl.volumes import interpolation
 from restorectl.volumes.directions import SliceNetwork
+from restorectl.volumes.rows import Rows
 from restorectl.volumes.volume import Volumes
 from restorectl.weights import file
 from restorectl.weights.file import Weights
@@ -39,9 +40,12 @@ def work(job: SuperresJob) -> Volumes:
     network, used = None, {}
     if job.method == "diffusion":
         weights = file.load(job.weights, "slices", job.weights_from)
+        if job.rows and weights.card.objective == "e2e-unet":
+            raise UsageError("`rows`: e2e-unet makes planes: use other weights")
         network = _network(job, weights)
         used = {"slices": (weights.card.name, weights.sha256)}
-    return Volumes(Origin("superres3d", _parameters(job, network), used), job, network)
+    kind = Rows if job.rows else Volumes
+    return kind(Origin("superres3d", _parameters(job, network), used), job, network)
 
 
 def _check(job: SuperresJob) -> None:
@@ -49,7 +53,7 @@ def _check(job: SuperresJob) -> None:
     highest = interpolation.FACTORS[1]
     rules = (
         (job.factor is None or 1 <= job.factor <= highest, f"`factor` {job.factor}",
-         f"use auto or a whole number from 1 to {highest}"),
+         f"use auto or a number from 1 to {highest}"),
         (job.steps is None or job.steps >= 1, f"`steps` {job.steps}", "must be at least 1"),
         (job.samples >= 1, f"`samples` {job.samples}", "must be at least 1"),
         (job.preset in ("restorectl", *PRESETS), f"`preset` {job.preset}",
@@ -60,6 +64,9 @@ def _check(job: SuperresJob) -> None:
          "use auto or a number from 0 to 1"),
         (job.spacing is None or min(s or 0.0 for s in job.spacing) > 0, "`spacing`",
          "three numbers above 0"),
+        (not job.rows or job.sweeps != "yz", "`sweeps` yz", "has no effect with `rows`"),
+        (not job.rows or not job.preview, "`preview`", "shows stacks: leave it out with `rows`"),
+        (not job.rows or not job.smooth, "`smooth`", "is for stacks: leave it out with `rows`"),
         (job.keep_observed or job.smooth, "`no_keep_observed`",
          "changes nothing without `smooth`, as recorded planes are exact: add it, or leave it out"),
     )  # fmt: skip
@@ -107,6 +114,8 @@ def _parameters(job: SuperresJob, network: SliceNetwork | None) -> dict[str, Any
     }
     if job.files.series is not None:
         every["series"] = job.files.series
+    if job.rows:
+        every["rows"] = True
     if job.files.pyramid:
         every["pyramid"] = True
     if network is None:

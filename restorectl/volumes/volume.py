@@ -8,10 +8,12 @@ unchanged but for repaired hot pixels. A chunk is a few rows (XZ) or columns (YZ
 the whole stack need not be in memory.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,7 +28,7 @@ from restorectl.errors import InputError
 from restorectl.files import atomic
 from restorectl.images import tiles
 from restorectl.images.blocks import sampled_pixels, varies
-from restorectl.images.header import Header, Plane
+from restorectl.images.header import Header, Plane, Spacing
 from restorectl.images.image import (
     Image,
     create_image,
@@ -58,9 +60,20 @@ SHIFTED = 0.01  # shift of the mean by rounding, of a grey level or, if it is le
 CHANCE = 1.5  # grey levels; 4 standard deviations of the shift of one pixel without a cause
 DITHERED = "values are finer than one grey level: dithered; `dtype` float32 writes them unrounded"
 UNSURE = (
-    "whether the model or interpolation is nearer to the truth is unsure, see `mix` in the"
+    "whether the model or interpolation is nearer to the truth is unsure, see mix in the"
     " manifest: compare with method cubic"
 )
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the planes of a result are taken from."""
+
+    volume: np.ndarray  # (T, C, Z, Y, X) float32 around zero, at a factor that the network knows
+    factor: float  # planes of the result per observed plane
+    known: Masked  # the image with invalid pixels filled in
+    source: Image  # the same around 0
+    coarse: frozenset[int]  # channels that are dithered
 
 
 @dataclass(frozen=True)
@@ -70,29 +83,36 @@ class Volumes:
     origin: Origin
     job: SuperresJob
     network: SliceNetwork | None
+    unit: ClassVar[str] = "plane"  # what is made
 
     @property
     def at_once(self) -> int:
         """See `plan.Work`: slices of one stack are enough for all threads."""
         return 1
 
+    @property
+    def directions(self) -> tuple[SliceDirection, ...]:
+        """Of the slices that are restored."""
+        return DIRECTIONS[self.job.sweeps]
+
     def plan(self, image: Image, pair: Pair) -> Planned:
         factor, _ = self._factor(image)
         header = self.header(image)
         require_writable(pair.target, header.for_target(pair.target))
-        times, count, planes, height, width = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, pair.source)
-        voxels = times * count * planes * height * width
-        size = voxels * 4
-        held = min(size, atomic.SPOOL_HELD) + min(size // factor, HELD) + min(5 * size, 2 * CHUNK)
+        stacks, (channels, observed, height, width) = self._stacks(image.header)
+        planes = interpolation.count(observed, self._first(factor))
+        size = 4 * stacks * channels * planes * height * width
+        held = min(size, atomic.SPOOL_HELD) + min(5 * size, 2 * CHUNK)
+        held += min(int(size / factor), HELD)
         if self.network is None or factor == 1:
             return Planned(0, 0, header.nbytes, held)
-        self._require_fit(image, factor, len(chosen))
-        shape = (count, planes, height, width)
+        self._require_fit(image, len(chosen))
+        shape = (channels, planes, height, width)
         number = sum(
             len(self.network.tiles_of((planes, shape[d.along]))) * shape[d.across]
-            for d in DIRECTIONS[self.job.sweeps]
-        ) * times * (len(chosen) // self.network.card.channels)  # fmt: skip
+            for d in self.directions
+        ) * stacks * (len(chosen) // self.network.card.channels)  # fmt: skip
         each = self.network.sampler.calls(self.network.steps)
         calls = None if each is None else each * self.network.samples * number
         areas = [
@@ -134,54 +154,54 @@ class Volumes:
         outcome.warnings += [remark] if remark else []
         if factor == 1:
             outcome.message = "already isotropic: copied"
-        shape = header.canonical_shape
         chosen = header.chosen(self.job.files.channels, image.path)
-        self._require_fit(image, factor, len(chosen))
-        channels = range(shape[1])
+        channels = range(header.canonical_shape[1])
         known = masked(image, channels, self.job.invalid, hot=self.job.hot_pixels == "auto")
         whitened = self.network is None or self.network.card.value_range == "whitened"
         source = near_zero(known, channels) if whitened else known
-        volume = atomic.spooled_zeros(shape if factor > 1 else (0,), folder)
-        if factor > 1:
-            self._restore_all(source, factor, chosen, volume, folder, outcome)
-        coarse = {c for c in channels if factor > 1 and is_coarse(source, c)}
-        for plane in header.planes:
-            if factor == 1:
-                yield image.read(plane).astype(header.dtype, copy=False)
-            elif self.job.keep_observed and plane[2] % factor == 0:
-                observed = known.repaired((*plane[:2], plane[2] // factor))
-                yield observed.astype(header.dtype, copy=False)
-            else:
-                values = self._values(volume, plane) + source.zero(plane[1])
-                if plane[1] in coarse:
-                    made = self._dithered(source, values, plane, factor, header.dtype)
-                else:
-                    made = to_dtype(values, header.dtype)
-                _keep_invalid(made, plane, factor, known)
-                yield made
+        if factor == 1:
+            yield from (image.read(p).astype(header.dtype, copy=False) for p in header.planes)
+            coarse = frozenset[int]()
+        else:
+            self._require_fit(image, len(chosen))
+            volume = self._restore_all(source, factor, chosen, folder, outcome)
+            coarse = frozenset(c for c in channels if is_coarse(source, c))
+            made = Made(volume, factor, known, source, coarse)
+            yield from (self._plane(made, plane, header.dtype) for plane in header.planes)
         if found := known.describe():
             outcome.details["invalid"] = found
             outcome.warnings += known.warnings()
         if coarse and header.dtype.kind != "f":
             outcome.warnings.append(DITHERED)
 
-    def _factor(self, image: Image) -> tuple[int, str]:
+    def _factor(self, image: Image) -> tuple[float, str]:
         """The factor, and a warning. Raises InputError if the stack cannot be made isotropic."""
-        if image.header.canonical_shape[2] < 2:
+        if self._stacks(image.header)[1][1] < 2:
             raise InputError(
-                f"{image.path}: has one plane (axes {image.header.axes}), but a stack is needed: if"
-                " another axis is its depth, use `axes`"
+                f"{image.path}: has one {self.unit} (axes {image.header.axes}), but several are"
+                " needed: if another axis is the depth, use `axes`"
             )
         if self.job.factor is not None:
             return self.job.factor, ""
         try:
-            return interpolation.factor_of(self.job.spacing or image.header.spacing)
+            return interpolation.factor_of(self._distances(image.header))
         except InputError as error:
             raise InputError(f"{image.path}: {error}") from error
 
-    def _require_fit(self, image: Image, factor: int, count: int) -> None:
-        """Raises InputError if the network cannot restore `count` channels, or this factor."""
-        if self.network is None or factor == 1:
+    def _first(self, factor: float) -> float:
+        """The factor of the volume that is made first, from which planes are interpolated.
+
+        A network knows whole factors, that of E2E-UNet powers of two.
+        """
+        if self.network is None:
+            return factor
+        if self.network.card.objective == "e2e-unet":
+            return float(2 ** math.ceil(math.log2(factor)))
+        return math.ceil(factor)
+
+    def _require_fit(self, image: Image, count: int) -> None:
+        """Raises InputError if the network cannot restore `count` channels."""
+        if self.network is None:
             return
         together = self.network.card.channels
         if count % together:
@@ -189,8 +209,15 @@ class Volumes:
                 f"{image.path}: these weights restore {together} channels jointly, the image has"
                 f" {count}: choose them with `channels`"
             )
-        if self.network.card.objective == "e2e-unet" and factor & (factor - 1):
-            raise InputError(f"{image.path}: factor {factor}: e2e-unet needs factor 2, 4 or 8")
+
+    def _distances(self, header: Header) -> Spacing:
+        """Between planes, rows and columns, in micrometres."""
+        return self.job.spacing or header.spacing
+
+    def _stacks(self, header: Header) -> tuple[int, tuple[int, int, int, int]]:
+        """How many stacks there are, and the shape (C, N, Y, X) of each."""
+        times, *shape = header.canonical_shape
+        return times, tuple(shape)  # type: ignore[return-value]
 
     def header(self, image: Image) -> Header:
         """Header of the result: more planes, closer together. Raises InputError."""
@@ -199,21 +226,28 @@ class Volumes:
             header = header.with_dtype(self.job.dtype)
         if self.job.spacing is not None:
             header = header.with_spacing(self.job.spacing)
+        return self._longer(header, factor)
+
+    def _longer(self, header: Header, factor: float) -> Header:
+        """The header with the planes of the result."""
         z = header.spacing[0]
         count = interpolation.count(header.canonical_shape[2], factor)
         return header.with_z(count, None if z is None else z / factor)
 
+    def _opened(
+        self, image: Image, volume: np.ndarray, folder: Path
+    ) -> Iterator[tuple[str, Callable[[Sequence[int]], Stack], np.ndarray]]:
+        """Yield each stack: its name, how to read channels, and where (C, Z, Y, X) it goes."""
+        for t in range(len(volume)):
+            name = f"@t{t}" if len(volume) > 1 else ""
+            yield name, partial(Stack, image, t, folder=folder), volume[t]
+
     def _restore_all(
-        self,
-        image: Image,
-        factor: int,
-        chosen: Sequence[int],
-        volume: np.ndarray,
-        folder: Path,
-        outcome: Outcome,
-    ) -> None:
-        """Restore all time points and channels into volume (T, C, Z, Y, X) of float32 zeros."""
-        network = self.network
+        self, image: Image, factor: float, chosen: Sequence[int], folder: Path, outcome: Outcome
+    ) -> np.ndarray:
+        """Restore all stacks: (T, C, Z, Y, X) float32 around zero, of which `_plane` takes."""
+        network, first = self.network, self._first(factor)
+        volume = atomic.spooled_zeros(self._longer(image.header, first).canonical_shape, folder)
         kind = self.job.method if network is None else "linear"
         groups: list[Sequence[int]] = []  # a group of constant channels is interpolated
         if network is not None:
@@ -223,24 +257,24 @@ class Volumes:
         left_out = [c for c in plain if c not in chosen]
         if network is not None and left_out:
             outcome.warnings.append(f"channels {left_out} were interpolated linearly")
-        for t in range(len(volume)):
+        for _, stack_of, target in self._opened(image, volume, folder):
             for c in plain:
-                stack = Stack(image, t, (c,), folder)
-                _interpolate(stack, factor, kind, volume[t, c])
+                _interpolate(stack_of((c,)), first, kind, target[c])
         if network is None:
-            return
+            return volume
         for group in groups:
             units = fit_units(image, group, network.card)
-            for t in range(len(volume)):
-                stack = Stack(image, t, group, folder)
+            for which, stack_of, target in self._opened(image, volume, folder):
+                stack = stack_of(group)
                 if network.card.objective == "e2e-unet":
-                    _restore_planewise(network, stack, units, factor, volume[t])
+                    _restore_planewise(network, stack, units, int(first), target)
                     continue
-                mix = self._restore(network, stack, units, factor, volume[t])
-                name = "+".join(map(str, group)) + (f"@t{t}" if len(volume) > 1 else "")
+                mix = self._restore(network, stack, units, int(first), target)
+                name = "+".join(map(str, group)) + which
                 outcome.details.setdefault("mix", {})[name] = mix.details()
                 if mix.unsure:
                     outcome.warnings.append(f"channel {name}: {UNSURE}")
+        return volume
 
     def _restore(
         self,
@@ -254,7 +288,7 @@ class Volumes:
 
         volume: (C, Z, Y, X) of all channels, zero in the stack's channels.
         """
-        job, directions = self.job, DIRECTIONS[self.job.sweeps]
+        job, directions = self.job, self.directions
         with measuring():
             mix = choose_mix(network, units, stack, factor, job.anchor, job.strength)
         for direction in directions:
@@ -267,34 +301,48 @@ class Volumes:
                     target[c, part] += filled[k]
         return mix
 
-    def _values(self, volume: np.ndarray, plane: Plane) -> np.ndarray:
-        """One plane (Y, X) of the result, float64, around the image's zero."""
+    def _plane(self, made: Made, plane: Plane, dtype: np.dtype[Any]) -> np.ndarray:
+        """One plane (Y, X) of the result."""
         t, c, z = plane
-        if not self.job.smooth:
-            return np.asarray(volume[t, c, z], np.float64)
-        last = volume.shape[2] - 1
-        three = [volume[t, c, min(max(k, 0), last)] for k in (z - 1, z, z + 1)]
-        return interpolation.smooth(three).astype(np.float64)
+        before, after, share = interpolation.around(z, made.factor)
+        if self.job.keep_observed and before == after:
+            return made.known.repaired((t, c, before)).astype(dtype, copy=False)
+        last = interpolation.count(made.source.header.canonical_shape[2], made.factor) - 1
+        near = np.clip((z - 1, z, z + 1), 0, last) if self.job.smooth else [z]
+        step, zero = made.factor / self._first(made.factor), made.source.zero(c)
+        planes = between(made.volume[t, c], interpolation.positions(near, step))
+        one = interpolation.smooth(planes) if self.job.smooth else planes[0]
+        values = one.astype(np.float64) + zero
+        if c not in made.coarse:
+            result = to_dtype(values, dtype)
+        else:
+            pair = (made.source.read((t, c, k)) for k in (before, after))
+            measured = next(pair) * (1 - share) + next(pair) * share + zero
+            result = self._dithered(values, measured, made.source, plane, dtype)
+        _keep_invalid(result, plane, made)
+        return result
 
     def _dithered(
-        self, source: Image, values: np.ndarray, plane: Plane, factor: int, dtype: np.dtype[Any]
+        self,
+        values: np.ndarray,
+        measured: np.ndarray,
+        source: Image,
+        plane: Plane,
+        dtype: np.dtype[Any],
     ) -> np.ndarray:
-        """A made plane of photon counts, which keeps the local means of interpolation.
+        """A made plane (Y, X) of photon counts, which keeps the local means of interpolation.
 
         Square roots of few photons, in which the network works, do not have their mean, and values
         below the smallest number, which cubic interpolation gives, would be cut off.
+        measured: linear interpolation of observed planes.
         """
-        t, c, z = plane
-        lowest, measured = float(np.iinfo(source.header.dtype).min), values
-        if self.network is not None:
-            share = z % factor / factor
-            before, after = (source.read((t, c, k)) for k in (z // factor, -(-z // factor)))
-            measured = before * (1 - share) + after * share + source.zero(c)
+        lowest = float(np.iinfo(source.header.dtype).min)
         if self.network is not None or values.min() < lowest:
+            wanted = measured if self.network is not None else values
             height, width = values.shape
             edges = ((0, -height % CELL), (0, -width % CELL))
-            measured, padded = (np.pad(each, edges, mode="edge") for each in (measured, values))
-            values = keep_local_mean(measured, padded, lowest)[:height, :width]
+            wanted, padded = (np.pad(each, edges, mode="edge") for each in (wanted, values))
+            values = keep_local_mean(wanted, padded, lowest)[:height, :width]
         field = NoiseField(self.job.compute.seed)
         return to_dtype(values, dtype, field.uniform(Site(plane, 0, 0), values.shape))
 
@@ -319,17 +367,28 @@ def is_coarse(image: Image, channel: int) -> bool:
     return bool(shift > limit + CHANCE / np.sqrt(half.size))
 
 
-def _keep_invalid(made: np.ndarray, plane: Plane, factor: int, known: Masked) -> None:
+def between(planes: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Planes at positions (R,) in planes (N, ...), by cubic interpolation: (R, ...) float32."""
+    taps = interpolation.cubic(positions, len(planes))
+    return np.stack([
+        sum((w * planes[k] for k, w in zip(index, weight, strict=True) if w), np.float32(0))
+        for index, weight in zip(taps.index, taps.weight, strict=True)
+    ])  # fmt: skip
+
+
+def _keep_invalid(result: np.ndarray, plane: Plane, made: Made) -> None:
     """Put the value of the nearest observed plane where both planes around are no measurements."""
     t, c, z = plane
-    around = [known.kept((t, c, k)) for k in {z // factor, -(-z // factor)}]
+    before, after, share = interpolation.around(z, made.factor)
+    around = [made.known.kept((t, c, k)) for k in {before, after}]
     masks = [kept[0] for kept in around if kept is not None]
     if len(masks) == len(around):
         both = np.logical_and.reduce(masks)
-        made[both] = known.source.read((t, c, int(z / factor + 0.5)))[both]
+        nearest = after if share >= 0.5 else before
+        result[both] = made.known.source.read((t, c, nearest))[both]
 
 
-def _chunks(stack: Stack, factor: int, direction: SliceDirection) -> Iterator[slice]:
+def _chunks(stack: Stack, factor: float, direction: SliceDirection) -> Iterator[slice]:
     """Yield ranges of slices that are processed together."""
     channels, planes = stack.shape[:2]
     across, along = stack.shape[direction.across], stack.shape[direction.along]
@@ -339,7 +398,7 @@ def _chunks(stack: Stack, factor: int, direction: SliceDirection) -> Iterator[sl
         yield slice(start, min(start + step, across))
 
 
-def _interpolate(stack: Stack, factor: int, kind: str, volume: np.ndarray) -> None:
+def _interpolate(stack: Stack, factor: float, kind: str, volume: np.ndarray) -> None:
     """Interpolate one channel into volume (Z, Y, X), chunk by chunk."""
     interpolator = catalog.INTERPOLATIONS[kind].load()
     for part in _chunks(stack, factor, XZ):

@@ -24,7 +24,7 @@ from tests.evaluation.test_study import answers
 
 DOCUMENT = REPOSITORY / "restorectl/docs/papers.md"
 SIDE = 64  # px
-CHANNELS = ("srh_good", "srh_noisy", "triples")  # folders of images with channels
+CHANNELS = ("srh_good", "srh_noisy")  # folders of images with channels
 FID = "FID itself: `--metrics fid`, after `restorectl weights import` of the Inception network"
 OTHER = "another program's baseline"
 UNET = "{c_in: 1, c_out: 1, channels: [8, 8], blocks: 1, embedding: 16}"
@@ -80,9 +80,10 @@ ROWS = (
         f' -s "network.config={RESNET}"{ONE_STEP}',
         "here for one whitened channel, as the packaged prior; the published weights:"
         " `restorectl weights import` of the kind rscd-calibrator"),
-    Row("RSCD", "section 3.2", "prior for patches of high quality, chosen by a classifier",
+    Row("RSCD", "section 3.2", "prior for patches of high quality, chosen by a classifier, whose"
+        " scores are in selected.scores.csv",
         ("train prior --data noisy --select-hq good -o selected.safetensors",),
-        f'{SMALL} -s select.patch=32 -s select.steps=5 -s select.threshold=0'),
+        f'{SMALL} -s select.patch=64 -s select.steps=5 -s select.threshold=0'),
     Row("RSCD", "Figure 12", "distribution of steps; T' is their maximum",
         ("calibrate noisy --plot steps.png --csv steps.csv --cover 1",)),
     Row("RSCD", "Table 1, Algorithm 1", "RSCD",
@@ -138,6 +139,22 @@ ROWS = (
         ("train conditional-paper --data clean --input noisy --register rigid"
          " -o printed_pairs.safetensors",
          f"{CONDITIONAL} -o ddpm_printed -w printed_pairs.safetensors"), " --steps 2"),
+    Row("DDPM microscopy", "section 3.2", "weights with the lowest error of restorations, whole"
+        " images held out",
+        ("train conditional-paper --data clean --input noisy -o lowest.safetensors"
+         " -s validation.by=images",),
+        f' -s "network.config={NETS["conditional-paper"]}"{ONE_STEP} -s validation.every=1'
+        " -s validation.keep=best -s validation.fraction=0.5 -s validation.crops=2"
+        " -s validation.crop=32 -s validation.sampled=2 --max-shift 3"),
+    Row("DDPM microscopy", "Table S1", "zebrafish: several exposures of each field (in folders"
+        " named like the clean image)",
+        ("train conditional-paper --data clean --input exposures -s validation.by=images"
+         " -o exposures.safetensors",),
+        f' -s "network.config={NETS["conditional-paper"]}"{ONE_STEP} --max-shift 3'),
+    Row("DDPM microscopy", "Tables 3, 4", "low to high intensity, confocal to Airyscan: results on"
+        " the scale of the targets",
+        ("train conditional-paper --data clean --input noisy -s data.scale=target"
+         " -o high.safetensors", f"{CONDITIONAL} -o ddpm_high -w high.safetensors"), " --steps 2"),
     Row("DDPM microscopy", "Tables 2 to 5", "DDPM", (f"{CONDITIONAL} -o ddpm",), " --steps 10"),
     Row("DDPM microscopy", "Tables 2 to 5", "DDPM-avg",
         (f"{CONDITIONAL} -o average --samples 15",), " --steps 2"),
@@ -152,8 +169,8 @@ ROWS = (
     Row("DDPM microscopy", "Tables 2 to 5", "U-Net, CARE, N2V, N2V2, HDN, ESRGAN, Pix2Pix, BM3D",
         why=f"{OTHER}; `evaluate` scores its results"),
     Row("DDPM microscopy", "Figure S1", "scores of means of 1, 2, 3, ... samples",
-        (f"{CONDITIONAL} -o samples/1 --seed 1", f"{CONDITIONAL} -o samples/2 --seed 2",
-         "evaluate samples --average --target clean"), " --steps 3"),
+        (f"{CONDITIONAL} -o average15 --samples 15 --keep-samples samples",
+         "evaluate samples --average --target clean"), " --samples 2 --steps 3"),
     Row("DDPM microscopy", "Figure S2", "standard deviation and entropy maps",
         ("uncertainty noisy -o maps_ddpm --source conditional --samples 15 --steps 200",),
         " --samples 2 --steps 2"),
@@ -163,11 +180,16 @@ ROWS = (
         ("train ms-unet --data good -o ms-unet.safetensors",
          "superres3d thin.tif -o ms_unet.tif -w ms-unet.safetensors --factor 2")),
     Row("MSDSR", "Tables 1, 2", "baseline E2E-UNet",
-        ("train e2e-unet --data triples --axes CYX -o e2e-unet.safetensors",
-         "superres3d thin.tif -o e2e_unet.tif -w e2e-unet.safetensors --factor 2")),
-    Row("MSDSR", "Table 1, Figure 3", "rows of 2D images: a stack of rows, each one plane",
-        ("superres3d rows.tif -o rows_made.tif --factor 2 --sweeps xz",
-         "evaluate rows_made.tif --target rows_whole.tif --metrics psnr-volume,psnr-made")),
+        ("train e2e-unet --data stacks -o e2e-unet.safetensors",
+         "superres3d thin.tif -o e2e_unet.tif -w e2e-unet.safetensors --factor 2"),
+        why="N channels: `-s data.channels=N`, `network.config.c_in=2N` and `c_out=N`"),
+    Row("MSDSR", "Table 1, Figure 3", "rows of 2D images",
+        ("superres3d rows -o rows_made --rows --factor 2",
+         "evaluate rows_made --target rows_whole --metrics ssim,psnr"), why=FID),
+    Row("MSDSR", "Table 1", "rows of 2D images: MSDSR, nearest neighbour, bilinear",
+        ("superres3d rows -o rows_ddim --rows --factor 2 -w pixels.safetensors --preset official",
+         "superres3d rows -o rows_nearest --rows --factor 2 --method nearest",
+         "superres3d rows -o rows_linear --rows --factor 2 --method linear"), " --overwrite"),
     Row("MSDSR", "Table 2, Figure 4", "MSDSR at x2 (x4, x8 alike)",
         ("superres3d thin.tif -o both.tif --factor 2",)),
     Row("MSDSR", "Table 2", "with the code's noise: another in each slice",
@@ -187,7 +209,8 @@ ROWS = (
     Row("MSDSR", "Tables 2 to 4", "SliceFID and its parts",
         ("evaluate both.tif xz.tif yz.tif nearest.tif linear.tif --reference good"
          " --metrics frechet-prior",),
-        why="SliceFID itself: `--metrics slice-fid`, after importing the Inception network"),
+        why="SliceFID itself: `--metrics slice-fid`, or `slice-fid-colour` as in the code, after"
+        " importing the Inception network"),
     Row("MSDSR", "Figure 4", "PSNR of the volume and of the planes that were made",
         ("evaluate both.tif --target whole.tif --metrics psnr-volume,psnr-made",)),
     Row("Baikal", "section 3.1", "backbone on clean images, with learned variance",
@@ -237,21 +260,18 @@ def make(folder: Path) -> None:
         field = gaussian_filter(phantom.scene("nuclei", (256, 256), 90 + k), 1.0)
         good = phantom.camera(field, 400, 4.0, 100, 1.6, k)[1]
         pair = np.stack([good, good[::-1]]) * 8
-        triple = np.stack([good, (good + good[:, ::-1]) // 2, good[:, ::-1]])
         named = {"noisy": noisy, "clean": clean, "good": good, "n2v": gaussian_filter(noisy, 1.0)}
         named |= {"srh_noisy": np.stack([noisy, noisy[::-1]]) * 8}
-        for name, image in (named | {"srh_good": pair, "triples": triple}).items():
+        named |= {f"exposures/{k}": noisy, "rows": clean[:63:2], "rows_whole": clean[:63]}
+        for name, image in (named | {"srh_good": pair}).items():
             write(folder / name / f"{k}.tif", image.astype(np.uint16))
     specimen = gaussian_filter(phantom.volume((7, 48, 48), 66, 4.0), (0.6, 1.1, 1.1))
     _, whole = phantom.camera(specimen, 75, 4.0, 120, 1.6, 104)
     write(folder / "whole.tif", whole)
     write(folder / "thin.tif", whole[::2])
     for k in range(2):
-        noisy, _ = phantom.camera(specimen[2 * k :][:2], 75, 4.0, 120, 1.6, k)
+        noisy, _ = phantom.camera(specimen[2 * k :][:3], 75, 4.0, 120, 1.6, k)
         write(folder / f"stacks/{k}.tif", noisy)
-    rows = whole[0][:47, None, :]  # (Z, 1, X)
-    write(folder / "rows_whole.tif", rows)
-    write(folder / "rows.tif", rows[::2])
     (folder / "labels.csv").write_text("0,dark\n1,bright\n")
     classifier(folder / "brightness.pt2")
     for rater, better in (("anna", "ABA"), ("ben", "BBA")):
@@ -259,7 +279,7 @@ def make(folder: Path) -> None:
 
 
 def write(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     axes = {2: "YX", 3: "CYX" if path.parent.name in CHANNELS else "ZYX"}[image.ndim]
     tifffile.imwrite(path, image, imagej=True, metadata={"axes": axes})
 

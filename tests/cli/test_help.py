@@ -152,7 +152,7 @@ def test_shells_complete_names():
     assert completed("restore", "--sampler", "d") == ["ddim", "dpmpp"]
     assert set(completed("restore", "-w", "")) >= set(models())
     assert completed("train", "fine") == ["finetune"]
-    assert completed("evaluate", "--metrics", "psnr,sli") == ["psnr,slice-fid"]
+    assert completed("evaluate", "--metrics", "psnr,frec") == ["psnr,frechet-prior"]
     assert completed("weights", "path", "pri") == ["prior"]
     assert completed("restore", "--calib")[0] == "--calibrator"
     assert "superres3d" in completed("sup")

@@ -93,3 +93,34 @@ def test_weights_that_were_just_trained_are_taken(done, tmp_path):
     found = run("superres3d", folder / "cells.tif", "-o", tmp_path / "out", "-w", weights,
                 "--anchor", "cubic", "--steps", 2)  # fmt: skip
     assert found.returncode == 0, found.stderr
+
+
+def test_e2e_unet_learns_channels_together_from_stacks(tmp_path):
+    stack = np.stack([phantom((5, 64, 64), k, 1.0, "nuclei") * 1000 for k in (1, 2)], 1)
+    options = {"imagej": True, "metadata": {"axes": "ZCYX"}}
+    (tmp_path / "stacks").mkdir()
+    tifffile.imwrite(tmp_path / "stacks/s.tif", stack.astype(np.uint16), **options)
+    net = "{c_in: 4, c_out: 2, channels: [8], blocks: 1, embedding: 8}"
+    changes = ("data.channels=2", "optimiser.steps=2", "optimiser.batch=4", "validation.every=0")
+    changes += ("optimiser.micro_batch=4", f"network.config={net}")
+    words = [word for each in changes for word in ("-s", each)]
+    model = ("e2e-unet", "--data", "stacks", "-o", "e2e.safetensors")
+    run("train", *model, *words, cwd=tmp_path, check=0)
+    made = ("stacks/s.tif", "-o", "made.tif", "-w", "e2e.safetensors", "--factor", 2.5)
+    run("superres3d", *made, cwd=tmp_path, check=0)
+    result = tifffile.imread(tmp_path / "made.tif")
+    assert result.shape == (11, 2, 64, 64)
+    assert np.array_equal(result[::5], stack.astype(np.uint16)[::2])
+
+
+def test_rows_of_an_image_are_made(truth, tmp_path):
+    tifffile.imwrite(tmp_path / "rows.tif", truth[10, ::2][:32])
+    run("superres3d", "rows.tif", "-o", "o.tif", "--rows", "--factor", 2, cwd=tmp_path, check=0)
+    result = tifffile.imread(tmp_path / "o.tif")
+    assert result.shape == (63, 64)
+    assert np.array_equal(result[::2], truth[10, ::2][:32])
+    plain = interpolation.interpolated(truth[10, ::2][:32], 2, interpolation.linear)
+    assert psnr(result[1::2], truth[10, 1:63:2]) > psnr(plain[1::2], truth[10, 1:63:2]) - 0.3
+    for words in (("--sweeps", "yz"), ("--smooth",), ("--preview",)):
+        done = run("superres3d", "rows.tif", "-o", "p.tif", "--rows", *words, cwd=tmp_path)
+        assert (done.returncode, "--rows" in done.stderr) == (2, True)

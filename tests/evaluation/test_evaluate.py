@@ -16,7 +16,7 @@ from restorectl.engine.card import KEY, Card
 from restorectl.errors import NoInputError, UsageError, WeightsError
 from restorectl.evaluation.comparison import as_dict, depths, gates, unmet
 from restorectl.evaluation.evaluate import prepare, run
-from restorectl.evaluation.frechet import slices
+from restorectl.evaluation.frechet import along_axes, equalised, set_distances
 from restorectl.evaluation.metrics.paired import psnr
 from restorectl.evaluation.read import match
 from restorectl.jobs import EvaluateJob
@@ -323,11 +323,46 @@ def test_fid_and_slice_fid(tmp_path):
 
 
 def test_slices_are_cut_along_all_directions():
-    volume = np.arange(24.0).reshape(2, 3, 4)
-    found = dict(slices(volume[None, None]))
-    assert found["xy"].shape == (2, 3, 4)
-    np.testing.assert_array_equal(found["xz"][1], volume[:, 1])
-    np.testing.assert_array_equal(found["yz"][2], volume[:, :, 2])
+    volume = np.arange(48.0).reshape(2, 2, 3, 4)  # two channels
+    found = dict(along_axes(volume[None]))
+    assert found["xy"].shape == (2, 2, 3, 4)
+    np.testing.assert_array_equal(found["xz"][1], volume[:, :, 1])
+    np.testing.assert_array_equal(found["yz"][2], volume[:, :, :, 2])
+
+
+def test_colours_are_equalised_as_in_the_code_of_msdsr():
+    plane = np.random.default_rng(0).gamma(2.0, 1000.0, (1, 3, 64, 64))
+    made = equalised(plane)
+    assert np.array_equal(made, equalised(plane * 3 + 7))  # brightness and contrast have no part
+    assert [made[0, c].max() * 255 for c in range(3)] == [180, 255, 255]
+    grey = np.round(made[0, 1] * 255)  # but for the first bin, which the code sets to 0
+    counts = np.histogram(grey[grey > 0], 8, (0, 256))[0]
+    assert counts == pytest.approx(np.full(8, counts.mean()), rel=0.2)
+
+
+def test_slice_fid_in_colour_needs_two_or_three_channels(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder, shape, axes in (
+        ("good", (3, 16, 16), "CYX"), ("two", (6, 2, 8, 8), "ZCYX"), ("one", (6, 8, 8), "ZYX")
+    ):  # fmt: skip
+        pixels = rng.integers(0, 60000, shape).astype(np.uint16)
+        write(tmp_path / folder / "a.tif", pixels, imagej=True, metadata={"axes": axes})
+        write(tmp_path / folder / "b.tif", pixels[::-1], imagej=True, metadata={"axes": axes})
+
+    def features(planes):
+        assert planes.shape[1] == 3
+        return np.stack([planes.mean((1, 2, 3)), planes.std((1, 2, 3))], 1)
+
+    files = {name: sorted((tmp_path / name).glob("*.tif")) for name in ("good", "two", "one")}
+    metric = catalog.METRICS["slice-fid-colour"].load()
+    job = EvaluateJob(())
+    found = set_distances(
+        {name: files[name] for name in ("two", "one")}, files["good"], [(metric, features)], job
+    )
+    assert found.values["two"].keys() == {
+        "slice-fid-colour", *(f"slice-fid-colour-{kind}" for kind in ("xy", "xz", "yz"))
+    }  # fmt: skip
+    assert any("has 1 channels: colour is made of 2" in line for line in found.failures)
 
 
 def test_invalid_arguments_are_refused(data):

@@ -38,7 +38,7 @@ def patches():
     def make(folder, cache=1 << 20, validation=False, channels=1, fraction=0.1, crop=16):
         images = scan(folder, channels).images
         made.append(ImageReader(images, cache))
-        return CropSampler(made[-1], split(images, channels, fraction, crop)[validation], 0.5)
+        return CropSampler(made[-1], split(made[-1], channels, fraction, crop)[validation], 0.5)
 
     yield make
     for reader in made:
@@ -147,7 +147,7 @@ def test_the_fingerprint_is_that_of_checkpoints_of_earlier_versions(tmp_path):
     )
     found = scan(tmp_path, 1)
     assert found.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
-    region = split(found.images, 1, 0.0, 16)[0][0]
+    region = split(ImageReader(found.images, 1), 1, 0.0, 16)[0][0]
     assert repr(region) == (
         "Part(source=0, channels=(0,), t=0, z=0, first=0, last=50, left=0, right=60)"
     )
@@ -245,3 +245,26 @@ def test_random_numbers_are_uniform_and_independent():
     assert np.histogram(a, 10, (0, 1))[0] == pytest.approx(5000, rel=0.06)
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.02
     assert abs(np.corrcoef(a[1:], a[:-1])[0, 1]) < 0.02
+
+
+def test_three_planes_of_a_stack_are_read_together(tmp_path):
+    """All channels of the first plane come first; held on the device, they are the same."""
+    stack = image((4, 2, 40, 48))
+    write(tmp_path / "s.tif", stack, "ZCYX")
+    write(tmp_path / "thin/t.tif", stack[:2], "ZCYX")
+    reader = ImageReader(scan(tmp_path, 2).images, 1 << 20, planes=3)
+    regions, _ = split(reader, 2, 0.0, 16)
+    assert [(r.image, r.z) for r in regions] == [(0, 0), (0, 1)]  # the other has too few
+    found = reader.read(regions)
+    assert np.array_equal(found.pixels, [stack[k : k + 3].reshape(6, 40, 48) for k in (0, 1)])
+    assert found.ranges.shape == (2, 6, 3)
+    samplers = [CropSampler(reader, regions, 0.5) for _ in range(2)]
+    samplers[0].hold(torch.device("cpu"), 1 << 30)
+    held, read = (sampler.batch(0, 1, 0, 5, 16) for sampler in samplers)
+    assert torch.equal(held.pixels, read.pixels)
+    assert torch.equal(held.ranges, read.ranges)
+    alone = ImageReader(scan(tmp_path / "thin", 2).images, 1, planes=3)
+    with pytest.raises(UsageError, match="no stack has 3 planes"):
+        split(alone, 2, 0.0, 16)
+    for each in (reader, alone):
+        each.close()

@@ -10,7 +10,7 @@ from restorectl.errors import NoInputError
 from restorectl.intensity import whitening
 from restorectl.intensity.whitening import Intensity
 from restorectl.training.dataset import CropSampler, split
-from restorectl.training.pairs import PairReader, match_scales, matched_target, scan_pairs
+from restorectl.training.pairs import PairReader, matched, matched_target, scan_pairs
 from tests import phantom
 
 SIDE, MARGIN = 160, 24
@@ -61,9 +61,9 @@ def test_a_pair_is_read_on_one_scale(folders):
     assert found.warnings == ()
     (pair,) = found.pairs
     assert isinstance(pair.models[0], Intensity)
-    assert pair.scales[0][0] == pytest.approx(0.2, abs=0.01)
+    assert pair.matches[0].scale[0] == pytest.approx(0.2, abs=0.01)
     reader = PairReader(found.pairs, 1 << 20)
-    regions, _ = split(reader.images, 1, 0.0, 16)
+    regions, _ = split(reader, 1, 0.0, 16)
     crops = CropSampler(reader, regions, 0.5).batch(0, 1, 0, 6, 48)
     assert crops.pixels.shape == crops.partner.shape == (6, 1, 48, 48)
     assert crops.pixels.dtype == crops.partner.dtype == torch.float32
@@ -86,7 +86,7 @@ def test_stacks_with_channels(folders):
         tifffile.imwrite(folder / "s.tif", stack, imagej=True, metadata={"axes": "ZCYX"})
     found = scan_pairs(*folders, 2)
     reader = PairReader(found.pairs, 1 << 24)
-    regions, _ = split(reader.images, 2, 0.0, 16)
+    regions, _ = split(reader, 2, 0.0, 16)
     assert len(regions) == 2
     crops = reader.read(regions)
     assert crops.pixels.shape == (2, 2, SIDE, SIDE)
@@ -160,7 +160,7 @@ def test_aligned_pairs_agree(folders, kind):
     assert pair.transform.shift == pytest.approx((3.5, -2.25), abs=0.1)
     assert pair.transform.matrix[1][0] == pytest.approx(np.sin(np.radians(2.0)), abs=2e-3)
     reader = PairReader(found.pairs, 1 << 24)
-    crops = reader.read(split(reader.images, 1, 0.0, 16)[0])
+    crops = reader.read(split(reader, 1, 0.0, 16)[0])
     error = (crops.partner - crops.pixels).numpy()
     assert error.std() == pytest.approx(pair.models[0].sigma / 1.05, rel=0.15)
     assert (
@@ -181,10 +181,10 @@ def test_no_pair_at_all(folders):
 def test_the_match_is_not_pulled_down_by_noise():
     clean = phantom.scene("mixed", (131, 150), 1) * 900 + 50
     noisy = 0.2 * clean - 3 + np.random.default_rng(0).normal(0, 40, clean.shape)
-    gain, offset = match_scales(clean, noisy)
+    gain, offset = matched(clean, noisy).scale
     assert gain == pytest.approx(0.2, abs=0.01)
     assert offset == pytest.approx(-3, abs=3)
-    assert match_scales(np.full((16, 16), 7.0), noisy[:16, :16]) == (1.0, 0.0)
+    assert matched(np.full((16, 16), 7.0), noisy[:16, :16]).scale == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("photons", [3, 30, 1000])

@@ -1,6 +1,7 @@
 """Metrics that need networks: LPIPS, and the features whose distributions FID compares."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -54,7 +55,7 @@ def perceptual(card: Card, tensors: Tensors, device: str) -> Compute:
 
 
 def inception(card: Card, tensors: Tensors, device: str) -> Features:
-    """The 2048 pooled features of Inception-v3; grey becomes three equal channels."""
+    """The 2048 pooled features of Inception-v3 of grey or colour; grey becomes three channels."""
     where = pick_device(device)
     net = build(card, dict(tensors)).net.to(where).eval()
     return partial(_batched, lambda x: net(x.expand(-1, 3, -1, -1)), where)
@@ -104,11 +105,12 @@ def _middle(denoiser: Denoiser, x: Tensor) -> Tensor:
 
 
 def _batched(run: Callable[[Tensor], Tensor], where: torch.device, planes: Array) -> Array:
-    """planes (P, Y, X) float64 in [0, 1] -> (P, D) float64."""
+    """planes (P, Y, X) or, in colour, (P, 3, Y, X), float64 in [0, 1] -> (P, D) float64."""
     parts: list[Any] = []
+    images = planes if planes.ndim == 4 else planes[:, None]
     with torch.inference_mode():
-        for start in range(0, len(planes), BATCH):
-            x = torch.from_numpy(planes[start : start + BATCH, None].astype(np.float32))
+        for start in range(0, len(images), BATCH):
+            x = torch.from_numpy(images[start : start + BATCH].astype(np.float32))
             parts.append(run(x.to(where)).double().cpu().numpy())
     return np.concatenate(parts)
 
@@ -123,4 +125,5 @@ FID = SetMetric("fid", MetricNetwork("inception-fid", "`inception`", "features",
 SLICE_FID = SetMetric(
     "slice-fid", MetricNetwork("inception-fid", "`inception`", "features", inception), slices=True
 )
+SLICE_FID_COLOUR = replace(SLICE_FID, name="slice-fid-colour", colour=True)
 FRECHET_PRIOR = SetMetric("frechet-prior", MetricNetwork("prior", "", "prior", prior))

@@ -81,6 +81,7 @@ class SetMetric:
     better: str = "lower"
     unit: str = ""
     slices: bool = False  # compares slices of volumes along all three directions
+    colour: bool = False  # in the equalised colours of stimulated Raman histology
 
 
 LOW, HIGH = 0.1, 99.9  # percentiles that the percentile fit makes equal
