@@ -49,7 +49,7 @@ DRAWS = ("--steps", 8, "--sampler", "ddim")
 
 
 def made(observed: np.ndarray, factor: int, *options: object) -> np.ndarray:
-    """The command, in this process, on planes (N, Y, X), float32: (M, Y, X)."""
+    """The command, in this process, on planes (N, Y, X), float32: (M, Y, X); or on rows (N, X)."""
     return run(observed, factor, *options)[0]
 
 
@@ -57,9 +57,10 @@ def run(observed: np.ndarray, factor: int, *options: object) -> tuple[np.ndarray
     """Like `made`; also what --json prints."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.tif"), Path(folder, "out.tif")
+        axes = "ZYX"[-observed.ndim :]
         tifffile.imwrite(source, observed.astype(np.float32), photometric="minisblack",
-                         metadata={"axes": "ZYX"})  # fmt: skip
-        words = ("superres3d", source, "-o", target, "--factor", factor, "--axes", "ZYX",
+                         metadata={"axes": axes})  # fmt: skip
+        words = ("superres3d", source, "-o", target, "--factor", factor, "--axes", axes,
                  "--hot-pixels", "keep", *options)  # fmt: skip
         done = CliRunner().invoke(app, [*map(str, words), "-q", "--json"])
         if done.exit_code:
@@ -81,10 +82,10 @@ def contrast(image: np.ndarray) -> float:
 def paired() -> None:
     rows = []
     ways = {
-        "estimate": ("--sweeps", "xz"),
-        "model alone": ("--sweeps", "xz", "--strength", 1),
-        "mean of 4": ("--sweeps", "xz", "--samples", 4, *DRAWS),
-        "one draw": ("--sweeps", "xz", "--strength", 1, *DRAWS),
+        "estimate": ("--rows",),
+        "model alone": ("--rows", "--strength", 1),
+        "mean of 4": ("--rows", "--samples", 4, *DRAWS),
+        "one draw": ("--rows", "--strength", 1, *DRAWS),
     }
     for factor in (2, 4, 8):
         sums = {name: np.zeros(3) for name in (*PLAIN, *ways)}
@@ -96,7 +97,7 @@ def paired() -> None:
                 if name in PLAIN:
                     image = interpolation.interpolated(crop[::factor], factor, PLAIN[name])
                 else:
-                    image = made(crop[::factor, None], factor, *ways[name])[:, 0]
+                    image = made(crop[::factor], factor, *ways[name])
                 similar = structural_similarity(image, crop, data_range=255)
                 share = contrast(image) / contrast(crop)
                 sums[name] += (decibels(image, crop, 255), similar, share)

@@ -209,7 +209,7 @@ def test_maps_that_would_be_in_the_way_are_refused(tmp_path):
 
     def planned(folder, names=("nuclei.tif",)):
         chosen = replace(files, inputs=tuple(map(str, names)))
-        place = step_map.folder(str(folder), chosen.inputs)
+        place = inputs.side_folder("step_map", str(folder), chosen.inputs)
         return inputs.resolve(chosen, lambda name: (name, step_map.target(place, name)))
 
     with pytest.raises(UsageError, match="inside the input folder"):
