@@ -24,7 +24,7 @@ OF_FILES = {  # options of commands that an array has no use for
     *("files_from", "overwrite", "keep_old", "min_age", "defer_for", "min_free", "max_failures"),
     *("fail_fast",),
     *("max_memory", "dry_run", "probe", "json_lines", "quiet", "log_format", "manifest", "debug"),
-    *("step_map", "preview", "guide", "calibrate", "scale", "to", "pyramid"),
+    *("step_map", "preview", "guide", "keep_samples", "calibrate", "scale", "to", "pyramid"),
 }
 
 
@@ -217,8 +217,8 @@ def test_arrays_that_cannot_be_restored_are_refused(array, axes, text):
     ("options", "error", "text"),
     [
         ({}, InputError, "array: .*spacing"),
-        ({"factor": 9}, UsageError, "`factor` 9: use auto or a whole number from 1 to 8"),
-        ({"factor": "x"}, UsageError, "`factor` x: use auto or a whole number"),
+        ({"factor": 9}, UsageError, "`factor` 9: use auto or a number from 1 to 8"),
+        ({"factor": "x"}, UsageError, "`factor` x: not a number"),
         ({"spacing": "1,2"}, UsageError, "`spacing` 1,2: use three numbers"),
         ({"factor": 2, "sweeps": "yx"}, UsageError, "`sweeps` yx: use one of both, xz, yz"),
     ],

@@ -109,7 +109,7 @@ def test_crops_fit_into_small_planes_and_tiny_ones_are_refused():
 
 def test_samples_reach_the_objective_as_they_are():
     reader = own.SampleReader([Sample(noise())])
-    regions, _ = own.split(reader.images, 1, 0.0, 1)
+    regions, _ = own.split(reader, 1, 0.0, 1)
     crops = own.CropSampler(reader, regions, 0.5).batch(0, 1, 0, 3, 32)
     options = recipes.load("n2v", ["data.flips=false"]).data
     x = own_clean(crops, options)
