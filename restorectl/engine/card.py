@@ -12,6 +12,7 @@ from restorectl.errors import WeightsError
 from restorectl.files import strict
 
 KEY = "restorectl"
+DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 LIMITS = (  # of numbers in a card
     ("channels", 1, 64),
     ("window", 0, 4096),
@@ -70,4 +71,13 @@ def from_json(text: str, where: str) -> Card:
             raise WeightsError(
                 f"{where}: the card: {name} is {value:g}, not from {low:g} to {high:g}"
             )
+    scale = card.output
+    sizes = {len(scale.gain), len(scale.offset)}
+    if sizes != {0} and (
+        sizes != {card.channels} or min(scale.gain) <= 0 or scale.dtype not in DTYPES
+    ):
+        raise WeightsError(
+            f"{where}: the card: output needs a gain above 0 and an offset for each of"
+            f" {card.channels} channels, and a dtype such as uint16"
+        )
     return card

@@ -119,9 +119,10 @@ class ScannedPairs:
         channels: 1 = all channels have the same, else each has its own. Raises InputError if the
         clean images do not become brighter with the noisy ones.
         """
-        columns = list(zip(*(pair.matches for pair in self.pairs), strict=True))
         if channels == 1:
-            columns = [tuple(match for column in columns for match in column)]
+            columns = [[match for pair in self.pairs for match in pair.matches]]
+        else:
+            columns = [[pair.matches[c] for pair in self.pairs] for c in range(channels)]
         found = tuple(map(pooled, columns))
         scales = [match.scale for match in found]
         if min(gain for gain, _ in scales) <= 0:

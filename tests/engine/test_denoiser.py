@@ -129,6 +129,10 @@ def test_weights_that_do_not_fit_are_refused():
         ('{"name": "a", "task": "prior"}', "'network' is missing"),
         ('{"name": "a", "task": "prior", "network": "unet", "colour": 1}', "unknown key 'colour'"),
         ('{"name": "a", "task": "prior", "network": "unet", "channels": "1"}', "wrong type"),
+        (
+            '{"name": "a", "task": "direct", "network": "unet", "output": {"gain": [2.0]}}',
+            "output needs a gain above 0 and an offset",
+        ),
     ],
 )
 def test_broken_cards_name_the_entry(text, message):
