@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
+import numpy as np
+
 from restorectl.errors import InputError
 from restorectl.images.header import Header, Spacing
 
@@ -154,10 +156,26 @@ def parse(xml: bytes, samples: Sequence[int]) -> OmeImage:
     )
 
 
-def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
+def told(xml: bytes) -> Header:
+    """What a document says of its only image. Raises InputError as `parse` does."""
+    _, pixels = _pixels(xml)
+    samples = {_number(each, "SamplesPerPixel", 1) for each in pixels.find("Channel")}
+    beside = 3 if samples == {3} else 1
+    found = parse(xml, [beside])
+    size = _positive(pixels, "SizeY"), _positive(pixels, "SizeX")
+    kinds = {name: dtype for dtype, name in TYPES.items()}
+    dtype = np.dtype(kinds.get(pixels.attributes.get("Type", ""), "uint16"))
+    shape, axes = (*found.shape, *size), found.axes + "YX"
+    if beside == 3:
+        shape, axes = (*shape, 3), axes + "S"
+    return Header(axes, shape, dtype, found.spacing, found.channels, interval=found.interval)
+
+
+def edited(xml: bytes, old: Header, new: Header, order: str | None) -> bytes:
     """The document edited for a new file with the pixels of `new` instead of those of `old`.
 
-    order: the file's byte order. All planes are in one file, in the order of `new.planes`.
+    order: the file's byte order; None if the pixels are elsewhere. All planes are in one file, in
+    the order of `new.planes`.
     """
     xml = _utf8(xml)
     root, pixels = _pixels(xml)
@@ -171,6 +189,8 @@ def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
     prefix = pixels.name[: pixels.name.rfind(b":") + 1]
     count = len(new.planes) // new.size("S")
     data = b'<%sTiffData IFD="0" PlaneCount="%d"/>' % (prefix, count)
+    if order is None:
+        data = b"<%sMetadataOnly/>" % prefix
     head = _start_tag(xml, pixels, _pixel_attributes(pixels, old, new, order))
     if pixels.is_empty(xml):
         head = head[:-2].rstrip() + b">" + data + b"</" + pixels.name + b">"
@@ -193,7 +213,7 @@ def _spot(pixels: Element) -> int:
 
 
 def _pixel_attributes(
-    pixels: Element, old: Header, new: Header, order: str
+    pixels: Element, old: Header, new: Header, order: str | None
 ) -> dict[str, str | None]:
     shape = dict(zip("TCZYX", new.canonical_shape, strict=True))
     wanted: dict[str, str | None] = {f"Size{axis}": str(n) for axis, n in shape.items()}
