@@ -5,6 +5,7 @@ instruments, channels, annotations, comments and the digits of every number stay
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.parsers import expat
@@ -76,6 +77,10 @@ class Element:
             found += child.find(tag)
         return found
 
+    def every(self) -> list["Element"]:
+        """It and all its descendants."""
+        return [self, *(each for child in self.children for each in child.every())]
+
     def is_empty(self, xml: bytes) -> bool:
         """Whether it has no children and no end tag."""
         return xml[self.head_end - 2 : self.head_end] == b"/>"
@@ -122,6 +127,61 @@ def alone(xml: bytes, chosen: Element) -> bytes:
     for image in reversed(_root(xml).find("Image")):
         if image.start != chosen.start:
             xml = xml[: image.start] + xml[image.end :]
+    return xml
+
+
+def joined(documents: Sequence[bytes]) -> bytes:
+    """One document of several of one image each, whose planes follow one another in one file.
+
+    What all have in common, such as instruments, is there once; equal identifiers of different
+    things are made different by the image's number.
+    """
+    first, *others = map(_utf8, documents)
+    root, pixels = _pixels(first)
+    image, notes = root.find("Image")[0], root.find("StructuredAnnotations")
+    shared = {first[c.start : c.end] for c in root.children}
+    taken = {each.attributes["ID"] for each in root.every() if _has_own_id(each)}
+    pages = _planes(pixels)
+    pieces: dict[int, bytes] = defaultdict(bytes)  # what is inserted into the first document
+    for k, xml in enumerate(others, 1):
+        root, pixels = _pixels(xml)
+        new = [c for c in root.children if c.tag == "Image" or xml[c.start : c.end] not in shared]
+        every = [each for child in new for each in child.every()]
+        own = {each.attributes["ID"] for each in every if _has_own_id(each)}
+        edits = []
+        for each in every:
+            name = each.attributes.get("ID", "")
+            changes: dict[str, str | None] = {"ID": f"{name}:{k}"} if name in own & taken else {}
+            changes |= {"IFD": str(pages)} if each.tag == "TiffData" else {}
+            if changes:
+                edits.append((each.start, each.head_end, _start_tag(xml, each, changes)))
+        for child in new:
+            at = image.end if child.tag in ("Image", "StructuredAnnotations") else image.start
+            parts = [child]
+            if child.tag == "StructuredAnnotations" and notes and notes[0].children:
+                at, parts = notes[0].children[-1].end, child.children
+            for part in parts:
+                within = [e for e in edits if part.start <= e[0] < part.end]
+                pieces[at] += _spliced(xml[: part.end], within)[part.start :]
+        shared |= {xml[c.start : c.end] for c in new}
+        taken |= own
+        pages += _planes(pixels)
+    return _spliced(first, [(at, at, text) for at, text in pieces.items()])
+
+
+def _has_own_id(element: Element) -> bool:
+    """Whether it has an identifier, and does not name that of another element."""
+    return "ID" in element.attributes and not element.tag.endswith(("Ref", "Settings"))
+
+
+def _planes(pixels: Element) -> int:
+    return sum(_number(each, "PlaneCount", 1) for each in pixels.find("TiffData"))
+
+
+def _spliced(xml: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """The document with byte ranges replaced."""
+    for start, end, text in sorted(edits, reverse=True):
+        xml = xml[:start] + text + xml[end:]
     return xml
 
 
@@ -198,9 +258,7 @@ def edited(xml: bytes, old: Header, new: Header, order: str | None) -> bytes:
         spot = _spot(pixels)
         edits.append((spot, spot, data))
     edits.append((pixels.start, pixels.head_end, head))
-    for start, end, text in sorted(edits, reverse=True):
-        xml = xml[:start] + text + xml[end:]
-    return xml
+    return _spliced(xml, edits)
 
 
 def _spot(pixels: Element) -> int:

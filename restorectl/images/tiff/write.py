@@ -50,6 +50,7 @@ from restorectl.images.tiff.ifd import (
     pack_ifd,
     text_tag,
 )
+from restorectl.images.tiff.join import join
 from restorectl.images.tiff.picture import of_document, of_picture
 from restorectl.images.tiff.read import TiffImage, read_record
 
@@ -551,5 +552,6 @@ FORMAT = Format(
     has_mark=_has_mark,
     held_when_open=lambda path: 0,  # read in parts
     in_bands=True,
+    join=lambda path, parts: join(path, parts, CLASSIC_LIMIT),
     titles=titles,
 )
