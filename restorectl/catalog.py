@@ -31,13 +31,13 @@ class Row:
 
 
 _MAKERS = "metadata other than pixel size, channel names and the time between frames"
-_ZARR = "nothing in OME-Zarr; in TIFF, labels, tables and " + _MAKERS
+_ZARR = f"nothing in OME-Zarr; in TIFF, labels, tables and {_MAKERS}, and OME-XML"
 FORMATS: dict[str, Row] = {
     "tiff": Row(
         "images.tiff.write:FORMAT",
         "TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF, NDTiff",
         (".tif", ".tiff", ".btf", ".tf8"),
-        lost="nothing in TIFF; in OME-Zarr, " + _MAKERS,
+        lost=f"nothing in TIFF; in OME-Zarr, {_MAKERS}, and OME-XML",
     ),
     "lsm": Row(
         "images.tiff.write:INPUT_ONLY",

@@ -24,6 +24,7 @@ from restorectl.images.image import (
     is_image_name,
     read_provenance,
     result_ending,
+    takes_several,
 )
 from restorectl.jobs import Files
 
@@ -35,6 +36,7 @@ NO_FOLDERS = {
     *(".bmp", ".gif", ".jp2", ".webp", ".csv", ".html", ".json", ".pdf", ".yaml"),
 }
 KINDS = 5  # suffixes of files that are not read, in one message
+TOGETHER = "all"
 Naming = Callable[[PurePath], tuple[PurePath, ...]]
 
 
@@ -45,12 +47,19 @@ class Pair:
     source: Path
     targets: tuple[Path, ...]  # the restored image first
     name: str  # path below OUT, used for shards, reports and manifests
-    series: str | None = None  # which image of the source
+    series: str | None = None  # which image of the source; TOGETHER = all, into one file
     guide: Path | None = None  # another method's result for the same image
 
     @property
     def target(self) -> Path:
         return self.targets[0]
+
+    def each(self) -> "list[Pair]":
+        """The pair of each image: of itself, or of all those of a file that are kept together."""
+        if self.series != TOGETHER:
+            return [self]
+        titles = format_of(self.source).titles(self.source)
+        return [replace(self, series=str(k)) for k in range(len(titles))]
 
 
 @dataclass(frozen=True)
@@ -438,8 +447,12 @@ def _check_folder(output: Path) -> None:
 
 def _pair(source: Source, output: Path, naming: Naming, to: str | None) -> Pair:
     first, *rest = naming(source.relative)
-    if source.file is not None:  # OME-Zarr holds several images together
-        (together,) = _converted(naming(source.file)[:1], to)
+    if source.file is not None:  # OME-Zarr and OME-TIFF hold several images together
+        every = (*_converted(naming(source.file)[:1], to), *naming(source.file)[1:])
+        if all(map(takes_several, every)):
+            paths = tuple(output / each for each in every)
+            return Pair(source.path, paths, str(same_name(source.file)[0]), TOGETHER)
+        together = every[0]
         first = together / str(source.series) if is_folder_name(together) else first
     targets = (*_converted((first,), to), *rest)
     name = str(same_name(source.relative)[0])
@@ -451,9 +464,12 @@ def _into_one(output: Path, images: Sequence[Source], naming: Naming) -> list[Pa
 
     More results of an image are named like the output, and lie beside it.
     """
+    if len(images) > 1 and takes_several(output) and len(naming(images[0].relative)) == 1:
+        return [Pair(images[0].path, (output,), output.name, TOGETHER)]
     if len(images) > 1 and not is_folder_name(output):
         raise UsageError(
-            f"`output` {output}: is one file, but the input has {len(images)} images: name a folder"
+            f"`output` {output}: is one file, but the input has {len(images)} images: name a"
+            " folder, or a file .ome.tif"
         )
     pairs = []
     for each in images:

@@ -78,6 +78,17 @@ class Planned:
     memory: int  # peak memory in bytes, without the program itself
     pixels: int = 0  # of all calls together
 
+    def and_then(self, other: "Planned") -> "Planned":
+        """The work for this image, then for another one."""
+        calls = None if self.calls is None or other.calls is None else self.calls + other.calls
+        return Planned(
+            self.windows + other.windows,
+            calls,
+            self.bytes + other.bytes,
+            max(self.memory, other.memory),
+            self.pixels + other.pixels,
+        )
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -189,13 +200,16 @@ def examine(files: Files, work: Work, pair: Pair, memory: int | None) -> Item:
             return item
         held = format_of(pair.source).held_when_open(pair.source)
         _require_memory(pair.source, held, memory, "save the image as TIFF, which is read in parts")
-        with open_image(pair.source, axes=files.axes, series=pair.series) as image:
-            shape, dtype = list(image.header.shape), str(image.header.dtype)
-            outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
-            if image.doubtful and item.is_growing():
-                raise IncompleteError(f"{pair.source}: {image.unusual[0]}")
-            outcome.warnings += image.unusual
-            item.planned = work.plan(image, pair)
+        for one in pair.each():
+            with open_image(one.source, axes=files.axes, series=one.series) as image:
+                shape, dtype = list(image.header.shape), str(image.header.dtype)
+                outcome.details.update(axes=image.header.axes, shape=shape, dtype=dtype)
+                if image.doubtful and item.is_growing():
+                    raise IncompleteError(f"{pair.source}: {image.unusual[0]}")
+                outcome.warnings += image.unusual
+                planned = work.plan(image, one)
+                item.planned = planned if item.planned is None else item.planned.and_then(planned)
+        assert item.planned is not None
         remedy = "use fewer `threads`, or a machine with more memory"
         _require_memory(pair.source, item.planned.memory, memory, remedy)
     return item

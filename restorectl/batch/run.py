@@ -3,6 +3,7 @@
 A `Work` processes each image: see `restoration.planes` and `volumes.volume`.
 """
 
+import itertools
 import shlex
 import sys
 import tempfile
@@ -16,19 +17,20 @@ from pathlib import Path
 from types import MappingProxyType
 
 from restorectl.batch import plan
-from restorectl.batch.inputs import Inputs, Pair, announce, make_folder
-from restorectl.batch.outcome import Outcome, Report, Silent, turn, write_manifest
-from restorectl.batch.plan import Item, Work
+from restorectl.batch.inputs import TOGETHER, Inputs, Pair, announce, make_folder
+from restorectl.batch.outcome import Outcome, Progress, Report, Silent, turn, write_manifest
+from restorectl.batch.plan import Item, Record, Work
 from restorectl.engine.runner import Account, counting, one_thread
 from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
 from restorectl.files import lock, machine
-from restorectl.files.atomic import part_name, sweep
+from restorectl.files.atomic import part_name, part_path, sweep
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import (
     ALL,
     Array,
     Image,
     format_of,
+    join_images,
     open_image,
     publishing,
 )
@@ -196,23 +198,45 @@ def _one(files: Files, work: Work, item: Item, account: Account, report: Report)
         record = work.origin.record(item.hashes if item.hashes is not None else plan.hashes(pair))
         plan.refuse_foreign(files, pair)  # a file may have appeared since planning
         plan.require_free(files, item)
-        with (
-            open_image(pair.source, axes=files.axes, series=pair.series) as image,
-            ExitStack() as stack,
-        ):
+        with ExitStack() as stack:
             for target in pair.targets:
                 make_folder(target.parent)
             parts = [
                 stack.enter_context(publishing(pair.source, target, item.require_unchanged, record))
                 for target in pair.targets
             ]
-            work.write(image, pair, parts, record, outcome, progress)
+            if pair.series == TOGETHER:
+                _write_together(files, work, item, parts, record, progress)
+            else:
+                image = open_image(pair.source, axes=files.axes, series=pair.series)
+                work.write(stack.enter_context(image), pair, parts, record, outcome, progress)
         _hash_outputs(item)
         outcome.status = "done"
     finally:
         outcome.seconds = time.monotonic() - start
         outcome.calls = account.calls
         progress.close()
+
+
+def _write_together(
+    files: Files, work: Work, item: Item, parts: Sequence[Path], record: Record, progress: Progress
+) -> None:
+    """Process the images of a file one after the other, and join their results in `parts`."""
+    pair, outcome, made, told = item.pair, item.outcome, list[list[Path]](), []
+    try:
+        for k, one in enumerate(pair.each()):
+            alone = Outcome(outcome.source, outcome.target, "planned")
+            made.append([part_path(t.with_name(f"{k}-{t.name}")) for t in pair.targets])
+            with open_image(one.source, axes=files.axes, series=one.series) as image:
+                work.write(image, one, made[-1], record, alone, progress)
+            told.append(alone.details)
+            outcome.warnings += [f"image {k}: {text}" for text in alone.warnings]
+        for part, target, several in zip(parts, pair.targets, zip(*made, strict=True), strict=True):
+            join_images(part, several, target)
+    finally:
+        for path in itertools.chain(*made):
+            path.unlink(missing_ok=True)
+    outcome.details["images"] = told
 
 
 def _hash_outputs(item: Item) -> None:

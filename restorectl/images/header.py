@@ -28,7 +28,7 @@ UNKNOWN_SPACING: Spacing = (None, None, None)
 # dots per inch; up to this a resolution is for printing (72, 96, 300) and not a pixel size
 PRINT_DPI = 1200.0
 MOST_PLANES = 1 << 20  # of one image
-LARGE = 1 << 25  # px of a plane; larger ones are never in memory as a whole
+LARGE = 1 << 26  # px of a plane; larger ones are never in memory as a whole
 
 
 @dataclass(frozen=True)

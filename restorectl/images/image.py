@@ -109,6 +109,8 @@ class Format:
     # (source, target): writes what belongs to the folders around the target
     surround: Callable[[Path, Path], None] = lambda source, target: None
     titles: Callable[[Path], Sequence[str]] = lambda path: ("",)  # of the images in a file
+    # (path, files of one image each): writes one of several
+    join: Callable[[Path, Sequence[Path]], None] | None = None
 
 
 def format_of(path: Pathlike) -> Format:
@@ -154,6 +156,32 @@ def is_image_folder(path: Path) -> bool:
 def is_one_image(path: Path) -> bool:
     """Whether a path is a file or a folder that is one image."""
     return path.is_file() or is_image_folder(path)
+
+
+def takes_several(path: str | PurePath) -> bool:
+    """Whether a file of that name can hold several images: OME-TIFF."""
+    return str(path).lower().endswith((".ome.tif", ".ome.tiff"))
+
+
+def join_images(path: Path, parts: Sequence[Path], target: Path) -> None:
+    """Write images, a written file for each, into one file of the target's format.
+
+    Raises OutputError if it does not hold them as they are.
+    """
+    row = _row_of_name(target)
+    form: Format | None = row.load() if row is not None else None
+    assert form is not None
+    assert form.join is not None
+    form.join(path, parts)
+    for k, part in enumerate(parts):
+        try:
+            with open_image(part) as one, open_image(path, series=str(k)) as same:
+                _require_equal(path, same.header, one.header)
+                last = one.header.planes[-1]
+                if not np.array_equal(one.read(last), same.read(last), equal_nan=True):
+                    raise OutputError(f"{path}: was not written correctly: image {k} differs")
+        except InputError as exc:
+            raise OutputError(f"{path}: was not written correctly: {exc}") from exc
 
 
 def is_folder_name(path: str | PurePath) -> bool:

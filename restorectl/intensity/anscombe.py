@@ -134,9 +134,13 @@ def _moments(
         weight /= weight.sum()
     else:
         n, weight = np.zeros(1), np.ones(1)
-    values = np.maximum(counts[:, None] + read * n + 0.375 + read**2, 0.0)
-    mean: NDArray[np.float64] = poisson @ (2.0 * np.sqrt(values) @ weight)
-    variance = np.maximum(poisson @ (4.0 * values @ weight) - mean**2, 0.0)
+    values = counts[:, None] + read * n
+    values += 0.375  # in place: new arrays of this size would take longer than the numbers
+    values += read**2
+    np.maximum(values, 0.0, out=values)
+    square = 4.0 * (values @ weight)
+    mean: NDArray[np.float64] = poisson @ (2.0 * (np.sqrt(values, out=values) @ weight))
+    variance = np.maximum(poisson @ square - mean**2, 0.0)
     return mean, np.asarray(variance)
 
 

@@ -145,7 +145,7 @@ def _offsets(planes: Sequence[NDArray[Any]]) -> Plane:
     if stand_out.mean() > 0.5:
         return NONE.rows
     kept = np.flatnonzero(~stand_out)
-    level = np.stack([np.interp(np.arange(width), kept, line[kept]) for line in lines])
+    level = _bridged(lines, kept)
     level = level.reshape(len(planes), _SEGMENTS, width)
     splits = [[level[:, k::2].mean((0, 1)) for k in range(2)]]
     if len(planes) > 1:
@@ -242,10 +242,10 @@ def _profile(lines: Floats) -> tuple[NDArray[np.bool_], Floats]:
     Structure is bright and short more often than dark or long: the darker segments count.
     """
     width = lines.shape[1]
-    index, stand_out = np.arange(width), np.zeros(width, bool)
+    stand_out = np.zeros(width, bool)
     for _ in range(3):
         kept = np.flatnonzero(~stand_out)
-        bridged = np.stack([np.interp(index, kept, line[kept]) for line in lines])
+        bridged = _bridged(lines, kept)
         slow = ndimage.gaussian_filter1d(bridged, 6, mode="nearest")
         fine = np.sort(lines - slow, axis=0)[len(lines) // 8 : len(lines) // 2].mean(0)
         fine -= median(fine)
@@ -254,6 +254,14 @@ def _profile(lines: Floats) -> tuple[NDArray[np.bool_], Floats]:
         if stand_out.mean() > 0.5:
             break
     return stand_out, fine + slow.mean(0)
+
+
+def _bridged(lines: Floats, kept: NDArray[np.intp]) -> Floats:
+    """Lines (n, X) with the columns that are not kept interpolated."""
+    index = np.arange(lines.shape[1])
+    if len(kept) == len(index):
+        return lines
+    return np.stack([np.interp(index, kept, line[kept]) for line in lines])
 
 
 def _filtered(profile: Floats, share: float) -> Floats:

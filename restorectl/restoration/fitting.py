@@ -110,8 +110,9 @@ class Fitting:
     def _of_all(self, restorer: Restorer, outcome: Outcome) -> list[Sample]:
         """Planes of all images; a bad one is left out with a warning and fails in its own turn."""
         found: list[Sample] = []
-        job, share = self.job, self._room() // len(self.together)
-        for pair in self.together:
+        pairs = [one for pair in self.together for one in pair.each()]
+        job, share = self.job, self._room() // len(pairs)
+        for pair in pairs:
             try:
                 with open_image(pair.source, axes=job.files.axes, series=job.files.series) as image:
                     chosen = image.header.chosen(job.files.channels, pair.source)

@@ -236,7 +236,8 @@ class Planes:
         channels.describe(outcome, header, groups, restorer.card.sigma_max)
         if self.fitting is not None:
             restorer = self.fitting.trained(restorer, clean, groups, guide, outcome)
-        if header.is_large and restorer.context != "none" and len(header.planes) > len(chosen):
+        several = len(header.planes) > header.canonical_shape[1]
+        if header.is_large and several and restorer.context != "none":
             outcome.warnings.append(TOO_LARGE)
         near = Neighbours(restorer, clean, channels.by_plane(header, groups))
         return Fitted(image, clean, known, groups, near)

@@ -1,6 +1,7 @@
 """Several images in a file, folders that are images, and results in another format."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Progress, Silent
 from restorectl.batch.plan import Origin, Planned, Record
 from restorectl.errors import UsageError
-from restorectl.images.image import Image, open_image, write_image
+from restorectl.images.image import Image, join_images, open_image, write_image
 from restorectl.jobs import Files
 from tests.images.test_zarr import PIXELS, foreign
 
@@ -80,11 +81,55 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_all_images_of_a_file_become_files(folder: Path) -> None:
-    names = ["out/a_0_Pos-A-1.ome.tif", "out/a_1.ome.tif", "out/b.tif", "out/c.ome.zarr"]
+    """But for OME-TIFF, which holds them together."""
+    with tifffile.TiffWriter(folder / "in/d.tif") as file:
+        for k in (0, 1):
+            file.write(PIXELS[k], photometric="minisblack", metadata={"axes": "ZYX"})
+    names = ["out/a.ome.tif", "out/b.tif", "out/c.ome.zarr", "out/d_0.tif", "out/d_1.tif"]
     assert go(folder / "in", folder / "out", series="all") == dict.fromkeys(names, "done")
-    for k, name in enumerate(names[:2]):
+    for k, name in enumerate(names[3:]):
         np.testing.assert_array_equal(pixels(folder / name)[0], PIXELS[k])
+    with tifffile.TiffFile(folder / names[0]) as file:
+        assert [series.name for series in file.series] == ["Pos A/1", ""]
+        for k, series in enumerate(file.series):
+            np.testing.assert_array_equal(series.asarray(), PIXELS[k])
     assert go(folder / "in", folder / "out", series="all") == dict.fromkeys(names, "skipped")
+    assert not [path for path in (folder / "out").iterdir() if path.name.endswith(".part")]
+    together = go(folder / "in/d.tif", folder / "e.ome.tif", series="all")
+    assert together == {"e.ome.tif": "done"}
+    for k in (0, 1):
+        with open_image(folder / "e.ome.tif", series=str(k)) as image:
+            found = [image.read(plane) for plane in image.header.planes]
+            np.testing.assert_array_equal(found, PIXELS[k])
+    assert set(go(folder / "in/d.tif", folder / "f.ome.tif", series="all")) == {"f.ome.tif"}
+    assert (folder / "f.ome.tif").read_bytes() == (folder / "e.ome.tif").read_bytes()
+
+
+def test_pyramids_and_what_the_documents_tell_are_joined(tmp_path: Path) -> None:
+    """Instruments that all images have are there once; each keeps its own comment."""
+    parts, planes = [], np.random.default_rng(0).integers(0, 4000, (3, 1030, 1100)).astype("u2")
+    for k, plane in enumerate(planes):
+        source, part = tmp_path / f"{k}.tif", tmp_path / f"part{k}.ome.tif"
+        tifffile.imwrite(source, plane, description=f"mine {k}")
+        with open_image(source) as image:
+            header = image.header.for_target(part, pyramid=k > 0)
+            write_image(part, header, [plane], provenance={"tool": f"restorectl {k}"})
+        mark = "<Instrument ID='Instrument:1'/>"
+        text = tifffile.tiffcomment(part).replace("<Image ", f"{mark}<Image ", 1)
+        tifffile.tiffcomment(part, text.encode())
+        parts.append(part)
+    join_images(tmp_path / "all.ome.tif", parts, tmp_path / "all.ome.tif")
+    with tifffile.TiffFile(tmp_path / "all.ome.tif") as file:
+        xml = file.ome_metadata
+        assert [len(series.levels) for series in file.series] == [1, 2, 2]
+        for series, plane in zip(file.series, planes, strict=True):
+            np.testing.assert_array_equal(series.asarray(), plane)
+        small = file.series[2].levels[1].asarray()
+        np.testing.assert_allclose(small, planes[2].reshape(515, 2, 550, 2).mean((1, 3)), atol=1)
+    assert xml.count("Instrument:1") == 1
+    assert all(xml.count(f"mine {k}") == 1 for k in range(3))
+    ids = re.findall(r'<(?!\w*Ref)\w+ ID="([^"]+)"', xml)
+    assert len(set(ids)) == len(ids) >= 9
 
 
 @pytest.mark.parametrize("how", ["to", "output"])

@@ -4,8 +4,8 @@
 
 SIDE: 100,000. A sparse BigTIFF in tiles and an OME-Zarr are made, in which only the first 1024 x
 1024 pixels are stored. Then the header is read, regions all over the plane, and the first PIECE x
-PIECE pixels (8192, more than the 2^25 px of planes that are in memory as a whole) are restored and
-written as a pyramid. The same with SIDE / 10: memory must be the same.
+PIECE pixels (10,000: more than the 2^26 px of planes that are in memory as a whole) are restored
+and written as a pyramid. The same with SIDE / 10: memory must be the same.
 """
 
 import json
@@ -99,4 +99,4 @@ def main(side: int, piece: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, [*sys.argv[1:], *("100000", "8192")[len(sys.argv) - 1 :]]))
+    main(*map(int, [*sys.argv[1:], *("100000", "10000")[len(sys.argv) - 1 :]]))

@@ -387,6 +387,44 @@ def test_what_was_made_otherwise_is_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out.zarr"]
 
 
+def test_the_whole_ome_xml_goes_from_tiff_to_zarr_and_back(tmp_path: Path) -> None:
+    """Zipped, with another depth, and from a group of bioformats2raw, where the document lies."""
+    tiff, there, group = (tmp_path / name for name in ("a.ome.tif", "b.ome.zarr", "c.zarr"))
+    tifffile.imwrite(tiff, PIXELS, ome=True, metadata={"axes": "CZYX", "PhysicalSizeX": 0.25})
+    marks = ("<Instrument ID='Instrument:7'><Microscope Model='Mine'/></Instrument>", "<!-- ü -->")
+    old = tifffile.tiffcomment(tiff).replace("<Image ", "".join(marks) + "<Image ", 1)
+    tifffile.tiffcomment(tiff, old.encode())
+    with open_image(tiff) as image:
+        written(there, image.header)
+        written(tmp_path / "z.zarr.zip", image.header)
+        deep = image.header.with_z(2, 1.0)
+    xml = (there / "OME/METADATA.ome.xml").read_text("utf-8")
+    assert "MetadataOnly" in xml
+    assert "TiffData" not in xml
+    assert 'DimensionOrder="XYZCT"' in xml
+    written(tmp_path / "deep.zarr", deep, PIXELS[:, :2])
+    several = xml.replace("<Image ", "<Image ID='Image:9' Name='x'><Pixels/></Image><Image ", 1)
+    (group / "OME").mkdir(parents=True)
+    (group / "OME/METADATA.ome.xml").write_text(several, "utf-8")
+    shutil.copytree(there, group / "1")
+    shutil.rmtree(group / "1/OME")
+    for k, source in enumerate(
+        [there, tmp_path / "z.zarr.zip", tmp_path / "deep.zarr", group / "1"]
+    ):
+        with open_image(source) as image:
+            back = written(tmp_path / f"{k}.ome.tif", image.header, PIXELS)
+        found = tifffile.tiffcomment(back)
+        assert all(mark in found for mark in marks), source
+        assert "Name='x'" not in found
+        assert "MetadataOnly" not in found
+        with tifffile.TiffFile(back) as file:
+            depth = 2 if "deep" in source.name else 3
+            np.testing.assert_array_equal(file.series[0].asarray(), PIXELS[:, :depth])
+    (there / "OME/METADATA.ome.xml").write_text("<OME>")
+    with open_image(there) as image:
+        assert "ome" not in image.header.extra
+
+
 def test_from_tiff_and_back(tmp_path: Path) -> None:
     tiff, there, back = (tmp_path / name for name in ("a.ome.tif", "b.ome.zarr", "c.ome.tif"))
     metadata = {"axes": "CZYX", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.1, "PhysicalSizeZ": 0.5}

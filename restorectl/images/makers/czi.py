@@ -1,4 +1,8 @@
-"""Zeiss CZI, with Zeiss's library pylibCZIrw: each scene is an image, its tiles joined."""
+"""Zeiss CZI, with Zeiss's library pylibCZIrw: each scene is an image, its tiles joined.
+
+The library czifile (BSD) would be lighter, but its last release, 2019.7.2.3, lacks zstd, with which
+newer microscopes compress (KeyError: 6), and gives all scenes as one array, whole.
+"""
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal

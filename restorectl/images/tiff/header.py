@@ -95,7 +95,10 @@ def describe(
         alpha=path if has_alpha else None,
         series=series,
     )
-    return replace(header, extra=MappingProxyType({"tiff": source})), pages
+    kept: dict[str, Any] = {"tiff": source}
+    if kind == "ome":
+        kept["ome"] = tags[ifd.DESCRIPTION].data.rstrip(b"\0")
+    return replace(header, extra=MappingProxyType(kept)), pages
 
 
 def titles(path: Path) -> tuple[str, ...]:

@@ -5,10 +5,13 @@ instruments, channels, annotations, comments and the digits of every number stay
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
 
 from restorectl.errors import InputError
 from restorectl.images.header import Header, Spacing
@@ -74,6 +77,10 @@ class Element:
             found += child.find(tag)
         return found
 
+    def every(self) -> list["Element"]:
+        """It and all its descendants."""
+        return [self, *(each for child in self.children for each in child.every())]
+
     def is_empty(self, xml: bytes) -> bool:
         """Whether it has no children and no end tag."""
         return xml[self.head_end - 2 : self.head_end] == b"/>"
@@ -123,6 +130,61 @@ def alone(xml: bytes, chosen: Element) -> bytes:
     return xml
 
 
+def joined(documents: Sequence[bytes]) -> bytes:
+    """One document of several of one image each, whose planes follow one another in one file.
+
+    What all have in common, such as instruments, is there once; equal identifiers of different
+    things are made different by the image's number.
+    """
+    first, *others = map(_utf8, documents)
+    root, pixels = _pixels(first)
+    image, notes = root.find("Image")[0], root.find("StructuredAnnotations")
+    shared = {first[c.start : c.end] for c in root.children}
+    taken = {each.attributes["ID"] for each in root.every() if _has_own_id(each)}
+    pages = _planes(pixels)
+    pieces: dict[int, bytes] = defaultdict(bytes)  # what is inserted into the first document
+    for k, xml in enumerate(others, 1):
+        root, pixels = _pixels(xml)
+        new = [c for c in root.children if c.tag == "Image" or xml[c.start : c.end] not in shared]
+        every = [each for child in new for each in child.every()]
+        own = {each.attributes["ID"] for each in every if _has_own_id(each)}
+        edits = []
+        for each in every:
+            name = each.attributes.get("ID", "")
+            changes: dict[str, str | None] = {"ID": f"{name}:{k}"} if name in own & taken else {}
+            changes |= {"IFD": str(pages)} if each.tag == "TiffData" else {}
+            if changes:
+                edits.append((each.start, each.head_end, _start_tag(xml, each, changes)))
+        for child in new:
+            at = image.end if child.tag in ("Image", "StructuredAnnotations") else image.start
+            parts = [child]
+            if child.tag == "StructuredAnnotations" and notes and notes[0].children:
+                at, parts = notes[0].children[-1].end, child.children
+            for part in parts:
+                within = [e for e in edits if part.start <= e[0] < part.end]
+                pieces[at] += _spliced(xml[: part.end], within)[part.start :]
+        shared |= {xml[c.start : c.end] for c in new}
+        taken |= own
+        pages += _planes(pixels)
+    return _spliced(first, [(at, at, text) for at, text in pieces.items()])
+
+
+def _has_own_id(element: Element) -> bool:
+    """Whether it has an identifier, and does not name that of another element."""
+    return "ID" in element.attributes and not element.tag.endswith(("Ref", "Settings"))
+
+
+def _planes(pixels: Element) -> int:
+    return sum(_number(each, "PlaneCount", 1) for each in pixels.find("TiffData"))
+
+
+def _spliced(xml: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """The document with byte ranges replaced."""
+    for start, end, text in sorted(edits, reverse=True):
+        xml = xml[:start] + text + xml[end:]
+    return xml
+
+
 def parse(xml: bytes, samples: Sequence[int]) -> OmeImage:
     """Read the one image that an OME-XML document describes.
 
@@ -154,10 +216,26 @@ def parse(xml: bytes, samples: Sequence[int]) -> OmeImage:
     )
 
 
-def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
+def told(xml: bytes) -> Header:
+    """What a document says of its only image. Raises InputError as `parse` does."""
+    _, pixels = _pixels(xml)
+    samples = {_number(each, "SamplesPerPixel", 1) for each in pixels.find("Channel")}
+    beside = 3 if samples == {3} else 1
+    found = parse(xml, [beside])
+    size = _positive(pixels, "SizeY"), _positive(pixels, "SizeX")
+    kinds = {name: dtype for dtype, name in TYPES.items()}
+    dtype = np.dtype(kinds.get(pixels.attributes.get("Type", ""), "uint16"))
+    shape, axes = (*found.shape, *size), found.axes + "YX"
+    if beside == 3:
+        shape, axes = (*shape, 3), axes + "S"
+    return Header(axes, shape, dtype, found.spacing, found.channels, interval=found.interval)
+
+
+def edited(xml: bytes, old: Header, new: Header, order: str | None) -> bytes:
     """The document edited for a new file with the pixels of `new` instead of those of `old`.
 
-    order: the file's byte order. All planes are in one file, in the order of `new.planes`.
+    order: the file's byte order; None if the pixels are elsewhere. All planes are in one file, in
+    the order of `new.planes`.
     """
     xml = _utf8(xml)
     root, pixels = _pixels(xml)
@@ -171,6 +249,8 @@ def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
     prefix = pixels.name[: pixels.name.rfind(b":") + 1]
     count = len(new.planes) // new.size("S")
     data = b'<%sTiffData IFD="0" PlaneCount="%d"/>' % (prefix, count)
+    if order is None:
+        data = b"<%sMetadataOnly/>" % prefix
     head = _start_tag(xml, pixels, _pixel_attributes(pixels, old, new, order))
     if pixels.is_empty(xml):
         head = head[:-2].rstrip() + b">" + data + b"</" + pixels.name + b">"
@@ -178,9 +258,7 @@ def edited(xml: bytes, old: Header, new: Header, order: str) -> bytes:
         spot = _spot(pixels)
         edits.append((spot, spot, data))
     edits.append((pixels.start, pixels.head_end, head))
-    for start, end, text in sorted(edits, reverse=True):
-        xml = xml[:start] + text + xml[end:]
-    return xml
+    return _spliced(xml, edits)
 
 
 def _spot(pixels: Element) -> int:
@@ -193,7 +271,7 @@ def _spot(pixels: Element) -> int:
 
 
 def _pixel_attributes(
-    pixels: Element, old: Header, new: Header, order: str
+    pixels: Element, old: Header, new: Header, order: str | None
 ) -> dict[str, str | None]:
     shape = dict(zip("TCZYX", new.canonical_shape, strict=True))
     wanted: dict[str, str | None] = {f"Size{axis}": str(n) for axis, n in shape.items()}

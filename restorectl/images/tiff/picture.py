@@ -1,4 +1,4 @@
-"""What a TIFF keeps of the PNG or JPEG that it is made from."""
+"""What a TIFF keeps of the PNG, JPEG or OME-Zarr that it is made from."""
 
 import zlib
 from contextlib import suppress
@@ -8,11 +8,20 @@ from types import MappingProxyType
 from restorectl.errors import InputError
 from restorectl.images.header import UNKNOWN_SPACING, Header
 from restorectl.images.raster import PngExtras
-from restorectl.images.tiff import ifd
+from restorectl.images.tiff import ifd, ome
 from restorectl.images.tiff.header import TiffSource
-from restorectl.images.tiff.ifd import Ifd, Tag, integers_tag, read_directory
+from restorectl.images.tiff.ifd import Ifd, Tag, integers_tag, read_directory, text_tag
 
 _ICC_PROFILE, _UNDEFINED, _BESIDE_COLOURS = 34675, 7, 2
+
+
+def of_document(header: Header) -> TiffSource | None:
+    """The OME-XML of an image that was no TIFF; None if there is none."""
+    if "ome" not in header.extra:
+        return None
+    xml: bytes = header.extra["ome"]
+    first = Ifd(0, "<", {ifd.DESCRIPTION: text_tag(xml)})
+    return TiffSource("ome", ome.told(xml), first, (), planar=False, alpha=None)
 
 
 def of_picture(header: Header) -> TiffSource | None:

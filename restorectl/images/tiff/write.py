@@ -50,7 +50,8 @@ from restorectl.images.tiff.ifd import (
     pack_ifd,
     text_tag,
 )
-from restorectl.images.tiff.picture import of_picture
+from restorectl.images.tiff.join import join
+from restorectl.images.tiff.picture import of_document, of_picture
 from restorectl.images.tiff.read import TiffImage, read_record
 
 # Classic TIFF has 32-bit offsets; the margin is for readers that use signed offsets.
@@ -155,7 +156,7 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
 
 def output_for(path: Path, header: Header) -> TiffOutput:
     """Decide dialect, byte order and size. Raises OutputError if TIFF cannot hold the image."""
-    source = header.extra.get("tiff") or of_picture(header)
+    source = header.extra.get("tiff") or of_picture(header) or of_document(header)
     assert source is None or isinstance(source, TiffSource)
     if source is not None and source.alpha is not None and header.shape != source.header.shape:
         if header.size("S") == source.header.size("S"):
@@ -551,5 +552,6 @@ FORMAT = Format(
     has_mark=_has_mark,
     held_when_open=lambda path: 0,  # read in parts
     in_bands=True,
+    join=lambda path, parts: join(path, parts, CLASSIC_LIMIT),
     titles=titles,
 )

@@ -20,8 +20,10 @@ import numpy as np
 from restorectl.errors import IncompleteError, InputError
 from restorectl.files.atomic import replacing
 from restorectl.images.header import Spacing
+from restorectl.images.tiff import ome
 
 OURS = "restorectl"  # attribute of an image with its provenance record
+DOCUMENT = "OME/METADATA.ome.xml"
 METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zarray", ".zmetadata")
 MICROMETRES = {
     "angstrom": 1e-4,
@@ -216,6 +218,25 @@ def images(tree: Tree) -> list[Multiscales]:
     return found
 
 
+def document(tree: Tree, number: int) -> bytes | None:
+    """The OME-XML of an image of a group, of its own or that of bioformats2raw around it.
+
+    number: of the image in its group. None if there is none, or it is damaged.
+    """
+    own, around = tree.read(DOCUMENT), None
+    if own is None and tree.zipped is None and tree.path.name.isdecimal():
+        around, number = Tree(tree.path.parent).read(DOCUMENT), int(tree.path.name)
+    xml = own or around
+    try:
+        listed = ome.own_images(xml, "", "") if xml else []
+        if xml is None or number >= len(listed):
+            return None
+        ome.told(alone := ome.alone(xml, listed[number]))
+        return alone
+    except InputError:
+        return None  # it says nothing about the pixels
+
+
 def is_image(path: Path) -> bool:
     """Whether a folder is one image: not a plate, or another group of images.
 
@@ -266,7 +287,7 @@ def _surround(source: Path, target: Path) -> None:
     if not copied or copied[-1][1].suffix.lower() != ".zarr":
         return  # a single image of a plate, written elsewhere
     for group, there in reversed(copied):
-        for name in ("zarr.json", ".zgroup", ".zattrs", "OME/METADATA.ome.xml", "OME/zarr.json"):
+        for name in ("zarr.json", ".zgroup", ".zattrs", DOCUMENT, "OME/zarr.json"):
             data = Tree(group).read(name)
             if data is not None:
                 _put(there / name, data)

@@ -38,7 +38,8 @@ class ZarrImage(Image):
             if self._tree.attributes() is None:
                 raise IncompleteError(f"{path}: has no zarr.json or .zgroup: it is still copied")
             raise InputError(f"{path}: is Zarr without the metadata of an image (multiscales)")
-        image = found[choose_series([each.name for each in found], series, path)]
+        number = choose_series([each.name for each in found], series, path)
+        image = found[number]
         arrays = open_arrays(self._tree, image)
         self._array = arrays[0]
         own, lengths = image.letters, tuple(self._array.shape)
@@ -57,6 +58,7 @@ class ZarrImage(Image):
             tuple(_storage(array) for array in arrays),
             self._array.metadata.zarr_format,
         )
+        xml = layout.document(self._tree, number)
         self.header = Header(
             named,
             shape,
@@ -64,7 +66,7 @@ class ZarrImage(Image):
             image.spacing,
             (),
             "ome-zarr",
-            extra=MappingProxyType({"zarr": source}),
+            extra=MappingProxyType({"zarr": source} | ({"ome": xml} if xml else {})),
             interval=image.interval,
         )
         if len(image.channels) == self.header.size("C"):

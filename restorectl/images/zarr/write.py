@@ -28,6 +28,7 @@ from restorectl.images import pyramid
 from restorectl.images.extra import library
 from restorectl.images.header import CANONICAL, Header, Plane
 from restorectl.images.image import Array, Consumer, Format, Record
+from restorectl.images.tiff import ome
 from restorectl.images.tiles import chunks
 from restorectl.images.zarr import layout
 from restorectl.images.zarr.layout import MICROMETRES, OURS, SECONDS, Tree, ZarrSource
@@ -140,6 +141,14 @@ class ZarrOutput:
         if self.source is not None:
             return self.source.image.paths
         return [str(k) for k in range(len(self.shapes))]
+
+    @property
+    def document(self) -> bytes | None:
+        """The OME-XML of another kind of file, or of an OME-Zarr whose shape has changed."""
+        xml = self.header.extra.get("ome")
+        if xml is None or (self.source is not None and _shape_kept(self)):
+            return None
+        return ome.edited(xml, ome.told(xml), self.header, None)
 
     @property
     def zarr_format(self) -> int:
@@ -301,6 +310,9 @@ def _begin(
     group = zarr.create_group(
         path, zarr_format=out.zarr_format, attributes=out.attributes(provenance)
     )
+    if (xml := out.document) is not None:
+        (path / layout.DOCUMENT).parent.mkdir(exist_ok=True)
+        (path / layout.DOCUMENT).write_bytes(xml)
     arrays = []
     for name, shape, stored in zip(out.paths, out.shapes, out.storage, strict=True):
         named = {"dimension_names": [a.lower() for a in out.axes]} if out.zarr_format == 3 else {}
