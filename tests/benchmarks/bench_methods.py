@@ -1,24 +1,199 @@
 """The methods that people compare with, on real noisy fields, beside the default of `restore`.
 
-    python tests/benchmarks/bench_methods.py [--crop 256] [--variants TEXT]
+    python tests/benchmarks/bench_methods.py [--crop 256] [--variants TEXT] [--results FILE]
 
-Per method: PSNR (affine-fitted and absolute, peak 255) on the confocal fields and on widefield,
-SSIM, network calls and seconds per field, training included. Every row is the real command.
+Per method: PSNR (affine-fitted and absolute, peak 255) and SSIM on the first realisations of FMD
+and on GigaDB, seconds of training and of restoring a field, memory. Every row but those of other
+tools is the real command. Supervised methods learn from simulated noise over train/, the others
+see the noisy images only. Each field is added to the results file when it is done, and is not done
+again: a run goes on where an earlier one was stopped.
 """
 
-from common import compare
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
 
-STEPS = ["--train-steps", 1000]
+import imageio.v3 as iio
+import numpy as np
+from common import DATA, FIELDS, REPOSITORY, affine, bm3d_whitened, need_data, psnr, ssim
+
+GIGADB = ("actin-20x", "actin-60x", "mito-20x", "mito-60x")
+GROUPS = ("confocal", "widefield", "GigaDB")
+SIMULATED = ["degradation.level=[0.02,0.6]", "data.gamma=[0.4,0.65]", "data.cache_mb=256"]
+SMALL = ["data.crop=64", "optimiser.warmup=20", "validation.every=0", "validation.keep=last"]
+SMALL += ["network.config.channels=[32,48,64]", "optimiser.ema=0.98"]
+BATCH = ["optimiser.batch=16", "optimiser.micro_batch=16"]
+FOUR = ["optimiser.batch=4", "optimiser.micro_batch=4"]
+ONE_BLOCK = ["network.config.blocks=1", "network.config.embedding=32"]
+RECIPES: dict[str, list[str]] = {  # what differs from the packaged recipe, for two cores
+    "care": [*BATCH, *ONE_BLOCK, "optimiser.steps=600"],
+    "unet-rcan": [*FOUR, "network.config.groups=1", "network.config.blocks=4",
+                  "optimiser.lr=1e-3", "optimiser.clip=1", "optimiser.steps=300"],
+    "pix2pix": [*BATCH, *ONE_BLOCK, "adversary.channels=16", "optimiser.lr=1e-3",
+                "optimiser.steps=400"],
+    "cyclegan": [*FOUR, *ONE_BLOCK, "adversary.channels=16", "optimiser.lr=1e-3",
+                 "optimiser.steps=400"],
+}  # fmt: skip
+CLASSICAL = ("median", "gaussian", "nl-means", "wavelet", "tv")
 VARIANTS: dict[str, list[object]] = {
     "none (noisy input)": ["--strength", 0],
     "posterior (default)": [],
-    **{name: ["--method", name] for name in ("median", "gaussian", "nl-means", "wavelet", "tv")},
-    "n2v": ["--method", "n2v", *STEPS],
-    "n2v, no lines": ["--method", "n2v", "--mask", "none", *STEPS],
-    "dip": ["--method", "dip", *STEPS],
-    "mixing, guided by n2v": ["--method", "mixing", "--guide", "n2v", *STEPS],
+    **{name: ["--method", name] for name in CLASSICAL},
+    "n2v": ["--method", "n2v"],
+    "dip": ["--method", "dip"],
+    "mixing, guided by n2v": ["--method", "mixing", "--guide", "n2v"],
+    **{name: ["--method", "care", "--weights", f"{name}.safetensors"] for name in RECIPES},
 }
 
 
+def ndsafir_alone(image: np.ndarray) -> np.ndarray:
+    """ndsafir with its own noise estimate: `pip install ndsafir` first."""
+    import ndsafir
+
+    return np.asarray(ndsafir.denoise_poisson_gaussian(image.astype(np.float32), axes="YX"))
+
+
+OTHERS = {"BM3D, whitened": bm3d_whitened, "ndsafir": ndsafir_alone}
+
+
+def fields(crop: int) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
+    """name -> (group, noisy, clean), the middle of each field in its dtype."""
+    files = {f: f"fmd/{f}_noisy_1.png" for f in FIELDS}
+    files |= {f: f"gigadb/{f}-noise1_low_crop.tif" for f in GIGADB}
+    found = {}
+    for name, file in files.items():
+        noisy, clean = (iio.imread(DATA / "pairs" / side / file) for side in ("noisy", "clean"))
+        part = tuple(slice((n - crop) // 2, (n - crop) // 2 + crop) for n in noisy.shape)
+        group = "widefield" if "Wide" in name else "GigaDB" if name in GIGADB else "confocal"
+        found[name] = group, noisy[part], clean[part]
+    return found
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "restorectl", *map(str, words)]
+
+
+def restored(source: Path, options: list[object], room: Path) -> Iterator[tuple[str, Any, dict]]:
+    """(field, image, line of JSON) of each image, as it is done; at last ("", None, memory)."""
+    out = room / f"{source.name}-out"
+    words = command("denoise", source, "-o", out, "--json", "--overwrite", *options)
+    with subprocess.Popen(words, cwd=room, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            line = json.loads(text)
+            name = Path(line["source"]).stem
+            yield name, iio.imread(out / f"{name}.tif"), line
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(words)} ended with {process.returncode}")
+    yield "", None, {"memory": used.ru_maxrss / 1024}
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+
+def trained(name: str, room: Path) -> float:
+    """Seconds of training a supervised network, which is kept."""
+    target, told = room / f"{name}.safetensors", room / f"{name}.seconds"
+    if not told.exists():
+        target.unlink(missing_ok=True)
+        changes = [w for c in (*SIMULATED, *SMALL, *RECIPES[name]) for w in ("-s", c)]
+        start = time.monotonic()
+        words = command("train", name, "--data", DATA / "train", "-o", target, "-q", *changes)
+        subprocess.run(words, check=True, env=ENVIRONMENT)
+        told.write_text(f"{time.monotonic() - start:.1f}")
+    return float(told.read_text())
+
+
+def score(variant: str, todo: dict, room: Path) -> Iterator[dict[str, object]]:
+    """A record for each field, and one for the memory of the tool."""
+    source = room / "".join(c for c in variant if c.isalnum())
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir()
+    for name, (_, noisy, _) in todo.items():
+        iio.imwrite(source / f"{name}.tif", noisy)
+    training = trained(variant, room) if variant in RECIPES else 0.0
+    if variant in OTHERS:
+        made: Any = others(variant, todo)
+    else:
+        made = restored(source, VARIANTS[variant], room)
+    for name, image, line in made:
+        record = {"variant": variant, "field": name, "date": str(date.today())} | line
+        if name:
+            group, _, clean = todo[name]
+            fit = affine(image, clean)
+            details = line.get("details", {})
+            own = details.get("training_seconds", 0.0)
+            own += details.get("guide", {}).get("training_seconds", 0.0)
+            record = {k: record[k] for k in ("variant", "field", "date")} | {
+                "group": group,
+                "affine": psnr(fit, clean),
+                "absolute": psnr(image, clean),
+                "ssim": ssim(fit, clean),
+                "training": training or own,
+                "seconds": line["seconds"] - own,
+            }
+        yield record
+
+
+def others(variant: str, todo: dict) -> Iterator[tuple[str, np.ndarray, dict]]:
+    for name, (_, noisy, _) in todo.items():
+        start = time.monotonic()
+        image = OTHERS[variant](noisy)
+        yield name, np.clip(image, 0, 255), {"seconds": time.monotonic() - start}
+
+
+def show(records: list[dict]) -> None:
+    """The table, as Markdown."""
+    print(f"\n| method | {' | '.join(f'{g} | absolute' for g in GROUPS)} | SSIM | fields"
+          " | training, s | s | MB |\n|" + "---|" * 12)  # fmt: skip
+    for variant in (*VARIANTS, *OTHERS):
+        mine = [r for r in records if r["variant"] == variant]
+        rows = [r for r in mine if r["field"]]
+        cells: list[str] = []
+        for group in GROUPS:
+            inside = [r for r in rows if r["group"] == group]
+            for key in ("affine", "absolute"):
+                cells.append(f"{np.mean([r[key] for r in inside]):.2f}" if inside else "")
+        if rows:
+            mean = {k: np.mean([r[k] for r in rows]) for k in ("ssim", "training", "seconds")}
+            memory = [r["memory"] for r in mine if "memory" in r]
+            cells += [f"{mean['ssim']:.3f}", str(len(rows)), f"{mean['training']:.0f}"]
+            cells += [f"{mean['seconds']:.1f}", f"{max(memory):.0f}" if memory else ""]
+            print(f"| {variant} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--crop", type=int, default=256, help="side of the middle part in use")
+    parser.add_argument("--variants", help="only those whose name contains one of these, a,b")
+    parser.add_argument("--results", type=Path, default=Path("bench_methods.jsonl"))
+    args = parser.parse_args()
+    need_data()
+    room = args.results.with_suffix(".work").resolve()
+    room.mkdir(exist_ok=True, parents=True)
+    args.results.touch()
+    for variant in (*VARIANTS, *OTHERS):
+        if args.variants and not any(part in variant for part in args.variants.split(",")):
+            continue
+        done = [json.loads(text) for text in args.results.read_text().splitlines()]
+        known = {r["field"] for r in done if r["variant"] == variant}
+        todo = {k: v for k, v in fields(args.crop).items() if k not in known}
+        if todo:
+            for record in score(variant, todo, room):
+                with args.results.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+    show([json.loads(text) for text in args.results.read_text().splitlines()])
+
+
 if __name__ == "__main__":
-    compare("denoise", VARIANTS, __doc__)
+    main()
