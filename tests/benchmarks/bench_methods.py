@@ -3,15 +3,16 @@
     python tests/benchmarks/bench_methods.py [--crop 256] [--variants TEXT] [--results FILE]
 
 Per method: PSNR (affine-fitted and absolute, peak 255) and SSIM on the first realisations of FMD
-and on GigaDB, seconds of training and of restoring a field, memory. Every row but those of other
-tools is the real command. Supervised methods learn from simulated noise over train/, the others
-see the noisy images only. Each field is added to the results file when it is done, and is not done
-again: a run goes on where an earlier one was stopped.
+and on GigaDB, CPU seconds of training and of restoring a field, memory. Every row but those of
+other tools is the real command. Supervised methods learn from simulated noise over train/, the
+others see the noisy images only. Each field is added to the results file when it is done, and is
+not done again: a run goes on where an earlier one was stopped.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def command(*words: object) -> list[str]:
 
 
 def restored(source: Path, options: list[object], room: Path) -> Iterator[tuple[str, Any, dict]]:
-    """(field, image, line of JSON) of each image, as it is done; at last ("", None, memory)."""
+    """(field, image, line of JSON) of each image, as it is done; at last ("", None, the cost)."""
     out = room / f"{source.name}-out"
     words = command("denoise", source, "-o", out, "--json", "--overwrite", *options)
     with subprocess.Popen(words, cwd=room, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
@@ -95,67 +96,63 @@ def restored(source: Path, options: list[object], room: Path) -> Iterator[tuple[
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(words)} ended with {process.returncode}")
-    yield "", None, {"memory": used.ru_maxrss / 1024}
+    yield "", None, {"memory": used.ru_maxrss / 1024, "cpu": used.ru_utime + used.ru_stime}
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
 
 def trained(name: str, room: Path) -> float:
-    """Seconds of training a supervised network, which is kept."""
+    """CPU seconds of training a supervised network, which is kept."""
     target, told = room / f"{name}.safetensors", room / f"{name}.seconds"
     if not told.exists():
         target.unlink(missing_ok=True)
         changes = [w for c in (*SIMULATED, *SMALL, *RECIPES[name]) for w in ("-s", c)]
-        start = time.monotonic()
         words = command("train", name, "--data", DATA / "train", "-o", target, "-q", *changes)
+        target.with_suffix(".resume.safetensors").unlink(missing_ok=True)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(words, check=True, env=ENVIRONMENT)
-        told.write_text(f"{time.monotonic() - start:.1f}")
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        told.write_text(f"{used.ru_utime - before.ru_utime:.1f}")
     return float(told.read_text())
 
 
 def score(variant: str, todo: dict, room: Path) -> Iterator[dict[str, object]]:
-    """A record for each field, and one for the memory of the tool."""
+    """A record for each field, and one for the cost of all."""
     source = room / "".join(c for c in variant if c.isalnum())
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir()
     for name, (_, noisy, _) in todo.items():
         iio.imwrite(source / f"{name}.tif", noisy)
-    training = trained(variant, room) if variant in RECIPES else 0.0
+    training = trained(variant, room) if variant in RECIPES else None
     if variant in OTHERS:
         made: Any = others(variant, todo)
     else:
         made = restored(source, VARIANTS[variant], room)
     for name, image, line in made:
-        record = {"variant": variant, "field": name, "date": str(date.today())} | line
-        if name:
-            group, _, clean = todo[name]
-            fit = affine(image, clean)
-            details = line.get("details", {})
-            own = details.get("training_seconds", 0.0)
-            own += details.get("guide", {}).get("training_seconds", 0.0)
-            record = {k: record[k] for k in ("variant", "field", "date")} | {
-                "group": group,
-                "affine": psnr(fit, clean),
-                "absolute": psnr(image, clean),
-                "ssim": ssim(fit, clean),
-                "training": training or own,
-                "seconds": line["seconds"] - own,
-            }
-        yield record
+        if not name:
+            cost = {"cpu": line["cpu"] / len(todo), "memory": line["memory"], "training": training}
+            yield {"variant": variant, "field": "", "date": str(date.today())} | cost
+            continue
+        group, _, clean = todo[name]
+        fit = affine(image, clean)
+        quality = {"affine": psnr(fit, clean), "absolute": psnr(image, clean)}
+        quality["ssim"] = ssim(fit, clean)
+        yield {"variant": variant, "field": name, "group": group} | quality
 
 
 def others(variant: str, todo: dict) -> Iterator[tuple[str, np.ndarray, dict]]:
+    start = time.process_time()
     for name, (_, noisy, _) in todo.items():
-        start = time.monotonic()
-        image = OTHERS[variant](noisy)
-        yield name, np.clip(image, 0, 255), {"seconds": time.monotonic() - start}
+        yield name, np.clip(OTHERS[variant](noisy), 0, 255), {}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    yield "", None, {"cpu": time.process_time() - start, "memory": memory}
 
 
 def show(records: list[dict]) -> None:
     """The table, as Markdown."""
     print(f"\n| method | {' | '.join(f'{g} | absolute' for g in GROUPS)} | SSIM | fields"
-          " | training, s | s | MB |\n|" + "---|" * 12)  # fmt: skip
+          " | training, CPU s | CPU s | MB |\n|" + "---|" * 12)  # fmt: skip
     for variant in (*VARIANTS, *OTHERS):
         mine = [r for r in records if r["variant"] == variant]
         rows = [r for r in mine if r["field"]]
@@ -165,10 +162,10 @@ def show(records: list[dict]) -> None:
             for key in ("affine", "absolute"):
                 cells.append(f"{np.mean([r[key] for r in inside]):.2f}" if inside else "")
         if rows:
-            mean = {k: np.mean([r[k] for r in rows]) for k in ("ssim", "training", "seconds")}
-            memory = [r["memory"] for r in mine if "memory" in r]
-            cells += [f"{mean['ssim']:.3f}", str(len(rows)), f"{mean['training']:.0f}"]
-            cells += [f"{mean['seconds']:.1f}", f"{max(memory):.0f}" if memory else ""]
+            cells += [f"{np.mean([r['ssim'] for r in rows]):.3f}", str(len(rows))]
+            cost = next((r for r in mine if r.get("cpu")), {})
+            units = (("training", "{:.0f}"), ("cpu", "{:.1f}"), ("memory", "{:.0f}"))
+            cells += [form.format(cost[key]) if cost.get(key) else "" for key, form in units]
             print(f"| {variant} | {' | '.join(cells)} |")
 
 
