@@ -131,6 +131,7 @@ class UNet(nn.Module):
         embedding: int = 256,
         top_skips: bool = True,  # False: nothing but the deeper levels reaches the first (N2V2)
         ring: str = "",  # row of RINGS: the network corrects this mean of the neighbours
+        gain: float = 0.0,  # of the output before training; each step changes it by lr at most
     ) -> None:
         super().__init__()
         if ring and (ring not in RINGS or c_in != c_out):
@@ -164,7 +165,7 @@ class UNet(nn.Module):
                 self.decoder.append(Block(c + skip, width, embedding, False))
                 c = width
         self.head = Conv(c, c_out * patch * patch, 3)
-        self.gain = nn.Parameter(torch.zeros(()))  # the network starts at zero
+        self.gain = nn.Parameter(torch.tensor(gain))
 
     def fold(self) -> "UNet":
         """Turn all weight-normalised convolutions into plain ones (inference only)."""
