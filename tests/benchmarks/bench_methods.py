@@ -1,6 +1,7 @@
 """The methods that people compare with, on real noisy fields, beside the default of `restore`.
 
-    python tests/benchmarks/bench_methods.py [--crop 256] [--variants TEXT] [--results FILE]
+    python tests/benchmarks/bench_methods.py [--crop 256] [--variants TEXT] [--steps N]
+        [--results FILE]
 
 Per method: PSNR (affine-fitted and absolute, peak 255) and SSIM on the first realisations of FMD
 and on GigaDB, CPU seconds of training and of restoring a field, memory. Every row but those of
@@ -53,6 +54,7 @@ VARIANTS: dict[str, list[object]] = {
     "mixing, guided by n2v": ["--method", "mixing", "--guide", "n2v"],
     **{name: ["--method", "care", "--weights", f"{name}.safetensors"] for name in RECIPES},
 }
+OWN = ("n2v", "dip", "mixing, guided by n2v")  # train on each image
 
 
 def ndsafir_alone(image: np.ndarray) -> np.ndarray:
@@ -102,12 +104,13 @@ def restored(source: Path, options: list[object], room: Path) -> Iterator[tuple[
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
 
-def trained(name: str, room: Path) -> float:
+def trained(name: str, room: Path, steps: str | None) -> float:
     """CPU seconds of training a supervised network, which is kept."""
     target, told = room / f"{name}.safetensors", room / f"{name}.seconds"
     if not told.exists():
         target.unlink(missing_ok=True)
-        changes = [w for c in (*SIMULATED, *SMALL, *RECIPES[name]) for w in ("-s", c)]
+        last = [f"optimiser.steps={steps}"] if steps else []
+        changes = [w for c in (*SIMULATED, *SMALL, *RECIPES[name], *last) for w in ("-s", c)]
         words = command("train", name, "--data", DATA / "train", "-o", target, "-q", *changes)
         target.with_suffix(".resume.safetensors").unlink(missing_ok=True)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -117,18 +120,20 @@ def trained(name: str, room: Path) -> float:
     return float(told.read_text())
 
 
-def score(variant: str, todo: dict, room: Path) -> Iterator[dict[str, object]]:
+def score(variant: str, todo: dict, room: Path, steps: str | None) -> Iterator[dict[str, object]]:
     """A record for each field, and one for the cost of all."""
     source = room / "".join(c for c in variant if c.isalnum())
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir()
     for name, (_, noisy, _) in todo.items():
         iio.imwrite(source / f"{name}.tif", noisy)
-    training = trained(variant, room) if variant in RECIPES else None
+    training = trained(variant, room, steps) if variant in RECIPES else None
+    own = ["--cache", room / "networks"] if variant in OWN else []
+    own += ["--train-steps", steps] if own and steps else []
     if variant in OTHERS:
         made: Any = others(variant, todo)
     else:
-        made = restored(source, VARIANTS[variant], room)
+        made = restored(source, [*VARIANTS[variant], *own], room)
     for name, image, line in made:
         if not name:
             cost = {"cpu": line["cpu"] / len(todo), "memory": line["memory"], "training": training}
@@ -173,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--crop", type=int, default=256, help="side of the middle part in use")
     parser.add_argument("--variants", help="only those whose name contains one of these, a,b")
+    parser.add_argument("--steps", help="of methods that train on each image, and of recipes")
     parser.add_argument("--results", type=Path, default=Path("bench_methods.jsonl"))
     args = parser.parse_args()
     need_data()
@@ -186,7 +192,7 @@ def main() -> None:
         known = {r["field"] for r in done if r["variant"] == variant}
         todo = {k: v for k, v in fields(args.crop).items() if k not in known}
         if todo:
-            for record in score(variant, todo, room):
+            for record in score(variant, todo, room, args.steps):
                 with args.results.open("a") as file:
                     file.write(json.dumps(record) + "\n")
     show([json.loads(text) for text in args.results.read_text().splitlines()])
