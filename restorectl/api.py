@@ -125,13 +125,12 @@ def denoise(
 
     given = _checked("denoise", options)
     own = {name: given.pop(name) for name in signature(settings).parameters if name in given}
-    named, known = isinstance(guide, str), methods("denoise")
-    if named and guide not in known:
+    known = methods("denoise")
+    if isinstance(guide, str) and guide not in known:
         raise UsageError(f"`guide` {guide}: is not an array, nor one of {', '.join(known)}")
-    told = guide if named or guide is None else "guide"
-    more = {"settings": settings(**own), "guide": told}
+    hint = None if guide is None or isinstance(guide, str) else ArrayImage(guide, axes, "guide")
+    more = {"settings": settings(**own), "guide": guide if hint is None else "guide"}
     job = _job("denoise", DenoiseJob, axes, channels, given, **more)
-    hint = None if isinstance(guide, str) or guide is None else ArrayImage(guide, axes, "guide")
     return _restored(work(job), ArrayImage(array, axes), [out], hint)[0]
 
 

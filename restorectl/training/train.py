@@ -54,9 +54,9 @@ from restorectl.training.select import select, table
 from restorectl.weights import file as weights_io
 from restorectl.weights.file import Weights
 
-# objectives that can learn from pairs, and that simulate them where the recipe says how
-PAIRED = ("conditional", "care", "noise2noise", "unet-rcan", "pix2pix")
-UNPAIRED = ("cyclegan",)  # that take noisy images of other fields
+PAIRED = ("conditional", "care", "noise2noise", "unet-rcan", "pix2pix")  # can learn from pairs
+UNPAIRED = ("cyclegan",)  # can learn from noisy images of other fields
+# can learn from clean images alone, if the recipe says how they are degraded
 SIMULATED = ("conditional", "care", "unet-rcan", "pix2pix", "cyclegan")
 OF_ONE_RUN = ("n2v", "dip")  # objectives that `denoise` alone uses
 

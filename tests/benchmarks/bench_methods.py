@@ -29,7 +29,7 @@ from common import DATA, FIELDS, REPOSITORY, affine, bm3d_whitened, need_data, p
 
 GIGADB = ("actin-20x", "actin-60x", "mito-20x", "mito-60x")
 GROUPS = ("confocal", "widefield", "GigaDB")
-SIMULATED = ["degradation.level=[0.02,0.6]", "data.gamma=[0.4,0.65]", "data.cache_mb=256"]
+SIMULATED = ["degradation.level=[0.02,0.6]", "data.cache_mb=256"]
 SMALL = ["data.crop=64", "optimiser.warmup=20", "validation.every=0", "validation.keep=last"]
 SMALL += ["network.config.channels=[32,48,64]", "optimiser.ema=0.98"]
 BATCH = ["optimiser.batch=16", "optimiser.micro_batch=16"]
