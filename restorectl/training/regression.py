@@ -74,14 +74,14 @@ def n2v(model: Denoiser, x: Tensor, draw: Draw) -> Tensor:
             values.shape[-1], values.shape[:3], generator=generator, device=x.device
         )
         chosen = values.gather(-1, which[..., None])[..., 0]
-    seen = x.clone()
+    seen = x.flatten(2).clone()  # (B, C, H W); turned crops are not contiguous
     for down, across in line(options):
         place = _index(rows + down, columns + across, x)  # (B, C, S)
         random = torch.randint(x[0, 0].numel(), place.shape, generator=generator, device=x.device)
-        seen.flatten(2).scatter_(2, place, x.flatten(2).gather(2, random))
+        seen.scatter_(2, place, x.flatten(2).gather(2, random))
     place = _index(rows, columns, x)
-    seen.flatten(2).scatter_(2, place, chosen)
-    error = (estimate(model, seen) - x).flatten(2).gather(2, place)
+    seen.scatter_(2, place, chosen)
+    error = (estimate(model, seen.reshape(x.shape)) - x).flatten(2).gather(2, place)
     return draw.penalty(error).mean((1, 2))
 
 

@@ -47,8 +47,10 @@ def draw(**blind):
 
 
 @pytest.mark.parametrize("replaced", ["median", "random"])
-def test_hidden_pixels_get_values_of_their_neighbours_and_only_they_count(replaced):
+@pytest.mark.parametrize("turned", [False, True])
+def test_hidden_pixels_get_values_of_their_neighbours_and_only_they_count(replaced, turned):
     x = torch.from_numpy(noise())[None, None].repeat(2, 1, 1, 1)
+    x = x.transpose(2, 3) if turned else x  # as crops are that were turned
     model = Spy()
     loss = regression.n2v(model, x, draw(replace=replaced))
     hidden = model.seen != x
