@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from restorectl.batch.outcome import Outcome, Silent
+from restorectl.catalog import methods
 from restorectl.errors import UsageError
 from restorectl.images.arrays import ArrayImage, ArrayLike, place
 from restorectl.images.header import Header, sizes
@@ -45,6 +46,7 @@ from restorectl.jobs import (
     DenoiseJob,
     Files,
     NoiseOptions,
+    OwnTraining,
     RestoreJob,
     SuperresJob,
     UncertaintyJob,
@@ -52,9 +54,14 @@ from restorectl.jobs import (
 )
 from restorectl.restoration.planes import Planes
 
-PARTS = {"compute": Compute, "noise": NoiseOptions, "weights_from": WeightsOptions}
+PARTS = {
+    "compute": Compute,
+    "noise": NoiseOptions,
+    "weights_from": WeightsOptions,
+    "training": OwnTraining,
+}
 # fields that are no options
-OF_FILES = ("files", "step_map", "preview", "guide", "keep_samples", "csv", "plot")
+OF_FILES = ("files", "step_map", "preview", "guide", "keep_samples", "fit_on", "csv", "plot")
 
 
 class Uncertainty(NamedTuple):
@@ -97,18 +104,19 @@ def denoise(
     *,
     channels: Sequence[int] | None = None,
     out: Any = None,
-    guide: ArrayLike | None = None,
+    guide: ArrayLike | str | None = None,
     **options: Any,
 ) -> Any:
     """Remove noise with a choice of published methods, as `restorectl denoise` does.
 
     array, axes, channels, out, options: see `restorectl.api`; `method="mixing"`, `mix="linear"` and
     others as in `restorectl denoise --help`. guide: another method's result for the same image, an
-    array of the same shape. Returns an array of the input's shape and dtype, in its units; or
-    `out`.
+    array of the same shape, or a method that makes it first, such as "n2v"; for noise2noise the
+    second exposure. Returns an array of the input's shape and dtype, in its units; or `out`.
 
     Methods: conditional DDPM (DDPM microscopy, Osuna-Vargas et al.), forward-backward, mixing,
-    repaint (Baikal), and the posterior of the default model.
+    repaint (Baikal), the posterior of the default model, classical ones, and those that train a
+    network on the array itself, with `train_steps=1000`, `minutes`, `cache` and `mask`.
 
     Raises UsageError, InputError, WeightsError, EngineError; TypeError for an unknown option.
     """
@@ -117,9 +125,12 @@ def denoise(
 
     given = _checked("denoise", options)
     own = {name: given.pop(name) for name in signature(settings).parameters if name in given}
-    more = {"settings": settings(**own), "guide": None if guide is None else "guide"}
+    known = methods("denoise")
+    if isinstance(guide, str) and guide not in known:
+        raise UsageError(f"`guide` {guide}: is not an array, nor one of {', '.join(known)}")
+    hint = None if guide is None or isinstance(guide, str) else ArrayImage(guide, axes, "guide")
+    more = {"settings": settings(**own), "guide": guide if hint is None else "guide"}
     job = _job("denoise", DenoiseJob, axes, channels, given, **more)
-    hint = None if guide is None else ArrayImage(guide, axes, "guide")
     return _restored(work(job), ArrayImage(array, axes), [out], hint)[0]
 
 
@@ -276,6 +287,9 @@ def _restored(
     header, outcome = image.header, Outcome("array", "", "planned")
     kinds = work.restorer.dtypes(header)
     targets = [_target(header, dtype, out) for dtype, out in zip(kinds, outs, strict=True)]
+    if work.first is not None:  # it makes the guide
+        (made,) = _restored(work.first, image, [None])
+        guide = ArrayImage(made, image.header.axes, "guide")
     if guide is not None:
         guide.header.require_same_shape(guide.path, header, image.path)
     fitted = work.fit(image, outcome, guide)

@@ -99,6 +99,9 @@ NETWORKS: dict[str, Row] = {
     "baikal": Row(
         "engine.nets.adm:BAIKAL", "Baikal: the same with learned variance, 152 M parameters"
     ),
+    "unet-rcan": Row(
+        "engine.nets.rcan:UNetRCAN", "UNet-RCAN: U-Net, then residual channel attention"
+    ),
     "inception": Row(
         "engine.nets.inception:Inception", "Inception-v3 features of the Frechet distance"
     ),
@@ -133,7 +136,16 @@ OBJECTIVES: dict[str, Row] = {
     "e2e-unet": Row("training.objectives:e2e_unet", "predict the plane between two (MSDSR)"),
     "care": Row("training.regression:care", "map a noisy image to its clean pair (CARE)"),
     "unet-synthetic": Row(
-        "training.regression:unet_synthetic", "map an image with simulated noise to the clean one"
+        "training.regression:care", "map an image with simulated noise to the clean one"
+    ),
+    "unet-rcan": Row(
+        "training.regression:unet_rcan", "the same as care by UNet-RCAN, edges count too"
+    ),
+    "pix2pix": Row(
+        "training.adversarial:pix2pix", "the same as care against a discriminator (pix2pix)"
+    ),
+    "cyclegan": Row(
+        "training.adversarial:cyclegan", "map noisy images to the look of unpaired clean ones"
     ),
     "n2v": Row("training.regression:n2v", "predict hidden pixels of noisy images (Noise2Void)"),
     "noise2noise": Row("training.regression:noise2noise", "map one noisy exposure to another"),
@@ -203,7 +215,8 @@ METHODS: dict[str, Row] = {
     ),
     "care": Row(
         "engine.direct:TRAINED",
-        "one call of a network trained by `train care` or `train unet-synthetic`; needs --weights",
+        "one call of a network trained by `train` with care, unet-synthetic, unet-rcan, pix2pix or"
+        " cyclegan; needs --weights",
         commands=("denoise",),
     ),
     "median": Row("engine.classical:MEDIAN", "median of 3, 5 or 7 px", commands=("denoise",)),

@@ -111,7 +111,7 @@ class RestoreJob(SamplingJob):
 class OwnTraining:
     """How methods that train a network on the images themselves do it."""
 
-    steps: int | None = None  # None = the recipe's
+    train_steps: int | None = None  # None = the recipe's
     minutes: float | None = None  # upper limit for each network; None = none
     fit_on: str = "image"  # a network for each image, or one for the folder: image, folder
     cache: str | None = None  # folder that keeps networks; None = none is kept

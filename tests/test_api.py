@@ -24,7 +24,8 @@ OF_FILES = {  # options of commands that an array has no use for
     *("files_from", "overwrite", "keep_old", "min_age", "defer_for", "min_free", "max_failures"),
     *("fail_fast",),
     *("max_memory", "dry_run", "probe", "json_lines", "quiet", "log_format", "manifest", "debug"),
-    *("step_map", "preview", "guide", "keep_samples", "calibrate", "scale", "to", "pyramid"),
+    *("step_map", "preview", "guide", "keep_samples", "fit_on", "calibrate", "scale", "to"),
+    "pyramid",
 }
 
 
@@ -114,6 +115,19 @@ def test_denoise_of_chosen_channels_with_a_guide(stack, tmp_path):
     assert np.array_equal(found[1], stack[1])
 
 
+def test_training_on_an_array_and_its_guide(stack, tmp_path):
+    quick = {"train_steps": 8, "cache": str(tmp_path / "networks")}
+    words = ("--method", "mixing", "--steps", 1, "--guide", "n2v", "--context", "none")
+    wanted = command("denoise", stack[0], "YX", tmp_path, *words, "--train-steps", 8)[0]["a"]
+    common = {"method": "mixing", "steps": 1, "context": "none"}
+    made = api.denoise(stack[0], "YX", guide="n2v", **common, **quick)
+    assert np.array_equal(made, wanted)
+    assert len(list((tmp_path / "networks").iterdir())) == 1
+    for name, value in (("guide", "no"), ("mask", "dots")):
+        with pytest.raises(UsageError, match=f"`{name}` {value}: "):
+            api.denoise(stack[0], "YX", **common, **{name: value})
+
+
 @pytest.mark.slow
 def test_uncertainty_of_colours(stack, tmp_path):
     colours = np.ascontiguousarray(np.moveaxis(stack // 8, 0, 2).astype(np.uint8))
@@ -168,8 +182,6 @@ def test_every_option_of_a_command_is_taken(name, kind):
 
         made = settings(**{n: options.pop(n) for n in api.signature(settings).parameters})
         assert made == {}
-        training = ("train_steps", "minutes", "fit_on", "cache", "mask")  # not of arrays yet
-        options = {n: o for n, o in options.items() if n not in training}
     job = api._job(name, kind, "YX", None, options)
     assert job.files == api.Files((), "", axes="YX")
     weights = {"weights": options["weights"]} if name != "superres3d" else {}

@@ -94,6 +94,7 @@ class Denoiser(nn.Module):
     def __init__(self, net: nn.Module, card: Card) -> None:
         super().__init__()
         self.net, self.card = net, card
+        self.auxiliary = nn.ModuleDict()  # networks that only training needs
         self.dtype = torch.float32
         self.table = schedule(card.schedule) if card.schedule else None
 

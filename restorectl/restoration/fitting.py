@@ -191,7 +191,7 @@ def make(job: DenoiseJob, name: str) -> Fitting:
     overrides = [f"blind.mask={wanted.mask}"]
     if wanted.minutes is not None:
         overrides.append(f"optimiser.minutes={wanted.minutes}")
-    if wanted.steps is not None:
-        warmup = max(2, min(recipe.optimiser.warmup, wanted.steps // 4))
-        overrides += [f"optimiser.steps={wanted.steps}", f"optimiser.warmup={warmup}"]
+    if wanted.train_steps is not None:
+        warmup = max(2, min(recipe.optimiser.warmup, wanted.train_steps // 4))
+        overrides += [f"optimiser.steps={wanted.train_steps}", f"optimiser.warmup={warmup}"]
     return Fitting(job, replace(recipes.load(name, overrides), seed=job.compute.seed))

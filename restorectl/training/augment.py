@@ -36,6 +36,15 @@ def paired(
     return target, partner
 
 
+def unpaired(
+    crops: CropBatch, options: CropOptions, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Clean crops, and noisy crops of other fields that are in network units already."""
+    assert crops.partner is not None
+    partner = crops.partner.to(generator.device)
+    return clean(crops, options, generator), varied(partner, options, generator)
+
+
 def varied(x: Tensor, options: CropOptions, generator: torch.Generator) -> Tensor:
     """Give each sample a random gain and offset, unless its range is fixed, and one of eight
     orientations."""

@@ -79,6 +79,7 @@ def write(
     tensors = {
         name.removeprefix("net."): value.half().cpu().contiguous()
         for name, value in released.items()
+        if name.startswith("net.")
     }
     with replacing(output) as part:
         part.write_bytes(save(tensors, {KEY: card.to_json()}))

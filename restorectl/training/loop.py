@@ -89,7 +89,9 @@ class TrainingState:
     def __init__(self, model: nn.Module, options: Optimiser) -> None:
         self.model = model
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
+        self.optimiser = torch.optim.Adam(
+            model.parameters(), lr=options.lr, betas=(options.momentum, 0.999), fused=True
+        )
         self.step = 0
         self.steps = options.steps  # planned
         self.best: BestWeights | None = None
@@ -239,13 +241,13 @@ def generator(device: torch.device, *key: int | str) -> torch.Generator:
 
 
 def learning_rate(step: int, options: Optimiser, steps: int) -> float:
-    """Learning rate of step 1, 2, ... of `steps`: linear warm-up, then cosine decay to final_lr *
-    lr."""
+    """Learning rate of step 1, 2, ... of `steps`: linear warm-up, then the recipe's decay to
+    final_lr * lr."""
     if step <= options.warmup:
         return options.lr * step / options.warmup
     done = min(1.0, (step - options.warmup) / max(1, steps - options.warmup))
-    share = options.final_lr + (1 - options.final_lr) * (1 + math.cos(math.pi * done)) / 2
-    return options.lr * share
+    left = (1 + math.cos(math.pi * done)) / 2 if options.decay == "cosine" else min(1, 2 - 2 * done)
+    return options.lr * (options.final_lr + (1 - options.final_lr) * left)
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

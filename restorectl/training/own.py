@@ -125,6 +125,10 @@ def suited(recipe: Recipe, samples: Sequence[Sample]) -> Recipe:
     recipe = replace(recipe, data=replace(recipe.data, crop=(crop,)))
     if recipe.objective == "n2v" and recipe.blind.mask == "auto":
         recipe = replace(recipe, blind=replace(recipe.blind, mask=mask(samples)))  # type: ignore[arg-type]
+    if recipe.network.config.get("ring"):  # it has no pixel that shares the hidden one's noise
+        network = recipe.network
+        config = {**network.config, "ring": recipe.blind.mask}
+        recipe = replace(recipe, network=replace(network, config=config))
     return recipe
 
 

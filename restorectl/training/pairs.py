@@ -1,4 +1,5 @@
-"""Image pairs for training: equal relative names in two folders, aligned, on one scale.
+"""Image pairs for training: equal relative names in two folders, aligned, on one scale; and noisy
+images without pairs.
 
 A clean image `cells/1.tif` may have several noisy versions, in the folder `cells/1`. Pairs that
 cannot be used are left out, with a warning, when the folders are scanned. The clean image is scaled
@@ -36,6 +37,7 @@ from restorectl.intensity.whitening import Intensity
 from restorectl.jobs import MAX_SHIFT
 from restorectl.training.dataset import (
     CropBatch,
+    ImageReader,
     Region,
     TrainingImage,
     fingerprint,
@@ -306,6 +308,27 @@ class PairReader:
         both = np.stack([target, model.forward(noisy)])
         first, last, left, right = pair.area
         return both[:, first:last, left:right]
+
+
+class WhitenedReader(ImageReader):
+    """Reads regions of noisy images in network units: each channel is whitened by its own noise."""
+
+    def __init__(self, images: Sequence[TrainingImage], cache_bytes: int) -> None:
+        super().__init__(images, cache_bytes)
+        self.models = []
+        for known in images:
+            with open_image(known.path, axes=known.axes) as image:
+                channels = range(known.shape[1])
+                self.models.append([whitening.fit(sampled_pixels(image, c)) for c in channels])
+
+    def read(self, regions: Sequence[Region]) -> CropBatch:
+        """Read regions of equal size."""
+        pixels = [
+            [self.models[r.image][c].forward(self._pixels(r, c)) for c in r.channels]
+            for r in regions
+        ]
+        ranges = torch.tensor([-1.0, -1.0, 1.0]).expand(len(pixels), len(pixels[0]), 3)
+        return CropBatch(torch.from_numpy(np.array(pixels, np.float32)), ranges)
 
 
 def matched(clean: NDArray[np.floating], noisy: NDArray[np.floating]) -> Match:

@@ -69,7 +69,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Degradation:
-    """How `conditional` degrades clean images; pairs use only `fusion` and `filter`."""
+    """How clean images without pairs are degraded; pairs use only `fusion` and `filter`."""
 
     # noise std, log-uniform; half the clean range is 1; empty = train on pairs only
     level: tuple[float, ...] = (0.02, 0.6)
@@ -109,6 +109,17 @@ class Blind:
 
 
 @dataclass(frozen=True)
+class Adversary:
+    """Discriminators of `pix2pix` and `cyclegan`, and what restorations must keep to."""
+
+    channels: int = 64  # of a discriminator's first layer
+    loss: Literal["cross-entropy", "squares"] = "cross-entropy"
+    # of the error to the pair (pix2pix), or to the image after a way there and back (cyclegan)
+    weight: float = 100.0
+    identity: float = 0.0  # cyclegan: of the change of clean images, relative to `weight`
+
+
+@dataclass(frozen=True)
 class CropOptions:
     """Crops of the training images, and their random variation."""
 
@@ -135,7 +146,9 @@ class Optimiser:
     micro_batch: int = 64  # crops per network call; gradients are accumulated
     lr: float = 2e-3
     warmup: int = 200  # steps of linear warm-up
-    final_lr: float = 0.01  # share of lr at the end of the cosine decay
+    decay: Literal["cosine", "linear"] = "cosine"  # linear: in the second half only
+    final_lr: float = 0.01  # share of lr at the end of the decay
+    momentum: float = 0.9  # decay of the mean gradient (the first beta of Adam)
     clip: float = 1.0  # largest gradient norm; 0 = no clipping
     ema: float = 0.9995  # decay of the averaged weights that are released
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -180,6 +193,7 @@ class Recipe:
     degradation: Degradation = field(default_factory=Degradation)
     slices: Slices = field(default_factory=Slices)
     blind: Blind = field(default_factory=Blind)
+    adversary: Adversary = field(default_factory=Adversary)
     data: CropOptions = field(default_factory=CropOptions)
     optimiser: Optimiser = field(default_factory=Optimiser)
     validation: Validation = field(default_factory=Validation)
@@ -250,6 +264,10 @@ def _check(recipe: Recipe, where: str) -> None:
         (o.minutes == 0 or (o.minutes > 0 and o.warmup >= 2), "optimiser.minutes",
          "0, or above 0 with optimiser.warmup from 2, in which the time of a step is measured"),
         (0 <= o.ema < 1, "optimiser.ema", "in [0, 1)"),
+        (0 <= o.momentum < 1, "optimiser.momentum", "in [0, 1)"),
+        (recipe.adversary.channels >= 1, "adversary.channels", "at least 1"),
+        (min(recipe.adversary.weight, recipe.adversary.identity) >= 0, "adversary",
+         "a weight and an identity of 0 or more"),
         (bool(d.crop) and min(d.crop) >= 16, "data.crop", "sizes of at least 16 px"),
         (bool(d.binning) and min(d.binning) >= 1, "data.binning", "factors of at least 1"),
         (d.channels >= 1, "data.channels", "at least 1"),

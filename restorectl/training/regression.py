@@ -1,12 +1,13 @@
 """Objectives of networks that restore in one call, the methods that diffusion is compared with.
 
 As in `objectives`: (denoiser, images (B, C, H, W), draw) -> loss of each sample (B,). `care` and
-`unet_synthetic` learn from clean images, `noise2noise`, `n2v` and `dip` from noisy ones only.
+`unet_rcan` learn from clean images, `noise2noise`, `n2v` and `dip` from noisy ones only.
 """
 
 import itertools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from restorectl.engine.denoiser import Denoiser
@@ -15,12 +16,36 @@ from restorectl.training.degrade import column, degrade, uniform
 from restorectl.training.objectives import Draw
 from restorectl.training.recipe import Blind
 
+LAPLACIAN = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+EDGES = 0.05  # weight of their error
+
+
+def pair(x0: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """Target and input (B, C, H, W): a pair or, without one, the image and itself with simulated
+    noise."""
+    if draw.partner is not None:
+        return x0, draw.partner
+    return degrade(x0, draw.recipe.degradation, draw.recipe.noise, draw.generator)
+
 
 def care(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Map an image to its pair (Weigert et al. 2018). Deep Image Prior (Ulyanov et al. 2018) is the
-    same: the image is the noisy one, its partner is fixed random noise."""
-    assert draw.partner is not None
-    return draw.penalty(estimate(model, draw.partner) - x0).mean((1, 2, 3))
+    """Map an image to its pair (Weigert et al. 2018), real or simulated. Deep Image Prior (Ulyanov
+    et al. 2018) is the same: the image is the noisy one, its partner is fixed random noise."""
+    target, seen = pair(x0, draw)
+    return draw.penalty(estimate(model, seen) - target).mean((1, 2, 3))
+
+
+def unet_rcan(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
+    """The same for both images of UNet-RCAN (Ebrahimi et al. 2023): root mean squared errors, of
+    the pixels and of the edges."""
+    target, seen = pair(x0, draw)
+    found = []
+    for made in model.net(seen, both=True):
+        error = (made.float() - target).flatten(0, 1)[:, None]  # (B C, 1, H, W)
+        edges = F.conv2d(error, LAPLACIAN.to(error))
+        rms = [(e.square().mean((1, 2, 3)) + 1e-6).sqrt() for e in (error, edges)]
+        found.append(rms[0] + EDGES * rms[1])
+    return (found[0] + found[1]).reshape(len(x0), -1).mean(1)
 
 
 def noise2noise(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
@@ -30,12 +55,6 @@ def noise2noise(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
     seen = torch.where(turned, x0, draw.partner)
     wanted = torch.where(turned, draw.partner, x0)
     return draw.penalty(estimate(model, seen) - wanted).mean((1, 2, 3))
-
-
-def unet_synthetic(model: Denoiser, x0: Tensor, draw: Draw) -> Tensor:
-    """Map a clean image with simulated noise to the clean one."""
-    target, seen = degrade(x0, draw.recipe.degradation, draw.recipe.noise, draw.generator)
-    return draw.penalty(estimate(model, seen) - target).mean((1, 2, 3))
 
 
 def n2v(model: Denoiser, x: Tensor, draw: Draw) -> Tensor:
@@ -55,14 +74,14 @@ def n2v(model: Denoiser, x: Tensor, draw: Draw) -> Tensor:
             values.shape[-1], values.shape[:3], generator=generator, device=x.device
         )
         chosen = values.gather(-1, which[..., None])[..., 0]
-    seen = x.clone()
+    seen = x.flatten(2).clone()  # (B, C, H W); turned crops are not contiguous
     for down, across in line(options):
         place = _index(rows + down, columns + across, x)  # (B, C, S)
         random = torch.randint(x[0, 0].numel(), place.shape, generator=generator, device=x.device)
-        seen.flatten(2).scatter_(2, place, x.flatten(2).gather(2, random))
+        seen.scatter_(2, place, x.flatten(2).gather(2, random))
     place = _index(rows, columns, x)
-    seen.flatten(2).scatter_(2, place, chosen)
-    error = (estimate(model, seen) - x).flatten(2).gather(2, place)
+    seen.scatter_(2, place, chosen)
+    error = (estimate(model, seen.reshape(x.shape)) - x).flatten(2).gather(2, place)
     return draw.penalty(error).mean((1, 2))
 
 

@@ -28,6 +28,7 @@ from restorectl.images.registration import ALIGNMENTS
 from restorectl.jobs import MAX_SHIFT, TrainJob
 from restorectl.training import augment, checkpoint, phantoms
 from restorectl.training import recipe as recipes
+from restorectl.training.adversarial import auxiliary
 from restorectl.training.dataset import (
     CropBatch,
     CropSampler,
@@ -47,13 +48,16 @@ from restorectl.training.loop import (
     optimise,
 )
 from restorectl.training.objectives import VALIDATION_ERRORS, Draw, Objective, objective
-from restorectl.training.pairs import PairReader, scan_pairs
+from restorectl.training.pairs import PairReader, WhitenedReader, scan_pairs
 from restorectl.training.recipe import Recipe
 from restorectl.training.select import select, table
 from restorectl.weights import file as weights_io
 from restorectl.weights.file import Weights
 
-PAIRED = ("conditional", "care", "noise2noise")  # objectives that can learn from pairs
+PAIRED = ("conditional", "care", "noise2noise", "unet-rcan", "pix2pix")  # can learn from pairs
+UNPAIRED = ("cyclegan",)  # can learn from noisy images of other fields
+# can learn from clean images alone, if the recipe says how they are degraded
+SIMULATED = ("conditional", "care", "unet-rcan", "pix2pix", "cyclegan")
 OF_ONE_RUN = ("n2v", "dip")  # objectives that `denoise` alone uses
 
 
@@ -82,9 +86,10 @@ def run(job: TrainJob, report: TrainingReport) -> Path:
     model, initial = make_model(job, recipe, output.stem, weights)
     model.card = replace(model.card, output=images.output)
     _check_model(recipe, model)
+    model.auxiliary = auxiliary(recipe, model)
     with (
         joined(device) as (processes, device),
-        closing(images.reader),
+        closing(images),
         ThreadPoolExecutor(1) as thread,
     ):
         crops = cut_crops(images, job, recipe, report, processes.rank == 0)
@@ -162,27 +167,28 @@ def _output(job: TrainJob) -> Path:
 
 def _check_options(job: TrainJob, recipe: Recipe) -> None:
     """Check options of pairs and simulated degradations. Raises UsageError."""
-    pairs, name, d = job.partner is not None, recipe.objective, recipe.data
-    simulated = name == "conditional" and bool(recipe.degradation.level)
+    name, d, both = recipe.objective, recipe.data, job.partner is not None
+    pairs = both and name not in UNPAIRED
+    simulated = name in SIMULATED and bool(recipe.degradation.level)
     rules = (
         (name not in OF_ONE_RUN, f"objective '{name}': use `restorectl denoise`, method"
          f" {name}, which trains on the images that it restores"),
         (not pairs or name in PAIRED, f"`partner`: objective '{name}' does not train on pairs, only"
          f" {', '.join(PAIRED)} do"),
-        (pairs or name not in PAIRED or simulated,
-         "this recipe trains on pairs: name the folder of noisy images with `partner`"),
-        (not pairs or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
+        (both or name not in (*PAIRED, *UNPAIRED) or simulated,
+         "this recipe needs noisy images too: name their folder with `partner`"),
+        (not both or Path(str(job.partner)).resolve() != Path(job.data).resolve(),
          f"`partner` {job.partner}: is the same folder as `data`: name the folder of noisy images"),
         (job.register is None or pairs, "`register`: needs pairs: add `partner`"),
         (job.max_shift == MAX_SHIFT or pairs, "`max_shift`: needs pairs: add `partner`"),
         (job.register in (None, *ALIGNMENTS),
          f"`register` {job.register}: use {' or '.join(ALIGNMENTS)}"),
-        (not pairs or job.select_hq is None, "`select_hq`: cannot be combined with `partner`"),
-        (not pairs or d.range == "whitened", "data.range: pairs need whitened"),
-        (d.scale == "input" or (pairs and name in ("conditional", "care")),
+        (not both or job.select_hq is None, "`select_hq`: cannot be combined with `partner`"),
+        (not both or d.range == "whitened", "data.range: `partner` needs whitened"),
+        (d.scale == "input" or (pairs and name in SIMULATED),
          "data.scale=target: needs pairs of noisy and clean images: add `partner`"),
-        (not pairs or d.binning == (1,), "data.binning: pairs need 1"),
-        (not pairs or d.phantoms == 0, "data.phantoms: pairs need 0"),
+        (not both or d.binning == (1,), "data.binning: `partner` needs 1"),
+        (not both or d.phantoms == 0, "data.phantoms: `partner` needs 0"),
     )  # fmt: skip
     _refuse(rules)
 
@@ -198,23 +204,39 @@ def _refuse(rules: Sequence[tuple[bool, str]]) -> None:
 @dataclass(frozen=True)
 class ScannedImages:
     """Reader of the images or pairs, a warning for each that was left out, and what the card
-    records of them, with their fingerprint. output: scale of the results that are learnt."""
+    records of them, with their fingerprint. output: scale of the results that are learnt. noisy:
+    reader of unpaired noisy images."""
 
     reader: RegionReader
     warnings: Sequence[str]
     record: Mapping[str, Any]
     output: OutputScale = field(default_factory=OutputScale)
+    noisy: RegionReader | None = None
+
+    def close(self) -> None:
+        """Close all files."""
+        self.reader.close()
+        if self.noisy is not None:
+            self.noisy.close()
 
 
 def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
-    """Scan the images of `data`; with `partner`, the pairs of clean and degraded images."""
+    """Scan the images of `data`; with `partner`, the pairs of clean and degraded images, or both
+    folders if their images are not paired."""
     channels, room = recipe.data.channels, recipe.data.cache_mb << 20
-    if job.partner is None:
+    if job.partner is None or recipe.objective in UNPAIRED:
         folder = scan(Path(job.data), channels, job.axes)
         record = {"images": len(folder.images), "fingerprint": folder.fingerprint()}
         planes = 3 if recipe.objective == "e2e-unet" else 1
-        read = ImageReader(folder.images, room, planes)
-        return ScannedImages(read, folder.warnings, record)
+        reader = ImageReader(folder.images, room, planes)
+        if job.partner is None:
+            return ScannedImages(reader, folder.warnings, record)
+        other = scan(Path(job.partner), channels, job.axes)
+        both = fingerprint(folder.fingerprint() + other.fingerprint())
+        record |= {"noisy": len(other.images), "fingerprint": both}
+        warnings = (*folder.warnings, *other.warnings)
+        noisy = WhitenedReader(other.images, room)
+        return ScannedImages(reader, warnings, record, noisy=noisy)
     folders = Path(job.data), Path(job.partner)
     found = scan_pairs(*folders, channels, job.axes, job.register, job.max_shift)
     facts = {"pairs": len(found.pairs), "fingerprint": found.fingerprint()}
@@ -223,8 +245,8 @@ def scan_images(job: TrainJob, recipe: Recipe) -> ScannedImages:
     output = OutputScale()
     if recipe.data.scale == "target":
         found, output = found.on_one_scale(channels)
-    reader = PairReader(found.pairs, room, noisy=recipe.objective == "noise2noise")
-    return ScannedImages(reader, found.warnings, facts, output)
+    pairs = PairReader(found.pairs, room, noisy=recipe.objective == "noise2noise")
+    return ScannedImages(pairs, found.warnings, facts, output)
 
 
 @dataclass(frozen=True)
@@ -235,12 +257,14 @@ class CropSources:
     validation: CropSampler
     record: Mapping[str, Any]
     validated: bool = True  # whether there are images for validation
+    noisy: CropSampler | None = None  # of unpaired noisy images
 
     def hold(self, device: torch.device, room: int) -> None:
         """Keep the images on the device, where they fit into `room` bytes, and close the files."""
-        for sampler in (self.training, self.validation):
-            sampler.hold(device, room)
-        self.training.reader.close()
+        for sampler in (self.training, self.validation, self.noisy):
+            if sampler is not None:
+                sampler.hold(device, room)
+                sampler.reader.close()
 
 
 def cut_crops(
@@ -273,7 +297,11 @@ def cut_crops(
     large = [f"{s} px x {b}" for s, b in sizes if not training.fits(s * b)]
     if large and len(large) < len(sizes):
         report.note(f"crops of {', '.join(large)} (size x binning) are left out: no image has them")
-    return CropSources(training, validation, record, validated)
+    noisy = None
+    if images.noisy is not None:
+        parts, _ = split(images.noisy, d.channels, 0.0, v.crop)
+        noisy = CropSampler(images.noisy, parts, d.balance)
+    return CropSources(training, validation, record, validated, noisy)
 
 
 class MicroBatches:
@@ -309,11 +337,22 @@ class MicroBatches:
         size, training = self.size(step), self.crops.training
         real = max(1, size - round(d.phantoms * size))
         if step == 0:
-            return self.crops.validation.batch(seed, 0, index * size, real, v.crop)
+            crops = self.crops.validation.batch(seed, 0, index * size, real, v.crop)
+            return self._with_noisy(crops, 0, index, v.crop)
         sides = [s for s in d.crop if any(training.fits(s * b) for b in d.binning)] or d.crop
         which = random(seed, step, np.array([index], np.uint64), 3)[0]
         side = sides[int(which * len(sides))]
-        return training.batch(seed, step, index * size, real, side, d.binning)
+        crops = training.batch(seed, step, index * size, real, side, d.binning)
+        return self._with_noisy(crops, step, index, side)
+
+    def _with_noisy(self, crops: CropBatch, step: int, index: int, side: int) -> CropBatch:
+        """The crops and, if there are unpaired noisy images, as many crops of those."""
+        if self.crops.noisy is None:
+            return crops
+        count = len(crops.pixels)
+        # another seed: the places in the images are to differ
+        noisy = self.crops.noisy.batch(self.recipe.seed + 1, step, index * count, count, side)
+        return replace(crops, partner=noisy.pixels)
 
     def size(self, step: int) -> int:
         """Crops of a micro-batch, phantoms included."""
@@ -339,7 +378,8 @@ class CropLoss:
         if crops.partner is None:
             x0 = augment.clean(crops, options, generator)
         else:
-            x0, partner = augment.paired(crops, options, generator)
+            of_both = augment.paired if self.batches.crops.noisy is None else augment.unpaired
+            x0, partner = of_both(crops, options, generator)
         missing = self.batches.size(step) - len(x0)
         if missing:
             x0 = self._completed(x0, missing, generator)
@@ -508,6 +548,8 @@ def _check_model(recipe: Recipe, model: Denoiser) -> None:
         (recipe.objective != "prior" or recipe.noise.region == 0 or model.everywhere
          or bool(recipe.levels.schedule),
          "noise.region: this network takes one level for a crop: set noise.region=0"),
+        (recipe.objective != "unet-rcan" or card.network == "unet-rcan",
+         "objective 'unet-rcan' needs network.name=unet-rcan"),
         (not variance or (recipe.objective == "prior" and card.time == "index"),
          "network.config.learn_variance: needs objective 'prior' and time: index"),
         (recipe.data.phantoms == 0 or recipe.data.channels == 1,

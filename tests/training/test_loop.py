@@ -121,6 +121,9 @@ def test_rates():
     assert learning_rate(60, options, 110) == pytest.approx(1.1)
     assert learning_rate(110, options, 110) == pytest.approx(0.2)
     assert learning_rate(500, options, 110) == pytest.approx(0.2)
+    late = dataclasses.replace(options, decay="linear")
+    rates = [learning_rate(step, late, 110) for step in (10, 60, 85, 110)]
+    assert rates == pytest.approx([2.0, 2.0, 1.1, 0.2])
     assert learning_rate(1, dataclasses.replace(options, warmup=0), 110) == pytest.approx(
         2.0, rel=1e-3
     )

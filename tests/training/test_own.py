@@ -16,7 +16,8 @@ from restorectl.training.own import Sample, fit, mask, suited
 from restorectl.training.recipe import Blind
 
 QUICK = (
-    "network.config={channels: [8, 8], blocks: 1, embedding: 8}",
+    "network.config.channels=[8, 8]",
+    "network.config.embedding=8",
     "optimiser.batch=4",
     "optimiser.micro_batch=4",
     "optimiser.steps=8",
@@ -38,7 +39,7 @@ class Spy:
 
 
 def draw(**blind):
-    blind = {"mask": "none", "around": 2} | blind
+    blind = {"mask": "none", "around": 2, "share": 0.02} | blind
     return Draw(
         torch.Generator().manual_seed(1),
         recipes.load("n2v", [f"blind.{k}={v}" for k, v in blind.items()]),
@@ -46,8 +47,10 @@ def draw(**blind):
 
 
 @pytest.mark.parametrize("replaced", ["median", "random"])
-def test_hidden_pixels_get_values_of_their_neighbours_and_only_they_count(replaced):
+@pytest.mark.parametrize("turned", [False, True])
+def test_hidden_pixels_get_values_of_their_neighbours_and_only_they_count(replaced, turned):
     x = torch.from_numpy(noise())[None, None].repeat(2, 1, 1, 1)
+    x = x.transpose(2, 3) if turned else x  # as crops are that were turned
     model = Spy()
     loss = regression.n2v(model, x, draw(replace=replaced))
     hidden = model.seen != x
@@ -99,6 +102,23 @@ def test_the_mask_follows_the_correlation_of_the_noise(sigma, found):
     structure = (np.sin(7 * x) * np.cos(9 * y)).astype(np.float32)
     sample = Sample(structure + ndimage.gaussian_filter(noise(3, 128), sigma))
     assert mask([sample]) == found
+
+
+@pytest.mark.parametrize("lines", ["none", "rows", "columns", "cross"])
+def test_what_the_network_corrects_is_blind_to_the_noise_of_the_pixel(lines):
+    recipe = suited(recipes.load("n2v", [*QUICK, f"blind.mask={lines}"]), [Sample(noise())])
+    assert recipe.network.config["ring"] == lines
+    net = own.untrained_model(recipe).net
+    net.gain.data.zero_()
+    x = torch.from_numpy(noise())[None, None].requires_grad_()
+    base = net(x, torch.zeros(1))
+    seen = torch.autograd.grad(base[0, 0, 20, 30], x)[0][0, 0]
+    hidden = {(0, 0), *regression.line(recipe.blind)}
+    assert all(seen[20 + down, 30 + across] == 0 for down, across in hidden)
+    assert float(seen.sum()) == pytest.approx(1)
+    torch.testing.assert_close(
+        net(torch.full_like(x, 0.3), torch.zeros(1)), torch.full_like(x, 0.3)
+    )
 
 
 def test_crops_fit_into_small_planes_and_tiny_ones_are_refused():

@@ -10,13 +10,15 @@ from restorectl import catalog
 from restorectl.errors import UsageError
 from restorectl.training import recipe as recipes
 from restorectl.training.recipe import Recipe
+from restorectl.training.train import SIMULATED
 
 SMALL = {"objective": "prior", "task": "prior"}
 FROM_INITIAL = {"network", "parametrisation", "sigma_data", "time"}
 SLICES = {"slices", "ms-unet", "e2e-unet"}
 READ_BY = {  # sections that only some objectives read; the recipes of others may leave them out
     "blind": {"n2v"},
-    "degradation": {"conditional", "unet-synthetic"},
+    "adversary": {"pix2pix", "cyclegan"},
+    "degradation": {"unet-synthetic", *SIMULATED},
     "noise": catalog.OBJECTIVES.keys() - SLICES,
     "slices": SLICES,
 }

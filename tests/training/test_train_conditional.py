@@ -196,7 +196,13 @@ def test_training_on_pairs_learns_to_look_at_the_input(folders, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "overrides", "options", "error", "message"),
     [
-        ("conditional-pairs", (), {"pairs": False}, UsageError, "trains on pairs: .*`partner`"),
+        (
+            "conditional-pairs",
+            (),
+            {"pairs": False},
+            UsageError,
+            "needs noisy images too: .*`partner`",
+        ),
         ("prior", (), {}, UsageError, "`partner`: objective 'prior' does not"),
         ("conditional", (), {"pairs": False, "register": "rigid"}, UsageError, "`partner`"),
         ("conditional-pairs", (), {"register": "elastic"}, UsageError, "use rigid or affine"),
@@ -207,7 +213,13 @@ def test_training_on_pairs_learns_to_look_at_the_input(folders, tmp_path):
             UsageError,
             "`select_hq`: cannot be combined",
         ),
-        ("conditional-pairs", ("data.binning=2",), {}, UsageError, "data.binning: pairs need 1"),
+        (
+            "conditional-pairs",
+            ("data.binning=2",),
+            {},
+            UsageError,
+            "data.binning: `partner` needs 1",
+        ),
         ("conditional-pairs", ("data.range=uint8",), {}, UsageError, "data.range"),
         ("conditional-pairs", ("data.channels=3",), {}, NoInputError, "the recipe needs 3"),
         ("conditional", ("init=''",), {"pairs": False}, UsageError, "names no network"),
@@ -254,27 +266,65 @@ def test_the_command_takes_pairs_and_names_what_it_leaves_out(folders, tmp_path)
     assert (data["pairs"], data["register"]) == (2, "rigid")
 
 
-@pytest.mark.parametrize("name", ["care", "noise2noise", "unet-synthetic"])
-def test_networks_of_one_call_learn_from_pairs_or_simulated_noise(name, folders, tmp_path):
+ONE_CALL = "network.config={channels: [8, 8], blocks: 1, embedding: 8}"
+RCAN = "network.config={channels: [8, 8], groups: 1, blocks: 1, squeeze: 2, dropout: 0.1}"
+
+
+@pytest.mark.parametrize(
+    ("name", "paired", "changes"),
+    [
+        ("care", True, (ONE_CALL,)),
+        ("noise2noise", True, (ONE_CALL,)),
+        ("unet-synthetic", False, (ONE_CALL,)),
+        ("unet-rcan", True, (RCAN, "data.crop=32")),
+        ("pix2pix", False, (ONE_CALL, "data.crop=32", "degradation.level=[0.1, 0.2]")),
+        ("cyclegan", True, (ONE_CALL, "data.crop=32")),
+    ],
+)
+def test_networks_of_one_call_learn_from_pairs_or_simulated_noise(
+    name, paired, changes, folders, tmp_path
+):
     clean, noisy = folders
-    partner = None if name == "unet-synthetic" else str(noisy)
-    net = "network.config={channels: [8, 8], blocks: 1, embedding: 8}"
-    last = "validation={fraction: 0.2, crop: 16, crops: 8, every: 1, keep: last}"
+    last = "validation={fraction: 0.2, crop: 16, crops: 8, every: 4, keep: last}"
+    small = "adversary.channels=4"
+    options = (*TINY, last.replace("16", "32") if "data.crop=32" in changes else last)
+    partner = str(noisy) if paired else None
     job = TrainJob(
-        name, str(clean), str(tmp_path / "w.safetensors"), (*TINY, net, last), partner=partner
-    )
-    memory = Memory()
-    path = run(job, memory)
-    assert weights_io.load(str(path)).card.task == "direct"
+        name, str(clean), str(tmp_path / "w.safetensors"), (*options, small, *changes),
+        partner=partner,
+    )  # fmt: skip
+    path = run(job, Memory())
+    weights = weights_io.load(str(path))
+    assert weights.card.task == "direct"
+    assert weights.card.window == (32 if name == "unet-rcan" else 0)
+    assert not [n for n in weights.tensors if n.startswith("auxiliary")]
     words = ("denoise", noisy, "-o", tmp_path / "out", "--method", "care", "-w", path)
     command.run(*words, check=0)
     assert len(list((tmp_path / "out").glob("*.tif"))) == 2
 
 
+def test_discriminators_go_on_where_they_stopped(folders, tmp_path):
+    options = (*TINY, ONE_CALL, "data.crop=32", "adversary.channels=2", "optimiser.batch=4")
+    options += ("validation={fraction: 0.0, crop: 32, crops: 8, every: 0, keep: last}",)
+
+    def train(name, steps, resume=False):
+        path = tmp_path / name
+        changes = (*options, f"optimiser.steps={steps}", "optimiser.final_lr=1.0")  # no decay
+        clean, noisy = map(str, folders)
+        job = TrainJob("cyclegan", clean, str(path), changes, resume=resume, partner=noisy)
+        run(job, Memory())
+        return load_file(path)
+
+    whole = train("whole.safetensors", 2)
+    train("parts.safetensors", 1)
+    parts = train("parts.safetensors", 2, resume=True)
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
 def test_objectives_of_pairs_and_of_noisy_images_say_what_they_need(folders, tmp_path):
     clean, noisy = map(str, folders)
     for name, partner, told in (
-        ("care", None, "trains on pairs"),
+        ("care", None, "needs noisy images too"),
         ("unet-synthetic", noisy, "does not train on pairs"),
         ("n2v", None, "denoise`, method n2v"),
     ):

@@ -19,6 +19,13 @@ SILU_GAIN = 1 / 0.596  # SiLU of a unit normal has RMS 0.596
 BALANCE = 0.3  # share of the residual branch in a magnitude-preserving sum
 KEEP = (1 - BALANCE) / math.hypot(1 - BALANCE, BALANCE)
 ADD = BALANCE / math.hypot(1 - BALANCE, BALANCE)
+# Weights of the neighbours of a pixel, by the lines of pixels that share its noise.
+RINGS = {
+    "none": ((1, 2, 1), (2, 0, 2), (1, 2, 1)),
+    "rows": ((1, 2, 1), (0, 0, 0), (1, 2, 1)),
+    "columns": ((1, 0, 1), (2, 0, 2), (1, 0, 1)),
+    "cross": ((1, 0, 1), (0, 0, 0), (1, 0, 1)),
+}
 KNOT = 0.125 * math.log(2)  # of the label log(sigma) / 4: half an octave between two knots
 
 
@@ -123,8 +130,13 @@ class UNet(nn.Module):
         patch: int = 2,
         embedding: int = 256,
         top_skips: bool = True,  # False: nothing but the deeper levels reaches the first (N2V2)
+        ring: str = "",  # row of RINGS: the network corrects this mean of the neighbours
+        gain: float = 0.0,  # of the output before training; each step changes it by lr at most
     ) -> None:
         super().__init__()
+        if ring and (ring not in RINGS or c_in != c_out):
+            raise ValueError(f"ring '{ring}' is not one of {', '.join(RINGS)}, or c_in != c_out")
+        self.ring = ring
         self.skipped = () if top_skips else (0,)  # levels without skip connections
         self.patch, self.blocks, self.levels = patch, blocks, len(channels)
         self.stride = patch * 2 ** (self.levels - 1)
@@ -153,7 +165,7 @@ class UNet(nn.Module):
                 self.decoder.append(Block(c + skip, width, embedding, False))
                 c = width
         self.head = Conv(c, c_out * patch * patch, 3)
-        self.gain = nn.Parameter(torch.zeros(()))  # the network starts at zero
+        self.gain = nn.Parameter(torch.tensor(gain))
 
     def fold(self) -> "UNet":
         """Turn all weight-normalised convolutions into plain ones (inference only)."""
@@ -163,7 +175,7 @@ class UNet(nn.Module):
         return self
 
     def forward(self, x: Tensor, label: Tensor, share: Tensor | None = None) -> Tensor:
-        dtype = x.dtype
+        dtype, base = x.dtype, _neighbours(x, self.ring) if self.ring else 0
         x = F.pixel_unshuffle(x, self.patch)  # (B, c_in * patch^2, H / patch, W / patch)
         told = self._told(label, share, dtype)
         x = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], 1))
@@ -183,7 +195,7 @@ class UNet(nn.Module):
                 x = next(decoder)(joined, told[level])
             if level > 0:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
-        return F.pixel_shuffle(self.head(x) * self.gain.to(dtype), self.patch)
+        return base + F.pixel_shuffle(self.head(x) * self.gain.to(dtype), self.patch)
 
     def _told(self, label: Tensor, share: Tensor | None, dtype: torch.dtype) -> list[Told]:
         """The embedded level on the grid of each level of the network."""
@@ -210,3 +222,13 @@ class UNet(nn.Module):
         """(B,) -> (B, embedding) float32."""
         waves = 2 * math.pi * (label.float()[:, None] * self.frequencies + self.phases)
         return self.embed(math.sqrt(2) * torch.cos(waves))
+
+
+def _neighbours(x: Tensor, ring: str) -> Tensor:
+    """The mean of each pixel's neighbours: (B, C, H, W) -> the same, float32."""
+    padded, (height, width) = F.pad(x.float(), (1, 1, 1, 1), mode="reflect"), x.shape[2:]
+    summed = torch.zeros_like(x, dtype=torch.float32)
+    for down, row in enumerate(RINGS[ring]):
+        for across, weight in enumerate(row):
+            summed += weight * padded[:, :, down : down + height, across : across + width]
+    return summed / sum(map(sum, RINGS[ring]))
