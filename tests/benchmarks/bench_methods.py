@@ -36,7 +36,7 @@ BATCH = ["optimiser.batch=16", "optimiser.micro_batch=16"]
 FOUR = ["optimiser.batch=4", "optimiser.micro_batch=4"]
 ONE_BLOCK = ["network.config.blocks=1", "network.config.embedding=32"]
 RECIPES: dict[str, list[str]] = {  # what differs from the packaged recipe, for two cores
-    "care": [*BATCH, *ONE_BLOCK, "optimiser.steps=600"],
+    "care": [*BATCH, *ONE_BLOCK, "optimiser.lr=4e-3", "optimiser.steps=600"],
     "unet-rcan": [*FOUR, "network.config.groups=1", "network.config.blocks=4",
                   "optimiser.lr=1e-3", "optimiser.clip=1", "optimiser.steps=300"],
     "pix2pix": [*BATCH, *ONE_BLOCK, "adversary.channels=16", "optimiser.lr=1e-3",
@@ -61,7 +61,10 @@ def ndsafir_alone(image: np.ndarray) -> np.ndarray:
     """ndsafir with its own noise estimate: `pip install ndsafir` first."""
     import ndsafir
 
-    return np.asarray(ndsafir.denoise_poisson_gaussian(image.astype(np.float32), axes="YX"))
+    seen = image.astype(np.float32)
+    gains, offsets = ndsafir.calibrate_poisson_gaussian(seen, axes="YX")
+    made = ndsafir.denoise_poisson_gaussian(seen, axes="YX", gains=gains, offsets=offsets)
+    return np.asarray(made)
 
 
 OTHERS = {"BM3D, whitened": bm3d_whitened, "ndsafir": ndsafir_alone}
