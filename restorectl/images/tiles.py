@@ -14,7 +14,7 @@ import numpy as np
 CORE = 512  # px, side of the core
 HALO = 64  # px; a core differs from the whole image's result by at most 0.3 of 255 grey levels
 OVERLAP = 4  # tiles of a fixed size overlap by 1/4 of their side
-BLOCK = 1024, 4096  # px, rows and columns of a block of a large plane
+BLOCK = 512, 8192  # px, rows and columns of a block of a large plane
 
 T = TypeVar("T")
 Span = tuple[int, int]  # (start, stop) along one axis, px
