@@ -30,7 +30,7 @@ class Destriped(Image):
     def __init__(self, source: Image, channels: Sequence[int]) -> None:
         self.source, self.channels = source, tuple(channels)
         self.path, self.header = source.path, source.header
-        self._common: dict[int, Stripes] = {}
+        self.common: dict[int, Stripes] = {}
         self.found: dict[Plane, Stripes] = {}
 
     def zero(self, channel: int) -> float:
@@ -74,10 +74,10 @@ class Destriped(Image):
         channel = plane[1]
         if channel not in self.channels:
             return NONE
-        if channel not in self._common:
-            self._common[channel] = self._shared(channel)
+        if channel not in self.common:
+            self.common[channel] = self._shared(channel)
         if plane not in self.found:
-            common = self._common[channel]
+            common = self.common[channel]
             pixels = self.source.read(plane) if pixels is None else pixels
             rest = stripes.remove(pixels, common) if common else pixels
             own = stripes.find([rest]) if varied(rest) and np.isfinite(rest).all() else NONE

@@ -121,6 +121,7 @@ class Task:
     pair: Pair
     parts: tuple[Path, ...]  # of the products
     groups: list[ChannelGroup]
+    common: Mapping[int, Stripes]  # of all planes of a channel
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,8 @@ class Planes:
             joint=any(len(group.channels) > 1 for group in groups),
         )
         todo = [region for region in every if not all(output.has(region) for output in outputs)]
-        task = Task(pair, tuple(output.path for output in outputs), groups)
+        common = fitted.image.common if isinstance(fitted.image, Destriped) else {}
+        task = Task(pair, tuple(output.path for output in outputs), groups, common)
         found = list(share.each(restore_region, ((task, region) for region in todo)))
         order = {region: k for k, region in enumerate(todo)}
         for learnt in sorted(found, key=lambda each: order[each.region]):
@@ -344,11 +346,13 @@ class Planes:
         near = Neighbours(restorer, clean, channels.by_plane(header, groups))
         return Fitted(image, clean, known, groups, near)
 
-    def fitted(self, image: Image, groups: list[ChannelGroup]) -> Fitted:
+    def fitted(self, image: Image, task: "Task") -> Fitted:
         """The image with models that another process has fitted."""
         clean, known = self._cleaned(image)
-        near = Neighbours(self.restorer, clean, channels.by_plane(image.header, groups))
-        return Fitted(image, clean, known, groups, near)
+        if isinstance(clean, Destriped):
+            clean.common.update(task.common)
+        near = Neighbours(self.restorer, clean, channels.by_plane(image.header, task.groups))
+        return Fitted(image, clean, known, task.groups, near)
 
     def _cleaned(self, image: Image) -> tuple[Image, Masked]:
         restorer = self.restorer
@@ -415,7 +419,7 @@ def _open(work: Planes, task: Task, stack: ExitStack) -> tuple[Fitted, Image | N
     if pair.guide is not None:
         guide = stack.enter_context(open_image(pair.guide))
     headers = zip(task.parts, work.headers(image.header, pair), strict=True)
-    return work.fitted(image, task.groups), guide, [divided(*each) for each in headers]
+    return work.fitted(image, task), guide, [divided(*each) for each in headers]
 
 
 def restored_planes(
