@@ -11,6 +11,7 @@
     ├── GateError              6   a gate of `evaluate`, or of `calibrate --compare`, was not met
     ├── OutputError            3   one output cannot be written
     │   └── DiskFullError      73  the disk is full; the run stops
+    ├── ClusterError           69  the scheduler or the workers of a cluster are gone
     └── BusyError              75  another run holds this output folder
 
 A message is one line: what is wrong, which value or file, and what to do. Job fields are in
@@ -76,6 +77,10 @@ class OutputError(RestorectlError):
 
 class DiskFullError(OutputError):
     exit_code = 73
+
+
+class ClusterError(RestorectlError):
+    exit_code = 69
 
 
 class BusyError(RestorectlError):

@@ -17,6 +17,8 @@ class Files:
     exclude: tuple[str, ...] = ()  # globs of names or relative paths in a folder to leave out
     files_from: str | None = None  # file with one path per line; "-" is standard input
     shard: tuple[int, int] = (1, 1)  # (I, N): process the I-th of N parts
+    # address of a dask scheduler, or local:N, whose workers do the work; None = this process
+    dask: str | None = None
     overwrite: bool = False  # also replace files that restorectl did not write
     keep_old: bool = False  # keep outputs of an earlier version whose pixels would differ today
     axes: str | None = None

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from restorectl import __version__
 from restorectl.engine.schedule import schedule
-from restorectl.errors import DiskFullError, IncompleteError, RestorectlError, blamed
+from restorectl.errors import ClusterError, DiskFullError, IncompleteError, RestorectlError, blamed
 from restorectl.files.atomic import replacing
 
 # pending: not reached before the run stopped; deferred: still being written, left for a later run
 STATUSES = ("done", "skipped", "planned", "deferred", "failed", "pending")
+STOPS = (DiskFullError, ClusterError)  # end the run: every other file would fail, too
 
 
 @dataclass
@@ -51,8 +52,8 @@ class Outcome:
 def turn(outcome: Outcome, growing: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """The turn of one file: whatever goes wrong in it is written into its outcome.
 
-    An incomplete file that is still `growing` is deferred. Raises only DiskFullError, which stops
-    the run, and what is no Exception: interruptions.
+    An incomplete file that is still `growing` is deferred. Raises only what stops the run: STOPS,
+    and what is no Exception: interruptions.
     """
     try:
         yield
@@ -61,7 +62,7 @@ def turn(outcome: Outcome, growing: Callable[[], bool] = lambda: False) -> Itera
         if isinstance(error, IncompleteError) and growing():
             outcome.status = "deferred"
             outcome.message += "; left for a later run, or use `defer_for` 0 to count it as failed"
-        if isinstance(error, DiskFullError):
+        if isinstance(error, STOPS):
             raise
 
 

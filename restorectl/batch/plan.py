@@ -6,8 +6,8 @@ A file that cannot be processed gets an outcome that says why.
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,6 +116,17 @@ class Origin:
         )
 
 
+class Share(Protocol):
+    """Does parts of the work on one image elsewhere; see `cluster.Cluster`."""
+
+    @property
+    def threads(self) -> int: ...
+
+    def each(
+        self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]]
+    ) -> Iterator[Any]: ...
+
+
 class Work(Protocol):
     """What a command does with each open image of a run."""
 
@@ -142,8 +153,13 @@ class Work(Protocol):
         record: Record,
         outcome: Outcome,
         progress: Progress,
+        share: Share | None = None,
     ) -> None:
-        """Write every target of the pair to its path in `parts`, with `record` inside."""
+        """Write every target of the pair to its path in `parts`, with `record` inside.
+
+        share: whose workers make and write the pixels; None = this process does. Raises
+        OutputError if several processes cannot write such an output.
+        """
         ...
 
 
@@ -158,6 +174,7 @@ class Item:
     hashes: Hashes | None = None  # None = not needed yet
     old: bool = False  # its outputs are as wanted, but for the revision of what made them
     defer_for: float = 0.0  # seconds after a change in which an input may still be being written
+    elsewhere: bool = False  # planned on another machine, where disks have other numbers
 
     @property
     def todo(self) -> bool:
@@ -171,7 +188,8 @@ class Item:
         """Raises IncompleteError if an input has changed since it was planned, InputError if it is
         no longer there."""
         for path, before in self.stamps.items():
-            if stamp(path) != before:
+            now = stamp(path)
+            if (replace(now, inode=before.inode) if self.elsewhere else now) != before:
                 raise IncompleteError(
                     f"{path}: was changed while it was read: wait until it is complete"
                 )

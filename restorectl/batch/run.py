@@ -8,20 +8,36 @@ import shlex
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from restorectl.batch import plan
+from restorectl.batch.cluster import AHEAD, Cluster, Made, connected
 from restorectl.batch.inputs import TOGETHER, Inputs, Pair, announce, make_folder
-from restorectl.batch.outcome import Outcome, Progress, Report, Silent, turn, write_manifest
-from restorectl.batch.plan import Item, Record, Work
-from restorectl.engine.runner import Account, counting, one_thread
-from restorectl.errors import BusyError, DiskFullError, InputError, OutputError, RestorectlError
+from restorectl.batch.outcome import (
+    STOPS,
+    Outcome,
+    Progress,
+    Report,
+    Silent,
+    turn,
+    write_manifest,
+)
+from restorectl.batch.plan import Item, Record, Share, Work
+from restorectl.engine.runner import Account, Stopped, counting, one_thread
+from restorectl.errors import (
+    BusyError,
+    ClusterError,
+    DiskFullError,
+    InputError,
+    OutputError,
+    RestorectlError,
+)
 from restorectl.files import lock, machine
 from restorectl.files.atomic import part_name, part_path, sweep
 from restorectl.images.header import Header, Plane
@@ -37,16 +53,22 @@ from restorectl.images.image import (
 from restorectl.jobs import Files
 
 PROBE_SIDE = 256  # px, side of the excerpt that is timed
+KEPT = (Stopped, ClusterError)  # after which a cluster's part of a file is kept
 _COMMAND_LETTERS = 300  # of the command line in the lock file; it may be very long
 
 
-def run(files: Files, work: Work, inputs: Inputs, report: Report) -> list[Outcome]:
+def run(
+    files: Files, work: Work, inputs: Inputs, report: Report, made: Made | None = None
+) -> list[Outcome]:
     """Process all inputs; a bad file does not stop the others, a full disk stops the run.
+
+    made: how the workers of a cluster make `work`, for `dask`.
 
     Planning is complete before work starts. The manifest is always written, even after a failure or
     an interruption; files that were not reached are `pending`.
 
-    Raises BusyError if another run holds the output folder, DiskFullError, OutputError.
+    Raises BusyError if another run holds the output folder, DiskFullError, OutputError,
+    ClusterError.
     """
     pairs, refused = inputs.pairs, list(inputs.refused)
     announce(inputs, len(pairs), report)
@@ -57,12 +79,13 @@ def run(files: Files, work: Work, inputs: Inputs, report: Report) -> list[Outcom
     with ExitStack() as stack:
         try:
             _lock(stack, files, pairs, warnings, report)
-            _all(files, work, pairs, outcomes, len(refused), report)
+            _all(files, work, pairs, outcomes, len(refused), report, made)
         except BusyError:
             raise  # an existing manifest may belong to the other run
         except BaseException as stop:
             for folder in _folders(files, pairs):  # the run may have stopped before a temporary
-                sweep(folder, own=True)  # file was registered for removal
+                # file was registered for removal
+                sweep(folder, own=True, keep=_resumable(pairs) if files.dask else ())
             _conclude(files, work, outcomes, warnings, report, stop)
             if not isinstance(stop, Exception):
                 report.note(_how_to_go_on(outcomes))
@@ -93,11 +116,11 @@ def _all(
     outcomes: list[Outcome],
     first: int,
     report: Report,
+    made: Made | None,
 ) -> None:
     """Plan and process all pairs; their outcomes start at index `first`."""
-    resumable = {part_name(target) for pair in pairs for target in pair.targets}
     for folder in _folders(files, pairs):
-        sweep(folder, keep=resumable)
+        sweep(folder, keep=_resumable(pairs))
     memory, items = _memory(files), []
     for number, pair in enumerate(pairs, first):
         items.append(plan.examine(files, work, pair, memory))
@@ -105,49 +128,113 @@ def _all(
     _tell_old(files, items, report)
     plan.require_room(files, items)
     report.planned(sum(item.planned.pixels for item in items if item.todo and item.planned))
+    with ExitStack() as stack:
+        share = None
+        if files.dask is not None and made is not None and any(item.todo for item in items):
+            record = work.origin.record("")
+            share = stack.enter_context(connected(files.dask, made, record))
+            if not share.workers:
+                report.note(f"`dask` {files.dask}: has no workers yet: waiting for the first")
+        pool = stack.enter_context(ThreadPoolExecutor(work.at_once, "files", one_thread))
+        hands = _hands(files, work, len(items), report, pool, share, memory)
+        _side_by_side(files, items, first, report, hands)
+    for folder in _folders(files, pairs) if share is not None else ():  # of workers that died
+        sweep(folder, keep=_resumable([item.pair for item in items if item.todo]))
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What files are given to: threads, or the workers of a cluster."""
+
+    pool: ThreadPoolExecutor
+    at_once: int
+    memory: int | None  # bytes for all of them together; None = unknown
+    begin: Callable[[Item, Account], Future[Outcome]]
+    next: Callable[[Iterable[Future[Outcome]]], Future[Outcome]]  # one that is done, if it waits
+
+
+def _hands(
+    files: Files,
+    work: Work,
+    count: int,
+    report: Report,
+    pool: ThreadPoolExecutor,
+    share: Cluster | None,
+    memory: int | None,
+) -> Hands:
+    """A cluster takes whole files or, of a single one, regions, which a thread here gives away."""
+
+    def begin(item: Item, account: Account) -> Future[Outcome]:
+        return pool.submit(_turn, files, work, item, account, report, share)
+
+    if share is None or count == 1:
+        return Hands(pool, work.at_once, memory, begin, lambda futures: next(iter(futures)))
+
+    def send(item: Item, account: Account) -> Future[Outcome]:
+        if item.todo:
+            return share.submit(_turn_afar, files, item)
+        future = begin(item, account)
+        future.add_done_callback(share.done.put)
+        return future
+
+    def landed(_: Iterable[Future[Outcome]]) -> Future[Outcome]:
+        future = share.first()
+        assert future is not None
+        return future
+
+    return Hands(pool, AHEAD * share.threads, None, send, landed)
+
+
+def _side_by_side(
+    files: Files, items: Sequence[Item], failures: int, report: Report, hands: Hands
+) -> None:
+    """Process all items, several at a time; `failures`: how many there are before."""
     # a limit of failures is kept exactly: the next file begins when the last one is known
-    at_once = work.at_once if files.max_failures is None else 1
-    flight: deque[tuple[Item, Account, Future[None]]] = deque()
+    at_once = hands.at_once if files.max_failures is None else 1
+    flight: dict[Future[Outcome], tuple[Item, Account]] = {}
 
     def landed() -> bool:
-        """Wait for the first file in flight and report it; whether it failed."""
-        item, _, future = flight[0]
-        future.result()
-        flight.popleft()
+        """Wait for a file in flight and report it; whether it failed."""
+        future = hands.next(flight)
+        item, _ = flight[future]
+        try:
+            found = future.result()
+        except STOPS as error:
+            item.outcome.fail(error)
+            raise
+        del flight[future]
+        if found is not item.outcome:  # it comes from another machine
+            vars(item.outcome).update(vars(found))
+            report.file(item.pair.name, item.planned.pixels if item.planned else 0).close()
         report.done(item.outcome)
         return item.outcome.status == "failed"
 
-    failures = first
-    with ThreadPoolExecutor(at_once, "files", one_thread) as pool:
-        try:
-            for number, item in enumerate(items):
-                while flight and (len(flight) >= at_once or _crowded(flight, item, memory)):
-                    failures += landed()
-                if files.max_failures is not None and failures >= files.max_failures:
-                    left = len(items) - number
-                    report.note(f"stopped after {failures} failures: {left} files are left")
-                    return
-                account = Account()
-                future = pool.submit(_turn, files, work, item, account, report)
-                flight.append((item, account, future))
-            while flight:
-                landed()
-        except BaseException:
-            for _, account, future in flight:
-                account.stopped = True
-                future.cancel()
-            pool.shutdown()
-            for item, _, _ in flight:
-                if not item.todo:  # todo: interrupted before it was finished
-                    report.done(item.outcome)
-            raise
+    try:
+        for number, item in enumerate(items):
+            while flight and (len(flight) >= at_once or _crowded(flight, item, hands.memory)):
+                failures += landed()
+            if files.max_failures is not None and failures >= files.max_failures:
+                left = len(items) - number
+                report.note(f"stopped after {failures} failures: {left} files are left")
+                return
+            account = Account()
+            flight[hands.begin(item, account)] = item, account
+        while flight:
+            landed()
+    except BaseException:
+        for future, (_, account) in flight.items():
+            account.stopped = True
+            future.cancel()
+        hands.pool.shutdown()
+        for item, _ in flight.values():
+            if not item.todo:  # todo: interrupted before it was finished
+                report.done(item.outcome)
+        raise
 
 
-def _crowded(
-    flight: Sequence[tuple[Item, Account, Future[None]]], item: Item, memory: int | None
-) -> bool:
+def _crowded(flight: Mapping[Any, tuple[Item, Account]], item: Item, memory: int | None) -> bool:
     """Whether the memory may not suffice for another file beside those in flight."""
-    planned = [each.planned for each in (item, *(item for item, _, _ in flight))]
+    planned = [each.planned for each in (item, *(item for item, _ in flight.values()))]
     return memory is not None and sum(each.memory for each in planned if each) > memory
 
 
@@ -160,13 +247,31 @@ def _memory(files: Files) -> int | None:
     return allowed if free is None else min(free, allowed)
 
 
-def _turn(files: Files, work: Work, item: Item, account: Account, report: Report) -> None:
+def _turn(
+    files: Files,
+    work: Work,
+    item: Item,
+    account: Account,
+    report: Report,
+    share: Share | None = None,
+) -> Outcome:
     """The turn of one file, in a thread."""
     with turn(item.outcome, item.is_growing), counting(account):
         if item.todo:
-            _one(files, work, item, account, report)
+            _one(files, work, item, account, report, share)
         elif item.outcome.status == "skipped" and files.manifest is not None:
             _hash_outputs(item)
+    return item.outcome
+
+
+def _turn_afar(work: Work, files: Files, item: Item) -> Outcome:
+    """The turn of one file, on a worker of a cluster."""
+    return _turn(files, work, replace(item, elsewhere=True), Account(), Silent())
+
+
+def _resumable(pairs: Sequence[Pair]) -> set[str]:
+    """The names of temporary folders that a later run may go on with."""
+    return {part_name(target) for pair in pairs for target in pair.targets}
 
 
 def _how_to_go_on(outcomes: Sequence[Outcome]) -> str:
@@ -188,7 +293,14 @@ def _tell_old(files: Files, items: Sequence[Item], report: Report) -> None:
         report.note(f"{outputs} of an earlier version {fate}")
 
 
-def _one(files: Files, work: Work, item: Item, account: Account, report: Report) -> None:
+def _one(
+    files: Files,
+    work: Work,
+    item: Item,
+    account: Account,
+    report: Report,
+    share: Share | None,
+) -> None:
     """Process one image: check it again, write temporary files, move them to the targets."""
     pair, outcome, start = item.pair, item.outcome, time.monotonic()
     progress = report.file(pair.name, item.planned.pixels if item.planned else 0)
@@ -202,14 +314,28 @@ def _one(files: Files, work: Work, item: Item, account: Account, report: Report)
             for target in pair.targets:
                 make_folder(target.parent)
             parts = [
-                stack.enter_context(publishing(pair.source, target, item.require_unchanged, record))
+                stack.enter_context(
+                    publishing(
+                        pair.source,
+                        target,
+                        item.require_unchanged,
+                        record,
+                        keep=() if share is None else KEPT,
+                    )
+                )
                 for target in pair.targets
             ]
             if pair.series == TOGETHER:
+                if share is not None:
+                    raise OutputError(
+                        f"{pair.target}: several images of a file are written into one by one"
+                        " process: leave out `dask`, or choose OME-Zarr as `output`"
+                    )
                 _write_together(files, work, item, parts, record, progress)
             else:
                 image = open_image(pair.source, axes=files.axes, series=pair.series)
-                work.write(stack.enter_context(image), pair, parts, record, outcome, progress)
+                opened, shared = stack.enter_context(image), () if share is None else (share,)
+                work.write(opened, pair, parts, record, outcome, progress, *shared)
         _hash_outputs(item)
         outcome.status = "done"
     finally:

@@ -673,6 +673,14 @@ class Shared:
         panel=FILES,
         metavar="I/N",
     )
+    dask: str | None = option(
+        None,
+        "Let the workers of a dask cluster do it, on many machines: the address of its scheduler,"
+        " or local:N for N processes here. Several images: one each; one image: its regions. See"
+        " `restorectl docs clusters`.",
+        panel=COMPUTE,
+        metavar="ADDRESS|local:N",
+    )
     overwrite: bool = option(
         False,
         "Also replace existing files that restorectl did not write.",
@@ -757,6 +765,7 @@ class Shared:
             exclude=self.exclude,
             files_from=self.files_from,
             shard=shard(self.shard, inputs, self.files_from),
+            dask=self.dask,
             overwrite=self.overwrite,
             keep_old=self.keep_old,
             axes=self.axes,

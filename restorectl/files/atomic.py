@@ -84,13 +84,17 @@ def replacing(target: Path, check: Callable[[], None] | None = None) -> Iterator
 
 @contextmanager
 def replacing_folder(
-    target: Path, check: Callable[[], None], is_part: Callable[[Path], bool]
+    target: Path,
+    check: Callable[[], None],
+    is_part: Callable[[Path], bool],
+    keep: tuple[type[BaseException], ...] = (),
 ) -> Iterator[Path]:
     """Yield a temporary sibling folder of `target`; on success it becomes `target`.
 
     It is empty, or what a killed run left, if is_part says that it is of this output; other
     leftovers are removed. An old `target` is moved aside just before, so that a power cut can leave
-    none, but never a part of one. Otherwise as `replacing`.
+    none, but never a part of one. keep: exceptions after which the folder stays, to be resumed, if
+    `check` passes. Otherwise as `replacing`.
     """
     part, done = part_path(target), False
     old = part_path(target.with_name(f"{target.name}.old"))
@@ -117,6 +121,10 @@ def replacing_folder(
             shutil.rmtree(old, ignore_errors=True)
         else:
             _discard(old)
+    except keep:
+        check()
+        done = True
+        raise
     except OSError as exc:
         raise output_error(exc, target) from exc
     finally:

@@ -22,6 +22,7 @@ from restorectl.errors import IncompleteError, InputError, OutputError
 from restorectl.files.atomic import replacing, replacing_folder
 from restorectl.files.provenance import file_sha256
 from restorectl.images.header import LARGE, Header, Plane, sizes
+from restorectl.images.regions import Divided
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Pathlike = str | os.PathLike[str]
@@ -106,6 +107,8 @@ class Format:
     stored: Callable[[Header], Header] = lambda header: header  # as a written image has it
     # (temporary path, header, provenance) -> how many planes an interrupted run left there
     resume: Callable[[Path, Header, Record], int] = lambda path, header, provenance: 0
+    # (temporary path, header): for several processes; OutputError if they cannot write it
+    divided: Callable[[Path, Header], Divided] | None = None
     # (source, target): writes what belongs to the folders around the target
     surround: Callable[[Path, Path], None] = lambda source, target: None
     titles: Callable[[Path], Sequence[str]] = lambda path: ("",)  # of the images in a file
@@ -284,6 +287,18 @@ def require_writable(path: Path, header: Header) -> Format:
     return form
 
 
+def divided(path: Path, header: Header) -> Divided:
+    """The image that several processes write. Raises OutputError if they cannot."""
+    make = require_writable(path, header).divided
+    if make is None:
+        shown = PurePath(header.format).suffix or header.format
+        raise OutputError(
+            f"{path}: {shown} cannot be written by several processes: choose OME-Zarr or an"
+            " uncompressed TIFF as `output`, or leave out `dask`"
+        )
+    return make(path, header)
+
+
 @contextmanager
 def create_image(
     path: Pathlike, header: Header, *, provenance: Record, first: int = 0
@@ -358,18 +373,23 @@ def planes_there(path: Path, header: Header, provenance: Record) -> int:
 
 
 def publishing(
-    source: Path, target: Path, check: Callable[[], None], provenance: Record
+    source: Path,
+    target: Path,
+    check: Callable[[], None],
+    provenance: Record,
+    keep: tuple[type[BaseException], ...] = (),
 ) -> AbstractContextManager[Path]:
     """A temporary sibling of `target`, a file or folder, that becomes it; see `files.atomic`.
 
-    A folder that an interrupted run left there, with the same provenance, is resumed.
+    A folder that an interrupted run left there, with the same provenance, is resumed. keep: what
+    leaves it there.
     """
     row = _row_of_name(target)
     if row is None or not row.is_folder:
         return replacing(target, check)
     form: Format = row.load()
     form.surround(source, target)
-    return replacing_folder(target, check, lambda part: form.record(part) == provenance)
+    return replacing_folder(target, check, lambda part: form.record(part) == provenance, keep)
 
 
 def _require_equal(path: Path, found: Header, header: Header) -> None:

@@ -53,8 +53,8 @@ class Masked(Image):
         self.which, self.hot, self.camera = which, hot, camera
         self.path, self.header = source.path, source.header
         self._recent: OrderedDict[Hashable, FilledPlane] = OrderedDict()
-        self._counts: dict[Plane, tuple[int, int]] = {}  # kept, repaired
-        self._in_parts: dict[Plane, tuple[int, int]] = {}  # the same of large planes
+        self.counts: dict[Plane, tuple[int, int]] = {}  # kept, repaired
+        self.in_parts: dict[Plane, tuple[int, int]] = {}  # the same of large planes
 
     def close(self) -> None:
         self.source.close()
@@ -64,7 +64,7 @@ class Masked(Image):
 
         Raises InputError for NaN and infinity that count as measured.
         """
-        as_it_is = self._counts.get(plane) == (0, 0) and self.camera is None
+        as_it_is = self.counts.get(plane) == (0, 0) and self.camera is None
         if plane[1] not in self.channels or as_it_is:
             return self.source.read(plane, rows, cols)
         filled, area = self._around(plane, rows, cols)
@@ -72,7 +72,7 @@ class Masked(Image):
 
     def invalid(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array | None:
         """See `Image`."""
-        if plane[1] not in self.channels or self._counts.get(plane) == (0, 0):
+        if plane[1] not in self.channels or self.counts.get(plane) == (0, 0):
             return None
         filled, area = self._around(plane, rows, cols)
         return None if filled.found is None else filled.found.any[area]
@@ -81,7 +81,7 @@ class Masked(Image):
         self, plane: Plane, rows: slice = ALL, cols: slice = ALL
     ) -> tuple[Array, Array] | None:
         """See `Image`."""
-        if plane[1] not in self.channels or self._counts.get(plane, (1, 0))[0] == 0:
+        if plane[1] not in self.channels or self.counts.get(plane, (1, 0))[0] == 0:
             return None
         filled, area = self._around(plane, rows, cols)
         if filled.found is None or not filled.values.size:
@@ -94,13 +94,13 @@ class Masked(Image):
 
     def count(self, plane: Plane, kept: int, repaired: int) -> None:
         """Take note of invalid pixels in a part of a large plane, for `describe`."""
-        before = self._in_parts.get(plane, (0, 0))
-        self._in_parts[plane] = before[0] + kept, before[1] + repaired
+        before = self.in_parts.get(plane, (0, 0))
+        self.in_parts[plane] = before[0] + kept, before[1] + repaired
 
     def repaired(self, plane: Plane) -> Array:
         """The plane (Y, X) as it is, in its own dtype, but with hot and dead pixels repaired."""
         raw = self.source.read(plane)
-        if plane[1] not in self.channels or self._counts.get(plane, (0, 1))[1] == 0:
+        if plane[1] not in self.channels or self.counts.get(plane, (0, 1))[1] == 0:
             return raw
         filled = self._filled(plane)
         if filled.found is None or not filled.found.repaired.any():
@@ -141,7 +141,7 @@ class Masked(Image):
             none = counts == (0, 0)
             filled = FilledPlane(pixels, None if none else found, raw[found.kept])
             if not self.header.is_large:
-                self._counts[plane] = counts
+                self.counts[plane] = counts
             self._recent[key] = filled
             while len(self._recent) > max(RECENT * len(self.channels), HELD // raw.size):
                 self._recent.popitem(last=False)
@@ -156,7 +156,7 @@ class Masked(Image):
         size = self.header.canonical_shape[3] * self.header.canonical_shape[4]
         told = {}
         for channel in self.channels:
-            every = sorted((self._counts | self._in_parts).items())
+            every = sorted((self.counts | self.in_parts).items())
             counts = [n for plane, n in every if plane[1] == channel]
             blank = sum(kept == size for kept, _ in counts)
             kept, repaired = (sum(n[k] for n in counts) for k in (0, 1))

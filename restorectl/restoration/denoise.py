@@ -6,6 +6,7 @@ from typing import Any
 
 from restorectl import catalog
 from restorectl.batch import inputs
+from restorectl.batch.cluster import Made
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
@@ -19,7 +20,12 @@ from restorectl.restoration.restorer import each_and_mean, load_restorer
 def denoise(job: DenoiseJob, report: Report) -> list[Outcome]:
     """Denoise all images of the job. Raises for errors that stop the run, reports the others."""
     _settings(job)
-    return run(job.files, work(job), found(job, job.files), report)
+    if job.files.dask is not None and job.training.fit_on == "folder":
+        raise UsageError(
+            "`fit_on` folder: has no place with `dask`, where every worker would train the network"
+            " again: train it once, by `restorectl train`"
+        )
+    return run(job.files, work(job), found(job, job.files), report, Made(work, job))
 
 
 def found(job: DenoiseJob, files: Files) -> inputs.Inputs:

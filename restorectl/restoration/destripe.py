@@ -30,8 +30,8 @@ class Destriped(Image):
     def __init__(self, source: Image, channels: Sequence[int]) -> None:
         self.source, self.channels = source, tuple(channels)
         self.path, self.header = source.path, source.header
-        self._common: dict[int, Stripes] = {}
-        self._found: dict[Plane, Stripes] = {}
+        self.common: dict[int, Stripes] = {}
+        self.found: dict[Plane, Stripes] = {}
 
     def zero(self, channel: int) -> float:
         """See `Image`."""
@@ -74,15 +74,15 @@ class Destriped(Image):
         channel = plane[1]
         if channel not in self.channels:
             return NONE
-        if channel not in self._common:
-            self._common[channel] = self._shared(channel)
-        if plane not in self._found:
-            common = self._common[channel]
+        if channel not in self.common:
+            self.common[channel] = self._shared(channel)
+        if plane not in self.found:
+            common = self.common[channel]
             pixels = self.source.read(plane) if pixels is None else pixels
             rest = stripes.remove(pixels, common) if common else pixels
             own = stripes.find([rest]) if varied(rest) and np.isfinite(rest).all() else NONE
-            self._found[plane] = common + own if varied(pixels) else NONE
-        return self._found[plane]
+            self.found[plane] = common + own if varied(pixels) else NONE
+        return self.found[plane]
 
     def _own(self, plane: Plane, pixels: Array) -> Stripes:
         """The stripes of a region of a large plane; the first that are found are told."""
@@ -90,7 +90,7 @@ class Destriped(Image):
             return NONE
         found = stripes.find([pixels])
         if found:
-            self._found.setdefault(plane, found)
+            self.found.setdefault(plane, found)
         return found
 
     def _shared(self, channel: int) -> Stripes:
@@ -109,7 +109,7 @@ class Destriped(Image):
         """
         told = {}
         for channel in self.channels:
-            found = [s for plane, s in sorted(self._found.items()) if plane[1] == channel and s]
+            found = [s for plane, s in sorted(self.found.items()) if plane[1] == channel and s]
             if found:
                 waves = max((s.waves for s in found), key=lambda w: sum(x.amplitude for x in w))
                 told[channel] = {

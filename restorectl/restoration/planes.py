@@ -8,23 +8,25 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import local
 from typing import Any
 
 import numpy as np
 
 from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Progress, Silent
-from restorectl.batch.plan import Origin, Planned, Record
+from restorectl.batch.plan import Origin, Planned, Record, Share
 from restorectl.engine.noise_field import NoiseField, Site
-from restorectl.errors import InputError
+from restorectl.errors import InputError, OutputError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
 from restorectl.images.image import (
     Image,
     create_image,
+    divided,
     open_image,
     planes_there,
     require_writable,
@@ -32,9 +34,12 @@ from restorectl.images.image import (
     verify_image,
 )
 from restorectl.images.masked import Masked
+from restorectl.images.regions import AT_LEAST, Divided, Region, regions
 from restorectl.images.tiles import Block
+from restorectl.intensity.stripes import Stripes
 from restorectl.restoration import camera, channels, cleaned, neighbours
 from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.destripe import Destriped
 from restorectl.restoration.fitting import Fitting
 from restorectl.restoration.fusion import Fused
 from restorectl.restoration.neighbours import Neighbours
@@ -64,6 +69,59 @@ class Fitted:
     known: Masked  # knows the invalid pixels
     groups: list[ChannelGroup]
     near: Neighbours
+
+    def describe(self, outcome: Outcome) -> None:
+        """Add what was found in the planes read so far to the outcome."""
+        neighbours.describe(outcome, self.groups, self.near)
+        cleaned.describe(outcome, self.image, self.known)
+
+    def learnt(self, region: Region) -> "Learnt":
+        """What was found in a region; what describes parts of planes begins anew."""
+        stripes = self.image.found if isinstance(self.image, Destriped) else {}
+        known, near, planes = self.known, self.near, region.planes
+        found = Learnt(
+            region,
+            {plane: known.counts[plane] for plane in planes if plane in known.counts},
+            dict(known.in_parts),
+            {plane: stripes[plane] for plane in planes if plane in stripes},
+            dict(near.weights),
+        )
+        known.in_parts.clear()
+        near.weights.clear()
+        if self.image.header.is_large:
+            stripes.clear()
+        return found
+
+    def learn(self, other: "Learnt") -> None:
+        """Add what another process found."""
+        self.known.counts.update(other.counts)
+        for plane, counts in other.in_parts.items():
+            self.known.count(plane, *counts)
+        if isinstance(self.image, Destriped):
+            self.image.found = {**other.stripes, **self.image.found}
+        for channel, weights in other.weights.items():
+            self.near.weights[channel] += weights
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What `Fitted.describe` tells about a region."""
+
+    region: Region
+    counts: Mapping[Plane, tuple[int, int]]  # invalid pixels: kept, repaired
+    in_parts: Mapping[Plane, tuple[int, int]]  # the same in parts of large planes
+    stripes: Mapping[Plane, Stripes]
+    weights: Mapping[int, list[float]]  # of the neighbours, by channel
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all regions of an image have in common."""
+
+    pair: Pair
+    parts: tuple[Path, ...]  # of the products
+    groups: list[ChannelGroup]
+    common: Mapping[int, Stripes]  # of all planes of a channel
 
 
 @dataclass(frozen=True)
@@ -139,7 +197,7 @@ class Planes:
         repeats //= min(restorer.card.channels, len(chosen))
         units, pixels = len(grid) * repeats, sum(t.shape[0] * t.shape[1] for t in grid) * repeats
         calls, largest = restorer.calls_per_tile, max(t.shape[0] * t.shape[1] for t in grid)
-        outputs = self._headers(header, pair)
+        outputs = self.headers(header, pair)
         forms = [
             require_writable(target, output)
             for target, output in zip(pair.targets, outputs, strict=False)
@@ -181,9 +239,12 @@ class Planes:
         record: Record,
         outcome: Outcome,
         progress: Progress,
+        share: Share | None = None,
     ) -> None:
         """See `plan.Work`."""
-        headers = self._headers(image.header, pair)
+        headers = self.headers(image.header, pair)
+        made_of = list(zip(parts, headers, strict=False))
+        outputs = [] if share is None else self._outputs(pair, made_of)
         with ExitStack() as stack:
             guide, source = None, pair.guide
             if self.first is not None:
@@ -195,25 +256,71 @@ class Planes:
             fitted = self.fit(image, outcome, guide)
             if self.fitting is not None:
                 record = {**record, "training": outcome.details["training"]}
-            made_of = list(zip(parts, headers, strict=False))
-            first = min(planes_there(part, made, record) for part, made in made_of)
-            writers = [
-                stack.enter_context(create_image(part, made, provenance=record, first=first))
-                for part, made in made_of
-            ]
             planned = self.plan(image, pair)
             progress.start(planned.calls, "tile calls", planned.pixels)
-            progress.advance(0, first * planned.pixels // len(image.header.planes))
-            restored = self.restored(fitted, outcome, guide, first)
-            for _, _, products in self.restorer.runner.workers.ahead(restored):
-                for writer, each in zip(writers, products, strict=True):
-                    writer.put(each)
-        for part, made in zip(parts, headers, strict=False):
+            if share is not None:
+                self._write_regions(fitted, pair, outputs, record, outcome, share)
+            else:
+                first = min(planes_there(part, made, record) for part, made in made_of)
+                writers = [
+                    stack.enter_context(create_image(part, made, provenance=record, first=first))
+                    for part, made in made_of
+                ]
+                progress.advance(0, first * planned.pixels // len(image.header.planes))
+                restored = self.restored(fitted, outcome, guide, first)
+                for _, _, products in self.restorer.runner.workers.ahead(restored):
+                    for writer, each in zip(writers, products, strict=True):
+                        writer.put(each)
+        for part, made in made_of:
             verify_image(part, made)
         for k, extra in enumerate(self.extras, len(headers)):
             told = extra(fitted, parts[:k], parts[k], record)
             outcome.details |= told.details
             outcome.warnings += told.warnings
+
+    def _outputs(self, pair: Pair, made_of: Sequence[tuple[Path, Header]]) -> list[Divided]:
+        """The outputs that several processes write. Raises OutputError if they cannot."""
+        for cause, what in ((self.first, "`guide` by another method"), (self.fitting, "training")):
+            if cause is not None:
+                raise OutputError(
+                    f"{pair.target}: {what} has to be done for each image by one process: leave"
+                    " out `dask`, or give it several images"
+                )
+        for target, (_, made) in zip(pair.targets, made_of, strict=False):
+            divided(target, made)  # an error names the target
+        return [divided(part, made) for part, made in made_of]
+
+    def _write_regions(
+        self,
+        fitted: Fitted,
+        pair: Pair,
+        outputs: Sequence[Divided],
+        record: Record,
+        outcome: Outcome,
+        share: Share,
+    ) -> None:
+        """Have all regions restored and written by the workers of `share`."""
+        header, groups = fitted.image.header, fitted.groups
+        for output in outputs:
+            output.begin(record)
+        every = regions(
+            header,
+            outputs[0],
+            self.restorer.grid(header.canonical_shape[3:]),
+            at_least=AT_LEAST * share.threads,
+            whole=any(group.context is not None and group.context.axes for group in groups),
+            joint=any(len(group.channels) > 1 for group in groups),
+        )
+        todo = [region for region in every if not all(output.has(region) for output in outputs)]
+        common = fitted.image.common if isinstance(fitted.image, Destriped) else {}
+        task = Task(pair, tuple(output.path for output in outputs), groups, common)
+        found = list(share.each(restore_region, ((task, region) for region in todo)))
+        order = {region: k for k, region in enumerate(todo)}
+        for learnt in sorted(found, key=lambda each: order[each.region]):
+            fitted.learn(learnt)
+        for output in outputs:
+            output.finish(record)
+        fitted.describe(outcome)
 
     def _made(self, path: Path, image: Image, pair: Pair, record: Record, outcome: Outcome) -> Path:
         """The guide that the first method makes of the image, written to `path`."""
@@ -227,11 +334,8 @@ class Planes:
     def fit(self, image: Image, outcome: Outcome, guide: Image | None = None) -> Fitted:
         """Fit the channels' models, and tell them; with `fitting`, train the network."""
         restorer, header = self.restorer, image.header
+        clean, known = self._cleaned(image)
         chosen = header.chosen(restorer.job.files.channels, image.path)
-        whitened = restorer.card.value_range == "whitened"
-        clean, known = cleaned.cleaned(
-            image, chosen, restorer.job.noise, restorer.camera, around_zero=whitened
-        )
         groups = channels.fit_groups(clean, chosen, restorer)
         channels.describe(outcome, header, groups, restorer.card.sigma_max)
         if self.fitting is not None:
@@ -242,39 +346,107 @@ class Planes:
         near = Neighbours(restorer, clean, channels.by_plane(header, groups))
         return Fitted(image, clean, known, groups, near)
 
+    def fitted(self, image: Image, task: "Task") -> Fitted:
+        """The image with models that another process has fitted."""
+        clean, known = self._cleaned(image)
+        if isinstance(clean, Destriped):
+            clean.common.update(task.common)
+        near = Neighbours(self.restorer, clean, channels.by_plane(image.header, task.groups))
+        return Fitted(image, clean, known, task.groups, near)
+
+    def _cleaned(self, image: Image) -> tuple[Image, Masked]:
+        restorer = self.restorer
+        chosen = image.header.chosen(restorer.job.files.channels, image.path)
+        whitened = restorer.card.value_range == "whitened"
+        return cleaned.cleaned(
+            image, chosen, restorer.job.noise, restorer.camera, around_zero=whitened
+        )
+
     def restored(
         self, fitted: Fitted, outcome: Outcome, guide: Image | None = None, first: int = 0
     ) -> Iterator[tuple[Plane, slice, tuple[np.ndarray, ...]]]:
         """Yield what `restored_planes` does, and tell at the end what it found."""
         yield from restored_planes(fitted.near, guide, first, fitted.known)
-        neighbours.describe(outcome, fitted.groups, fitted.near)
-        cleaned.describe(outcome, fitted.image, fitted.known)
+        fitted.describe(outcome)
 
-    def _headers(self, header: Header, pair: Pair) -> list[Header]:
+    def headers(self, header: Header, pair: Pair) -> list[Header]:
         """Headers of the products: first an image like the input, then maps of floats."""
         kinds = [header.with_dtype(dtype) for dtype in self.restorer.dtypes(header)]
         tiled = self.restorer.job.files.pyramid
         return [k.for_target(target, tiled) for k, target in zip(kinds, pair.targets, strict=False)]
 
 
+_opened: Any = local()  # what each thread of a worker has open: work, found, stack
+
+
+def restore_region(work: Planes, task: Task, region: Region) -> Learnt:
+    """Restore and write a region, on a worker of a cluster."""
+    if getattr(_opened, "work", None) is not work:  # one image is divided in a run
+        if hasattr(_opened, "stack"):
+            _opened.stack.close()
+        _opened.stack, _opened.work = ExitStack(), None
+        _opened.found = _open(work, task, _opened.stack)
+        _opened.work = work
+    fitted: Fitted = _opened.found[0]
+    _, guide, outputs = _opened.found
+    (top, bottom), (left, right) = region.rows, region.cols
+    slabs: dict[Plane, list[Plane]] = defaultdict(list)
+    for plane in region.planes:
+        slabs[outputs[0].slab(plane)].append(plane)
+    missing = {slab: len(planes) * (bottom - top) for slab, planes in slabs.items()}  # rows
+    waiting: dict[Plane, list[np.ndarray]] = {}  # (planes, rows, columns) of every product
+    for plane, rows, products in restored_planes(fitted.near, guide, 0, fitted.known, region):
+        slab = outputs[0].slab(plane)
+        planes = slabs[slab]
+        if slab not in waiting:
+            shape = len(planes), bottom - top, right - left
+            waiting[slab] = [np.empty(shape, each.dtype) for each in products]
+        start, stop = max(rows.start, top), min(rows.stop, bottom)
+        for pixels, each in zip(waiting[slab], products, strict=True):
+            made = each[start - rows.start : stop - rows.start, left:right]
+            pixels[planes.index(plane), start - top : stop - top] = made
+        missing[slab] -= stop - start
+        if not missing[slab]:
+            for output, pixels in zip(outputs, waiting.pop(slab), strict=True):
+                output.put(replace(region, planes=tuple(planes)), pixels)
+    return fitted.learnt(region)
+
+
+def _open(work: Planes, task: Task, stack: ExitStack) -> tuple[Fitted, Image | None, list[Divided]]:
+    """The image of a task, its guide, and its outputs."""
+    files, pair, guide = work.restorer.job.files, task.pair, None
+    image = stack.enter_context(open_image(pair.source, axes=files.axes, series=pair.series))
+    if pair.guide is not None:
+        guide = stack.enter_context(open_image(pair.guide))
+    headers = zip(task.parts, work.headers(image.header, pair), strict=True)
+    return work.fitted(image, task), guide, [divided(*each) for each in headers]
+
+
 def restored_planes(
-    near: Neighbours, guide: Image | None = None, first: int = 0, known: Masked | None = None
+    near: Neighbours,
+    guide: Image | None = None,
+    first: int = 0,
+    known: Masked | None = None,
+    region: Region | None = None,
 ) -> Iterator[tuple[Plane, slice, tuple[np.ndarray, ...]]]:
     """Yield (plane, its rows, these rows of every product) in the file's order.
 
     A few whole planes are in memory at a time. Large ones (`Header.is_large`) come in bands of
     rows, those of the colours of a page in turns. Pixels that are copied are NaN in all maps.
     first: leave out the planes before it. guide: another method's result, an image of the same
-    shape. known: counts the invalid pixels of large planes. Planes of channels that are restored
+    shape. known: counts the invalid pixels of large planes. region: only of its planes, and only
+    what it needs is made; other columns hold anything. Planes of channels that are restored
     together stay in memory until it is their turn in the file; bands of large ones do not, and are
     restored again.
     """
     restorer, header = near.restorer, near.image.header
     height, width = header.canonical_shape[3:]
-    bands = tiles.bands(restorer.grid((height, width)), in_blocks=header.is_large)
+    divide = tiles.bands if region is None else region.bands
+    bands = divide(restorer.grid((height, width)), in_blocks=header.is_large)
+    wanted = header.planes[first:] if region is None else region.planes
     at_once = header.page if header.is_large else max(1, PLANE_PIXELS // (height * width))
     ready: dict[Plane, tuple[np.ndarray, ...]] = {}
-    for planes in tiles.chunks(header.planes[first:], at_once):
+    for planes in tiles.chunks(wanted, at_once):
         for band in bands:
             together: dict[tuple[Plane, ...], ChannelGroup | None] = {}  # None = copied
             for t, c, z in planes:

@@ -6,6 +6,7 @@ from typing import Any
 
 from restorectl import catalog
 from restorectl.batch import inputs
+from restorectl.batch.cluster import Made
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
@@ -29,7 +30,7 @@ def restore(job: RestoreJob, report: Report) -> list[Outcome]:
         return (*names, inputs.preview_name(relative)) if job.preview else names
 
     found = inputs.resolve(job.files, naming)
-    return run(job.files, work(job), found, report)
+    return run(job.files, work(job), found, report, Made(work, job))
 
 
 def work(job: RestoreJob) -> Planes:

@@ -5,6 +5,7 @@ Also writes an overview picture, and summary values into the outcome.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from restorectl import catalog
 from restorectl.batch import inputs
-from restorectl.batch.outcome import Outcome, Report
+from restorectl.batch.cluster import Made
+from restorectl.batch.outcome import Outcome, Report, Silent
 from restorectl.batch.plan import Record
 from restorectl.batch.run import run
 from restorectl.engine.samplers import Method
@@ -81,7 +83,8 @@ def _unlike(calibration: Calibration, image: Image, group: ChannelGroup, channel
 def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
     """Write all maps of all images. Raises for errors that stop the run, reports the others."""
     found = inputs.resolve(job.files, targets, folder_only=True)
-    return run(job.files, work(job, report), found, report)
+    made = Made(partial(work, report=Silent()), job)
+    return run(job.files, work(job, report), found, report, made)
 
 
 def work(job: UncertaintyJob, report: Report) -> Planes:

@@ -37,6 +37,10 @@ class SliceDirection:
     across: int  # axis along which the slices are stacked
     along: int  # lateral axis in a slice
 
+    def area(self, part: slice) -> tuple[slice, slice]:
+        """The rows and columns of some slices."""
+        return (part, ALL) if self.across == 2 else (ALL, part)
+
     def slices(self, volume: np.ndarray) -> np.ndarray:
         """(C, Z, Y, X) -> (C, D, Z, L), a view."""
         return np.moveaxis(volume, self.across, 1)
@@ -67,21 +71,38 @@ class Stack:
 
     Kept pixels (`Image.kept`) are filled in from the planes before and after in which they are
     measured, else as the image fills them in. folder: for a file without a name, if they are large.
-    Raises InputError for NaN and infinity, DiskFullError, OutputError.
+    direction, part: with only these slices. Raises InputError for NaN and infinity, DiskFullError,
+    OutputError.
     """
 
-    def __init__(self, image: Image, t: int, channels: Sequence[int], folder: Path) -> None:
+    _first = 0  # slice that is held
+
+    def __init__(
+        self,
+        image: Image,
+        t: int,
+        channels: Sequence[int],
+        folder: Path,
+        direction: SliceDirection | None = None,
+        part: slice = ALL,
+    ) -> None:
         self.image, self.t, self.channels = image, t, tuple(channels)
         self.shape = (len(self.channels), *image.header.canonical_shape[2:])  # (C, N, Y, X)
-        self._pixels = atomic.spooled_zeros(self.shape, folder, held=HELD)
+        held = list(self.shape)
+        area = (ALL, ALL) if direction is None else direction.area(part)
+        if direction is not None:
+            held[direction.across] = part.stop - part.start
+        self._first = part.start or 0
+        self._pixels = atomic.spooled_zeros(tuple(held), folder, held=HELD)
         for c, pixels in zip(self.channels, self._pixels, strict=True):
             masks: list[np.ndarray | None] = []  # where pixels are kept; None = nowhere
             for z in range(len(pixels)):
-                pixels[z] = image.read((t, c, z))
+                whole = image.header.is_large  # what is found in it depends on what is read
+                pixels[z] = image.read((t, c, z))[area] if whole else image.read((t, c, z), *area)
                 if not np.isfinite(pixels[z]).all():
                     raise InputError(f"{image.path}: contains NaN or infinity: replace them first")
                 kept = image.kept((t, c, z))
-                masks.append(None if kept is None else kept[0])
+                masks.append(None if kept is None else kept[0][area])
                 if z > 0:
                     _fill_between(pixels, masks, z - 1)
                 if z > 1:
@@ -94,7 +115,8 @@ class Stack:
 
     def slices(self, direction: SliceDirection, part: slice) -> StackSlices:
         """Read the slices [part.start, part.stop)."""
-        region = self.read(part) if direction == XZ else self.read(ALL, part)
+        held = slice(part.start - self._first, part.stop - self._first)
+        region = self.read(*direction.area(held))
         total = self.shape[direction.across]
         observed = direction.slices(region)
         return StackSlices(observed, direction, part.start, total, self.t, self.channels[0])

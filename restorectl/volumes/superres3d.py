@@ -5,6 +5,7 @@ from typing import Any
 
 from restorectl import catalog
 from restorectl.batch import inputs
+from restorectl.batch.cluster import Made
 from restorectl.batch.outcome import Outcome, Report
 from restorectl.batch.plan import Origin
 from restorectl.batch.run import run
@@ -31,7 +32,7 @@ def superres3d(job: SuperresJob, report: Report) -> list[Outcome]:
         return (name, inputs.preview_name(relative)) if job.preview else (name,)
 
     found = inputs.resolve(job.files, naming)
-    return run(job.files, work(job), found, report)
+    return run(job.files, work(job), found, report, Made(work, job))
 
 
 def work(job: SuperresJob) -> Volumes:

@@ -8,11 +8,14 @@ unchanged but for repaired hot pixels. A chunk is a few rows (XZ) or columns (YZ
 the whole stack need not be in memory.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import local
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +23,7 @@ import numpy as np
 from restorectl import catalog
 from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Progress
-from restorectl.batch.plan import Origin, Planned, Record
+from restorectl.batch.plan import Origin, Planned, Record, Share
 from restorectl.engine import slices
 from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.runner import measuring
@@ -32,12 +35,14 @@ from restorectl.images.header import Header, Plane, Spacing
 from restorectl.images.image import (
     Image,
     create_image,
+    open_image,
     require_writable,
     to_dtype,
     verify_image,
 )
 from restorectl.images.masked import Masked, masked
 from restorectl.images.near_zero import near_zero
+from restorectl.images.regions import AT_LEAST
 from restorectl.intensity.photometry import CELL, keep_local_mean
 from restorectl.jobs import SuperresJob
 from restorectl.volumes import interpolation
@@ -74,6 +79,24 @@ class Made:
     known: Masked  # the image with invalid pixels filled in
     source: Image  # the same around 0
     coarse: frozenset[int]  # channels that are dithered
+
+
+Filled = tuple[SliceDirection, slice, np.ndarray]  # some slices (C, D, Z, L) of the result
+Fill = Callable[[Stack, StackUnits, int, NetworkMix], Iterator[Filled]]  # all slices of a stack
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all slices of a stack have in common, for a worker of a cluster."""
+
+    path: Path
+    series: str | None
+    t: int
+    channels: tuple[int, ...]
+    units: StackUnits
+    factor: int
+    mix: NetworkMix
+    clear: bool  # none of its planes has invalid pixels
 
 
 @dataclass(frozen=True)
@@ -131,22 +154,35 @@ class Volumes:
         record: Record,
         outcome: Outcome,
         progress: Progress,
+        share: Share | None = None,
     ) -> None:
+        """See `plan.Work`. The workers of `share` restore slices, and this process writes."""
+        network, fill = self.network, self._filled
+        if share is not None:
+            if network is None or network.card.objective == "e2e-unet" or self.unit != "plane":
+                raise InputError(
+                    f"{image.path}: with `method` {self.job.method} and this model, one process"
+                    " makes it: leave out `dask`, or give it several"
+                )
+            fill = partial(self._filled_by, share, pair.series)
         output = self.header(image).for_target(pair.target, self.job.files.pyramid)
         place = pair.target.parent
         with create_image(parts[0], output, provenance=record) as writer:
             planned = self.plan(image, pair)
             progress.start(planned.calls, "tile calls", planned.pixels)
-            for plane in self.planes(image, place, outcome):
+            for plane in self.planes(image, place, outcome, fill):
                 writer.put(plane)
         verify_image(parts[0], output)
         if len(parts) > 1:
             write_preview(parts[1], image, parts[0], record)
 
-    def planes(self, image: Image, folder: Path, outcome: Outcome) -> Iterator[np.ndarray]:
+    def planes(
+        self, image: Image, folder: Path, outcome: Outcome, fill: Fill | None = None
+    ) -> Iterator[np.ndarray]:
         """Yield the planes (Y, X) of the result, in the order of its `header`.
 
-        folder: of what does not fit in memory. Raises InputError.
+        folder: of what does not fit in memory. fill: restores slices; None = in this process.
+        Raises InputError.
         """
         factor, remark = self._factor(image)
         header = self.header(image)
@@ -156,15 +192,14 @@ class Volumes:
             outcome.message = "already isotropic: copied"
         chosen = header.chosen(self.job.files.channels, image.path)
         channels = range(header.canonical_shape[1])
-        known = masked(image, channels, self.job.invalid, hot=self.job.hot_pixels == "auto")
-        whitened = self.network is None or self.network.card.value_range == "whitened"
-        source = near_zero(known, channels) if whitened else known
+        known, source = self.cleaned(image)
         if factor == 1:
             yield from (image.read(p).astype(header.dtype, copy=False) for p in header.planes)
             coarse = frozenset[int]()
         else:
             self._require_fit(image, len(chosen))
-            volume = self._restore_all(source, factor, chosen, folder, outcome)
+            fill = fill or self._filled
+            volume = self._restore_all(source, factor, chosen, folder, outcome, fill)
             coarse = frozenset(c for c in channels if is_coarse(source, c))
             made = Made(volume, factor, known, source, coarse)
             yield from (self._plane(made, plane, header.dtype) for plane in header.planes)
@@ -173,6 +208,13 @@ class Volumes:
             outcome.warnings += known.warnings()
         if coarse and header.dtype.kind != "f":
             outcome.warnings.append(DITHERED)
+
+    def cleaned(self, image: Image) -> tuple[Masked, Image]:
+        """The image that knows its invalid pixels, and the one to restore."""
+        channels = range(image.header.canonical_shape[1])
+        known = masked(image, channels, self.job.invalid, hot=self.job.hot_pixels == "auto")
+        whitened = self.network is None or self.network.card.value_range == "whitened"
+        return known, near_zero(known, channels) if whitened else known
 
     def _factor(self, image: Image) -> tuple[float, str]:
         """The factor, and a warning. Raises InputError if the stack cannot be made isotropic."""
@@ -243,7 +285,13 @@ class Volumes:
             yield name, partial(Stack, image, t, folder=folder), volume[t]
 
     def _restore_all(
-        self, image: Image, factor: float, chosen: Sequence[int], folder: Path, outcome: Outcome
+        self,
+        image: Image,
+        factor: float,
+        chosen: Sequence[int],
+        folder: Path,
+        outcome: Outcome,
+        fill: Fill,
     ) -> np.ndarray:
         """Restore all stacks: (T, C, Z, Y, X) float32 around zero, of which `_plane` takes."""
         network, first = self.network, self._first(factor)
@@ -269,7 +317,7 @@ class Volumes:
                 if network.card.objective == "e2e-unet":
                     _restore_planewise(network, stack, units, int(first), target)
                     continue
-                mix = self._restore(network, stack, units, int(first), target)
+                mix = self._restore(network, stack, units, int(first), target, fill)
                 name = "+".join(map(str, group)) + which
                 outcome.details.setdefault("mix", {})[name] = mix.details()
                 if mix.unsure:
@@ -283,23 +331,54 @@ class Volumes:
         units: StackUnits,
         factor: int,
         volume: np.ndarray,
+        fill: Fill,
     ) -> NetworkMix:
         """Restore the channels of one stack together; returns the mix used.
 
         volume: (C, Z, Y, X) of all channels, zero in the stack's channels.
         """
-        job, directions = self.job, self.directions
+        job = self.job
         with measuring():
             mix = choose_mix(network, units, stack, factor, job.anchor, job.strength)
-        for direction in directions:
+        for direction, part, filled in fill(stack, units, factor, mix):  # in any order
             target = direction.slices(volume)  # (C, D, Z, L), a view
-            for part in _chunks(stack, factor, direction):
-                observed = stack.slices(direction, part)
-                filled = network.fill(observed, units, factor, mix)  # (C, D, Z, L)
-                filled /= len(directions)
-                for k, c in enumerate(stack.channels):
-                    target[c, part] += filled[k]
+            filled = filled / np.float32(len(self.directions))
+            for k, c in enumerate(stack.channels):
+                target[c, part] += filled[k]
         return mix
+
+    def _parts(
+        self, stack: Stack, factor: int, at_least: int = 1
+    ) -> Iterator[tuple[SliceDirection, slice]]:
+        """The slices of each direction that are processed together."""
+        each = -(-at_least // len(self.directions))
+        return ((d, part) for d in self.directions for part in _chunks(stack, factor, d, each))
+
+    def _filled(
+        self, stack: Stack, units: StackUnits, factor: int, mix: NetworkMix
+    ) -> Iterator[Filled]:
+        """Restore the channels of one stack together, some slices after others."""
+        assert self.network is not None
+        for direction, part in self._parts(stack, factor):
+            observed = stack.slices(direction, part)
+            yield direction, part, self.network.fill(observed, units, factor, mix)
+
+    def _filled_by(
+        self,
+        share: Share,
+        series: str | None,
+        stack: Stack,
+        units: StackUnits,
+        factor: int,
+        mix: NetworkMix,
+    ) -> Iterator[Filled]:
+        """The same by the workers of a cluster, who read the slices themselves."""
+        image, t = stack.image, stack.t
+        planes = itertools.product((t,), stack.channels, range(stack.shape[1]))
+        clear = not image.header.is_large and all(image.invalid(p) is None for p in planes)
+        task = Task(image.path, series, t, stack.channels, units, factor, mix, clear)
+        parts = self._parts(stack, factor, AT_LEAST * share.threads)
+        return share.each(fill, ((task, *part) for part in parts))
 
     def _plane(self, made: Made, plane: Plane, dtype: np.dtype[Any]) -> np.ndarray:
         """One plane (Y, X) of the result."""
@@ -347,6 +426,30 @@ class Volumes:
         return to_dtype(values, dtype, field.uniform(Site(plane, 0, 0), values.shape))
 
 
+_held: Any = local()  # what each thread of a worker has open: work, image, known, source
+
+
+def fill(work: Volumes, task: Task, direction: SliceDirection, part: slice) -> Filled:
+    """Restore some slices, on a worker of a cluster."""
+    if getattr(_held, "work", None) is not work:
+        if getattr(_held, "work", None) is not None:
+            _held.image.close()
+        _held.work = None
+        _held.image = open_image(task.path, axes=work.job.files.axes, series=task.series)
+        _held.known, _held.source = work.cleaned(_held.image)
+        _held.work = work
+    if task.clear:  # regions can be read without looking at whole planes
+        depths = range(_held.image.header.canonical_shape[2])
+        clear = dict.fromkeys(itertools.product((task.t,), task.channels, depths), (0, 0))
+        _held.known.counts.update(clear)
+    assert work.network is not None
+    with TemporaryDirectory() as folder:  # of slices that do not fit in memory
+        stack = Stack(_held.source, task.t, task.channels, Path(folder), direction, part)
+        observed = stack.slices(direction, part)
+        filled = work.network.fill(observed, task.units, task.factor, task.mix)
+    return direction, part, filled
+
+
 def is_coarse(image: Image, channel: int) -> bool:
     """Whether rounding would shift the mean, as it does photon counts.
 
@@ -388,12 +491,14 @@ def _keep_invalid(result: np.ndarray, plane: Plane, made: Made) -> None:
         result[both] = made.known.source.read((t, c, nearest))[both]
 
 
-def _chunks(stack: Stack, factor: float, direction: SliceDirection) -> Iterator[slice]:
-    """Yield ranges of slices that are processed together."""
+def _chunks(
+    stack: Stack, factor: float, direction: SliceDirection, at_least: int = 1
+) -> Iterator[slice]:
+    """Yield ranges of slices that are processed together, at least so many."""
     channels, planes = stack.shape[:2]
     across, along = stack.shape[direction.across], stack.shape[direction.along]
     each = channels * (planes + 4 * interpolation.count(planes, factor)) * along * 4  # bytes
-    step = max(1, CHUNK // each)
+    step = max(1, min(CHUNK // each, across // at_least))
     for start in range(0, across, step):
         yield slice(start, min(start + step, across))
 

@@ -19,13 +19,15 @@ of 1 where there was none.
 """
 
 import json
+import os
 import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,9 +37,10 @@ from restorectl import __version__
 from restorectl.errors import OutputError
 from restorectl.files.provenance import dumps
 from restorectl.files.strict import parse_json
-from restorectl.images.header import Header, Spacing
+from restorectl.images.header import LARGE, Header, Plane, Spacing
 from restorectl.images.image import Array, Consumer, Format, Record
 from restorectl.images.pyramid import borders, halves, means
+from restorectl.images.regions import Divided, Region
 from restorectl.images.tiff import ifd, imagej, ome
 from restorectl.images.tiff.dialects import shaped
 from restorectl.images.tiff.header import TiffSource, titles
@@ -152,6 +155,65 @@ def create(path: Path, header: Header, provenance: Record) -> Consumer:
             raise OutputError(f"{path}: does not fit into a classic TIFF of 4 GB")
         file.seek(0)
         file.write(pack_head(out.layout, start))
+
+
+class DividedTiff(Divided):
+    """An uncompressed TIFF of grey images that several processes write, by rows of its pages."""
+
+    sides = (1, 1)
+
+    def __init__(self, path: Path, header: Header) -> None:
+        out = output_for(path, header)
+        if out.compressed or header.pyramid or out.samples > 1:
+            raise OutputError(
+                f"{path}: several processes can write a TIFF only if it has no compression, pyramid"
+                " or colours: choose OME-Zarr as `output`, or leave out `dask`"
+            )
+        self.path, self.header, self.out = path, header, out
+        self._page = {plane: k for k, plane in enumerate(header.planes)}
+
+    def slab(self, plane: Plane) -> Plane:
+        """See `Divided`."""
+        return plane
+
+    def begin(self, provenance: Record) -> None:
+        """See `Divided`; the pixels are 0. Nothing is kept of an interrupted run."""
+        writer = create(self.path, self.header, provenance)
+        next(writer)
+        height, width = self.header.canonical_shape[3:]
+        blank = np.zeros((min(height, max(1, LARGE // width)), width), self.header.dtype)
+        with suppress(StopIteration):  # the last rows complete the file
+            for _ in self.header.planes:
+                for top in range(0, height, len(blank)):
+                    writer.send(blank[: height - top])
+
+    def has(self, region: Region) -> bool:
+        """See `Divided`."""
+        return False
+
+    def put(self, region: Region, pixels: np.ndarray) -> None:
+        """See `Divided`."""
+        dtype = self.header.dtype.newbyteorder("<" if self.out.layout.order == "<" else ">")
+        width, (left, right) = self.header.canonical_shape[4], region.cols
+        lines = np.ascontiguousarray(pixels, dtype)
+        with open(self.path, "r+b") as file:
+            for plane, rows in zip(region.planes, lines, strict=True):
+                start = self._starts[self._page[plane]]
+                each = rows.reshape(1, -1) if right - left == width else rows
+                for row, line in enumerate(each, region.rows[0]):
+                    file.seek(start + (row * width + left) * dtype.itemsize)
+                    file.write(line.data.cast("B"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where the pixels of each page begin."""
+        with open(self.path, "rb") as file:
+            return [page.segments[0][0] for page in ifd.read_chain(file, self.path)]
+
+    def finish(self, provenance: Record) -> None:
+        """See `Divided`."""
 
 
 def output_for(path: Path, header: Header) -> TiffOutput:
@@ -548,6 +610,7 @@ FORMAT = Format(
     open=TiffImage,
     create=create,
     check=output_for,
+    divided=DividedTiff,
     record=read_record,
     has_mark=_has_mark,
     held_when_open=lambda path: 0,  # read in parts

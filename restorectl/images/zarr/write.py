@@ -13,7 +13,7 @@ import math
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from restorectl.images import pyramid
 from restorectl.images.extra import library
 from restorectl.images.header import CANONICAL, Header, Plane
 from restorectl.images.image import Array, Consumer, Format, Record
+from restorectl.images.regions import Divided, Region
 from restorectl.images.tiff import ome
 from restorectl.images.tiles import chunks
 from restorectl.images.zarr import layout
@@ -253,12 +254,7 @@ def create(path: Path, header: Header, provenance: Record, first: int = 0) -> Co
                 if out.slab(plane) not in ready:
                     slabs.take(plane, top, rows)
             top += len(rows)
-    for larger, smaller in itertools.pairwise(arrays):
-        _shrink(larger, smaller)
-    if out.source is None:
-        attributes = out.attributes(provenance)
-        attributes["ome"] |= {"omero": out.omero(arrays[-1])}
-        group.attrs.update(attributes)
+    _finish(out, group, arrays, provenance)
 
 
 @dataclass(frozen=True)
@@ -328,6 +324,16 @@ def _begin(
     return group, arrays, frozenset()
 
 
+def _finish(out: ZarrOutput, group: Any, arrays: Sequence[Any], provenance: Record) -> None:
+    """Write what depends on all pixels: the smaller levels, and how viewers show the channels."""
+    for larger, smaller in itertools.pairwise(arrays):
+        _shrink(larger, smaller)
+    if out.source is None:
+        attributes = out.attributes(provenance)
+        attributes["ome"] |= {"omero": out.omero(arrays[-1])}
+        group.attrs.update(attributes)
+
+
 def _shape_kept(out: ZarrOutput) -> bool:
     assert out.source is not None
     return math.prod(out.header.shape) == math.prod(out.source.shapes[0])
@@ -336,25 +342,85 @@ def _shape_kept(out: ZarrOutput) -> bool:
 def resume(path: Path, header: Header, provenance: Record) -> int:
     """How many planes, in the order of the header, an interrupted run completed."""
     out = output_for(path, header)
-    if read_record(path) != provenance or not all((path / name).is_dir() for name in out.paths):
+    if not _begun(path, out, provenance):
         return 0
     ready = frozenset(_complete(path, out))
     return sum(1 for _ in itertools.takewhile(lambda p: out.slab(p) in ready, header.planes))
 
 
+def _begun(path: Path, out: ZarrOutput, provenance: Record) -> bool:
+    """Whether a run that was interrupted made the arrays of this image."""
+    return read_record(path) == provenance and all((path / name).is_dir() for name in out.paths)
+
+
 def _complete(path: Path, out: ZarrOutput) -> set[Slab]:
     """The slabs of the first array of which all chunk files exist."""
-    rows, cols = (-(-n // c) for n, c in zip(out.header.shape[-2:], out.sides[-2:], strict=True))
+    missing, whole = _missing(path, out), (slice(None), slice(None))
+    return {slab for slab in map(out.slab, out.header.planes) if not missing(slab, whole)}
+
+
+def _missing(path: Path, out: ZarrOutput) -> Callable[[Slab, tuple[slice, slice]], bool]:
+    """Tells whether a chunk file of rows and columns of a slab does not exist."""
     encoding = library("zarr", path, "OME-Zarr").open_array(path / out.paths[0], mode="r").metadata
     there = {*Tree(path).names(f"{out.paths[0]}/")}
-    found = set()
-    for slab in {out.slab(plane) for plane in out.header.planes}:
+
+    def missing(slab: Slab, area: tuple[slice, slice]) -> bool:
         at = dict(zip("TCZ", slab, strict=True))
         outer = [at[axis] for axis in out.axes[:-2]]
-        keys = (encoding.encode_chunk_key((*outer, i, j)) for i in range(rows) for j in range(cols))
-        if all(f"{out.paths[0]}/{key}" in there for key in keys):
-            found.add(slab)
-    return found
+        spans = [span.indices(n) for span, n in zip(area, out.header.shape[-2:], strict=True)]
+        rows, cols = (
+            range(start // side, -(-stop // side))
+            for (start, stop, _), side in zip(spans, out.sides[-2:], strict=True)
+        )
+        keys = (encoding.encode_chunk_key((*outer, i, j)) for i in rows for j in cols)
+        return any(f"{out.paths[0]}/{key}" not in there for key in keys)
+
+    return missing
+
+
+class DividedZarr(Divided):
+    """An OME-Zarr that several processes write, by whole chunks or shards of its first array."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.out = path, output_for(path, header)
+        *_, rows, cols = self.out.sides
+        self.sides = rows, cols
+        self._zarr = library("zarr", path, "OME-Zarr")
+        self._missing: Callable[[Slab, tuple[slice, slice]], bool] | None = None
+
+    def slab(self, plane: Plane) -> Slab:
+        """See `Divided`."""
+        return self.out.slab(plane)
+
+    def begin(self, provenance: Record) -> None:
+        """See `Divided`."""
+        kept = _begun(self.path, self.out, provenance)
+        _begin(self._zarr, self.path, self.out, provenance, int(kept))
+        self._missing = _missing(self.path, self.out) if kept else None
+
+    def has(self, region: Region) -> bool:
+        """See `Divided`."""
+        missing, slabs = self._missing, {self.slab(plane) for plane in region.planes}
+        return missing is not None and not any(missing(slab, region.area) for slab in slabs)
+
+    def put(self, region: Region, pixels: np.ndarray) -> None:
+        """See `Divided`."""
+        span = self.out.span(self.slab(region.planes[0]))
+        block = np.empty((*(s.stop - s.start for s in span), *pixels.shape[1:]), pixels.dtype)
+        for plane, values in zip(region.planes, pixels, strict=True):
+            at = dict(zip("TCZ", plane, strict=True))
+            inside = (at[a] - s.start for a, s in zip(self.out.axes[:-2], span, strict=True))
+            block[tuple(inside)] = values
+        self._array[(*span, *region.area)] = block
+
+    @cached_property
+    def _array(self) -> Any:
+        return self._zarr.open_array(self.path / self.out.paths[0], mode="r+")
+
+    def finish(self, provenance: Record) -> None:
+        """See `Divided`."""
+        group = self._zarr.open_group(self.path, mode="r+", zarr_format=self.out.zarr_format)
+        _finish(self.out, group, [group[name] for name in self.out.paths], provenance)
 
 
 def _shrink(larger: Any, smaller: Any) -> None:
@@ -408,6 +474,7 @@ FOLDER = Format(
     in_bands=True,
     stored=stored,
     resume=resume,
+    divided=DividedZarr,
     surround=layout.surround,
     titles=titles,
 )
