@@ -292,6 +292,10 @@ def evaluate(
         raise UsageError("--classifier: needs --labels FILE.csv")
     if preference_results:
         raise typer.Exit(_preference_results(predictions, outputs.json_lines, quiet))
+    if repeats and (target or reference or metrics or outputs.csv or outputs.report):
+        raise UsageError(
+            "--repeats: prints a table, or --json; it goes with --input and --axes only"
+        )
     if repeats:
         raise typer.Exit(_repeats(predictions, inputs, axes, outputs.json_lines, quiet))
     if wording != "general" and preference is None:
