@@ -137,11 +137,10 @@ class DenoiseJob(SamplingJob):
 @dataclass(frozen=True)
 class UncertaintyJob(SamplingJob):
     samples: int = 15
-    context: str = "none"
     source: str = "posterior"  # row of catalog.METHODS
     variance: str = "analytic"  # variance of the posterior's steps: analytic, ancestral
     interval: float = 0.9  # wanted share of pixels whose truth lies inside
-    calibration: str = "auto"  # auto, none, or a YAML file
+    calibration: str = "auto"  # auto, self, none, or a YAML file
 
 
 @dataclass(frozen=True)

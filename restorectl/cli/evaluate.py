@@ -205,6 +205,13 @@ def evaluate(
         " 2, 3, ... samples.",
         panel=SCORING,
     ),
+    repeats: bool = option(
+        False,
+        "PRED are folders that `uncertainty` wrote for repeated exposures of one field: count"
+        " features that one restoration shows within its error bars and no other does; with --input"
+        " DIR, the noisy exposures, also for BM3D, if bm3d is installed.",
+        panel=UNPAIRED,
+    ),
     interval: float = option(
         0.9,
         "Share of pixels that should lie within STEM_lower..STEM_upper.",
@@ -285,6 +292,12 @@ def evaluate(
         raise UsageError("--classifier: needs --labels FILE.csv")
     if preference_results:
         raise typer.Exit(_preference_results(predictions, outputs.json_lines, quiet))
+    if repeats and (target or reference or metrics or outputs.csv or outputs.report):
+        raise UsageError(
+            "--repeats: prints a table, or --json; it goes with --input and --axes only"
+        )
+    if repeats:
+        raise typer.Exit(_repeats(predictions, inputs, axes, outputs.json_lines, quiet))
     if wording != "general" and preference is None:
         raise UsageError(f"--wording {wording}: works only together with --preference")
     asks = any((asked.pivot, asked.tasks, asked.raters > 1, asked.raters_per_task))
@@ -375,6 +388,22 @@ def _write_report(path: str, comparison: "Comparison") -> None:
     from restorectl.evaluation.report import write
 
     write(path, comparison)
+
+
+def _repeats(
+    folders: Sequence[str], inputs: str | None, axes: str | None, as_json: bool, quiet: bool
+) -> int:
+    """Show how many features were invented; returns the exit code."""
+    from restorectl.cli import tables
+    from restorectl.evaluation import comparison
+    from restorectl.evaluation.invented import invented
+
+    found = invented(folders, inputs, axes)
+    if as_json:
+        data(comparison.as_json(found))
+    elif not quiet:
+        tables.invented(found)
+    return 0
 
 
 def _preference_results(files: Sequence[str], as_json: bool, quiet: bool) -> int:

@@ -248,6 +248,16 @@ def confused(found: Mapping[str, Any]) -> None:
 CHECKS = {"segment": segmented, "confusion": confused}  # by their keys in the JSON
 
 
+def invented(found: Mapping[str, Any]) -> None:
+    """Print how many features only one of several restorations of a field shows."""
+    lines = [
+        [method, each["exposures"], each["features"], f"{each['per_megapixel']:.3g}"]
+        for method, each in found["methods"].items()
+    ]
+    header = ["method", "exposures", "features", "per megapixel"]
+    rows("features that one restoration shows and no other", header, lines)
+
+
 def preferred(found: Mapping[str, Any]) -> None:
     """Print preferences with 95 % intervals, and the agreement of raters."""
     lines = [

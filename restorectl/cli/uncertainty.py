@@ -53,16 +53,17 @@ def uncertainty(
     calibration: str = option(
         "auto",
         "How much to widen the error bars, as measured by --calibrate; auto: the file that comes"
-        " with the model.",
+        " with the model or, where it does not fit an image, self: measured on each image itself.",
         panel=BARS,
-        metavar="auto|none|FILE.yaml",
+        metavar="auto|self|none|FILE.yaml",
     ),
     calibrate: str | None = option(
         None,
-        "Instead of maps, write a calibration to OUT, measured with the true images in this folder,"
-        " which are named like the inputs.",
+        "Instead of maps, write a calibration to OUT. DIR: measured with the true images in this"
+        " folder, which are named like the inputs; self: on the noisy images alone; repeats: on"
+        " exposures of the same field, which are in one folder.",
         panel=BARS,
-        metavar="DIR",
+        metavar="DIR|self|repeats",
     ),
     scale: str = option(
         "none",
@@ -71,7 +72,7 @@ def uncertainty(
         panel=BARS,
         choices=("none", "affine"),
     ),
-    context: str = opt.context("none"),
+    context: str = opt.context("auto"),
     reach: int = opt.REACH,
     calibrator: str = opt.CALIBRATOR,
     calibrator_weights: str | None = opt.CALIBRATOR_WEIGHTS,
@@ -84,7 +85,7 @@ def uncertainty(
 
     Examples:
         restorectl uncertainty data/ -o maps/ --samples 15
-        restorectl uncertainty data/ -o mine.yaml --calibrate clean/
+        restorectl uncertainty data/ -o mine.yaml --calibrate self
     """
     job = UncertaintyJob(
         files=shared.files(inputs, output),

@@ -61,7 +61,7 @@ def sampler(settings: PosteriorSettings, samples: int) -> Sampler:
             rule = analytic_rule(_table(sigmas[:-1, 0], decided["spread"]))
         return walk(p.denoise, p.x, sigmas, rule, p.draw, relative=p.relative)
 
-    return Sampler(run, decide, lambda steps: steps or settings.steps)
+    return Sampler(run, decide, lambda steps: steps or settings.steps, alike=True)
 
 
 POSTERIOR = Method(sampler, {"restorectl": PosteriorSettings()}, relative=True)

@@ -21,6 +21,7 @@ from restorectl.errors import UsageError
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, sigma, condition) -> x0
 Draw = Callable[[int, Tensor], Tensor]  # (step, indices of tiles) -> (b, C, H, W) normal numbers
 Hook = Callable[[Tensor, Tensor, int], Tensor]  # (x, sigma reached (B,), step) -> x
+Answers = list[tuple[Tensor, Tensor, Tensor]]  # tiles, their levels, the denoiser's answer
 Decided = dict[str, Any]  # JSON values shared by all tiles of a channel, such as `sigma`
 
 
@@ -96,6 +97,24 @@ def _fainter(draw: Draw, relative: Tensor) -> Draw:
 
 def _numbers(draw: Draw, k: int, tiles: Tensor, like: Tensor) -> Tensor:
     return draw(k, tiles).to(like)
+
+
+def first_shared(denoise: Denoise, known: Answers) -> Denoise:
+    """The denoiser for one sample; its first question is answered from `known`, or added there."""
+    asked = False
+
+    def answer(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
+        nonlocal asked
+        if asked:
+            return denoise(x, sigma, condition)
+        asked = True
+        for tiles, levels, x0 in known:
+            if torch.equal(tiles, x) and torch.equal(levels, sigma):
+                return x0.clone()
+        known.append((x, sigma, denoise(x, sigma, condition)))
+        return known[-1][2].clone()
+
+    return answer
 
 
 def clamped(denoise: Denoise) -> Denoise:
@@ -207,6 +226,7 @@ class Sampler:
     decide: Callable[[Problem, Calibrator], Decided] = start_level
     # requested steps -> network calls per tile; None = depends on the image
     calls: Callable[[int | None], int | None] = lambda steps: None
+    alike: bool = False  # samples start at the observation: the first call answers for all
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class ChannelGroup:
     channels: tuple[int, ...]
     model: Model
     scale: np.ndarray  # (2, C) float32, input values that map to 0 and 255 in 8 bit
+    light: np.ndarray  # (2, C, 1, 1) float32: input value without light, input units of a photon
     decided: Decided
     planes: Planes = None
     noise: float = 0.0  # its standard deviation at the sample's median, in input units
@@ -344,7 +345,7 @@ def _group(
         (alone,) = model.models  # such weights restore channels one by one
         near = context.decide(image, members[0], planes, alone, decided["sigma"], restorer)
     return ChannelGroup(
-        members, model, pilot.scale, decided, planes, deviation, dithered, floor, near
+        members, model, pilot.scale, pilot.light, decided, planes, deviation, dithered, floor, near
     )
 
 
@@ -385,6 +386,7 @@ def sampled_tiles(
         pixels = [image.read((t, c, z), *area).astype(np.float32) for c in members]
         measured.append(np.stack([tile.pad(each[tile.read]) for each in pixels]))
         sites.append(((t, first, z), area[0].start, area[1].start))
+    scale = _scale(image.header.dtype, model, restorer.card, len(members))
     return Batch(
         np.stack([model.forward(raw) for raw in measured]),  # (B, C_net, H, W) float32
         np.full(len(measured), model.sigma, np.float32),
@@ -392,7 +394,8 @@ def sampled_tiles(
         model.inverse,
         np.stack(measured),
         model.noise_std,
-        _scale(image.header.dtype, model, restorer.card, len(members)),
+        scale,
+        _light(model, scale),
     )
 
 
@@ -407,6 +410,19 @@ def _scale(dtype: np.dtype[Any], model: Model, card: Card, channels: int) -> np.
         np.full((value_range.network_channels(card.recipe, channels), 1, 1), e) for e in (-1.0, 1.0)
     ]
     return np.stack([model.inverse(end)[:, 0, 0] for end in ends])
+
+
+def _light(model: Model, scale: np.ndarray) -> np.ndarray:
+    """Input values without light, and input units of one photon, for each channel: (2, C, 1, 1).
+
+    Noise that does not depend on the light tells neither: then they are the lower end of the scale
+    (2, C), and 0.
+    """
+    found = np.stack([scale[0], np.zeros_like(scale[0])])
+    for k, noise in enumerate(model.noises):
+        if noise.gain > 0:
+            found[:, k] = noise.offset, noise.gain
+    return np.asarray(found[..., None, None])
 
 
 def _level_map(

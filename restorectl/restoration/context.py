@@ -25,6 +25,7 @@ from scipy import ndimage
 from restorectl.images.blocks import Planes, middle, sampled, spread, varied
 from restorectl.images.header import Plane
 from restorectl.images.image import Image
+from restorectl.intensity.noise import NoiseModel
 from restorectl.intensity.whitening import Intensity
 from restorectl.restoration import fusion
 from restorectl.restoration.evidence import finest
@@ -151,7 +152,7 @@ def decide(
     places = _places(image, channel, planes, model, reach, axes, clean)
     if not places:
         return None
-    predicted = _predicted if _along(model) is None else _foreseen
+    predicted = _predicted if correlation_along(model.noise) is None else _foreseen
     pilots, again = (
         np.stack([seen.pilot for seen in several])
         for several in zip(*[(place.own, place.again) for place in places], strict=True)
@@ -183,7 +184,7 @@ def _places(
     shape = image.header.canonical_shape
     blocks = sampled(shape, channel, planes)
     count = -(-AREA // (min(shape[3], SIDE) * min(shape[4], SIDE)))
-    random, along = np.random.default_rng(0), _along(model)
+    random, along = np.random.default_rng(0), correlation_along(model.noise)
     places = []
     for i in spread(len(blocks), min(count, PLACES, len(blocks))):
         plane, rows, cols = blocks[i]
@@ -206,7 +207,7 @@ def _places(
         if along is None:  # differences of differences of white noise: 4 times its variance
             numbers *= np.sqrt(_local(finest(x[0] - pilots[0])) / 4)
         else:
-            numbers = _coloured(numbers, along) * np.sqrt(_local(x[0] - pilots[0]))
+            numbers = coloured(numbers, along) * np.sqrt(_local(x[0] - pilots[0]))
         again = pilots[0] + np.float32(np.sqrt(1 - ADDED**2)) * (x[0] - pilots[0])
         again += np.float32(ADDED) * numbers[0]
         tried = clean(np.stack([again, pilots[0] + numbers[1]]))
@@ -223,14 +224,14 @@ def _places(
     return places
 
 
-def _along(model: Intensity) -> tuple[float, float] | None:
+def correlation_along(noise: NoiseModel) -> tuple[float, float] | None:
     """Correlation of neighbouring pixels' noise along y and x; None for white noise."""
-    if model.noise.along is None and model.noise.correlated:
-        return model.noise.correlation, model.noise.correlation
-    return model.noise.along
+    if noise.along is None and noise.correlated:
+        return noise.correlation, noise.correlation
+    return noise.along
 
 
-def _coloured(numbers: Floats, along: tuple[float, float]) -> Floats:
+def coloured(numbers: Floats, along: tuple[float, float]) -> Floats:
     """White noise (B, Y, X) as correlated as the image's, of unit variance."""
     widths = [0.5 / np.sqrt(-np.log(np.clip(each, 1e-3, 0.95))) for each in along]
     smooth = ndimage.gaussian_filter(numbers, (0, *widths))

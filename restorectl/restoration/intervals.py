@@ -1,8 +1,8 @@
-"""Error bars: statistics over repeated restorations, and intervals calibrated on image pairs.
+"""Error bars: statistics over repeated restorations, and intervals calibrated on known errors.
 
-The half-width of an interval is the noise at a pixel, times a power law of the predicted spread and
-of the signal (both in units of that noise), times a factor for the wanted coverage. Spread and
-signal have no units, so a calibration holds for other cameras. The factor is chosen over *images*,
+The half-width of an interval is the noise at a pixel, times a power law of the expected error and
+of the signal (both in units of that noise), times a factor for the wanted coverage. These have no
+units, so a calibration holds for other cameras. The factor is chosen over *images*,
 because pixels of one image are not exchangeable: by conformal risk control (Angelopoulos et al.
 2022) if there are enough images. Calibrations are YAML files; some are packaged.
 """
@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -81,56 +82,56 @@ def prediction_factor(count: int, coverage: float) -> float:
 
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.99)  # coverages that a calibration is fitted for
 ENOUGH = 9  # images needed for a finite-sample bound at 90 %: 1 / (n + 1) <= 0.1
-LEAST_SPREAD = 1e-3  # in units of the noise
+LEAST = 1e-3  # in units of the noise
 SMALLEST_ERROR = 0.05  # in units of the noise, added before taking the logarithm
 ENDS = (0.001, 0.999)  # quantiles of the fitted features; there is no extrapolation beyond them
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixels of one image with known truth, each array (n,) float32."""
+    """Pixels of one image with known errors, each array (n,), in units of the noise."""
 
     name: str
-    error: np.ndarray  # |truth - mean|, in units of the noise
-    spread: np.ndarray  # standard deviation of the samples, in units of the noise
-    signal: np.ndarray  # mean over noise
+    error: np.ndarray  # |truth - mean|, see `unexplained`
+    expected: np.ndarray  # error, see `expected.judge`
+    signal: np.ndarray  # light
+    level: float  # of the noise, in network units
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Relates the samples' spread to the true error, for one model and way of sampling."""
+    """Relates the expected error to the true one, for one model and way of sampling."""
 
     weights_sha256: str
     sampling: Mapping[str, Any]  # settings that the spread depends on: source, steps, samples, ...
-    constant: float  # coefficients of the power law, in logarithms: constant, spread, signal
-    spread: float
+    constant: float  # coefficients of the power law, in logarithms
+    expected: float
     signal: float
-    spread_range: tuple[float, float]
+    expected_range: tuple[float, float]  # of the fitted pixels, in logarithms
     signal_range: tuple[float, float]
+    level_range: tuple[float, float]  # of the images' noise, in network units
     factors: Mapping[str, float]  # coverage -> factor
     images: int
     guarantee: bool  # `images` are enough for the finite-sample bound at 90 %
     coverage: Mapping[str, float]  # of each image at 90 %, by a fit to the other images
     scale: str  # how true images were fitted to the restored ones: none, affine
+    truth: str  # that the errors are from: images, self, repeats
 
     def half_width(
-        self, spread: np.ndarray, mean: np.ndarray, noise: np.ndarray, coverage: float
+        self, expected: np.ndarray, signal: np.ndarray, removed: np.ndarray | float, coverage: float
     ) -> np.ndarray:
-        """Half-width of the interval, (...) float32 in input units like spread, mean and noise."""
-        safe = np.where(noise > 0, noise, 1)  # without noise the width is 0
-        law = np.exp(_law(self, spread / safe, mean / safe))
-        return np.asarray(noise * law * self.factor(coverage), np.float32)
+        """Half-width of the interval, (...) float32; all in units of the noise.
 
-    def outside(self, spread: np.ndarray, signal: np.ndarray) -> np.ndarray:
-        """Where signal or spread, in units of the noise, are beyond those it was made from: bool.
-
-        A spread below them is none: its intervals are too wide at most.
+        removed: height of structures that were removed: they are errors, too.
         """
-        x = _features(spread, signal)
+        law = np.exp(_law(self, expected, signal))
+        return np.asarray(np.hypot(law * self.factor(coverage), removed), np.float32)
+
+    def outside(self, signal: np.ndarray) -> np.ndarray:
+        """Where the signal, in units of the noise, is beyond those it was made from: bool."""
         low, high = self.signal_range
-        return np.asarray(
-            (x[..., 0] > self.spread_range[1]) | (x[..., 1] < low) | (x[..., 1] > high)
-        )
+        x = np.log1p(np.maximum(signal, 0))
+        return np.asarray((x < low) | (x > high))
 
     def factor(self, coverage: float) -> float:
         """Factor for a coverage, interpolated between the fitted ones in normal quantiles."""
@@ -145,6 +146,11 @@ class Calibration:
         return float(np.interp(level, levels, [value for _, value in known]))
 
 
+def unexplained(error: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """The part of an error that has to be predicted: without structures that were removed."""
+    return np.asarray(np.sqrt(np.maximum(np.square(error) - np.square(removed), 0)))
+
+
 def uncalibrated(spread: np.ndarray, count: int, coverage: float) -> np.ndarray:
     """Half-width if the truth were one more sample of the same normal distribution."""
     return np.asarray(spread * np.float32(prediction_factor(count, coverage)))
@@ -155,22 +161,28 @@ def fit(
     weights_sha256: str,
     sampling: Mapping[str, Any],
     scale: str = "none",
+    truth: str = "images",
 ) -> Calibration:
     """Fit the power law and the factors. Raises InputError for fewer than two images."""
     if len(images) < 2:
-        raise InputError(f"{len(images)} image pairs: at least 2 are needed, 9 for a guarantee")
-    made = _fit(images, weights_sha256, sampling, scale)
+        raise InputError(f"{len(images)} images with noise: at least 2 are needed")
+    made = alone(images, weights_sha256, sampling, scale, truth)
     left_out = {
-        image.name: _covered(_fit([*images[:k], *images[k + 1 :]], "", {}, scale), image, 0.9)
+        image.name: _covered(alone([*images[:k], *images[k + 1 :]]), image, 0.9)
         for k, image in enumerate(images)
     }
     return replace(made, coverage=left_out)
 
 
-def _fit(
-    images: Sequence[Pixels], weights_sha256: str, sampling: Mapping[str, Any], scale: str
+def alone(
+    images: Sequence[Pixels],
+    weights_sha256: str = "",
+    sampling: Mapping[str, Any] = MappingProxyType({}),
+    scale: str = "none",
+    truth: str = "images",
 ) -> Calibration:
-    features = [_features(image.spread, image.signal) for image in images]
+    """As `fit`, without the coverage of images by the others; one image is enough."""
+    features = [_features(image.expected, image.signal) for image in images]
     least = min(len(image.error) for image in images)  # every image has the same weight
     picked = [np.linspace(0, len(i.error) - 1, least).astype(int) for i in images]
     x = np.concatenate([f[p] for f, p in zip(features, picked, strict=True)])
@@ -178,41 +190,41 @@ def _fit(
         [np.log(i.error[p] + SMALLEST_ERROR) for i, p in zip(images, picked, strict=True)]
     )
     columns = np.column_stack([np.ones(len(x)), x])
-    constant, spread, signal = np.linalg.lstsq(columns, y, rcond=None)[0]
+    constant, expected, signal = np.linalg.lstsq(columns, y, rcond=None)[0]
     ranges = np.quantile(x, ENDS, axis=0)
     law = Calibration(
         weights_sha256,
         dict(sampling),
         float(constant),
-        float(max(spread, 0.0)),  # a larger spread never predicts a smaller error
+        float(max(expected, 0.0)),  # a larger spread never predicts a smaller error
         float(signal),
         (float(ranges[0, 0]), float(ranges[1, 0])),
         (float(ranges[0, 1]), float(ranges[1, 1])),
+        (min(i.level for i in images), max(i.level for i in images)),
         {},
         len(images),
         len(images) >= ENOUGH,
         {},
         scale,
+        truth,
     )
-    scores = [np.sort(i.error / np.exp(_law(law, i.spread, i.signal))) for i in images]
+    scores = [np.sort(i.error / np.exp(_law(law, i.expected, i.signal))) for i in images]
     factors = np.maximum.accumulate([_factor(scores, level) for level in LEVELS])
     named = {f"{level:g}": float(value) for level, value in zip(LEVELS, factors, strict=True)}
     return replace(law, factors=named)
 
 
-def _features(spread: np.ndarray, signal: np.ndarray) -> np.ndarray:
-    """The features (..., 2): log spread, log (1 + signal)."""
-    return np.stack(
-        [np.log(np.maximum(spread, LEAST_SPREAD)), np.log1p(np.maximum(signal, 0))], axis=-1
-    )
+def _features(expected: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """The features (..., 2): log expected error, log (1 + signal)."""
+    return np.stack([np.log(np.maximum(expected, LEAST)), np.log1p(np.maximum(signal, 0))], axis=-1)
 
 
-def _law(c: Calibration, spread: np.ndarray, signal: np.ndarray) -> np.ndarray:
-    """Logarithm of the expected error in units of the noise."""
-    x = _features(spread, signal)
+def _law(c: Calibration, expected: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """Logarithm of the error in units of the noise."""
+    x = _features(expected, signal)
     return np.asarray(
         c.constant
-        + c.spread * np.clip(x[..., 0], *c.spread_range)
+        + c.expected * np.clip(x[..., 0], *c.expected_range)
         + c.signal * np.clip(x[..., 1], *c.signal_range)
     )
 
@@ -221,13 +233,13 @@ def _factor(scores: Sequence[np.ndarray], level: float) -> float:
     """The factor that gives the wanted share of misses over images.
 
     With n images, conformal risk control requires (sum of misses + 1) / (n + 1) <= 1 - level; if n
-    is too small for a bound at 90 %, the mean share of misses is 1 - level, without guarantee.
+    is too small for that, or below ENOUGH, the mean share of misses is 1 - level.
     scores: for each image, sorted ratios of the error to the power law.
     """
     count = len(scores)
     allowed = (1 - level) * count
-    if count >= ENOUGH:
-        allowed = max((1 - level) * (count + 1) - 1, 0.0)
+    if count >= ENOUGH and (bound := (1 - level) * (count + 1) - 1) > -1e-9:
+        allowed = max(bound, 0.0)
     low, high = 0.0, max(float(score[-1]) for score in scores)
     for _ in range(60):
         middle = (low + high) / 2
@@ -237,7 +249,7 @@ def _factor(scores: Sequence[np.ndarray], level: float) -> float:
 
 
 def _covered(calibration: Calibration, image: Pixels, level: float) -> float:
-    law = np.exp(_law(calibration, image.spread, image.signal))
+    law = np.exp(_law(calibration, image.expected, image.signal))
     return float(np.mean(image.error <= law * calibration.factor(level)))
 
 

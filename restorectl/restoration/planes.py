@@ -463,7 +463,7 @@ def restored_planes(
                     plane: tuple(each[:, block.core[1]] for each in ready[plane])
                     for plane in itertools.chain(*together)
                 }
-                _restore(near, guide, together, block, parts)
+                restore_planes(near, guide, together, block, parts)
                 _keep(restorer, near.image, block, parts, known if header.is_large else None)
             for plane in planes:
                 yield plane, rows, ready.pop(plane)
@@ -515,7 +515,7 @@ def _copy(
             each[...] = np.nan
 
 
-def _restore(
+def restore_planes(
     near: Neighbours,
     guide: Image | None,
     together: Mapping[tuple[Plane, ...], ChannelGroup | None],
@@ -628,6 +628,7 @@ def _batch(
         measured,
         model.noise_std,
         group.scale,
+        group.light,
         np.stack([model.forward(_cut(hints, place)) for place in places]) if hints else None,
         group.floor,
         np.stack([_valid(invalid, place) for place in places]) if invalid else None,

@@ -16,7 +16,16 @@ from restorectl.engine.card import Card
 from restorectl.engine.noise_field import NoiseField, Site
 from restorectl.engine.orientations import ALL, run_turned
 from restorectl.engine.runner import Runner, make_runner, pick_device
-from restorectl.engine.samplers import DDIM, Calibrator, Decided, Method, Problem, Sampler
+from restorectl.engine.samplers import (
+    DDIM,
+    Answers,
+    Calibrator,
+    Decided,
+    Method,
+    Problem,
+    Sampler,
+    first_shared,
+)
 from restorectl.errors import UsageError
 from restorectl.images import tiles
 from restorectl.images.header import Header, Plane
@@ -43,6 +52,7 @@ class Batch:
     measured: np.ndarray  # (B, C, H, W) float32, the tiles in input units
     noise_std: Callable[[np.ndarray], np.ndarray]  # clean (C, Y, X) -> its noise, input units
     scale: np.ndarray  # (2, C) float32, input values that map to 0 and 255 in 8 bit
+    light: np.ndarray  # (2, C, 1, 1) float32: input value without light, input units of a photon
     guide: np.ndarray | None = None  # (B, C_net, H, W) float32, another method's result
     floor: float | None = None  # the smallest value of the output; see `keep_local_mean`
     valid: np.ndarray | None = None  # (B, C, H, W) bool, measured pixels; None = all
@@ -139,8 +149,11 @@ class Restorer:
     @property
     def calls_per_tile(self) -> int | None:
         """Network calls per tile; None = depends on the image."""
-        each = self.sampler.calls(self.job.steps)
-        return None if each is None else each * self.job.samples * self.orientations
+        each, samples = self.sampler.calls(self.job.steps), self.job.samples
+        if each is None:
+            return None
+        shared = samples - 1 if self.sampler.alike else 0
+        return (each * samples - shared) * self.orientations
 
     def grid(
         self, shape: tuple[int, int], core: int = tiles.CORE, halo: int = tiles.HALO
@@ -192,34 +205,48 @@ class Restorer:
 
     def restore(self, batch: Batch, decided: Decided) -> np.ndarray:
         """Restore tiles: (B, products, C, H, W) float32 in input units."""
+        known: Answers | None = [] if self.sampler.alike else None
         samples = (
-            np.stack([batch.inverse(x) for x in self._x0(batch, decided, k, orientation)])
+            np.stack([batch.inverse(x) for x in self._x0(batch, decided, k, orientation, known)])
             for k in range(self.job.samples)
             for orientation in range(self.orientations)
         )
         return self.reduction.combine(samples, batch)
 
-    def _x0(self, batch: Batch, decided: Decided, sample: int, orientation: int) -> np.ndarray:
+    def _x0(
+        self, batch: Batch, decided: Decided, sample: int, orientation: int, known: Answers | None
+    ) -> np.ndarray:
         """One restoration (B, C_net, H, W); with a level map, blended from several levels."""
         if decided["sigma"] <= 0:
             return batch.x
         if batch.relative is not None or "log_levels" not in decided:
-            return self._at(1.0, batch, decided, sample, orientation)
+            return self._at(1.0, batch, decided, sample, orientation, known)
         size = (batch.x.shape[2], batch.x.shape[3])
         maps = [level_map.at(decided, top, left, size) for _, top, left in batch.sites]
         x0 = np.zeros_like(batch.x)
         for factor, weights in level_map.ladder(maps):
-            restored = self._at(factor, batch, decided, sample, orientation)
+            restored = self._at(factor, batch, decided, sample, orientation, known)
             x0 += np.stack(weights)[:, None] * restored
         return x0
 
     def _at(
-        self, factor: float, batch: Batch, decided: Decided, sample: int, orientation: int
+        self,
+        factor: float,
+        batch: Batch,
+        decided: Decided,
+        sample: int,
+        orientation: int,
+        known: Answers | None,
     ) -> np.ndarray:
-        """x0 (B, C_net, H, W), starting at `factor` times the image's noise level."""
+        """x0 (B, C_net, H, W), starting at `factor` times the image's noise level.
+
+        known: first answers of the network, which samples share; None = they do not.
+        """
         level = min(decided["sigma"] * factor, self.card.sigma_max)
         sigma = np.full(len(batch.x), level, np.float32)
         problem = self._problem(batch, sigma, sample)
+        if known is not None:
+            problem = replace(problem, denoise=first_shared(problem.denoise, known))
         return self.runner.sample(
             lambda part: run_turned(self.sampler, part, decided, orientation), problem
         )

@@ -4,6 +4,7 @@ A pixel of the map is the sum of the REASONS that hold there; 0 = none, trusted.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from restorectl.images.image import create_image, open_written, verify_image
 from restorectl.intensity.noise import BELIEVED
 from restorectl.restoration.channels import ChannelGroup
 from restorectl.restoration.intervals import Calibration
-from restorectl.restoration.planes import Extra, Fitted, Told
+from restorectl.restoration.planes import Fitted, Told
 
 BITS = tuple(1 << k for k in range(7))
 NOT_MEASURED, INVALID_NEAR, STRUCTURED, NOISE, FEW_PHOTONS, OUTSIDE, UNCALIBRATED = BITS
@@ -35,30 +36,22 @@ ENERGY = (0.5, 2.0)  # variance of residuals, relative to the noise model's
 PHOTONS = 3.0  # below it the transform does not make noise Gaussian
 
 
-def writer(calibration: Calibration | None) -> Extra:
-    """A function that writes the map of error bars with this calibration; None = uncalibrated."""
+@dataclass(frozen=True)
+class Barred(Fitted):
+    """An image that gets error bars with this calibration; None = uncalibrated."""
 
-    def write(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
-        return _write(fitted, calibration, parts, part, record)
-
-    return write
+    calibration: Calibration | None = None
 
 
-def _write(
-    fitted: Fitted,
-    calibration: Calibration | None,
-    parts: Sequence[Path],
-    part: Path,
-    record: Record,
-) -> Told:
+def write(fitted: Fitted, parts: Sequence[Path], part: Path, record: Record) -> Told:
     """Write the map, uint8 of the image's shape, plane by plane; tell the share of each reason.
 
     parts: the maps mean, std, entropy, lower and upper.
     """
+    assert isinstance(fitted, Barred)
     header = fitted.image.header.with_dtype(np.uint8).for_target(Path("map.tif"))
     counts = {c: np.zeros(256, np.int64) for c in sorted({c for _, c, _ in fitted.near.group_of})}
     with (
-        open_written(parts[1], header) as std,
         open_written(parts[3], header) as lower,
         open_written(parts[4], header) as upper,
         create_image(part, header, provenance=record) as writer,
@@ -67,7 +60,7 @@ def _write(
             codes = np.full(header.canonical_shape[3:], NOT_MEASURED, np.uint8)
             if (group := fitted.near.group_of.get(plane)) is not None:
                 mean = (lower.read(plane).astype(np.float64) + upper.read(plane)) / 2
-                codes = _codes(fitted, calibration, group, plane, mean, std.read(plane))
+                codes = _codes(fitted, group, plane, mean)
                 counts[plane[1]] += np.bincount(codes.ravel(), minlength=256)
             writer.put(codes)
     verify_image(part, header)
@@ -93,15 +86,8 @@ def reasons_held(codes: np.ndarray) -> np.ndarray:
     return np.asarray(np.unpackbits(codes[..., None], axis=-1).sum(-1, dtype=np.uint8))
 
 
-def _codes(
-    fitted: Fitted,
-    calibration: Calibration | None,
-    group: ChannelGroup,
-    plane: Plane,
-    mean: np.ndarray,
-    std: np.ndarray,
-) -> np.ndarray:
-    """Sums of reasons at the pixels of a restored plane; mean, std: (Y, X), NaN where copied."""
+def _codes(fitted: Barred, group: ChannelGroup, plane: Plane, mean: np.ndarray) -> np.ndarray:
+    """Sums of reasons at the pixels of a restored plane; mean: (Y, X), NaN where copied."""
     image, (_, channel, _) = fitted.image, plane
     k, invalid = group.channels.index(channel), image.invalid(plane)
     noise_model = group.model.noises[min(k, len(group.model.noises) - 1)]
@@ -128,8 +114,8 @@ def _codes(
         FEW_PHOTONS: light < PHOTONS * noise_model.gain,
         OUTSIDE: np.full(mean.shape, group.decided["sigma"] > fitted.near.restorer.card.sigma_max),
         UNCALIBRATED: np.zeros(mean.shape, bool)
-        if calibration is None or silent
-        else calibration.outside(np.nan_to_num(std) / safe, restored / safe),
+        if fitted.calibration is None or silent
+        else fitted.calibration.outside((restored - group.light[0, k]) / safe),
     }
     codes = np.zeros(mean.shape, np.uint8)
     for bit, where in holds.items():

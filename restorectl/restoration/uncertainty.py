@@ -17,67 +17,113 @@ from restorectl.batch.cluster import Made
 from restorectl.batch.outcome import Outcome, Report, Silent
 from restorectl.batch.plan import Record
 from restorectl.batch.run import run
+from restorectl.engine.runner import measuring
 from restorectl.engine.samplers import Method
 from restorectl.errors import InputError, UsageError, WeightsError
 from restorectl.images.blocks import sampled_pixels
 from restorectl.images.image import Image, base_name, open_written
-from restorectl.intensity.photometry import keep_local_mean
 from restorectl.jobs import UncertaintyJob
-from restorectl.restoration import intervals, preview, trust
+from restorectl.restoration import intervals, preview, stand_in, trust
 from restorectl.restoration.channels import ChannelGroup
+from restorectl.restoration.expected import JUDGED, judge
 from restorectl.restoration.intervals import Calibration
 from restorectl.restoration.planes import Fitted, Planes, Told
 from restorectl.restoration.restorer import Batch, Reduction, Restorer, Samples, load_restorer
+from restorectl.restoration.trust import Barred
 
+NEIGHBOURS = ("context", "reach")  # errors are in units of the noise that averaging leaves
+ONE_SIGMA = 0.6827  # share within one standard deviation of a normal distribution
+CALIBRATED = 4  # network calls of a sample; too few for their spread to be that of the error
 PRODUCTS = ("mean", "std", "entropy", "lower", "upper")
-NOTED = ("samples", "noise")  # a difference in these to the packaged calibration is only told
+LEVELS = 2.0  # times beyond the noise levels that a calibration was made from, at most
 
 
 @dataclass(frozen=True)
 class Sampled(Planes):
-    """The `Work` of `uncertainty`."""
+    """The `Work` of `uncertainty`. calibration: packaged or named; None = none that fits."""
 
     calibration: Calibration | None = None
 
     def fit(self, image: Image, outcome: Outcome, guide: Image | None = None) -> Fitted:
-        """Fit the channels' models, and tell which calibration is used.
+        """Fit the channels' models, and choose the calibration; what was chosen is told.
 
-        Raises InputError for an image whose signals are not those of a calibration that was named.
+        Raises InputError for an image that is not like those of a calibration that was named.
         """
-        fitted = super().fit(image, outcome, guide)
-        job = self.restorer.job
+        fitted, used = super().fit(image, outcome, guide), self.calibration
+        restorer = fitted.near.restorer
+        job = restorer.job
         assert isinstance(job, UncertaintyJob)
-        used = "embedded" if job.calibration == "auto" else job.calibration
-        outcome.details["calibration"] = "none" if self.calibration is None else used
-        if self.calibration is None:
-            return fitted
-        for group in fitted.groups:
-            for k, c in enumerate(group.channels):
-                text = _unlike(self.calibration, fitted.image, group, k)
-                if text and job.calibration != "auto":
-                    raise InputError(f"`calibration` {job.calibration}: channel {c}: {text}")
-                if text:
-                    outcome.warnings.append(f"channel {c}: error bars are extrapolated: {text}")
-        return fitted
+        name = job.calibration
+        if name == "auto":
+            name = "embedded"
+            unlike = [] if used is None else _unlike(used, fitted, outcome)
+            if used is None or unlike:
+                outcome.warnings += [
+                    f"the embedded calibration is passed over: {u}" for u in unlike
+                ]
+                name = "self"
+        elif used is not None and (unlike := _unlike(used, fitted, outcome)):
+            raise InputError(f"`calibration` {name}: {unlike[0]}: make one with `calibrate`")
+        if name == "self":
+            used = by_itself(restorer, fitted, sampling(job))
+        outcome.details["calibration"] = "none" if used is None else name
+        restorer = replace(restorer, reduction=error_bars(job.interval, used))
+        return Barred(
+            **{**vars(fitted), "near": replace(fitted.near, restorer=restorer)}, calibration=used
+        )
 
 
-def _unlike(calibration: Calibration, image: Image, group: ChannelGroup, channel: int) -> str:
-    """Why a channel of a group is not like those of a calibration; empty if it is."""
-    if group.decided["sigma"] <= 0:
-        return ""
+def by_itself(
+    restorer: Restorer, fitted: Fitted, made_with: Mapping[str, Any]
+) -> Calibration | None:
+    """A calibration from the image alone, see `stand_in`; None if it has no noise."""
+    judging = replace(restorer, reduction=JUDGED)
+    with measuring():
+        parts = [
+            each
+            for group in fitted.groups
+            for each in stand_in.errors(judging, fitted.image, group)
+        ]
+    if not parts:
+        return None
+    return intervals.alone(parts, restorer.weights_sha256, made_with, truth="self")
+
+
+def _unlike(calibration: Calibration, fitted: Fitted, outcome: Outcome) -> list[str]:
+    """How channels differ from those of a calibration; their ranges are told in the outcome."""
+    found, told = [], {}
+    for group in fitted.groups:
+        level = group.decided["sigma"]
+        if level <= 0:
+            continue
+        for k, c in enumerate(group.channels):
+            signal = _median_signal(fitted.image, group, k)
+            signals, levels = np.expm1(calibration.signal_range), calibration.level_range
+            told[str(c)] = {"signal": signal, "signals": signals.tolist()}
+            told[str(c)] |= {"level": level, "levels": list(levels)}
+            where = f"channel {c}: it was made from"
+            if not signals[0] <= signal <= signals[1]:
+                found.append(
+                    f"{where} signals of {signals[0]:.1f} to {signals[1]:.1f} times their noise,"
+                    f" here the median is {signal:.1f}"
+                )
+            if not levels[0] / LEVELS <= level <= levels[1] * LEVELS:
+                found.append(
+                    f"{where} noise levels of {levels[0]:.2f} to {levels[1]:.2f}, here it is"
+                    f" {level:.2f}"
+                )
+    outcome.details["calibration_range"] = told
+    return found
+
+
+def _median_signal(image: Image, group: ChannelGroup, k: int) -> float:
+    """Median light of a group's k-th channel, in units of its noise."""
     signals = []
-    for block in sampled_pixels(image, group.channels[channel], group.planes):
+    for block in sampled_pixels(image, group.channels[k], group.planes):
         pixels = np.repeat(block[None].astype(np.float32), len(group.channels), 0)
-        noise = group.model.noise_std(np.nan_to_num(pixels))[channel]
-        signals.append((block / np.where(noise > 0, noise, 1)).ravel())
-    middle = float(np.nanmedian(np.concatenate(signals)))
-    low, high = np.expm1(calibration.signal_range)
-    if low <= middle <= high:
-        return ""
-    return (
-        f"it was made from signals of {low:.1f} to {high:.1f} times their noise, here the median is"
-        f" {middle:.1f}: make one with `calibrate`, or use `calibration` none"
-    )
+        noise = group.model.noise_std(np.nan_to_num(pixels))[k]
+        signals.append(((block - group.light[0, k]) / np.where(noise > 0, noise, 1)).ravel())
+    return float(np.nanmedian(np.concatenate(signals)))
 
 
 def uncertainty(job: UncertaintyJob, report: Report) -> list[Outcome]:
@@ -94,12 +140,11 @@ def work(job: UncertaintyJob, report: Report) -> Planes:
     """
     restorer = sampling_restorer(job)
     calibration = _calibration(job, restorer.weights_sha256, report)
-    restorer = replace(restorer, reduction=error_bars(job.interval, calibration))
+    restorer = replace(restorer, reduction=error_bars(job.interval, None))
     plain = None if calibration is None else intervals.plain(calibration)
-    own = {**sampling(job), "interval": job.interval, "calibration": plain}
-    return Sampled(
-        "uncertainty", restorer, own, (trust.writer(calibration), overview), calibration=calibration
-    )
+    made = "self" if plain is None and job.calibration != "none" else plain
+    own = {**sampling(job), "interval": job.interval, "calibration": made}
+    return Sampled("uncertainty", restorer, own, (trust.write, overview), calibration=calibration)
 
 
 def targets(relative: PurePath) -> tuple[PurePath, ...]:
@@ -121,6 +166,8 @@ def sampling_restorer(job: UncertaintyJob) -> Restorer:
         raise UsageError(f"`interval` {job.interval:g}: must lie between 0 and 1, e.g. 0.9")
     method: Method = catalog.METHODS[job.source].load()
     wanted: dict[str, Any] = {"variance": job.variance, "single": False}
+    if job.source == "posterior" and job.calibration != "none":
+        wanted["steps"] = CALIBRATED
     settings = method.settings(**{k: v for k, v in wanted.items() if method.has(k)})
     restorer = load_restorer(job, method, settings)
     if restorer.card.output.gain:
@@ -148,16 +195,15 @@ def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
     """
 
     def combine(samples: Samples, batch: Batch) -> np.ndarray:
-        low, high = batch.scale[..., None, None]  # (C, 1, 1) each
-        found = intervals.gather(samples, low, high)
-        trusted = batch.trusted(found.mean)
-        mean = keep_local_mean(batch.measured, found.mean, batch.floor, trusted)
+        found = judge(samples, batch)
         if calibration is None:
-            half = intervals.uncalibrated(found.std, found.count, interval)
+            std = found.spread.std
+            half = intervals.uncalibrated(std, found.spread.count, interval)
         else:
-            noise = np.stack([batch.noise_std(each) for each in mean])
-            half = calibration.half_width(found.std, mean, noise, interval)
-        maps = (mean, found.std, found.entropy, mean - half, mean + half)
+            what = found.expected, found.signal
+            std = found.noise * calibration.half_width(*what, 0.0, ONE_SIGMA)
+            half = found.noise * calibration.half_width(*what, found.removed, interval)
+        maps = (found.mean, std, found.spread.entropy, found.mean - half, found.mean + half)
         return np.stack(maps, axis=1).astype(np.float32)  # (B, products, C, H, W)
 
     return Reduction(len(PRODUCTS), combine, (PRODUCTS.index("std"), PRODUCTS.index("entropy")))
@@ -165,7 +211,7 @@ def error_bars(interval: float, calibration: Calibration | None) -> Reduction:
 
 def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Calibration | None:
     """The calibration to use. Raises WeightsError, UsageError if a given one does not fit."""
-    if job.calibration == "none":
+    if job.calibration in ("none", "self"):
         return None
     wanted = sampling(job)
     if job.calibration != "auto":
@@ -183,19 +229,22 @@ def _calibration(job: UncertaintyJob, weights_sha256: str, report: Report) -> Ca
             )
         return given
     for each in intervals.packaged_calibrations():
-        unlike = [k for k in {**wanted, **each.sampling} if wanted.get(k) != each.sampling.get(k)]
-        if each.weights_sha256 == weights_sha256 and set(unlike) <= set(NOTED):
-            if unlike:
-                made, here = ({k: d[k] for k in unlike} for d in (each.sampling, wanted))
-                report.note(
-                    f"warning: the calibration of these weights was made with {_text(made)}, not"
-                    f" {_text(here)}: error bars may be too narrow or too wide"
-                )
+        if each.weights_sha256 != weights_sha256:
+            continue
+        unlike = [
+            k
+            for k in {**wanted, **each.sampling}
+            if wanted.get(k) != each.sampling.get(k) and k not in NEIGHBOURS
+        ]
+        if not unlike:
             return each
-    report.note(
-        "warning: no calibration for these weights and this sampling: intervals come from the"
-        " samples alone and are often too narrow; make a calibration with `calibrate`"
-    )
+        made, here = ({k: d.get(k, "-") for k in unlike} for d in (each.sampling, wanted))
+        report.note(
+            f"the calibration of these weights was made with {_text(made)}, not {_text(here)}:"
+            " error bars are calibrated on each image itself"
+        )
+        return None
+    report.note("no calibration for these weights: error bars are calibrated on each image itself")
     return None
 
 

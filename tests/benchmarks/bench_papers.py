@@ -190,7 +190,10 @@ ROWS = (
         (f"{CONDITIONAL} -o average15 --samples 15 --keep-samples samples",
          "evaluate samples --average --target clean"), " --samples 2 --steps 3"),
     Row("DDPM microscopy", "Figure S2", "standard deviation and entropy maps",
-        ("uncertainty noisy -o maps_ddpm --source conditional --samples 15 --steps 200",),
+        (
+            "uncertainty noisy -o maps_ddpm --source conditional --samples 15 --steps 200"
+            " --calibration none",
+        ),
         " --samples 2 --steps 2"),
     Row("MSDSR", "section 4.1", "masked-slice diffusion of pixels",
         ("train msdsr-paper --data good -o pixels.safetensors",), f"{ADM} -s data.crop=48"),

@@ -87,7 +87,7 @@ def test_the_interval_is_the_prediction_of_one_more_sample(maps, pair, tmp_path)
     wanted = prediction_factor(3, 0.9) * read(tmp_path / "0_std.tif")
     np.testing.assert_allclose(half, wanted, rtol=1e-3, atol=1e-3)
     # the same samples, whatever else was in the folder and however it was named
-    np.testing.assert_array_equal(read(tmp_path / "0_std.tif"), read(out / "0_std.tif"))
+    np.testing.assert_array_equal(read(tmp_path / "0_entropy.tif"), read(out / "0_entropy.tif"))
 
 
 def test_running_again_does_nothing_and_more_samples_do_it_anew(maps, pair):
@@ -106,7 +106,7 @@ def test_a_calibration_is_made_applied_and_refused(pair, tmp_path):
     assert len(made.stdout.splitlines()) == 4
     assert "too few" in made.stderr
     found = yaml.safe_load(bars.read_text())
-    assert found["images"] == 3
+    assert (found["images"], found["truth"]) == (3, "images")
     image = pair / "noisy/2.tif"
     one = run("uncertainty", image, "-o", tmp_path / "o", *FAST, "--calibration", bars)
     assert one.returncode == 0, one.stderr
@@ -149,6 +149,8 @@ def test_a_calibration_is_made_applied_and_refused(pair, tmp_path):
         (("-o", "x", "--calibration", "no.yaml"), "cannot be read"),
         (("-o", "x", "--calibrate", "."), ".yaml"),
         (("-o", "x.yaml", "--calibrate", "nowhere"), "not a folder"),
+        (("-o", "x.yaml", "--calibrate", "repeats"), "holds one image"),
+        (("-o", "x.yaml", "--calibrate", "self", "--scale", "affine"), "works only together"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(arguments, message, pair, tmp_path, monkeypatch):

@@ -56,16 +56,16 @@ def image(name, factor, seed, n=4000):
     random = np.random.default_rng(seed)
     predicted, signal = random.uniform(0.05, 0.8, n), random.uniform(0, 30, n)
     error = np.abs(random.normal(size=n)) * factor * predicted**0.6 * (1 + signal) ** -0.2
-    return Pixels(name, error, predicted, signal)
+    return Pixels(name, error, predicted, signal, 0.1)
 
 
 def test_a_calibration_covers_images_that_it_did_not_see():
     seen = [image(str(k), 1.5, k) for k in range(12)]
     made = intervals.fit(seen, "abc", {"source": "posterior"})
     assert made.guarantee
-    assert made.spread == pytest.approx(0.6, abs=0.15)
+    assert made.expected == pytest.approx(0.6, abs=0.15)
     new = image("new", 1.5, 99)
-    half = made.half_width(new.spread, new.signal, np.ones_like(new.signal), 0.9)
+    half = made.half_width(new.expected, new.signal, 0.0, 0.9)
     # Conformal risk control over 12 images asks for (sum of misses + 1) / 13 <= 0.1.
     assert 0.9 <= np.mean(new.error <= half) <= 0.99
     assert all(share >= 0.9 for share in made.coverage.values())
@@ -76,19 +76,20 @@ def test_few_images_give_no_guarantee_but_the_measured_coverage():
     assert not made.guarantee
     new = image("new", 1.0, 77)
     for level in LEVELS:
-        half = made.half_width(new.spread, new.signal, np.ones_like(new.signal), level)
+        half = made.half_width(new.expected, new.signal, 0.0, level)
         assert np.mean(new.error <= half) == pytest.approx(level, abs=0.03)
     factors = [made.factors[f"{level:g}"] for level in LEVELS]
     assert factors == sorted(factors)
     assert made.factors["0.8"] < made.factor(0.85) < made.factors["0.9"]
 
 
-def test_the_width_is_in_the_images_units():
+def test_what_was_removed_is_an_error_too():
     made = intervals.fit([image(str(k), 1.0, k) for k in range(3)], "abc", {})
-    std, mean, noise = (np.array([v], np.float32) for v in (4.0, 100.0, 10.0))
-    once = made.half_width(std, mean, noise, 0.9)
-    assert made.half_width(7 * std, 7 * mean, 7 * noise, 0.9) == pytest.approx(7 * once)
-    assert made.half_width(std, mean, 0 * noise, 0.9) == 0
+    expected, signal = np.array([0.4]), np.array([10.0])
+    alone, both = (made.half_width(expected, signal, r, 0.9)[0] for r in (0.0, 2.0))
+    assert both == pytest.approx(np.hypot(alone, 2.0))
+    assert intervals.unexplained(both, np.array([2.0])) == pytest.approx(alone)
+    assert intervals.unexplained(np.array([1.0]), np.array([2.0])) == 0
 
 
 def test_what_a_calibration_does_not_know_it_says():
@@ -110,7 +111,7 @@ def test_a_calibration_is_read_back_from_its_file(tmp_path):
         {},
         [],
         {**intervals.plain(made), "x": 1},
-        {**intervals.plain(made), "spread": "?"},
+        {**intervals.plain(made), "expected": "?"},
     ):
         path.write_text(yaml.safe_dump(wrong), "utf-8")
         with pytest.raises(InputError, match="here"):
