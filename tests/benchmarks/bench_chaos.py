@@ -1,6 +1,6 @@
 """Kills what a cluster consists of, and checks every time what lies at the final path.
 
-    PYTHONPATH=. python3 tests/benchmarks/bench_chaos.py [--kills 20] [PART OF A NAME...]
+    python tests/benchmarks/bench_chaos.py [--kills 20] [PART OF A NAME...]
 
 A LocalCluster of two processes restores an OME-Zarr. There is either no output or one with the
 bytes of an undisturbed run of one process, and the next run completes it.
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import common  # noqa: F401 (so that `tests` is found)
 import dask
 import distributed
 import tifffile

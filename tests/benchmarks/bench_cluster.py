@@ -1,6 +1,6 @@
 """Times one image on a cluster of one and two local workers against one process.
 
-    PYTHONPATH=. python3 tests/benchmarks/bench_cluster.py [--side 6000] [--stack T,C,Z,SIDE]
+    python tests/benchmarks/bench_cluster.py [--side 6000] [--stack T,C,Z,SIDE]
 
 The start of the cluster is not counted. On a machine that others use, wall clock says little; so
 processor seconds are told too, of this process and of the busiest worker, one after the other: as
@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import common  # noqa: F401 (so that `tests` is found)
 import distributed
 import numpy as np
 import tifffile

@@ -13,6 +13,8 @@ NO_IMAGES = (1, "set RESTORECTL_DATA to the folder that holds pairs/")
 STARTS = {  # arguments, exit code, and what is said; the others need real images
     "bench_big.py": (["6000", "128"], 0, "128 x 128 px restored"),
     "bench_camera.py": (["3"], 0, "photon transfer from"),
+    "bench_chaos.py": (["--help"], 0, "--kills"),
+    "bench_cluster.py": (["--help"], 0, "--stack"),
     "bench_context.py": (["fmd"], *NO_IMAGES),
     "bench_counts.py": (["0.3"], 0, "mean out / mean in"),
     "bench_evaluate.py": (["1"], 0, "1 pairs of 512x512"),
