@@ -24,7 +24,7 @@ OF_FILES = {  # options of commands that an array has no use for
     *("files_from", "overwrite", "keep_old", "min_age", "defer_for", "min_free", "max_failures"),
     *("fail_fast",),
     *("max_memory", "dry_run", "probe", "json_lines", "quiet", "log_format", "manifest", "debug"),
-    *("step_map", "preview", "guide", "keep_samples", "fit_on", "calibrate", "scale", "to"),
+    *("dask", "step_map", "preview", "guide", "keep_samples", "fit_on", "calibrate", "scale", "to"),
     "pyramid",
 }
 

@@ -76,7 +76,7 @@ def test_commands_of_the_documentation_work(commands, tmp_path):
                 (tmp_path / name / image.name).symlink_to(image)
     for command in commands:
         words = shlex.split(command)[1:]
-        words += QUICK.get(words[0], [])
+        words += [] if "care" in words else QUICK.get(words[0], [])
         run(*words, cwd=tmp_path, check=0)
 
 

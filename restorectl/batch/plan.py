@@ -309,7 +309,9 @@ def require_free(files: Files, item: Item) -> None:
 
 # ---- before the work -----------------------------------------------------------------------------
 def require_room(files: Files, items: Sequence[Item]) -> None:
-    """Check that all outputs can be written; images whose own folder is closed fail.
+    """Check that all outputs can be written.
+
+    Images whose own folder is closed fail, and those that alone are larger than what the disk has.
 
     Raises OutputError if `output` cannot be written to, UsageError for a manifest that would
     replace an image, DiskFullError if a disk lacks space for all remaining outputs, uncompressed,
@@ -329,7 +331,17 @@ def require_room(files: Files, items: Sequence[Item]) -> None:
         folder = machine.existing_folder(item.pair.target.parent)
         disks.setdefault(os.stat(folder).st_dev, []).append(item)
     for together in disks.values():
-        needed, free = _growth(together), machine.free_space(together[0].pair.target.parent)
+        free = machine.free_space(together[0].pair.target.parent)
+        too_large = [item for item in together if _growth([item]) > free]
+        if len(too_large) < len(together):  # they do not stop the others
+            for item in too_large:
+                together.remove(item)
+                with turn(item.outcome):
+                    raise OutputError(
+                        f"{item.pair.target}: takes {readable(_growth([item]))}, but the disk has"
+                        f" {readable(free)} free: choose another disk as `output`"
+                    )
+        needed = _growth(together)
         if needed + files.min_free > free:
             reserve = f" plus `min_free` {readable(files.min_free)}" if files.min_free else ""
             raise DiskFullError(

@@ -127,7 +127,7 @@ def test_a_calibration_is_made_applied_and_refused(pair, tmp_path):
     more = (*FAST[:2], "--samples", 4, *FAST[4:])
     other = run("uncertainty", image, "-o", tmp_path / "p", *more, "--calibration", bars)
     assert other.returncode == 2
-    assert "samples 3, noise auto, not" in other.stderr
+    assert "samples 3, noise auto, context auto, reach 2, not" in other.stderr
     bars.write_text(yaml.safe_dump({**found, "weights_sha256": "0" * 64}))
     other = run("uncertainty", image, "-o", tmp_path / "p", *FAST, "--calibration", bars)
     assert other.returncode == 5

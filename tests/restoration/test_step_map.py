@@ -178,7 +178,7 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
         model = channels.Whitened((channels.fit(image, 0, NoiseOptions("gaussian")),), (0.0,))
     made = {"command": "restore", "parameters": {"x": 1}, "weights": "w", "input": "i"}
     with open_image(source) as image:
-        write(fitted(image, ChannelGroup((0,), model, None, {})), [], target, made)
+        write(fitted(image, ChannelGroup((0,), model, None, None, {})), [], target, made)
     assert read_provenance(target) == made
     with open_image(target) as image:
         assert (image.header.axes, image.header.shape) == ("TYX", (2, 8, 16))
@@ -191,7 +191,7 @@ def test_a_map_shows_where_the_noise_is(tmp_path):
             assert table.sigma(loud) / table.sigma(quiet) == pytest.approx(4, rel=0.15)
     before = target.read_bytes()
     with open_image(source) as image:
-        write(fitted(image, ChannelGroup((0,), model, None, {})), [], target, made)
+        write(fitted(image, ChannelGroup((0,), model, None, None, {})), [], target, made)
     assert target.read_bytes() == before
 
 
