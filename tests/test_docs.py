@@ -76,7 +76,8 @@ def test_commands_of_the_documentation_work(commands, tmp_path):
                 (tmp_path / name / image.name).symlink_to(image)
     for command in commands:
         words = shlex.split(command)[1:]
-        words += [] if "care" in words else QUICK.get(words[0], [])
+        if words[0] != "denoise" or "care" not in words:  # a network of one call has no steps
+            words += QUICK.get(words[0], [])
         run(*words, cwd=tmp_path, check=0)
 
 
