@@ -44,6 +44,7 @@ from restorectl.images.header import Header, Plane
 from restorectl.images.image import (
     ALL,
     Array,
+    Derived,
     Image,
     format_of,
     join_images,
@@ -334,8 +335,8 @@ def _one(
                 _write_together(files, work, item, parts, record, progress)
             else:
                 image = open_image(pair.source, axes=files.axes, series=pair.series)
-                opened, shared = stack.enter_context(image), () if share is None else (share,)
-                work.write(opened, pair, parts, record, outcome, progress, *shared)
+                opened = stack.enter_context(image)
+                work.write(opened, pair, parts, record, outcome, progress, share)
         _hash_outputs(item)
         outcome.status = "done"
     finally:
@@ -432,20 +433,16 @@ def _preview(files: Files, work: Work, pairs: Sequence[Pair], report: Report) ->
 
 
 # ---- estimate of the run time ----------------------------------------------------------------
-@dataclass
-class Excerpt(Image):
+class Excerpt(Derived):
     """The first rows, columns, time points and planes of an image, as an image."""
 
-    path: Path
-    header: Header
-    image: Image
+    def __init__(self, source: Image, header: Header) -> None:
+        super().__init__(source)
+        self.header = header
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         height, width = self.header.canonical_shape[3:]
-        return self.image.read(plane, slice(*rows.indices(height)), slice(*cols.indices(width)))
-
-    def close(self) -> None:
-        self.image.close()
+        return self.source.read(plane, slice(*rows.indices(height)), slice(*cols.indices(width)))
 
 
 def cut(image: Image, most: Mapping[str, int]) -> Excerpt:
@@ -456,7 +453,7 @@ def cut(image: Image, most: Mapping[str, int]) -> Excerpt:
     )
     # The format's metadata describe the whole image
     bare: Mapping[str, object] = MappingProxyType({})
-    return Excerpt(image.path, replace(header, shape=shape, format=".tif", extra=bare), image)
+    return Excerpt(image, replace(header, shape=shape, format=".tif", extra=bare))
 
 
 def seconds_per_window(files: Files, work: Work, pair: Pair) -> float | None:

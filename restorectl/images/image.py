@@ -77,6 +77,31 @@ class Image(ABC):
         self.close()
 
 
+class Derived(Image):
+    """An image that is read through another, `source`; what it does not change is as there."""
+
+    def __init__(self, source: Image) -> None:
+        self.source, self.path, self.header = source, source.path, source.header
+
+    def invalid(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array | None:
+        """See `Image`."""
+        return self.source.invalid(plane, rows, cols)
+
+    def kept(
+        self, plane: Plane, rows: slice = ALL, cols: slice = ALL
+    ) -> tuple[Array, Array] | None:
+        """See `Image`: values of the file."""
+        return self.source.kept(plane, rows, cols)
+
+    def zero(self, channel: int) -> float:
+        """See `Image`."""
+        return self.source.zero(channel)
+
+    def close(self) -> None:
+        """See `Image`."""
+        self.source.close()
+
+
 def _file_size(path: Path) -> int:
     return path.stat().st_size
 

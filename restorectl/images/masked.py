@@ -13,7 +13,7 @@ import numpy as np
 
 from restorectl.errors import InputError, UsageError
 from restorectl.images.header import Plane
-from restorectl.images.image import ALL, Array, Image, to_dtype
+from restorectl.images.image import ALL, Array, Derived, Image, to_dtype
 from restorectl.intensity import invalid
 from restorectl.intensity.camera import Camera, evened
 
@@ -33,7 +33,7 @@ class FilledPlane:
     values: Array
 
 
-class Masked(Image):
+class Masked(Derived):
     """The image with the invalid pixels of its chosen channels filled in.
 
     which, hot: see `invalid.find`. camera: of the images' size; its hot pixels are repaired, too,
@@ -49,15 +49,12 @@ class Masked(Image):
         hot: bool = True,
         camera: Camera | None = None,
     ) -> None:
-        self.source, self.channels = source, tuple(channels)
+        super().__init__(source)
+        self.channels = tuple(channels)
         self.which, self.hot, self.camera = which, hot, camera
-        self.path, self.header = source.path, source.header
         self._recent: OrderedDict[Hashable, FilledPlane] = OrderedDict()
         self.counts: dict[Plane, tuple[int, int]] = {}  # kept, repaired
         self.in_parts: dict[Plane, tuple[int, int]] = {}  # the same of large planes
-
-    def close(self) -> None:
-        self.source.close()
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         """See `Image`; float32 for a plane with invalid pixels.

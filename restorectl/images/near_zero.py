@@ -12,19 +12,19 @@ import numpy as np
 from restorectl.errors import InputError
 from restorectl.images.blocks import sampled_pixels
 from restorectl.images.header import Plane
-from restorectl.images.image import ALL, Array, Image
+from restorectl.images.image import ALL, Array, Derived, Image
 
 FAR = 64.0  # distance from 0, in ranges of the values: beyond it, 6 of float32's 24 bits are lost
 RANGE = (1.0, 99.0)  # percentiles
 EXACT = 2.0**53  # float64, in which offsets are subtracted, holds every whole number up to this
 
 
-class NearZero(Image):
+class NearZero(Derived):
     """The image with `zero` of each channel subtracted: those channels are float32."""
 
     def __init__(self, source: Image, zeros: dict[int, float]) -> None:
-        self.source, self.zeros = source, zeros
-        self.path, self.header = source.path, source.header
+        super().__init__(source)
+        self.zeros = zeros
 
     def zero(self, channel: int) -> float:
         """See `Image`."""
@@ -36,19 +36,6 @@ class NearZero(Image):
         if plane[1] not in self.zeros:
             return raw
         return (raw.astype(np.float64) - self.zeros[plane[1]]).astype(np.float32)
-
-    def invalid(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array | None:
-        """See `Image`."""
-        return self.source.invalid(plane, rows, cols)
-
-    def kept(
-        self, plane: Plane, rows: slice = ALL, cols: slice = ALL
-    ) -> tuple[Array, Array] | None:
-        """See `Image`: values of the file."""
-        return self.source.kept(plane, rows, cols)
-
-    def close(self) -> None:
-        self.source.close()
 
 
 def near_zero(image: Image, channels: Sequence[int]) -> Image:

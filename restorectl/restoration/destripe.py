@@ -13,7 +13,7 @@ import numpy as np
 from restorectl.batch.outcome import Outcome
 from restorectl.images.blocks import spread, varied
 from restorectl.images.header import Plane
-from restorectl.images.image import ALL, Array, Image
+from restorectl.images.image import ALL, Array, Derived, Image
 from restorectl.intensity import stripes
 from restorectl.intensity.stripes import NONE, Stripes
 from restorectl.jobs import NoiseOptions
@@ -21,24 +21,17 @@ from restorectl.jobs import NoiseOptions
 SAMPLED = 8  # planes that show what all planes of a channel have in common
 
 
-class Destriped(Image):
+class Destriped(Derived):
     """The image with its chosen channels' stripes removed: planes that have some are float32.
 
     Other planes and channels are read as they are.
     """
 
     def __init__(self, source: Image, channels: Sequence[int]) -> None:
-        self.source, self.channels = source, tuple(channels)
-        self.path, self.header = source.path, source.header
+        super().__init__(source)
+        self.channels = tuple(channels)
         self.common: dict[int, Stripes] = {}
         self.found: dict[Plane, Stripes] = {}
-
-    def zero(self, channel: int) -> float:
-        """See `Image`."""
-        return self.source.zero(channel)
-
-    def close(self) -> None:
-        self.source.close()
 
     def read(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array:
         """See `Image`. Pixels at the ends of an integer range are clipped, and stay."""
@@ -55,16 +48,6 @@ class Destriped(Image):
             ends = np.iinfo(raw.dtype)
             clean = np.where((raw == ends.min) | (raw == ends.max), raw, clean)
         return clean.astype(np.float32, copy=False)
-
-    def invalid(self, plane: Plane, rows: slice = ALL, cols: slice = ALL) -> Array | None:
-        """See `Image`."""
-        return self.source.invalid(plane, rows, cols)
-
-    def kept(
-        self, plane: Plane, rows: slice = ALL, cols: slice = ALL
-    ) -> tuple[Array, Array] | None:
-        """See `Image`."""
-        return self.source.kept(plane, rows, cols)
 
     def _stripes(self, plane: Plane, pixels: Array | None) -> Stripes:
         """All stripes of a plane; pixels: the whole plane, if it was read.

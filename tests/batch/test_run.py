@@ -44,7 +44,7 @@ class Copy:
             require_writable(target, image.header.for_target(target))
         return Planned(1, 1, image.header.nbytes, self.memory)
 
-    def write(self, image, pair, parts, record, outcome, progress):
+    def write(self, image, pair, parts, record, outcome, progress, share=None):
         for target, part in zip(pair.targets, parts, strict=True):
             planes = [image.read(plane) for plane in image.header.planes]
             write_image(part, image.header.for_target(target), planes, provenance=record)

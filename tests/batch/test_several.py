@@ -14,7 +14,7 @@ import tifffile
 from restorectl.batch import inputs, run
 from restorectl.batch.inputs import Pair
 from restorectl.batch.outcome import Outcome, Progress, Silent
-from restorectl.batch.plan import Origin, Planned, Record
+from restorectl.batch.plan import Origin, Planned, Record, Share
 from restorectl.errors import UsageError
 from restorectl.images.image import Image, join_images, open_image, write_image
 from restorectl.jobs import Files
@@ -42,6 +42,7 @@ class Copy:
         record: Record,
         outcome: Outcome,
         progress: Progress,
+        share: Share | None = None,
     ) -> None:
         planes = map(image.read, image.header.planes)
         write_image(parts[0], image.header.for_target(pair.target), planes, provenance=record)
