@@ -10,6 +10,7 @@ from restorectl.intensity.camera import Camera
 from restorectl.jobs import NoiseOptions
 from restorectl.restoration import destripe
 from restorectl.restoration.camera import region
+from restorectl.restoration.restorer import Restorer
 
 
 def cleaned(
@@ -32,6 +33,13 @@ def cleaned(
     known = masked(image, channels, noise.invalid, hot=hot, camera=maps)
     near = near_zero(known, channels) if around_zero and restored else known
     return destripe.destriped(near, channels, noise), known
+
+
+def for_restorer(image: Image, restorer: Restorer) -> tuple[Image, Masked]:
+    """As `cleaned`, with the channels and the options of a job."""
+    job, whitened = restorer.job, restorer.card.value_range == "whitened"
+    chosen = image.header.chosen(job.files.channels, image.path)
+    return cleaned(image, chosen, job.noise, restorer.camera, around_zero=whitened)
 
 
 def describe(outcome: Outcome, image: Image, known: Masked) -> None:

@@ -18,7 +18,7 @@ from restorectl.images.image import Image, open_image
 from restorectl.jobs import UncertaintyJob
 from restorectl.restoration import channels, intervals, stand_in
 from restorectl.restoration.channels import ChannelGroup
-from restorectl.restoration.cleaned import cleaned
+from restorectl.restoration.cleaned import for_restorer
 from restorectl.restoration.expected import JUDGED
 from restorectl.restoration.intervals import Calibration, Pixels
 from restorectl.restoration.neighbours import Neighbours
@@ -67,7 +67,7 @@ def calibrate(job: UncertaintyJob, truth: str, scale: str, report: Report) -> Ca
         restorer.weights_sha256,
         sampling(job),
         scale,
-        truth if truth in (SELF, REPEATS) else "images",
+        kind,
     )
     if not made.guarantee:
         report.note(
@@ -132,7 +132,7 @@ def _by_itself(
         for each in others:
             each.header.require_same_shape(each.path, image.header, source.path)
         image, groups = _fitted(restorer, image)
-        others = [_cleaned(restorer, each) for each in others]
+        others = [for_restorer(each, restorer)[0] for each in others]
         parts = [p for group in groups for p in stand_in.errors(restorer, image, group, others)]
     if not parts:
         raise InputError(f"{source.path}: no noise was found to calibrate: leave this image out")
@@ -145,16 +145,10 @@ def _by_itself(
     return [Pixels(str(source.relative), **joined, level=float(np.mean([p.level for p in parts])))]
 
 
-def _cleaned(restorer: Restorer, image: Image) -> Image:
-    chosen = image.header.chosen(restorer.job.files.channels, image.path)
-    whitened = restorer.card.value_range == "whitened"
-    return cleaned(image, chosen, restorer.job.noise, restorer.camera, around_zero=whitened)[0]
-
-
 def _fitted(restorer: Restorer, image: Image) -> tuple[Image, list[ChannelGroup]]:
     """The image as it is restored, and the models of its channels."""
     chosen = image.header.chosen(restorer.job.files.channels, image.path)
-    image = _cleaned(restorer, image)
+    image, _ = for_restorer(image, restorer)
     return image, channels.fit_groups(image, chosen, restorer)
 
 

@@ -334,7 +334,7 @@ class Planes:
     def fit(self, image: Image, outcome: Outcome, guide: Image | None = None) -> Fitted:
         """Fit the channels' models, and tell them; with `fitting`, train the network."""
         restorer, header = self.restorer, image.header
-        clean, known = self._cleaned(image)
+        clean, known = cleaned.for_restorer(image, self.restorer)
         chosen = header.chosen(restorer.job.files.channels, image.path)
         groups = channels.fit_groups(clean, chosen, restorer)
         channels.describe(outcome, header, groups, restorer.card.sigma_max)
@@ -348,19 +348,11 @@ class Planes:
 
     def fitted(self, image: Image, task: "Task") -> Fitted:
         """The image with models that another process has fitted."""
-        clean, known = self._cleaned(image)
+        clean, known = cleaned.for_restorer(image, self.restorer)
         if isinstance(clean, Destriped):
             clean.common.update(task.common)
         near = Neighbours(self.restorer, clean, channels.by_plane(image.header, task.groups))
         return Fitted(image, clean, known, task.groups, near)
-
-    def _cleaned(self, image: Image) -> tuple[Image, Masked]:
-        restorer = self.restorer
-        chosen = image.header.chosen(restorer.job.files.channels, image.path)
-        whitened = restorer.card.value_range == "whitened"
-        return cleaned.cleaned(
-            image, chosen, restorer.job.noise, restorer.camera, around_zero=whitened
-        )
 
     def restored(
         self, fitted: Fitted, outcome: Outcome, guide: Image | None = None, first: int = 0
@@ -387,8 +379,8 @@ def restore_region(work: Planes, task: Task, region: Region) -> Learnt:
         _opened.stack, _opened.work = ExitStack(), None
         _opened.found = _open(work, task, _opened.stack)
         _opened.work = work
-    fitted: Fitted = _opened.found[0]
-    _, guide, outputs = _opened.found
+    fitted: Fitted
+    fitted, guide, outputs = _opened.found
     (top, bottom), (left, right) = region.rows, region.cols
     slabs: dict[Plane, list[Plane]] = defaultdict(list)
     for plane in region.planes:
